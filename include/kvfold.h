@@ -1,0 +1,446 @@
+/*
+ * kvfold: the folded KV cache of DeepSeek-V4-class models.
+ *
+ * One shared K=V row a token is pooled by 4 (CSA) or 128 (HCA) tokens, packed as
+ * FP8 (584 bytes) or index FP4 (68 bytes), selected by an exact integer score and
+ * attended. The model was trained with these grids, so nothing is lost by packing.
+ * Bytes and arithmetic: docs/FORMAT.md. The four words compress, pack, select and
+ * attend name the same stage everywhere.
+ *
+ * Two levels:
+ *   - operations on plain memory described by views (kvf_pack .. kvf_attend), for
+ *     engines that own their buffers;
+ *   - sessions that own a cache (kvf_session_*).
+ *
+ * Conventions
+ *   Sizes are in the unit their name ends with: _bytes, _rows, _tokens.
+ *   Shapes are written [outer][inner]; all matrices are row-major and dense unless
+ *   a stride is given. f32 is IEEE binary32.
+ *   A function that can fail returns kvf_status and, where `error` is not NULL,
+ *   fills *error with one sentence: what was wrong, where, what would be right.
+ *   After a failure outputs are unspecified unless said otherwise; nothing leaks.
+ *   The library keeps no global state, never prints, exits or reads the
+ *   environment. Different devices may be used by different threads at once; one
+ *   device and the sessions on it belong to one thread at a time.
+ */
+#ifndef KVFOLD_H
+#define KVFOLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVF_VERSION_MAJOR 0
+#define KVF_VERSION_MINOR 1
+#define KVF_VERSION_PATCH 0
+
+#if defined(_WIN32)
+#define KVF_API
+#else
+#define KVF_API __attribute__((visibility("default")))
+#endif
+
+/* ---- Status ---------------------------------------------------------------- */
+
+/* Numbers are stable and spaced so that new ones keep their family. */
+typedef enum kvf_status {
+    KVF_OK = 0,
+    KVF_INVALID_ARGUMENT = 10, /* a value outside what the function documents */
+    KVF_UNSUPPORTED = 11,      /* valid, but this build or device cannot do it */
+    KVF_OUT_OF_MEMORY = 20,    /* an allocation failed; nothing changed */
+    KVF_CONTEXT_FULL = 21,     /* more tokens than the session was opened for */
+    KVF_NONFINITE = 30,        /* NaN or infinity in a row, query or weight */
+    KVF_RANGE = 31,            /* an index block's scale exponent is outside -50..50 */
+    KVF_FILE_NOT_FOUND = 40,   /* no such file or folder */
+    KVF_FILE_IO = 41,          /* the system refused to read or write */
+    KVF_FILE_FORMAT = 42,      /* the file's content contradicts its format */
+    KVF_SESSION_FAILED = 50    /* an earlier append failed half way; open a new one */
+} kvf_status;
+
+/* One sentence for a status, English, static storage. Any value is accepted. */
+KVF_API const char *kvf_status_string(kvf_status status);
+
+/* Where a failure is described. Owned by the caller, no destructor. */
+typedef struct kvf_error {
+    kvf_status status;
+    char message[512]; /* NUL-terminated, empty when status is KVF_OK */
+} kvf_error;
+
+/* "0.1.0". Static storage. */
+KVF_API const char *kvf_version_string(void);
+
+/* ---- Row formats ----------------------------------------------------------- */
+
+#define KVF_ROW_WIDTH 512   /* one shared K=V row: 448 nope + 64 rope values */
+#define KVF_NOPE_WIDTH 448  /* leading values, FP8 grid */
+#define KVF_ROPE_WIDTH 64   /* trailing values, interleaved rope pairs, f16 grid */
+#define KVF_INDEX_WIDTH 128 /* one index row or index query head, FP4 grid */
+#define KVF_PAGE_ROWS 64    /* rows in each page that a session allocates */
+
+typedef enum kvf_format_id {
+    KVF_FORMAT_F32 = 0,      /* width 512 or 128; 4 bytes a value */
+    KVF_FORMAT_F16 = 1,      /* width 512 or 128; 2 bytes a value */
+    KVF_FORMAT_FP8_F16 = 2,  /* width 512; 584 bytes */
+    KVF_FORMAT_FP8_BF16 = 3, /* width 512; 584 bytes, the layout of FlashMLA and vLLM */
+    KVF_FORMAT_FP4 = 4,      /* width 128; 68 bytes, DeepGEMM's layout */
+    KVF_FORMAT_COUNT = 5
+} kvf_format_id;
+
+/* The grid that values are rounded to before they are stored (FORMAT.md 3, 4). */
+typedef enum kvf_grid {
+    KVF_GRID_NONE = 0, /* as they are */
+    KVF_GRID_FP8 = 1,  /* rows of 512: e4m3 in blocks of 64, tail f16 */
+    KVF_GRID_FP4 = 2   /* rows of 128: e2m1 in blocks of 32 */
+} kvf_grid;
+
+/* Name ("fp8_f16") of a format; NULL for an unknown id. */
+KVF_API const char *kvf_format_name(kvf_format_id format);
+
+/* Bytes of one row without page padding; 0 if the format does not exist in that width. */
+KVF_API size_t kvf_format_row_bytes(kvf_format_id format, uint32_t width);
+
+/* Bytes of a page of page_rows rows, padding included; 0 as above or on overflow. */
+KVF_API size_t kvf_format_page_bytes(kvf_format_id format, uint32_t width, uint32_t page_rows);
+
+/*
+ * Rows in memory that somebody owns. Row r is row r % page_rows of page
+ * r / page_rows. Page p is at pages[p] or, when pages is NULL, at
+ * base + p * page_stride_bytes. A paged pool with physical row indices is a view
+ * over the whole pool. Pages need 4-byte alignment; 64 is faster.
+ */
+typedef struct kvf_rows {
+    kvf_format_id format;
+    uint32_t width;           /* values a row: 512 or 128 */
+    uint32_t page_rows;       /* rows a page, at least 1 */
+    uint64_t n_rows;          /* rows that may be addressed */
+    void *const *pages;       /* [ceil(n_rows / page_rows)], or NULL */
+    void *base;               /* used when pages is NULL */
+    size_t page_stride_bytes; /* used when pages is NULL; >= kvf_format_page_bytes() */
+} kvf_rows;
+
+/* ---- Devices --------------------------------------------------------------- */
+
+typedef struct kvf_device kvf_device;
+
+typedef struct kvf_device_options {
+    const char *backend; /* "cpu" (NULL means that), "ref" */
+    const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni", "neon"; NULL: the best here */
+    uint32_t n_threads;  /* 0: all this process may use */
+} kvf_device_options;
+
+/*
+ * Opens a backend by name. Fails with KVF_UNSUPPORTED for a name that was not
+ * built in or an ISA this machine lacks; never falls back to another one.
+ * *device is owned by the caller: kvf_device_close.
+ */
+KVF_API kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **device,
+                                   kvf_error *error);
+/* Closes a device; every session on it must be closed before. NULL is ignored. */
+KVF_API void kvf_device_close(kvf_device *device);
+KVF_API const char *kvf_device_backend_name(const kvf_device *device);
+/* The ISA whose kernels run, never "auto". */
+KVF_API const char *kvf_device_isa_name(const kvf_device *device);
+KVF_API uint32_t kvf_device_n_threads(const kvf_device *device);
+/* Name of the i-th backend built into the library, NULL past the last. */
+KVF_API const char *kvf_backend_name(uint32_t i);
+
+/* ---- Stages on plain memory ------------------------------------------------ */
+
+/*
+ * pack: f32 rows to bytes, by the grid of FORMAT.md 3 or 4.
+ * For f32 and f16 output the value stored is the grid's value (KVF_GRID_NONE: the
+ * input's own). FP8 and FP4 formats contain their grid; `grid` must name it.
+ */
+typedef struct kvf_pack_args {
+    const float *rows;      /* [n_rows][stride] */
+    size_t stride;          /* values from one row to the next, >= out.width */
+    uint64_t n_rows;        /* rows to pack */
+    kvf_grid grid;
+    bool hadamard;          /* width 128 only: Hadamard-128 before the grid */
+    kvf_rows out;
+    uint64_t first_row;     /* row i is stored at (first_row + i) % out.n_rows */
+    uint64_t inexact_rows;  /* out: rows that the format could not hold exactly */
+    uint64_t bad_row;       /* out, on KVF_NONFINITE or KVF_RANGE: the input row .. */
+    uint32_t bad_dim;       /* .. and the dimension (block start for KVF_RANGE) */
+} kvf_pack_args;
+
+/*
+ * Checks all rows first: on KVF_NONFINITE (any non-finite value) and KVF_RANGE
+ * (FP4 grid, nonzero block with scale exponent outside -50..50) nothing is
+ * stored. Equal input gives equal bytes on every backend, ISA and thread count.
+ */
+KVF_API kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error);
+
+/*
+ * unpack: bytes to f32, exact. rows[i] (or first_row + i where row_list is NULL)
+ * goes to out[i][stride]. An index outside the view is KVF_INVALID_ARGUMENT.
+ */
+typedef struct kvf_unpack_args {
+    kvf_rows in;
+    const int32_t *row_list; /* [n_rows] or NULL */
+    uint64_t first_row;
+    uint64_t n_rows;
+    float *out;              /* [n_rows][stride] */
+    size_t stride;
+} kvf_unpack_args;
+KVF_API kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error);
+
+/*
+ * select: for each query the top_k visible index rows by the exact score of
+ * FORMAT.md 5; equal scores: lower row first; output ascending by row. The set is
+ * the same on every backend, ISA, thread count and tile size.
+ * Query i's head h is row i * n_heads + h of `queries` (fp4, or f32 grid values).
+ * Row r of `keys` is visible to query i iff r < n_visible[i].
+ */
+typedef struct kvf_select_args {
+    uint32_t n_queries;
+    uint32_t n_heads;          /* index heads; a multiple of 8 */
+    uint32_t top_k;
+    kvf_rows queries;          /* width 128, fp4 or f32 */
+    const float *head_weights; /* [n_queries][n_heads], unscaled */
+    kvf_rows keys;             /* width 128, fp4 or f32; blocks within the range of pack */
+    const uint32_t *n_visible; /* [n_queries], each <= keys.n_rows */
+    int32_t *list;             /* out [n_queries][top_k]; unused places are -1 */
+    uint32_t *list_len;        /* out [n_queries] */
+    void *workspace;           /* kvf_select_workspace_bytes(), 64-byte aligned */
+    size_t workspace_bytes;
+} kvf_select_args;
+/* Bytes of workspace that these args need; does not depend on keys.n_rows. */
+KVF_API size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
+KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error *error);
+
+/*
+ * attend: softmax over a window of recent rows, rows of a list (or a mask, or the
+ * first n_visible) and one sink logit a head; output = sum p * value(row)
+ * (FORMAT.md 6). On CPU backends bit-identical across formats, ISAs and threads.
+ *
+ * Window: query i is token first_token + i and sees the last `window_tokens`
+ * tokens up to itself, oldest first; token t is row t % window.n_rows.
+ * Rows: exactly one of
+ *   list      rows list[i][0 .. list_len[i]), ascending; -1 entries are skipped
+ *   mask_f32  [n_queries][mask_stride]: every row r < n_visible[i] is computed and
+ *             mask_f32[i][r] (0 or -infinity) added: the dense form
+ *   mask_f16  the same values as f16; masked rows are skipped
+ *   none      all rows r < n_visible[i]
+ * With rows.n_rows == 0 only the window is attended and all of them may be NULL.
+ */
+typedef struct kvf_attend_args {
+    uint32_t n_queries;
+    uint32_t n_heads;
+    const float *q;      /* [n_queries][n_heads][512], rope applied */
+    const float *sinks;  /* [n_heads] logits, or NULL for no sink */
+    float scale;         /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
+    uint64_t first_token;
+    uint32_t window_tokens;
+    kvf_rows window;     /* width 512 */
+    kvf_rows rows;       /* width 512 */
+    const uint32_t *n_visible; /* [n_queries] */
+    const int32_t *list;       /* [n_queries][list_stride] */
+    size_t list_stride;
+    const uint32_t *list_len;  /* [n_queries] */
+    const float *mask_f32;
+    const uint16_t *mask_f16;
+    size_t mask_stride;
+    float *out;          /* out [n_queries][n_heads][512]; the tail is still rotated */
+    float *lse;          /* out [n_queries][n_heads] log of the denominator, or NULL */
+    void *workspace;     /* kvf_attend_workspace_bytes(), 64-byte aligned */
+    size_t workspace_bytes;
+} kvf_attend_args;
+/* Does not depend on rows.n_rows for a list; 4 bytes a row, head and thread otherwise. */
+KVF_API size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
+KVF_API kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error);
+
+/* ---- Geometry, profiles, plan ---------------------------------------------- */
+
+#define KVF_MAX_LAYERS 256
+
+typedef enum kvf_layer_kind {
+    KVF_LAYER_WINDOW = 0, /* window rows only */
+    KVF_LAYER_CSA = 1,    /* overlapping compressor, indexer, top-k */
+    KVF_LAYER_HCA = 2     /* plain compressor, all rows attended */
+} kvf_layer_kind;
+
+typedef struct kvf_layer {
+    kvf_layer_kind kind;
+    uint32_t ratio; /* tokens a compressed row; 0 for window layers */
+} kvf_layer;
+
+/* What of a model decides its cache. */
+typedef struct kvf_geometry {
+    uint32_t n_layers; /* 1 .. KVF_MAX_LAYERS */
+    uint32_t vocab;
+    uint32_t n_heads;
+    uint32_t n_index_heads; /* a multiple of 8 */
+    uint32_t top_k;
+    uint32_t window_tokens; /* a multiple of KVF_PAGE_ROWS */
+    uint64_t max_tokens;    /* the model's longest context */
+    kvf_layer layers[KVF_MAX_LAYERS];
+} kvf_geometry;
+
+/* DeepSeek-V4-Flash (FORMAT.md 1). */
+KVF_API void kvf_geometry_v4_flash(kvf_geometry *geometry);
+
+typedef enum kvf_profile_id {
+    KVF_PROFILE_LEGACY = 0,
+    KVF_PROFILE_TILED = 1,
+    KVF_PROFILE_PACKED = 2,
+    KVF_PROFILE_FOLD = 3,
+    KVF_PROFILE_COUNT = 4
+} kvf_profile_id;
+
+typedef enum kvf_mask_kind { KVF_MASK_NONE = 0, KVF_MASK_F32 = 1, KVF_MASK_F16 = 2 } kvf_mask_kind;
+
+/* What a profile stores and how it selects (FORMAT.md 7). */
+typedef struct kvf_profile {
+    const char *name;
+    kvf_format_id row_format;    /* compressed rows */
+    kvf_format_id index_format;  /* index rows */
+    kvf_format_id window_format; /* window rows */
+    kvf_mask_kind mask;
+    uint32_t score_tile_tokens;  /* 0: the whole chunk; ignored without a mask */
+} kvf_profile;
+
+/* The profile of that id, static storage; NULL for an unknown id. */
+KVF_API const kvf_profile *kvf_profile_get(kvf_profile_id id);
+/* Finds a profile by name; KVF_INVALID_ARGUMENT lists the names there are. */
+KVF_API kvf_status kvf_profile_find(const char *name, kvf_profile_id *id, kvf_error *error);
+
+typedef enum kvf_memory_class {
+    KVF_MEMORY_CACHE = 0,      /* belongs to the session, counted in allocated_bytes */
+    KVF_MEMORY_SCRATCH = 1,    /* of select and attend, reused by every layer */
+    KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
+    KVF_MEMORY_WEIGHT = 3,
+    KVF_MEMORY_CLASS_COUNT = 4
+} kvf_memory_class;
+
+typedef struct kvf_plan_buffer {
+    char name[48];         /* "layer.2.rows" */
+    char dtype[12];        /* "fp8_f16", "f32", "i32" */
+    kvf_memory_class klass;
+    uint32_t n_dims;
+    uint64_t shape[4];     /* of what is allocated */
+    uint64_t bytes;        /* allocated, padding included */
+    uint64_t held_bytes;   /* counted in session_bytes; 0 for scratch */
+} kvf_plan_buffer;
+
+/* Every buffer of one session of n_tokens tokens (FORMAT.md 8). */
+typedef struct kvf_plan {
+    uint64_t session_bytes;   /* rows held, no page padding */
+    uint64_t allocated_bytes; /* what the allocator gives for them */
+    uint64_t snapshot_bytes;  /* the file that saves them */
+    uint64_t scratch_bytes;   /* of select and attend */
+    uint32_t n_buffers;
+    kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
+} kvf_plan;
+
+typedef struct kvf_session_options {
+    kvf_profile_id profile;
+    uint64_t max_tokens;        /* the context that may be held; <= geometry.max_tokens */
+    uint32_t chunk_tokens;      /* the most tokens one append may bring; 0: 4096 */
+    uint32_t score_tile_tokens; /* 0: the profile's own */
+    bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
+    uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
+} kvf_session_options;
+
+/*
+ * Computes the plan of a session that holds n_tokens (<= options->max_tokens).
+ * Pure arithmetic: allocates nothing but plan->buffers. Overflow and values the
+ * library could not serve are KVF_INVALID_ARGUMENT.
+ */
+KVF_API kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
+                                 uint64_t n_tokens, kvf_plan *plan, kvf_error *error);
+KVF_API void kvf_plan_free(kvf_plan *plan);
+
+/* ---- Sessions -------------------------------------------------------------- */
+
+typedef struct kvf_session kvf_session;
+
+/*
+ * Opens an empty session. Costs the compressor state and no more: rows are
+ * allocated in pages as tokens come; scratch on first use. The device outlives it.
+ */
+KVF_API kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
+                                    const kvf_session_options *options, kvf_session **session,
+                                    kvf_error *error);
+KVF_API void kvf_session_close(kvf_session *session);
+
+/* Cosines and sines of consecutive positions first, first + step, .. : [n][32] each. */
+typedef struct kvf_rope_table {
+    const float *cosines;
+    const float *sines;
+} kvf_rope_table;
+
+/* The learnt parts of one compressor and the token values it pools. */
+typedef struct kvf_compressor_input {
+    const float *kv;            /* [n_tokens][parts * width]; CSA: parts = 2 (Ca, Cb), HCA: 1 */
+    const float *gate;          /* the same shape */
+    const float *position_bias; /* [ratio][parts * width], added to the gate only */
+    const float *norm_weight;   /* [width] */
+    float norm_eps;
+} kvf_compressor_input;
+
+/* What one layer appends for the chunk's tokens. */
+typedef struct kvf_append_args {
+    const float *window;        /* [n_tokens][512], norm and rope applied */
+    kvf_compressor_input rows;  /* width 512; ignored by window layers */
+    kvf_compressor_input index; /* width 128; CSA layers only */
+    kvf_rope_table row_rope;    /* positions of the rows this chunk emits: row * ratio */
+} kvf_append_args;
+
+/*
+ * One chunk of tokens goes through every layer in order:
+ *   kvf_session_begin
+ *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
+ *   kvf_session_commit
+ * begin reserves every page the chunk needs, so KVF_OUT_OF_MEMORY and
+ * KVF_CONTEXT_FULL come before anything is changed. begin without commit starts
+ * the chunk anew. If append reports KVF_NONFINITE (the message names layer, row
+ * and dimension) for a chunk of one token, the session is as before begin; for a
+ * longer chunk it refuses further chunks with KVF_SESSION_FAILED.
+ */
+KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                                     kvf_error *error);
+KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
+                                      const kvf_append_args *args, kvf_error *error);
+/*
+ * CSA layers: index_q is [n_tokens][n_index_heads][128], rope applied, and is
+ * overwritten; head_weights [n_tokens][n_index_heads]. The selection stays in the
+ * session for kvf_session_attend of the same layer.
+ */
+KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index_q,
+                                      const float *head_weights, kvf_error *error);
+/* q and out are [n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
+KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
+                                      const float *sinks, float *out, kvf_error *error);
+KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
+
+/* Tokens held (committed). */
+KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
+KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
+/* [vocab] f32 of the last committed token; the caller writes them, the session keeps them. */
+KVF_API float *kvf_session_logits(kvf_session *session);
+/* Rows that `tiled` could not hold exactly in f16 (FORMAT.md 7); 0 in other profiles. */
+KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
+/* Counted from what is held now, not from the plan. */
+KVF_API uint64_t kvf_session_held_bytes(const kvf_session *session);
+/* What the device's allocator has given for this session's cache. */
+KVF_API uint64_t kvf_session_allocated_bytes(const kvf_session *session);
+/* Scratch of select and attend now allocated; it does not shrink. */
+KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
+/* Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk). */
+KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
+KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
+/*
+ * The selection that kvf_session_select left for query i of the chunk: ascending
+ * rows into list (room for top_k). Returns their number.
+ */
+KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
