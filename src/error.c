@@ -1,0 +1,52 @@
+#include "error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+kvf_status kvf_fail(kvf_error *error, kvf_status status, const char *format, ...)
+{
+    if (error) {
+        va_list arguments;
+        va_start(arguments, format);
+        error->status = status;
+        vsnprintf(error->message, sizeof error->message, format, arguments);
+        va_end(arguments);
+    }
+    return status;
+}
+
+kvf_status kvf_ok(kvf_error *error)
+{
+    if (error) {
+        error->status = KVF_OK;
+        error->message[0] = '\0';
+    }
+    return KVF_OK;
+}
+
+const char *kvf_status_string(kvf_status status)
+{
+    switch (status) {
+    case KVF_OK: return "success";
+    case KVF_INVALID_ARGUMENT: return "invalid argument";
+    case KVF_UNSUPPORTED: return "not supported by this build or device";
+    case KVF_OUT_OF_MEMORY: return "out of memory";
+    case KVF_CONTEXT_FULL: return "the session's context is full";
+    case KVF_NONFINITE: return "a value is NaN or infinite";
+    case KVF_RANGE: return "an index scale is outside the exact range";
+    case KVF_FILE_NOT_FOUND: return "no such file";
+    case KVF_FILE_IO: return "the file cannot be read or written";
+    case KVF_FILE_FORMAT: return "the file's content is not valid";
+    case KVF_SESSION_FAILED: return "the session failed earlier";
+    }
+    return "unknown status";
+}
+
+#define KVF_STRING_OF(x) #x
+#define KVF_STRING(x) KVF_STRING_OF(x)
+
+const char *kvf_version_string(void)
+{
+    return KVF_STRING(KVF_VERSION_MAJOR) "." KVF_STRING(KVF_VERSION_MINOR) "." KVF_STRING(
+        KVF_VERSION_PATCH);
+}

@@ -1,0 +1,193 @@
+/*
+ * Argument structs of the backend operations that are not public: plain data, one
+ * struct an operation, shapes beside the pointers. Pointers are the device's.
+ * n is always the number of tokens.
+ */
+#ifndef KVF_SHARED_ARGS_H
+#define KVF_SHARED_ARGS_H
+
+#include "kvfold.h"
+
+/* A weight matrix as the backend keeps it: [rows][cols], rows are outputs. */
+typedef struct kvf_matrix {
+    const float *data;
+    uint32_t rows;
+    uint32_t cols;
+} kvf_matrix;
+
+/* out[n][out_stride] = in[n][in_stride] * weight^T. Order of sums: the backend's. */
+typedef struct kvf_matmul_args {
+    uint32_t n;
+    kvf_matrix weight;
+    const float *in;
+    size_t in_stride;
+    float *out;
+    size_t out_stride;
+} kvf_matmul_args;
+
+/* out[i] = weight ? table row : ...; streams[n][n_streams][hidden] all start as the embedding. */
+typedef struct kvf_embed_args {
+    uint32_t n;
+    uint32_t n_streams;
+    const int32_t *tokens; /* [n], each < table.rows */
+    kvf_matrix table;      /* [vocab][hidden] */
+    float *streams;
+} kvf_embed_args;
+
+/* values[n][width] (stride apart) *= 1/sqrt(mean square + eps), then *= weight if not NULL. */
+typedef struct kvf_norm_args {
+    uint64_t n;
+    uint32_t width;
+    const float *in;
+    size_t in_stride;
+    float *out; /* may be `in` */
+    size_t out_stride;
+    const float *weight; /* [width] or NULL */
+    float eps;
+} kvf_norm_args;
+
+/* Rotates the trailing 64 values of values[n][heads][width]; token i by row i of the table. */
+typedef struct kvf_rope_args {
+    uint32_t n;
+    uint32_t heads;
+    uint32_t width;
+    float *values;
+    kvf_rope_table table;
+    bool inverse;
+} kvf_rope_args;
+
+/*
+ * Hyper-connections (mHC): n_streams residual streams of `hidden` values a token.
+ * mix = rms(streams flat) * fn^T; pre, post and comb from it (docs/ARCHITECTURE.md).
+ */
+typedef struct kvf_mix_weights {
+    const float *fn;    /* [n_streams * (2 + n_streams)][n_streams * hidden]; head: [n_streams][..] */
+    const float *base;  /* [n_streams * (2 + n_streams)]; head: [n_streams] */
+    const float *scale; /* [3]; head: [1] */
+} kvf_mix_weights;
+
+typedef struct kvf_mix_args {
+    uint32_t n;
+    uint32_t hidden;
+    uint32_t n_streams;        /* at most KVF_MAX_STREAMS */
+    uint32_t sinkhorn_rounds;  /* 0: the head's form, pre only */
+    float norm_eps;
+    float eps;                 /* hc_eps */
+    const float *streams;      /* [n][n_streams][hidden] */
+    kvf_mix_weights weights;
+    float *mix;                /* workspace [n][n_streams * (2 + n_streams)] */
+    float *out;                /* [n][hidden] = sum_j pre[j] * stream[j] */
+    float *post;               /* [n][n_streams], not for the head */
+    float *comb;               /* [n][n_streams][n_streams], not for the head */
+} kvf_mix_args;
+#define KVF_MAX_STREAMS 8
+
+/* streams[k] = post[k] * sublayer + sum_j comb[j][k] * streams[j]. */
+typedef struct kvf_unmix_args {
+    uint32_t n;
+    uint32_t hidden;
+    uint32_t n_streams;
+    const float *sublayer; /* [n][hidden] */
+    const float *post;
+    const float *comb;
+    float *streams;
+} kvf_unmix_args;
+
+/* Routing: scores = sqrt(softplus(logits)); top_k by score + bias, or by token id. */
+typedef struct kvf_route_args {
+    uint32_t n;
+    uint32_t n_experts;
+    uint32_t top_k;
+    const float *logits;      /* [n][n_experts] */
+    const float *bias;        /* [n_experts] or NULL */
+    const int32_t *token_map; /* [vocab][top_k] expert of each token (hash layers), or NULL */
+    const int32_t *tokens;    /* [n] */
+    float scaling;
+    bool normalise;           /* divide by (sum + 1e-20) before scaling */
+    int32_t *experts;         /* out [n][top_k] */
+    float *weights;           /* out [n][top_k] */
+} kvf_route_args;
+
+typedef struct kvf_expert_weights {
+    kvf_matrix w1, w3, w2; /* gate, up: [ffn][hidden]; down: [hidden][ffn] */
+} kvf_expert_weights;
+
+/* out = shared(x) + sum over the token's experts of weight * expert(x). */
+typedef struct kvf_experts_args {
+    uint32_t n;
+    uint32_t hidden;
+    uint32_t ffn;        /* of a routed expert */
+    uint32_t shared_ffn; /* of the shared expert; 0: none */
+    uint32_t n_experts;
+    uint32_t top_k;
+    float limit;               /* gate <= limit, up within +-limit; 0: no limit */
+    const float *in;           /* [n][hidden] */
+    const int32_t *experts;    /* [n][top_k] */
+    const float *weights;      /* [n][top_k] */
+    const kvf_expert_weights *routed; /* [n_experts], host memory */
+    kvf_expert_weights shared;
+    float *out;                /* [n][hidden] */
+    float *workspace;          /* kvf_experts_workspace_floats() */
+} kvf_experts_args;
+
+/* Floats of workspace for kvf_experts_args of that size: in, gate, up, out of n tokens. */
+static inline size_t kvf_experts_workspace_floats(size_t n, size_t hidden, size_t ffn)
+{
+    return n * (2 * hidden + 2 * ffn);
+}
+
+/*
+ * compress: pools the candidates of every row that the chunk completes, norms,
+ * rotates, (index rows: Hadamard) rounds to the grid and packs into out, then
+ * takes the chunk's tokens into the state. On KVF_NONFINITE and KVF_RANGE nothing
+ * is stored and bad_row, bad_dim say where.
+ *
+ * state is a ring [slots][2][parts * width]: kv and gate of token t in slot
+ * t % slots; slots = 2 * ratio with overlap (parts = 2), ratio without (parts = 1).
+ */
+typedef struct kvf_compress_args {
+    uint32_t width;
+    uint32_t ratio;
+    bool overlap;
+    uint64_t first_token;
+    uint32_t n;
+    kvf_compressor_input input;
+    kvf_rope_table rope; /* of the rows emitted, in order */
+    float *state;
+    bool hadamard;
+    kvf_grid grid;
+    kvf_rows out;        /* row c of the layer is row c of the view */
+    uint64_t inexact_rows; /* out, added to */
+    uint64_t bad_row;
+    uint32_t bad_dim;
+} kvf_compress_args;
+
+/*
+ * score: f32 scores of FORMAT.md 5 for queries x keys, rows past n_visible[i] are
+ * -infinity. queries, head_weights, keys, n_visible as in kvf_select_args, which
+ * is embedded so that both take the same picture of the data.
+ * Without a grid the same formula is used on the plain f32 values (no exactness).
+ */
+typedef struct kvf_score_args {
+    const kvf_select_args *select; /* list, list_len, workspace are not used */
+    uint32_t first_query;          /* the tile's queries: first_query .. + n_queries */
+    uint32_t n_queries;
+    uint64_t n_rows;               /* columns to fill */
+    float *scores;                 /* out [n_queries][stride] */
+    size_t stride;
+} kvf_score_args;
+
+/* mask: top_k of each query's scores as a mask of 0 (selected) and -infinity. */
+typedef struct kvf_mask_args {
+    uint32_t n_queries;
+    uint32_t top_k;
+    uint64_t n_rows;
+    const float *scores; /* [n_queries][score_stride] */
+    size_t score_stride;
+    const uint32_t *n_visible; /* [n_queries] */
+    float *mask_f32;     /* out [n_queries][mask_stride], or NULL */
+    uint16_t *mask_f16;  /* out, the other form */
+    size_t mask_stride;
+} kvf_mask_args;
+
+#endif
