@@ -1,0 +1,73 @@
+/*
+ * A backend: the operations that model/ and cache/ are written against, on one
+ * kind of device. One folder and one line in backends.def each. The reference
+ * (ref/) is the specification in code; the conformance suite holds every other
+ * backend against it.
+ *
+ * Operations are synchronous: when one returns, its results can be read. All
+ * sizes were checked by the caller; what the data itself can get wrong (non-finite
+ * rows, ranges) is reported. An operation that a backend lacks is NULL and the
+ * device cannot be opened for a model (KVF_UNSUPPORTED); nothing falls back.
+ */
+#ifndef KVF_BACKEND_BACKEND_H
+#define KVF_BACKEND_BACKEND_H
+
+#include "shared/args.h"
+
+typedef struct kvf_backend kvf_backend;
+
+/* First member of every backend's own device struct. */
+struct kvf_device {
+    const kvf_backend *backend;
+    const char *isa;
+    uint32_t n_threads;
+    uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
+    uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+};
+
+struct kvf_backend {
+    const char *name;
+
+    /* Fills *device (malloc'd by the backend) or fails with a message. */
+    kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
+    void (*close)(kvf_device *device);
+
+    /* Memory that the operations and the host can both address, 64-byte aligned. */
+    void *(*alloc)(kvf_device *device, size_t bytes);
+    void (*release)(kvf_device *device, void *memory, size_t bytes);
+
+    /* Dense layers. */
+    void (*embed)(kvf_device *device, const kvf_embed_args *args);
+    void (*matmul)(kvf_device *device, const kvf_matmul_args *args);
+    void (*norm)(kvf_device *device, const kvf_norm_args *args);
+    void (*rope)(kvf_device *device, const kvf_rope_args *args);
+    void (*mix)(kvf_device *device, const kvf_mix_args *args);
+    void (*unmix)(kvf_device *device, const kvf_unmix_args *args);
+    void (*route)(kvf_device *device, const kvf_route_args *args);
+    void (*experts)(kvf_device *device, const kvf_experts_args *args);
+
+    /* The four stages. */
+    kvf_status (*compress)(kvf_device *device, kvf_compress_args *args);
+    kvf_status (*pack)(kvf_device *device, kvf_pack_args *args);
+    void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
+    kvf_status (*select)(kvf_device *device, const kvf_select_args *args);
+    kvf_status (*score)(kvf_device *device, const kvf_score_args *args);
+    void (*mask)(kvf_device *device, const kvf_mask_args *args);
+    void (*attend)(kvf_device *device, const kvf_attend_args *args);
+
+    /* Workspace that select and attend ask of the caller. */
+    size_t (*select_workspace_bytes)(const kvf_device *device, const kvf_select_args *args);
+    size_t (*attend_workspace_bytes)(const kvf_device *device, const kvf_attend_args *args);
+};
+
+/* The i-th backend that was built in; NULL past the last. */
+const kvf_backend *kvf_backend_get(uint32_t i);
+
+/*
+ * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
+ * give a valid pointer. Release with the same size and class.
+ */
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes);
+void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
+
+#endif

@@ -1,0 +1,163 @@
+/* The 16-lane vector as four NEON registers (aarch64, dotprod). Lane meaning: v16_scalar.h. */
+#ifndef KVF_CPU_V16_NEON_H
+#define KVF_CPU_V16_NEON_H
+
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct v16 {
+    float32x4_t part[4];
+} v16;
+typedef struct v16i {
+    int32x4_t part[4];
+} v16i;
+
+/* 32 registers: 2 x 2 vectors of sums take 16, operands up to 16. */
+#define V16_DOT_HEADS 2
+#define V16_DOT_ROWS 2
+#define V16_OUT_HEADS 2
+#define V16_OUT_VECTORS 2
+#define V16_KEY_OFFSET 0
+
+static inline v16 v16_set1(float x)
+{
+    const float32x4_t v = vdupq_n_f32(x);
+    return (v16){{v, v, v, v}};
+}
+
+static inline v16 v16_load(const float *p)
+{
+    return (v16){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+
+static inline void v16_store(float *p, v16 a)
+{
+    for (int i = 0; i < 4; i++)
+        vst1q_f32(p + 4 * i, a.part[i]);
+}
+
+static inline v16 v16_add(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vaddq_f32(a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_sub(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vsubq_f32(a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vmulq_f32(a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_div(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vdivq_f32(a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_max(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vbslq_f32(vcgtq_f32(a.part[i], b.part[i]), a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    for (int i = 0; i < 4; i++)
+        c.part[i] = vfmaq_f32(c.part[i], a.part[i], b.part[i]);
+    return c;
+}
+
+static inline float v16_sum(v16 a)
+{
+    const float32x4_t low = vaddq_f32(a.part[0], a.part[2]);  /* lanes 0-3 + 8-11 */
+    const float32x4_t high = vaddq_f32(a.part[1], a.part[3]); /* lanes 4-7 + 12-15 */
+    const float32x4_t four = vaddq_f32(low, high);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+static inline v16 v16_exp_scale(v16 x, float lowest, v16 y, v16 n)
+{
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t bits =
+            vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.part[i]), vdupq_n_s32(127)), 23);
+        const uint32x4_t kept = vcgeq_f32(x.part[i], vdupq_n_f32(lowest));
+        const float32x4_t scaled = vmulq_f32(y.part[i], vreinterpretq_f32_s32(bits));
+        y.part[i] = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(scaled), kept));
+    }
+    return y;
+}
+
+static inline v16 v16_load_f16(const void *p)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++)
+        r.part[i] = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)p + 8 * i)));
+    return r;
+}
+
+static inline v16 v16_load_e4m3(const void *p)
+{
+    const uint8x16_t codes = vld1q_u8(p);
+    const uint16x8_t wide[2] = {vshll_n_u8(vget_low_u8(codes), 8), vshll_n_u8(vget_high_u8(codes), 8)};
+    v16 r;
+    for (int i = 0; i < 2; i++) {
+        const uint16x8_t sign = vandq_u16(wide[i], vdupq_n_u16(0x8000));
+        const uint16x8_t rest = vandq_u16(vshrq_n_u16(wide[i], 1), vdupq_n_u16(0x3f80));
+        const float16x8_t half = vreinterpretq_f16_u16(vorrq_u16(sign, rest));
+        r.part[2 * i] = vcvt_f32_f16(vget_low_f16(half));
+        r.part[2 * i + 1] = vcvt_f32_f16(vget_high_f16(half));
+    }
+    return r;
+}
+
+static inline v16i v16i_set1(int32_t x)
+{
+    const int32x4_t v = vdupq_n_s32(x);
+    return (v16i){{v, v, v, v}};
+}
+
+static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *query)
+{
+    int32_t four;
+    memcpy(&four, query, sizeof four);
+    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    for (int i = 0; i < 4; i++)
+        acc.part[i] = vdotq_s32(acc.part[i], vld1q_s8((const int8_t *)keys + 16 * i), q);
+    return acc;
+}
+
+static inline v16 v16i_to_float(v16i a)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++)
+        r.part[i] = vcvtq_f32_s32(a.part[i]);
+    return r;
+}
+
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+{
+    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    const int8x16_t table = vld1q_s8(doubled);
+    for (int i = 0; i < 4; i++) {
+        const uint8x16_t word = vreinterpretq_u8_u32(vld1q_u32(words + 4 * i));
+        const int8x16_t even = vqtbl1q_s8(table, vandq_u8(word, vdupq_n_u8(15)));
+        const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(word, 4));
+        vst1q_s8((int8_t *)low + 16 * i, even);
+        vst1q_s8((int8_t *)high + 16 * i, odd);
+    }
+}
+
+#endif

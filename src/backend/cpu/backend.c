@@ -1,0 +1,150 @@
+/* The CPU backend: opening, choice of the ISA, memory. */
+#include "backend/cpu/kernels.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+
+typedef struct isa_entry {
+    const kvf_cpu_kernels *kernels;
+    bool (*available)(void);
+} isa_entry;
+
+static bool always(void)
+{
+    return true;
+}
+
+#if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+static bool has_avx512vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+#if defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+/* HWCAP_ASIMDDP of Linux's arm64 ABI. */
+static bool has_dotprod(void)
+{
+    return getauxval(AT_HWCAP) & 1ul << 20;
+}
+#else
+/* Every Apple processor that runs macOS has it. */
+static bool has_dotprod(void)
+{
+    return true;
+}
+#endif
+#endif
+
+/* From the plainest to the best; the last that is available is the default. */
+static const isa_entry isa_entries[] = {
+    {&kvf_cpu_kernels_scalar, always},
+#if defined(__x86_64__)
+    {&kvf_cpu_kernels_avx2, has_avx2},
+    {&kvf_cpu_kernels_avx512, has_avx512},
+    {&kvf_cpu_kernels_avx512vnni, has_avx512vnni},
+#endif
+#if defined(__aarch64__)
+    {&kvf_cpu_kernels_neon, has_dotprod},
+#endif
+};
+#define N_ISAS (sizeof isa_entries / sizeof isa_entries[0])
+
+static const kvf_cpu_kernels *find_isa(const char *name, kvf_error *error)
+{
+    const kvf_cpu_kernels *best = NULL;
+    char known[128] = "";
+    for (size_t i = 0; i < N_ISAS; i++) {
+        const bool available = isa_entries[i].available();
+        const char *isa = isa_entries[i].kernels->isa;
+        if (available) {
+            strncat(known, known[0] ? ", " : "", sizeof known - strlen(known) - 1);
+            strncat(known, isa, sizeof known - strlen(known) - 1);
+        }
+        if (available && (!name || strcmp(isa, name) == 0))
+            best = isa_entries[i].kernels;
+    }
+    if (!best)
+        kvf_fail(error, KVF_UNSUPPORTED, "this processor has no ISA '%.40s'; it has: %s", name, known);
+    return best;
+}
+
+static kvf_status cpu_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
+{
+    const kvf_cpu_kernels *kernels = find_isa(options->isa, error);
+    if (!kernels)
+        return KVF_UNSUPPORTED;
+    if (options->n_threads > 1024)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%u threads; 1 to 1024 are served",
+                        options->n_threads);
+    kvf_cpu_device *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a device");
+    cpu->base.backend = &kvf_backend_cpu;
+    cpu->base.isa = kernels->isa;
+    cpu->base.n_threads = options->n_threads ? options->n_threads : (uint32_t)omp_get_num_procs();
+    cpu->kernels = kernels;
+    *device = &cpu->base;
+    return KVF_OK;
+}
+
+static void cpu_close(kvf_device *device)
+{
+    free(device);
+}
+
+static void *cpu_alloc(kvf_device *device, size_t bytes)
+{
+    (void)device;
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes ? bytes : 1) == 0 ? memory : NULL;
+}
+
+static void cpu_release(kvf_device *device, void *memory, size_t bytes)
+{
+    (void)device;
+    (void)bytes;
+    free(memory);
+}
+
+const kvf_backend kvf_backend_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .embed = kvf_cpu_embed,
+    .matmul = kvf_cpu_matmul,
+    .norm = kvf_cpu_norm,
+    .rope = kvf_cpu_rope,
+    .mix = kvf_cpu_mix,
+    .unmix = kvf_cpu_unmix,
+    .route = kvf_cpu_route,
+    .experts = kvf_cpu_experts,
+    .compress = kvf_cpu_compress,
+    .pack = kvf_cpu_pack,
+    .unpack = kvf_cpu_unpack,
+    .select = kvf_cpu_select,
+    .score = kvf_cpu_score,
+    .mask = kvf_cpu_mask,
+    .attend = kvf_cpu_attend,
+    .select_workspace_bytes = kvf_cpu_select_workspace,
+    .attend_workspace_bytes = kvf_cpu_attend_workspace,
+};

@@ -1,0 +1,158 @@
+/*
+ * compress: every row that the chunk completes is pooled, normed, rotated, rounded
+ * and packed while it is in the cache (docs/FORMAT.md 2, 9.3). Rows over threads.
+ */
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/rows.h"
+#include "format/format.h"
+
+/* Candidates of a row: at most 2 windows of at most 4096 tokens. */
+typedef struct candidate_list {
+    const float **kv;
+    const float **gate;
+    const float **bias;
+    uint32_t n;
+} candidate_list;
+
+static uint32_t parts_of(const kvf_compress_args *args)
+{
+    return args->overlap ? 2 : 1;
+}
+
+/* Part 0 (Ca, or the only one) or 1 (Cb) of a token: in the chunk, or in the state before it. */
+static void add_candidate(const kvf_compress_args *args, candidate_list *list, uint64_t token,
+                          uint32_t part)
+{
+    const size_t token_width = (size_t)parts_of(args) * args->width;
+    const size_t offset = (size_t)part * args->width;
+    const float *kv;
+    const float *gate;
+    if (token >= args->first_token) {
+        kv = args->input.kv + (token - args->first_token) * token_width;
+        gate = args->input.gate + (token - args->first_token) * token_width;
+    } else {
+        const uint64_t slots = (uint64_t)args->ratio * parts_of(args);
+        kv = args->state + token % slots * 2 * token_width;
+        gate = kv + token_width;
+    }
+    list->kv[list->n] = kv + offset;
+    list->gate[list->n] = gate + offset;
+    list->bias[list->n++] = args->input.position_bias + token % args->ratio * token_width + offset;
+}
+
+static void collect_candidates(const kvf_compress_args *args, uint64_t row, candidate_list *list)
+{
+    const uint64_t first = row * args->ratio;
+    list->n = 0;
+    if (args->overlap && row > 0)
+        for (uint64_t token = first - args->ratio; token < first; token++)
+            add_candidate(args, list, token, 0);
+    for (uint64_t token = first; token < first + args->ratio; token++)
+        add_candidate(args, list, token, args->overlap ? 1 : 0);
+}
+
+static void rotate_tail(float *values, uint32_t width, const float *cosines, const float *sines)
+{
+    float *tail = values + width - KVF_ROPE_WIDTH;
+    for (uint32_t i = 0; i < KVF_ROPE_WIDTH / 2; i++) {
+        const float x = tail[2 * i];
+        const float y = tail[2 * i + 1];
+        tail[2 * i] = x * cosines[i] - y * sines[i];
+        tail[2 * i + 1] = x * sines[i] + y * cosines[i];
+    }
+}
+
+/* Row i of those emitted, up to the grid. */
+static void make_row(const kvf_cpu_kernels *kernels, const kvf_compress_args *args, uint64_t row,
+                     uint64_t i, candidate_list *list, float *values)
+{
+    collect_candidates(args, row, list);
+    kernels->pool(list->kv, list->gate, list->bias, list->n, args->width, values);
+    kernels->norm(values, values, args->input.norm_weight, args->width, args->input.norm_eps);
+    rotate_tail(values, args->width, args->rope.cosines + i * (KVF_ROPE_WIDTH / 2),
+                args->rope.sines + i * (KVF_ROPE_WIDTH / 2));
+    if (args->hadamard)
+        kvf_hadamard_128(values);
+}
+
+static void take_tokens(const kvf_compress_args *args)
+{
+    const size_t token_width = (size_t)parts_of(args) * args->width;
+    const uint64_t slots = (uint64_t)args->ratio * parts_of(args);
+    const uint64_t end = args->first_token + args->n;
+    const uint64_t begin = args->n > slots ? end - slots : args->first_token;
+    for (uint64_t token = begin; token < end; token++) {
+        float *slot = args->state + token % slots * 2 * token_width;
+        memcpy(slot, args->input.kv + (token - args->first_token) * token_width,
+               token_width * sizeof *slot);
+        memcpy(slot + token_width, args->input.gate + (token - args->first_token) * token_width,
+               token_width * sizeof *slot);
+    }
+}
+
+/*
+ * Rows are made twice, once to check all of them and once to store: cheaper than a
+ * buffer of f32 rows, which packed and fold promise not to have. A chunk that emits
+ * one row (decode) makes it once.
+ */
+typedef struct row_pass {
+    bool store;
+    uint64_t first_row;
+    int64_t n_rows;
+    int64_t bad_row;
+    int64_t inexact;
+} row_pass;
+
+static void run_pass(kvf_device *device, const kvf_compress_args *args, row_pass *pass)
+{
+    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
+    const uint32_t most = args->ratio * parts_of(args);
+    int64_t bad_row = pass->n_rows;
+    int64_t inexact = 0;
+#pragma omp parallel for schedule(static) reduction(min : bad_row) reduction(+ : inexact)              \
+    num_threads((int)device->n_threads) if (pass->n_rows > 1)
+    for (int64_t i = 0; i < pass->n_rows; i++) {
+        const float *pointers[3][most];
+        candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
+        float values[KVF_ROW_WIDTH];
+        uint32_t dim;
+        const uint64_t row = pass->first_row + (uint64_t)i;
+        make_row(kernels, args, row, (uint64_t)i, &list, values);
+        const bool check = !pass->store || pass->n_rows == 1;
+        if (check && kvf_check_row(values, args->width, args->grid, &dim) != KVF_OK)
+            bad_row = i < bad_row ? i : bad_row;
+        else if (pass->store && !kvf_store_row(&args->out, row, args->grid, values))
+            inexact++;
+    }
+    /* A thread without rows leaves the reduction at its largest value. */
+    pass->bad_row = bad_row < pass->n_rows ? bad_row : pass->n_rows;
+    pass->inexact = inexact;
+}
+
+kvf_status kvf_cpu_compress(kvf_device *device, kvf_compress_args *args)
+{
+    const uint64_t first_row = args->first_token / args->ratio;
+    const uint64_t end_row = (args->first_token + args->n) / args->ratio;
+    row_pass pass = {.first_row = first_row, .n_rows = (int64_t)(end_row - first_row)};
+    if (pass.n_rows > 1)
+        run_pass(device, args, &pass);
+    if (pass.n_rows <= 1 || pass.bad_row == pass.n_rows) {
+        pass.store = true;
+        run_pass(device, args, &pass);
+    }
+    if (pass.bad_row < pass.n_rows) {
+        const float *pointers[3][2 * args->ratio];
+        candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
+        float values[KVF_ROW_WIDTH];
+        args->bad_row = first_row + (uint64_t)pass.bad_row;
+        make_row(kvf_kernels_of(device), args, args->bad_row, (uint64_t)pass.bad_row, &list, values);
+        return kvf_check_row(values, args->width, args->grid, &args->bad_dim);
+    }
+    args->inexact_rows += (uint64_t)pass.inexact;
+    take_tokens(args);
+    return KVF_OK;
+}

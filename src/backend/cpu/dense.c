@@ -1,0 +1,183 @@
+/*
+ * The dense layers. Products are the BLAS library's; the rest are loops over tokens
+ * in the order that ref/ spells out, shared among threads.
+ */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "backend/cpu/blas.h"
+#include "backend/cpu/kernels.h"
+
+void kvf_cpu_embed(kvf_device *device, const kvf_embed_args *args)
+{
+    const size_t hidden = args->table.cols;
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 16)
+    for (uint32_t i = 0; i < args->n; i++)
+        for (uint32_t s = 0; s < args->n_streams; s++)
+            memcpy(args->streams + ((size_t)i * args->n_streams + s) * hidden,
+                   args->table.data + (size_t)args->tokens[i] * hidden, hidden * sizeof(float));
+}
+
+void kvf_cpu_matmul(kvf_device *device, const kvf_matmul_args *args)
+{
+    kvf_blas_matmul(device->n_threads, args);
+}
+
+void kvf_cpu_norm(kvf_device *device, const kvf_norm_args *args)
+{
+    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads)                          \
+    if (args->n * args->width > 65536)
+    for (int64_t i = 0; i < (int64_t)args->n; i++)
+        kernels->norm(args->in + (size_t)i * args->in_stride, args->out + (size_t)i * args->out_stride,
+                      args->weight, args->width, args->eps);
+}
+
+void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)
+{
+    const uint32_t pairs = KVF_ROPE_WIDTH / 2;
+    const float direction = args->inverse ? -1.0f : 1.0f;
+    const int64_t n_rows = (int64_t)args->n * args->heads;
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (n_rows > 256)
+    for (int64_t i = 0; i < n_rows; i++) {
+        float *tail = args->values + (size_t)(i + 1) * args->width - KVF_ROPE_WIDTH;
+        const float *cosines = args->table.cosines + (size_t)(i / args->heads) * pairs;
+        const float *sines = args->table.sines + (size_t)(i / args->heads) * pairs;
+        for (uint32_t p = 0; p < pairs; p++) {
+            const float x = tail[2 * p];
+            const float y = tail[2 * p + 1];
+            const float sine = direction * sines[p];
+            tail[2 * p] = x * cosines[p] - y * sine;
+            tail[2 * p + 1] = x * sine + y * cosines[p];
+        }
+    }
+}
+
+/* ---- Hyper-connections ------------------------------------------------------- */
+
+static float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+/* One Sinkhorn pass: each column (or row) is divided by its sum + eps. */
+static void normalise_columns(float *comb, uint32_t n, float eps)
+{
+    for (uint32_t k = 0; k < n; k++) {
+        float sum = 0.0f;
+        for (uint32_t j = 0; j < n; j++)
+            sum += comb[j * n + k];
+        for (uint32_t j = 0; j < n; j++)
+            comb[j * n + k] /= sum + eps;
+    }
+}
+
+static void normalise_rows(float *comb, uint32_t n, float eps)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        float sum = 0.0f;
+        for (uint32_t k = 0; k < n; k++)
+            sum += comb[j * n + k];
+        for (uint32_t k = 0; k < n; k++)
+            comb[j * n + k] /= sum + eps;
+    }
+}
+
+static void sinkhorn(float *comb, uint32_t n, uint32_t rounds, float eps)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        float *row = comb + j * n;
+        float max = row[0];
+        float sum = 0.0f;
+        for (uint32_t k = 1; k < n; k++)
+            max = row[k] > max ? row[k] : max;
+        for (uint32_t k = 0; k < n; k++) {
+            row[k] = expf(row[k] - max);
+            sum += row[k];
+        }
+        for (uint32_t k = 0; k < n; k++)
+            row[k] = row[k] / sum + eps;
+    }
+    normalise_columns(comb, n, eps);
+    for (uint32_t round = 1; round < rounds; round++) {
+        normalise_rows(comb, n, eps);
+        normalise_columns(comb, n, eps);
+    }
+}
+
+/* One token: mix holds the raw products with fn. */
+static void mix_token(const kvf_mix_args *args, uint32_t i)
+{
+    const uint32_t n = args->n_streams;
+    const size_t flat_width = (size_t)n * args->hidden;
+    const float *flat = args->streams + i * flat_width;
+    const bool head = args->sinkhorn_rounds == 0;
+    const uint32_t n_mix = head ? n : n * (2 + n);
+    float *mix = args->mix + (size_t)i * n_mix;
+    float square = 0.0f;
+    for (size_t j = 0; j < flat_width; j++)
+        square += flat[j] * flat[j];
+    const float rms = 1.0f / sqrtf(square / (float)flat_width + args->norm_eps);
+    float pre[KVF_MAX_STREAMS];
+    for (uint32_t m = 0; m < n_mix; m++) {
+        const uint32_t part = m < n ? 0 : m < 2 * n ? 1 : 2;
+        const float x = mix[m] * rms * args->weights.scale[part] + args->weights.base[m];
+        if (part == 0)
+            pre[m] = sigmoid(x) + args->eps;
+        else if (part == 1)
+            args->post[(size_t)i * n + m - n] = 2.0f * sigmoid(x);
+        else
+            args->comb[(size_t)i * n * n + m - 2 * n] = x;
+    }
+    if (!head)
+        sinkhorn(args->comb + (size_t)i * n * n, n, args->sinkhorn_rounds, args->eps);
+    float *out = args->out + (size_t)i * args->hidden;
+    for (uint32_t d = 0; d < args->hidden; d++) {
+        float sum = pre[0] * flat[d];
+        for (uint32_t j = 1; j < n; j++)
+            sum += pre[j] * flat[j * args->hidden + d];
+        out[d] = sum;
+    }
+}
+
+void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
+{
+    const uint32_t n_mix =
+        args->sinkhorn_rounds ? args->n_streams * (2 + args->n_streams) : args->n_streams;
+    const kvf_matmul_args product = {
+        .n = args->n,
+        .weight = {args->weights.fn, n_mix, args->n_streams * args->hidden},
+        .in = args->streams,
+        .in_stride = (size_t)args->n_streams * args->hidden,
+        .out = args->mix,
+        .out_stride = n_mix};
+    kvf_blas_matmul(device->n_threads, &product);
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
+    for (uint32_t i = 0; i < args->n; i++)
+        mix_token(args, i);
+}
+
+void kvf_cpu_unmix(kvf_device *device, const kvf_unmix_args *args)
+{
+    const uint32_t n = args->n_streams;
+    const uint32_t hidden = args->hidden;
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
+    for (uint32_t i = 0; i < args->n; i++) {
+        float *streams = args->streams + (size_t)i * n * hidden;
+        const float *sublayer = args->sublayer + (size_t)i * hidden;
+        const float *post = args->post + (size_t)i * n;
+        const float *comb = args->comb + (size_t)i * n * n;
+        for (uint32_t d = 0; d < hidden; d++) {
+            float old[KVF_MAX_STREAMS];
+            for (uint32_t j = 0; j < n; j++)
+                old[j] = streams[j * hidden + d];
+            for (uint32_t k = 0; k < n; k++) {
+                float sum = post[k] * sublayer[d];
+                for (uint32_t j = 0; j < n; j++)
+                    sum += comb[j * n + k] * old[j];
+                streams[k * hidden + d] = sum;
+            }
+        }
+    }
+}

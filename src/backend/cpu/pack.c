@@ -1,0 +1,108 @@
+/* pack and unpack: rows over threads. */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/rows.h"
+#include "format/format.h"
+#include "shared/layout.h"
+
+/* The largest magnitude of an FP4 block whose exponent is in -50 .. 50, and the smallest. */
+#define FP4_LARGEST 0x1.8p+52f  /* 6 * 2^50 */
+#define FP4_SMALLEST 0x1.8p-49f /* 6 * 2^-51: up to it e would be -51 */
+
+kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uint32_t *bad_dim)
+{
+    for (uint32_t i = 0; i < width; i++)
+        if (!isfinite(values[i])) {
+            *bad_dim = i;
+            return KVF_NONFINITE;
+        }
+    if (grid != KVF_GRID_FP4)
+        return KVF_OK;
+    for (uint32_t block = 0; block < width; block += KVF_FP4_BLOCK_VALUES) {
+        float largest = 0.0f;
+        for (uint32_t i = block; i < block + KVF_FP4_BLOCK_VALUES; i++)
+            largest = fmaxf(largest, fabsf(values[i]));
+        if (largest > FP4_LARGEST || (largest > 0.0f && largest <= FP4_SMALLEST)) {
+            *bad_dim = block;
+            return KVF_RANGE;
+        }
+    }
+    return KVF_OK;
+}
+
+bool kvf_store_row(const kvf_rows *out, uint64_t row, kvf_grid grid, const float *values)
+{
+    const kvf_format *format = kvf_format_get(out->format);
+    float rounded[KVF_ROW_WIDTH];
+    if (format->grid == KVF_GRID_NONE && grid != KVF_GRID_NONE) {
+        memcpy(rounded, values, out->width * sizeof *rounded);
+        if (grid == KVF_GRID_FP8)
+            kvf_grid_fp8(rounded);
+        else
+            kvf_grid_fp4(rounded);
+        values = rounded;
+    }
+    return format->pack(kvf_rows_page(out, row), out->page_rows, (uint32_t)(row % out->page_rows),
+                        out->width, values);
+}
+
+/* Input row i as it goes to the grid: itself, or its Hadamard transform in buffer. */
+static const float *input_row(const kvf_pack_args *args, uint64_t i, float *buffer)
+{
+    const float *values = args->rows + i * args->stride;
+    if (!args->hadamard)
+        return values;
+    memcpy(buffer, values, KVF_INDEX_WIDTH * sizeof *buffer);
+    kvf_hadamard_128(buffer);
+    return buffer;
+}
+
+kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
+{
+    const uint32_t width = args->out.width;
+    const int64_t n_rows = (int64_t)args->n_rows;
+    int64_t bad_row = n_rows;
+#pragma omp parallel for schedule(static) reduction(min : bad_row) num_threads((int)device->n_threads)
+    for (int64_t i = 0; i < n_rows; i++) {
+        float buffer[KVF_INDEX_WIDTH];
+        uint32_t dim;
+        /* Infinite input may cancel in the transform to NaN: still found. */
+        if (kvf_check_row(input_row(args, (uint64_t)i, buffer), width, args->grid, &dim) != KVF_OK &&
+            i < bad_row)
+            bad_row = i;
+    }
+    if (bad_row < n_rows) {
+        float buffer[KVF_INDEX_WIDTH];
+        args->bad_row = (uint64_t)bad_row;
+        /* A non-finite input spreads over the transform: name where it was. */
+        if (kvf_check_row(args->rows + args->bad_row * args->stride, width, KVF_GRID_NONE,
+                          &args->bad_dim) != KVF_OK)
+            return KVF_NONFINITE;
+        return kvf_check_row(input_row(args, args->bad_row, buffer), width, args->grid, &args->bad_dim);
+    }
+    int64_t inexact = 0;
+#pragma omp parallel for schedule(static) reduction(+ : inexact) num_threads((int)device->n_threads)
+    for (int64_t i = 0; i < n_rows; i++) {
+        float buffer[KVF_INDEX_WIDTH];
+        const uint64_t row = (args->first_row + (uint64_t)i) % args->out.n_rows;
+        if (!kvf_store_row(&args->out, row, args->grid, input_row(args, (uint64_t)i, buffer)))
+            inexact++;
+    }
+    args->inexact_rows += (uint64_t)inexact;
+    return KVF_OK;
+}
+
+void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args)
+{
+    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
+    const int64_t blocks = (int64_t)((args->n_rows + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS);
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads)
+    for (int64_t i = 0; i < blocks; i++) {
+        const uint64_t begin = (uint64_t)i * KVF_PAGE_ROWS;
+        const uint64_t end = begin + KVF_PAGE_ROWS;
+        kernels->unpack(args, begin, end < args->n_rows ? end : args->n_rows);
+    }
+}

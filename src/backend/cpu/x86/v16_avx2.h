@@ -1,0 +1,149 @@
+/* The 16-lane vector as two AVX2 registers. Lane meaning: v16_scalar.h. */
+#ifndef KVF_CPU_V16_AVX2_H
+#define KVF_CPU_V16_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct v16 {
+    __m256 lo, hi;
+} v16;
+typedef struct v16i {
+    __m256i lo, hi;
+} v16i;
+
+/* 16 registers: 2 x 2 vectors of sums take 8, operands up to 8. */
+#define V16_DOT_HEADS 2
+#define V16_DOT_ROWS 2
+#define V16_OUT_HEADS 2
+#define V16_OUT_VECTORS 2
+/* maddubs wants one unsigned factor. */
+#define V16_KEY_OFFSET 12
+
+static inline v16 v16_set1(float x)
+{
+    return (v16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+
+static inline v16 v16_load(const float *p)
+{
+    return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+
+static inline void v16_store(float *p, v16 a)
+{
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return (v16){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_sub(v16 a, v16 b)
+{
+    return (v16){_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return (v16){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_div(v16 a, v16 b)
+{
+    return (v16){_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return (v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return (v16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+
+static inline float v16_sum(v16 a)
+{
+    const __m256 eight = _mm256_add_ps(a.lo, a.hi);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+static inline __m256 v8_exp_scale(__m256 x, __m256 lowest, __m256 y, __m256 n)
+{
+    const __m256i bits =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const __m256 scaled = _mm256_mul_ps(y, _mm256_castsi256_ps(bits));
+    return _mm256_and_ps(scaled, _mm256_cmp_ps(x, lowest, _CMP_GE_OQ));
+}
+
+static inline v16 v16_exp_scale(v16 x, float lowest, v16 y, v16 n)
+{
+    const __m256 limit = _mm256_set1_ps(lowest);
+    return (v16){v8_exp_scale(x.lo, limit, y.lo, n.lo), v8_exp_scale(x.hi, limit, y.hi, n.hi)};
+}
+
+static inline v16 v16_load_f16(const void *p)
+{
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
+}
+
+static inline __m256 v8_e4m3(__m128i halves)
+{
+    /* code in the high byte: sign stays, exponent and mantissa move down by one. */
+    const __m128i sign = _mm_and_si128(halves, _mm_set1_epi16((short)0x8000));
+    const __m128i rest = _mm_and_si128(_mm_srli_epi16(halves, 1), _mm_set1_epi16(0x3f80));
+    return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
+}
+
+static inline v16 v16_load_e4m3(const void *p)
+{
+    const __m128i codes = _mm_loadu_si128((const __m128i *)p);
+    const __m128i zero = _mm_setzero_si128();
+    return (v16){v8_e4m3(_mm_unpacklo_epi8(zero, codes)), v8_e4m3(_mm_unpackhi_epi8(zero, codes))};
+}
+
+static inline v16i v16i_set1(int32_t x)
+{
+    return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+
+static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *query)
+{
+    int32_t four;
+    memcpy(&four, query, sizeof four);
+    const __m256i q = _mm256_set1_epi32(four);
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i lo = _mm256_maddubs_epi16(_mm256_load_si256((const __m256i *)keys), q);
+    const __m256i hi = _mm256_maddubs_epi16(_mm256_load_si256((const __m256i *)keys + 1), q);
+    return (v16i){_mm256_add_epi32(acc.lo, _mm256_madd_epi16(lo, ones)),
+                  _mm256_add_epi32(acc.hi, _mm256_madd_epi16(hi, ones))};
+}
+
+static inline v16 v16i_to_float(v16i a)
+{
+    return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+{
+    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        const __m256i word = _mm256_load_si256((const __m256i *)words + i);
+        _mm256_store_si256((__m256i *)low + i, _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble)));
+        _mm256_store_si256((__m256i *)high + i,
+                           _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble)));
+    }
+}
+
+#endif

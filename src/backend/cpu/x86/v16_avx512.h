@@ -1,0 +1,133 @@
+/*
+ * The 16-lane vector as one AVX-512 register (F, BW, DQ, VL); with VNNI where the
+ * including file is compiled for it. Lane meaning: v16_scalar.h.
+ */
+#ifndef KVF_CPU_V16_AVX512_H
+#define KVF_CPU_V16_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef __m512 v16;
+typedef __m512i v16i;
+
+/* 32 registers: 4 x 6 sums and 10 operands, of which the rows come from memory. */
+#define V16_DOT_HEADS 4
+#define V16_DOT_ROWS 4
+#define V16_OUT_HEADS 4
+#define V16_OUT_VECTORS 4
+/* dpbusd and maddubs want one unsigned factor. */
+#define V16_KEY_OFFSET 12
+
+static inline v16 v16_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline v16 v16_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void v16_store(float *p, v16 a)
+{
+    _mm512_storeu_ps(p, a);
+}
+
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline v16 v16_sub(v16 a, v16 b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline v16 v16_div(v16 a, v16 b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline float v16_sum(v16 a)
+{
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+static inline v16 v16_exp_scale(v16 x, float lowest, v16 y, v16 n)
+{
+    const __m512i bits =
+        _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(lowest), _CMP_GE_OQ);
+    return _mm512_maskz_mul_ps(kept, y, _mm512_castsi512_ps(bits));
+}
+
+static inline v16 v16_load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline v16 v16_load_e4m3(const void *p)
+{
+    const __m256i codes = _mm256_slli_epi16(
+        _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
+    const __m256i sign = _mm256_and_si256(codes, _mm256_set1_epi16((short)0x8000));
+    const __m256i rest = _mm256_and_si256(_mm256_srli_epi16(codes, 1), _mm256_set1_epi16(0x3f80));
+    return _mm512_cvtph_ps(_mm256_or_si256(sign, rest));
+}
+
+static inline v16i v16i_set1(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+
+static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *query)
+{
+    int32_t four;
+    memcpy(&four, query, sizeof four);
+    const __m512i k = _mm512_load_si512(keys);
+    const __m512i q = _mm512_set1_epi32(four);
+#ifdef __AVX512VNNI__
+    return _mm512_dpbusd_epi32(acc, k, q);
+#else
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(k, q), _mm512_set1_epi16(1)));
+#endif
+}
+
+static inline v16 v16i_to_float(v16i a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+{
+    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i word = _mm512_load_si512(words);
+    _mm512_store_si512(low, _mm512_shuffle_epi8(table, _mm512_and_si512(word, nibble)));
+    _mm512_store_si512(high,
+                       _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble)));
+}
+
+#endif

@@ -1,0 +1,308 @@
+/* Opening backends by name, counted memory, and the public stages on plain memory. */
+#include "backend/backend.h"
+
+#include <string.h>
+
+#include "error.h"
+#include "format/format.h"
+
+#define KVF_BACKEND(symbol) extern const kvf_backend symbol;
+#include "backend/backends.def"
+#undef KVF_BACKEND
+
+static const kvf_backend *const kvf_backends[] = {
+#define KVF_BACKEND(symbol) &symbol,
+#include "backend/backends.def"
+#undef KVF_BACKEND
+};
+
+const kvf_backend *kvf_backend_get(uint32_t i)
+{
+    return i < sizeof kvf_backends / sizeof kvf_backends[0] ? kvf_backends[i] : NULL;
+}
+
+const char *kvf_backend_name(uint32_t i)
+{
+    const kvf_backend *backend = kvf_backend_get(i);
+    return backend ? backend->name : NULL;
+}
+
+/* "cpu, ref" */
+static void list_backends(char *text, size_t text_bytes)
+{
+    text[0] = '\0';
+    for (uint32_t i = 0; kvf_backend_get(i); i++) {
+        if (i)
+            strncat(text, ", ", text_bytes - strlen(text) - 1);
+        strncat(text, kvf_backend_get(i)->name, text_bytes - strlen(text) - 1);
+    }
+}
+
+kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
+{
+    static const kvf_device_options defaults = {0};
+    if (!device)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_device_open: device is NULL");
+    *device = NULL;
+    if (!options)
+        options = &defaults;
+    const kvf_backend *backend = kvf_backend_get(0);
+    if (options->backend) {
+        uint32_t i = 0;
+        while ((backend = kvf_backend_get(i)) && strcmp(backend->name, options->backend) != 0)
+            i++;
+    }
+    if (!backend) {
+        char names[128];
+        list_backends(names, sizeof names);
+        return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s",
+                        options->backend, names);
+    }
+    const kvf_status status = backend->open(options, device, error);
+    return status == KVF_OK ? kvf_ok(error) : status;
+}
+
+void kvf_device_close(kvf_device *device)
+{
+    if (device)
+        device->backend->close(device);
+}
+
+const char *kvf_device_backend_name(const kvf_device *device)
+{
+    return device->backend->name;
+}
+
+const char *kvf_device_isa_name(const kvf_device *device)
+{
+    return device->isa;
+}
+
+uint32_t kvf_device_n_threads(const kvf_device *device)
+{
+    return device->n_threads;
+}
+
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes)
+{
+    void *memory = device->backend->alloc(device, bytes);
+    if (memory) {
+        device->live_bytes[klass] += bytes;
+        if (device->live_bytes[klass] > device->peak_bytes[klass])
+            device->peak_bytes[klass] = device->live_bytes[klass];
+    }
+    return memory;
+}
+
+void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes)
+{
+    if (!memory)
+        return;
+    device->live_bytes[klass] -= bytes;
+    device->backend->release(device, memory, bytes);
+}
+
+/* ---- Public stages: arguments are checked here, once, for all backends ------- */
+
+static kvf_status check_rows(const kvf_rows *rows, uint32_t width, const char *what,
+                             kvf_error *error)
+{
+    const size_t row_bytes = kvf_format_row_bytes(rows->format, rows->width);
+    if (rows->width != width || row_bytes == 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: no format %d in width %u; width %u is needed",
+                        what, (int)rows->format, rows->width, width);
+    if (rows->page_rows == 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: page_rows is 0", what);
+    if (rows->n_rows == 0 || rows->pages)
+        return KVF_OK;
+    const size_t page_bytes = kvf_format_page_bytes(rows->format, rows->width, rows->page_rows);
+    if (!rows->base || page_bytes == 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: neither pages nor base is given", what);
+    if (rows->n_rows > rows->page_rows && rows->page_stride_bytes < page_bytes)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%s: page_stride_bytes is %zu; a page of %u rows has %zu bytes", what,
+                        rows->page_stride_bytes, rows->page_rows, page_bytes);
+    return KVF_OK;
+}
+
+static kvf_status check_workspace(size_t needed, const void *workspace, size_t given,
+                                  const char *what, kvf_error *error)
+{
+    if (given < needed || (needed && !workspace) || (uintptr_t)workspace % 64)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%s: workspace has %zu bytes; %zu are needed, 64-byte aligned", what, given,
+                        needed);
+    return KVF_OK;
+}
+
+kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
+{
+    const uint32_t width = args->out.width == KVF_INDEX_WIDTH ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH;
+    const kvf_grid row_grid = width == KVF_INDEX_WIDTH ? KVF_GRID_FP4 : KVF_GRID_FP8;
+    kvf_status status = check_rows(&args->out, width, "kvf_pack: out", error);
+    if (status != KVF_OK)
+        return status;
+    if (args->n_rows && (!args->rows || args->stride < width))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: rows is NULL or stride %zu < %u",
+                        args->stride, width);
+    const kvf_grid contained = kvf_format_get(args->out.format)->grid;
+    if ((args->grid != KVF_GRID_NONE && args->grid != row_grid) ||
+        (contained != KVF_GRID_NONE && args->grid != contained))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_pack: grid %d does not fit format %s in width %u", (int)args->grid,
+                        kvf_format_name(args->out.format), width);
+    if (args->hadamard && width != KVF_INDEX_WIDTH)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: hadamard needs width 128, not %u",
+                        width);
+    if (args->n_rows > args->out.n_rows)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: %llu rows into a view of %llu",
+                        (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
+    args->inexact_rows = 0;
+    status = device->backend->pack(device, args);
+    if (status == KVF_OK)
+        return kvf_ok(error);
+    return kvf_fail(error, status, "kvf_pack: row %llu, dimension %u: %s",
+                    (unsigned long long)args->bad_row, args->bad_dim, kvf_status_string(status));
+}
+
+kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error)
+{
+    const uint32_t width = args->in.width == KVF_INDEX_WIDTH ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH;
+    const kvf_status status = check_rows(&args->in, width, "kvf_unpack: in", error);
+    if (status != KVF_OK)
+        return status;
+    if (args->n_rows && (!args->out || args->stride < width))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_unpack: out is NULL or stride %zu < %u",
+                        args->stride, width);
+    for (uint64_t i = 0; args->row_list && i < args->n_rows; i++)
+        if (args->row_list[i] < 0 || (uint64_t)args->row_list[i] >= args->in.n_rows)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "kvf_unpack: row_list[%llu] is %d; the view has %llu rows",
+                            (unsigned long long)i, args->row_list[i],
+                            (unsigned long long)args->in.n_rows);
+    if (!args->row_list &&
+        (args->first_row > args->in.n_rows || args->n_rows > args->in.n_rows - args->first_row))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_unpack: rows %llu + %llu of a view of %llu",
+                        (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
+                        (unsigned long long)args->in.n_rows);
+    device->backend->unpack(device, args);
+    return kvf_ok(error);
+}
+
+size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+{
+    return device->backend->select_workspace_bytes(device, args);
+}
+
+kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error *error)
+{
+    kvf_status status = check_rows(&args->queries, KVF_INDEX_WIDTH, "kvf_select: queries", error);
+    if (status == KVF_OK)
+        status = check_rows(&args->keys, KVF_INDEX_WIDTH, "kvf_select: keys", error);
+    if (status != KVF_OK)
+        return status;
+    if (args->n_heads == 0 || args->n_heads % 8 || args->top_k == 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_select: n_heads %u, top_k %u; heads come in eights and k is at least 1",
+                        args->n_heads, args->top_k);
+    if (args->queries.n_rows < (uint64_t)args->n_queries * args->n_heads ||
+        args->keys.n_rows > INT32_MAX)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_select: %llu query rows for %u queries of %u heads, %llu keys",
+                        (unsigned long long)args->queries.n_rows, args->n_queries, args->n_heads,
+                        (unsigned long long)args->keys.n_rows);
+    for (kvf_format_id format = args->queries.format;; format = args->keys.format) {
+        if (format != KVF_FORMAT_F32 && format != KVF_FORMAT_FP4)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "kvf_select: index rows are fp4 or f32, not %s",
+                            kvf_format_name(format));
+        if (format == args->keys.format)
+            break;
+    }
+    for (uint32_t i = 0; i < args->n_queries; i++)
+        if (args->n_visible[i] > args->keys.n_rows)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "kvf_select: n_visible[%u] is %u; there are %llu keys", i,
+                            args->n_visible[i], (unsigned long long)args->keys.n_rows);
+    status = check_workspace(device->backend->select_workspace_bytes(device, args), args->workspace,
+                             args->workspace_bytes, "kvf_select", error);
+    if (status == KVF_OK)
+        status = device->backend->select(device, args);
+    else
+        return status;
+    return status == KVF_OK ? kvf_ok(error)
+                            : kvf_fail(error, status, "kvf_select: a head weight is not finite");
+}
+
+size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+{
+    return device->backend->attend_workspace_bytes(device, args);
+}
+
+static kvf_status check_list(const kvf_attend_args *args, kvf_error *error)
+{
+    for (uint32_t i = 0; i < args->n_queries; i++) {
+        if (args->list_len[i] > args->list_stride)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "kvf_attend: list_len[%u] is %u; list_stride is %zu", i,
+                            args->list_len[i], args->list_stride);
+        const int32_t *list = args->list + i * args->list_stride;
+        for (uint32_t j = 0; j < args->list_len[i]; j++)
+            if (list[j] < -1 || (list[j] >= 0 && (uint64_t)list[j] >= args->rows.n_rows))
+                return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                                "kvf_attend: list[%u][%u] is %d; there are %llu rows", i, j, list[j],
+                                (unsigned long long)args->rows.n_rows);
+    }
+    return KVF_OK;
+}
+
+static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *error)
+{
+    kvf_status status = check_rows(&args->rows, KVF_ROW_WIDTH, "kvf_attend: rows", error);
+    if (status != KVF_OK)
+        return status;
+    const int modes = (args->list != NULL) + (args->mask_f32 != NULL) + (args->mask_f16 != NULL);
+    if (modes > 1)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_attend: %d of list, mask_f32 and mask_f16 are given; one at most", modes);
+    if (args->list)
+        return args->list_len ? check_list(args, error)
+                              : kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: no list_len");
+    if (!args->n_visible)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: n_visible is NULL");
+    for (uint32_t i = 0; i < args->n_queries; i++)
+        if (args->n_visible[i] > args->rows.n_rows ||
+            (modes && args->n_visible[i] > args->mask_stride))
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "kvf_attend: n_visible[%u] is %u; there are %llu rows, mask stride %zu",
+                            i, args->n_visible[i], (unsigned long long)args->rows.n_rows,
+                            args->mask_stride);
+    return KVF_OK;
+}
+
+kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    if (args->window_tokens)
+        status = check_rows(&args->window, KVF_ROW_WIDTH, "kvf_attend: window", error);
+    if (status == KVF_OK && args->rows.n_rows)
+        status = check_attend_rows(args, error);
+    if (status != KVF_OK)
+        return status;
+    if (args->n_heads == 0 || (args->n_queries && (!args->q || !args->out)))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: n_heads is 0, or q or out is NULL");
+    const uint64_t needed_rows = (uint64_t)args->window_tokens + args->n_queries;
+    if (args->window_tokens && args->window.n_rows < needed_rows - 1 &&
+        args->window.n_rows < args->first_token + args->n_queries)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_attend: a window ring of %llu rows; %u queries need %llu",
+                        (unsigned long long)args->window.n_rows, args->n_queries,
+                        (unsigned long long)(needed_rows - 1));
+    status = check_workspace(device->backend->attend_workspace_bytes(device, args), args->workspace,
+                             args->workspace_bytes, "kvf_attend", error);
+    if (status != KVF_OK)
+        return status;
+    device->backend->attend(device, args);
+    return kvf_ok(error);
+}

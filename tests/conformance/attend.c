@@ -1,0 +1,241 @@
+/* Conformance of attend. */
+#include "conformance.h"
+
+#include <math.h>
+
+enum mode { LIST, MASK_F32, MASK_F16, ALL_VISIBLE, WINDOW_ONLY, N_MODES };
+
+/* How large the scores are: 1e3 makes most of the exponentials 0. */
+static float pick_magnitude(uint64_t *random)
+{
+    const float magnitudes[] = {1.0f, 1.0f, 0.0f, 30.0f, 1000.0f};
+    return magnitudes[cf_pick(random, 5)];
+}
+
+static kvf_rows make_view(cf_run *run, kvf_format_id format, uint64_t n_rows)
+{
+    const cf_pattern patterns[] = {CF_NORMAL, CF_NORMAL, CF_NORMAL,
+                                   CF_TINY,   CF_SPARSE, CF_BOUNDARY};
+    kvf_rows view = cf_rows(run, format, KVF_ROW_WIDTH, n_rows);
+    const float *values =
+        cf_random_floats(run, patterns[cf_pick(&run->random, 6)], n_rows * KVF_ROW_WIDTH);
+    cf_store(&view, KVF_GRID_FP8, values);
+    return view;
+}
+
+static kvf_format_id pick_format(uint64_t *random)
+{
+    const kvf_format_id formats[] = {KVF_FORMAT_FP8_F16, KVF_FORMAT_F32, KVF_FORMAT_F16,
+                                     KVF_FORMAT_FP8_BF16};
+    return formats[cf_pick(random, 4)];
+}
+
+/* Queries, sinks and window; no rows yet. */
+static kvf_attend_args make_queries(cf_run *run, uint32_t n_rows)
+{
+    uint64_t *random = &run->random;
+    const bool large = n_rows == 1000;
+    kvf_attend_args args = {.n_queries = large ? 1 : CF_ONE_OF(random, 1, 2, 3, 5),
+                            .n_heads = large ? 3 : CF_ONE_OF(random, 1, 3, 8, 17),
+                            .scale = (float)(1.0 / sqrt(512.0))};
+    const size_t n_q = (size_t)args.n_queries * args.n_heads * KVF_ROW_WIDTH;
+    float *q = cf_random_floats(run, CF_NORMAL, n_q);
+    const float magnitude = pick_magnitude(random);
+    for (size_t i = 0; i < n_q; i++)
+        q[i] *= magnitude;
+    args.q = q;
+    if (cf_chance(random, 2)) {
+        float *sinks = cf_random_floats(run, CF_NORMAL, args.n_heads);
+        for (uint32_t h = 0; h < args.n_heads; h++)
+            sinks[h] *= 10.0f;
+        args.sinks = sinks;
+    }
+    /* At the very start, in a window that is not full, far along. */
+    args.first_token = CF_ONE_OF(random, 0, 1, 100, 126, 127, 128, 5000);
+    args.window_tokens = CF_ONE_OF(random, 1, 16, 64, 128);
+    /* A ring of exactly what is needed, or the larger one of a chunk. */
+    const uint64_t needed = args.window_tokens + args.n_queries - 1;
+    args.window = make_view(run, pick_format(random), needed + CF_ONE_OF(random, 0, 1, 64));
+    return args;
+}
+
+/* Ascending rows, each there with the given chance; -1 entries in between. */
+static void make_list(cf_run *run, kvf_attend_args *args, uint32_t one_in)
+{
+    args->list_stride = args->rows.n_rows + 8;
+    int32_t *list = cf_alloc(run, args->n_queries * args->list_stride * sizeof *list);
+    uint32_t *list_len = cf_alloc(run, args->n_queries * sizeof *list_len);
+    for (size_t i = 0; i < args->n_queries; i++) {
+        uint32_t n = 0;
+        uint32_t n_empty = 8;
+        for (uint32_t row = 0; row < args->n_visible[i]; row++) {
+            if (n_empty && cf_chance(&run->random, 16)) {
+                list[i * args->list_stride + n++] = -1;
+                n_empty--;
+            }
+            if (cf_chance(&run->random, one_in))
+                list[i * args->list_stride + n++] = (int32_t)row;
+        }
+        list_len[i] = n;
+    }
+    args->list = list;
+    args->list_len = list_len;
+}
+
+/* The masks of the list that args has. */
+static void make_masks(cf_run *run, const kvf_attend_args *args, float **mask_f32,
+                       uint16_t **mask_f16)
+{
+    const size_t n = args->n_queries * args->mask_stride;
+    *mask_f32 = cf_floats(run, n);
+    *mask_f16 = cf_alloc(run, n * sizeof **mask_f16);
+    for (size_t i = 0; i < n; i++) {
+        (*mask_f32)[i] = -INFINITY;
+        (*mask_f16)[i] = 0xFC00;
+    }
+    for (size_t i = 0; i < args->n_queries; i++) {
+        for (uint32_t j = 0; j < args->list_len[i]; j++) {
+            const int32_t row = args->list[i * args->list_stride + j];
+            if (row < 0)
+                continue;
+            (*mask_f32)[i * args->mask_stride + (size_t)row] = 0.0f;
+            (*mask_f16)[i * args->mask_stride + (size_t)row] = 0x0000;
+        }
+    }
+}
+
+static void make_rows(cf_run *run, kvf_attend_args *args, uint32_t n_rows)
+{
+    args->rows = make_view(run, pick_format(&run->random), n_rows);
+    uint32_t *n_visible = cf_alloc(run, args->n_queries * sizeof *n_visible);
+    for (uint32_t i = 0; i < args->n_queries; i++) {
+        const uint32_t some = cf_pick(&run->random, n_rows + 1);
+        n_visible[i] = CF_ONE_OF(&run->random, 0, some, n_rows, n_rows);
+    }
+    args->n_visible = n_visible;
+    args->mask_stride = n_rows + CF_ONE_OF(&run->random, 0, 0, 5);
+    make_list(run, args, CF_ONE_OF(&run->random, 1, 2, 10));
+}
+
+/* Runs and reports out; lse is no promise of bits and only has to be close. */
+static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
+{
+    const size_t n_heads = (size_t)args->n_queries * args->n_heads;
+    args->out = cf_floats(run, n_heads * KVF_ROW_WIDTH);
+    args->lse = with_lse ? cf_floats(run, n_heads) : NULL;
+    args->workspace_bytes = run->device->backend->attend_workspace_bytes(run->device, args);
+    args->workspace = cf_alloc(run, args->workspace_bytes);
+    run->device->backend->attend(run->device, args);
+    return args->out;
+}
+
+static size_t out_bytes(const kvf_attend_args *args)
+{
+    return (size_t)args->n_queries * args->n_heads * KVF_ROW_WIDTH * sizeof(float);
+}
+
+/* lse = m + ln(d): the logarithm to 2 u, the sum rounded once, a side. */
+static void report_lse(cf_run *run, const kvf_attend_args *args)
+{
+    const size_t n = (size_t)args->n_queries * args->n_heads;
+    double *bounds = cf_alloc(run, n * sizeof *bounds);
+    for (size_t i = 0; i < n; i++) {
+        const double size = fabs((double)args->lse[i]);
+        bounds[i] = 8.0 * CF_U * (size + 8.0); /* ln(d) is at most ln(1200) = 7.1 */
+    }
+    cf_report_close(run, "lse", args->lse, bounds, n);
+}
+
+static void keep_mode(cf_run *run, kvf_attend_args *args, enum mode mode)
+{
+    float *mask_f32;
+    uint16_t *mask_f16;
+    make_masks(run, args, &mask_f32, &mask_f16);
+    if (mode != LIST)
+        args->list = NULL;
+    if (mode == MASK_F32)
+        args->mask_f32 = mask_f32;
+    if (mode == MASK_F16)
+        args->mask_f16 = mask_f16;
+    if (mode == WINDOW_ONLY) {
+        args->rows = (kvf_rows){.format = KVF_FORMAT_F32, .width = KVF_ROW_WIDTH, .page_rows = 64};
+        args->n_visible = NULL;
+    }
+}
+
+static void run_attend(cf_run *run)
+{
+    const uint32_t n_rows = cf_n_rows(run->index);
+    const enum mode mode = (enum mode)(run->index / CF_N_SIZES % N_MODES);
+    kvf_attend_args args = make_queries(run, n_rows);
+    make_rows(run, &args, n_rows);
+    keep_mode(run, &args, mode);
+    /* Without a window: rows alone, or nothing at all. */
+    if (cf_chance(&run->random, 8))
+        args.window_tokens = 0;
+    const float *out = attend_into(run, &args, cf_chance(&run->random, 2));
+    cf_report(run, "out", out, out_bytes(&args));
+    /* Where there is nothing to attend, lse is -infinity: bits, not a distance. */
+    if (args.lse && args.window_tokens > 0)
+        report_lse(run, &args);
+}
+
+static bool has_attend(const kvf_backend *backend)
+{
+    return backend->attend != NULL;
+}
+
+const cf_operation cf_attend = {"attend", "bit-identical", CF_N_SIZES *N_MODES * 4, has_attend,
+                                run_attend};
+
+/* A copy of a view's rows in another format. */
+static kvf_rows convert(cf_run *run, const kvf_rows *view, kvf_format_id format)
+{
+    float *values = cf_floats(run, view->n_rows * KVF_ROW_WIDTH);
+    const kvf_unpack_args unpack = {
+        .in = *view, .n_rows = view->n_rows, .out = values, .stride = KVF_ROW_WIDTH};
+    run->device->backend->unpack(run->device, &unpack);
+    kvf_rows converted = cf_rows(run, format, KVF_ROW_WIDTH, view->n_rows);
+    cf_store(&converted, KVF_GRID_NONE, values);
+    return converted;
+}
+
+/* One set of values: list, both masks, and f32 for FP8 rows, all with the same bits. */
+static void run_attend_forms(cf_run *run)
+{
+    const uint32_t n_rows = cf_n_rows(run->index);
+    kvf_attend_args args = make_queries(run, n_rows);
+    make_rows(run, &args, n_rows);
+    const float *expected = attend_into(run, &args, false);
+    cf_report(run, "out", expected, out_bytes(&args));
+
+    float *mask_f32;
+    uint16_t *mask_f16;
+    make_masks(run, &args, &mask_f32, &mask_f16);
+    const kvf_rows rows = args.rows;
+    const kvf_rows window = args.window;
+    const kvf_rows rows_f32 = convert(run, &rows, KVF_FORMAT_F32);
+    const kvf_rows window_f32 = convert(run, &window, KVF_FORMAT_F32);
+    const int32_t *list = args.list;
+    for (uint32_t form = 0; form < 6; form++) {
+        const bool plain = form >= 3;
+        args.rows = plain ? rows_f32 : rows;
+        args.window = plain ? window_f32 : window;
+        args.list = form % 3 == 0 ? list : NULL;
+        args.mask_f32 = form % 3 == 1 ? mask_f32 : NULL;
+        args.mask_f16 = form % 3 == 2 ? mask_f16 : NULL;
+        const float *out = attend_into(run, &args, false);
+        if (memcmp(out, expected, out_bytes(&args)) != 0)
+            fail_msg("case %u: %s rows by %s differ from the packed ones by list", run->index,
+                     plain ? "f32" : "packed",
+                     args.list ? "list" : (args.mask_f32 ? "mask_f32" : "mask_f16"));
+    }
+}
+
+static bool has_attend_forms(const kvf_backend *backend)
+{
+    return backend->attend != NULL && backend->unpack != NULL;
+}
+
+const cf_operation cf_attend_forms = {"attend forms", "bit-identical", CF_N_SIZES * 4,
+                                      has_attend_forms, run_attend_forms};

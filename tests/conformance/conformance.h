@@ -1,0 +1,153 @@
+/*
+ * The conformance suite: each operation of backend.h, on every backend and ISA of
+ * this machine, against the reference backend.
+ *
+ * A case is a function that builds its input from a random sequence, runs one
+ * operation on the device it is given and reports what came out. It runs once on
+ * the reference and once on each device under test, from the same seed; the reports
+ * are then compared: bit for bit, or within bounds that the case derives. Every
+ * block of memory is followed and preceded by guard bytes.
+ */
+#ifndef KVF_TEST_CONFORMANCE_H
+#define KVF_TEST_CONFORMANCE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/backend.h"
+
+/* Unit roundoff of f32: one operation errs by at most this, relatively. */
+#define CF_U 0x1p-24
+
+/* ---- One run of one case ----------------------------------------------------- */
+
+struct cf_block {
+    uint8_t *start; /* guard, data, guard */
+    size_t bytes;   /* of the data */
+};
+
+/* One reported result. Close ones are followed by n doubles: the bounds. */
+struct cf_segment {
+    const char *what;
+    size_t offset;
+    size_t bytes;
+    bool close;
+};
+
+typedef struct cf_run {
+    kvf_device *device;
+    uint32_t index;  /* number of the case */
+    uint64_t random; /* the case's sequence */
+    struct cf_block *blocks;
+    size_t n_blocks;
+    struct cf_segment *segments;
+    size_t n_segments;
+    uint8_t *results;
+    size_t results_bytes;
+} cf_run;
+
+typedef struct cf_operation {
+    const char *name;
+    const char *promise; /* what comparing means: "bit-identical" */
+    uint32_t n_cases;
+    bool (*exists)(const kvf_backend *backend);
+    void (*run)(cf_run *run);
+} cf_operation;
+
+void cf_begin(cf_run *run, kvf_device *device, const cf_operation *operation, uint32_t index);
+/* Fails the test if a guard byte has changed; releases everything. */
+void cf_end(cf_run *run);
+/* Fails the test where `got` differs from `expected` by more than was promised. */
+void cf_compare(const cf_operation *operation, const cf_run *expected, const cf_run *got);
+
+/* Device memory of the run, 64-byte aligned, every byte CF_FILL, a NaN as floats. */
+#define CF_FILL 0xFF
+void *cf_alloc(cf_run *run, size_t bytes);
+float *cf_floats(cf_run *run, size_t n);
+
+/* Reports bytes that must be equal, and floats that may differ by bounds[i]. */
+void cf_report(cf_run *run, const char *what, const void *data, size_t bytes);
+void cf_report_status(cf_run *run, kvf_status status);
+void cf_report_close(cf_run *run, const char *what, const float *values, const double *bounds,
+                     size_t n);
+
+/* ---- Random input ------------------------------------------------------------ */
+
+typedef enum cf_pattern {
+    CF_NORMAL,   /* around 1 in size */
+    CF_WIDE,     /* exponents from 2^-20 to 2^20 */
+    CF_TINY,     /* subnormals and their neighbours */
+    CF_LARGE,    /* up to the largest f32 */
+    CF_SPARSE,   /* mostly zeros of both signs */
+    CF_BOUNDARY, /* one bit around a power of two times 1, 1.5, 1.75 */
+    CF_CONSTANT, /* one value throughout */
+    CF_PATTERN_COUNT
+} cf_pattern;
+
+uint64_t cf_random(uint64_t *state);
+/* 0 .. n - 1 */
+uint32_t cf_pick(uint64_t *state, uint32_t n);
+bool cf_chance(uint64_t *state, uint32_t one_in);
+/* [-1, 1) */
+float cf_unit(uint64_t *state);
+void cf_values(uint64_t *state, cf_pattern pattern, float *values, size_t n);
+/* Device memory of the run with n such values. */
+float *cf_random_floats(cf_run *run, cf_pattern pattern, size_t n);
+/* Cosines and sines of n positions. */
+kvf_rope_table cf_rope_table(cf_run *run, uint64_t n);
+
+/* Element of an array literal: CF_ONE_OF(&random, 1, 2, 3). */
+#define CF_ONE_OF(state, ...)                                                                      \
+    (((const uint32_t[]){__VA_ARGS__})[cf_pick((state), sizeof((const uint32_t[]){__VA_ARGS__}) /  \
+                                                            sizeof(uint32_t))])
+
+/* Numbers of rows around vector and page boundaries; i is taken modulo their number. */
+#define CF_N_SIZES 9
+uint32_t cf_n_rows(uint32_t i);
+
+/* ---- Views ------------------------------------------------------------------- */
+
+/* A view of n_rows rows in random pages: both ways of addressing, several page_rows. */
+kvf_rows cf_rows(cf_run *run, kvf_format_id format, uint32_t width, uint64_t n_rows);
+/* Stores values[n_rows][width] in rows 0 .. n_rows by the reference. */
+void cf_store(const kvf_rows *view, kvf_grid grid, const float *values);
+void cf_report_rows(cf_run *run, const kvf_rows *view);
+uint64_t cf_rows_checksum(const kvf_rows *view);
+/* Fails unless no byte of the view was written yet. */
+void cf_assert_untouched(const kvf_rows *view);
+/* The grid of a row width. */
+kvf_grid cf_grid(uint32_t width);
+
+/* ---- The operations ---------------------------------------------------------- */
+
+extern const cf_operation cf_embed, cf_matmul, cf_norm, cf_rope, cf_unmix;
+extern const cf_operation cf_mix, cf_route, cf_experts;
+extern const cf_operation cf_pack, cf_unpack, cf_compress;
+extern const cf_operation cf_score, cf_score_plain, cf_select, cf_mask;
+extern const cf_operation cf_attend, cf_attend_forms;
+
+/* ---- The reference itself ------------------------------------------------------ */
+
+/*
+ * Against formulas in double precision, written from the specification without the
+ * reference's code: what the other backends are held to has to be right itself.
+ * test_ref.c: device, dense layers, pack. test_ref_stages.c: compress, select, attend.
+ * Both return the number of failed tests.
+ */
+int cf_run_reference_tests(void);
+int cf_run_reference_stage_tests(void);
+
+/* A run on the reference, for its own tests. */
+void cf_begin_reference(cf_run *run, uint32_t seed);
+/* Fails the test unless got is within tolerance of expected; a NaN is not. */
+void cf_assert_close(const char *what, size_t i, float got, double expected, double tolerance);
+
+#endif

@@ -1,0 +1,184 @@
+/*
+ * Runs the conformance suite.
+ *     test_conformance                             every backend, every ISA there is
+ *     test_conformance --backend cpu --isa avx2    that one; an error if it is not there
+ */
+#include "conformance.h"
+
+#include "backend/ref/ref.h"
+
+static const cf_operation *const operations[] = {
+    &cf_embed,       &cf_matmul,  &cf_norm, &cf_rope,   &cf_mix,          &cf_unmix,
+    &cf_route,       &cf_experts, &cf_pack, &cf_unpack, &cf_compress,     &cf_score,
+    &cf_score_plain, &cf_select,  &cf_mask, &cf_attend, &cf_attend_forms,
+};
+#define N_OPERATIONS (sizeof operations / sizeof operations[0])
+
+/* Every ISA name that a device may have; those that cannot be opened are left out. */
+static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon"};
+#define N_ISAS (sizeof isas / sizeof isas[0])
+
+/* One backend and ISA, with one thread and, where that makes a difference, with two. */
+struct target {
+    char name[64]; /* "cpu/avx2" */
+    kvf_device *devices[2];
+    uint32_t n_devices;
+};
+
+struct job {
+    char name[96]; /* "attend is bit-identical on cpu/avx2" */
+    const cf_operation *operation;
+    const struct target *target;
+    const char *isa; /* that was asked for; NULL: any */
+    kvf_device *reference;
+};
+
+static void run_case(const struct job *job, uint32_t index)
+{
+    cf_run expected;
+    cf_begin(&expected, job->reference, job->operation, index);
+    job->operation->run(&expected);
+    for (uint32_t d = 0; d < job->target->n_devices; d++) {
+        cf_run got;
+        cf_begin(&got, job->target->devices[d], job->operation, index);
+        job->operation->run(&got);
+        cf_compare(job->operation, &expected, &got);
+        cf_end(&got);
+    }
+    cf_end(&expected);
+}
+
+/* Fails the running test unless what was forced is what runs. */
+static void check_isa(const struct target *target, const char *isa)
+{
+    const char *opened = kvf_device_isa_name(target->devices[0]);
+    if (isa && strcmp(isa, opened) != 0)
+        fail_msg("asked for ISA %s, got %s", isa, opened);
+}
+
+static void run_job(void **state)
+{
+    const struct job *job = *state;
+    const cf_operation *operation = job->operation;
+    check_isa(job->target, job->isa);
+    if (!operation->exists(job->target->devices[0]->backend)) {
+        printf("%-12s %-16s not implemented\n", operation->name, job->target->name);
+        skip();
+    }
+    for (uint32_t i = 0; i < operation->n_cases; i++)
+        run_case(job, i);
+    printf("%-12s %-16s %4u cases  %s\n", operation->name, job->target->name, operation->n_cases,
+           operation->promise);
+}
+
+static void close_target(const struct target *target)
+{
+    for (uint32_t d = 0; d < target->n_devices; d++)
+        kvf_device_close(target->devices[d]);
+}
+
+static kvf_status open_target(struct target *target, const char *backend, const char *isa,
+                              kvf_error *error)
+{
+    *target = (struct target){0};
+    for (uint32_t threads = 1; threads <= 2; threads++) {
+        const kvf_device_options options = {backend, isa, threads};
+        kvf_device *device = NULL;
+        const kvf_status status = kvf_device_open(&options, &device, error);
+        if (status != KVF_OK) {
+            close_target(target);
+            return status;
+        }
+        if (kvf_device_n_threads(device) != threads) {
+            kvf_device_close(device);
+            break; /* one thread is all that this backend has */
+        }
+        target->devices[target->n_devices++] = device;
+    }
+    snprintf(target->name, sizeof target->name, "%s/%s",
+             kvf_device_backend_name(target->devices[0]), kvf_device_isa_name(target->devices[0]));
+    return KVF_OK;
+}
+
+/* All operations on one target, as one cmocka group. Returns the failures. */
+static int run_target(const struct target *target, const char *isa, kvf_device *reference)
+{
+    struct job jobs[N_OPERATIONS];
+    struct CMUnitTest tests[N_OPERATIONS];
+    for (size_t i = 0; i < N_OPERATIONS; i++) {
+        jobs[i] = (struct job){"", operations[i], target, isa, reference};
+        snprintf(jobs[i].name, sizeof jobs[i].name, "%s is %s on %s", operations[i]->name,
+                 operations[i]->promise, target->name);
+        tests[i] = (struct CMUnitTest){jobs[i].name, run_job, NULL, NULL, &jobs[i]};
+    }
+    return _cmocka_run_group_tests(target->name, tests, N_OPERATIONS, NULL, NULL);
+}
+
+/* Every ISA of a backend that this machine has; it must have one. */
+static int run_backend(const char *backend, kvf_device *reference)
+{
+    int n_failures = 0;
+    uint32_t n_targets = 0;
+    kvf_error error;
+    for (size_t i = 0; i < N_ISAS; i++) {
+        struct target target;
+        const kvf_status status = open_target(&target, backend, isas[i], &error);
+        if (status == KVF_UNSUPPORTED)
+            continue;
+        if (status != KVF_OK) {
+            fprintf(stderr, "%s\n", error.message);
+            return n_failures + 1;
+        }
+        n_failures += run_target(&target, isas[i], reference);
+        close_target(&target);
+        n_targets++;
+    }
+    if (n_targets == 0) {
+        fprintf(stderr, "backend %s: nothing could be run: %s\n", backend, error.message);
+        return n_failures + 1;
+    }
+    return n_failures;
+}
+
+static int run_forced(const char *backend, const char *isa, kvf_device *reference)
+{
+    struct target target;
+    kvf_error error;
+    if (open_target(&target, backend, isa, &error) != KVF_OK) {
+        fprintf(stderr, "%s\n", error.message);
+        return 1;
+    }
+    const int n_failures = run_target(&target, isa, reference);
+    close_target(&target);
+    return n_failures;
+}
+
+int main(int argc, char **argv)
+{
+    const char *backend = NULL;
+    const char *isa = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
+            backend = argv[++i];
+        } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
+            isa = argv[++i];
+        } else {
+            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME]\n", argv[0]);
+            return EXIT_FAILURE;
+        }
+    }
+
+    kvf_device *reference;
+    if (kvf_backend_ref.open(&(kvf_device_options){0}, &reference, NULL) != KVF_OK)
+        return EXIT_FAILURE;
+    int n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
+    if (isa)
+        n_failures += run_forced(backend, isa, reference);
+    else if (backend)
+        n_failures += run_backend(backend, reference);
+    else
+        for (uint32_t i = 0; kvf_backend_name(i); i++)
+            n_failures += run_backend(kvf_backend_name(i), reference);
+    kvf_device_close(reference);
+    return n_failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}
