@@ -1,0 +1,78 @@
+/*
+ * How many rows, pages and state slots a layer of a session has. Used by the plan
+ * (which predicts) and by the session (which allocates), so that both count alike.
+ */
+#ifndef KVF_CACHE_LAYOUT_H
+#define KVF_CACHE_LAYOUT_H
+
+#include "kvfold.h"
+
+/* Token ids are stored in blocks of this many, so that the array moves rarely. */
+#define KVF_TOKEN_BLOCK 4096
+#define KVF_DEFAULT_CHUNK_TOKENS 4096
+#define KVF_MAX_CHUNK_TOKENS 65536
+
+/* The session's fixed part as a snapshot stores it; row counts follow, one a layer. */
+typedef struct __attribute__((packed)) kvf_session_header {
+    char magic[8]; /* "kvfold\0\0" */
+    uint32_t version;
+    uint32_t profile;
+    uint32_t n_layers;
+    uint32_t vocab;
+    uint64_t n_tokens;
+    uint64_t max_tokens;
+    uint64_t model_fingerprint; /* 0: not computed */
+    uint32_t flags;             /* bit 0: grid off */
+} kvf_session_header;
+_Static_assert(sizeof(kvf_session_header) == 52, "docs/FORMAT.md 8 counts 52 bytes");
+
+typedef struct kvf_row_counts {
+    uint32_t rows;
+    uint32_t index_rows;
+} kvf_row_counts;
+_Static_assert(sizeof(kvf_row_counts) == 8, "docs/FORMAT.md 8 counts 8 bytes a layer");
+
+/* Row counts are u32 and lists i32; 2^31 / 1 token a row bounds any context. */
+#define KVF_MAX_CONTEXT_TOKENS ((uint64_t)1 << 31)
+
+static inline uint64_t kvf_ceil_div(uint64_t a, uint64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+/* Parts of a compressor: Ca and Cb with overlap. */
+static inline uint32_t kvf_layer_parts(kvf_layer layer)
+{
+    return layer.kind == KVF_LAYER_CSA ? 2 : 1;
+}
+
+/* Compressed rows after n_tokens. */
+static inline uint64_t kvf_layer_rows(kvf_layer layer, uint64_t n_tokens)
+{
+    return layer.kind == KVF_LAYER_WINDOW ? 0 : n_tokens / layer.ratio;
+}
+
+static inline uint64_t kvf_layer_index_rows(kvf_layer layer, uint64_t n_tokens)
+{
+    return layer.kind == KVF_LAYER_CSA ? n_tokens / layer.ratio : 0;
+}
+
+/* Token slots of the compressor's state ring (docs/FORMAT.md 9.3). */
+static inline uint32_t kvf_layer_slots(kvf_layer layer)
+{
+    return layer.kind == KVF_LAYER_WINDOW ? 0 : layer.ratio * kvf_layer_parts(layer);
+}
+
+/* Floats of a compressor's state for rows of that width: [slots][kv, gate][parts * width]. */
+static inline uint64_t kvf_layer_state_floats(kvf_layer layer, uint32_t width)
+{
+    return (uint64_t)kvf_layer_slots(layer) * 2 * kvf_layer_parts(layer) * width;
+}
+
+/* Rows of the scratch ring that a chunk's window rows and those before it lie in. */
+static inline uint64_t kvf_chunk_window_rows(uint32_t window_tokens, uint32_t chunk_tokens)
+{
+    return kvf_ceil_div((uint64_t)window_tokens + chunk_tokens, KVF_PAGE_ROWS) * KVF_PAGE_ROWS;
+}
+
+#endif

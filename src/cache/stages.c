@@ -1,0 +1,315 @@
+/*
+ * The stages of one layer inside a chunk: append (compress and pack), select,
+ * attend. Each calls the backend with views of the session's pages.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "cache/session.h"
+#include "error.h"
+#include "format/format.h"
+
+static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_error *error)
+{
+    if (session->failed)
+        return kvf_fail(error, KVF_SESSION_FAILED,
+                        "an append failed inside a chunk; open a new session");
+    if (session->chunk_tokens == 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
+    if (layer >= session->geometry.n_layers)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u; the model has %u", layer,
+                        session->geometry.n_layers);
+    return KVF_OK;
+}
+
+/* ---- append: compress, pack -------------------------------------------------- */
+
+static kvf_rows ring_view(const kvf_session *session, uint32_t layer)
+{
+    const kvf_paged_rows *ring = &session->layers[layer].window;
+    /* The ring's second page is not there before token 64; no row of it is used yet. */
+    const uint64_t n_rows = ring->n_pages * KVF_PAGE_ROWS;
+    return kvf_paged_rows_view(ring, n_rows);
+}
+
+static kvf_rows chunk_window_view(const kvf_session *session)
+{
+    const kvf_format_id format = session->profile->window_format;
+    return (kvf_rows){
+        .format = format,
+        .width = KVF_ROW_WIDTH,
+        .page_rows = KVF_PAGE_ROWS,
+        .n_rows = session->size.window_rows,
+        .base = session->scratch.window,
+        .page_stride_bytes = kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
+}
+
+/*
+ * Copies the pages that hold the tokens before the chunk from the ring to the
+ * chunk's window. Both rings are whole pages, so a token has the same row inside
+ * its page in both, and whole pages can be copied; rows of other tokens that come
+ * along are outside every window or overwritten by the chunk.
+ */
+static void copy_window_before(kvf_session *session, uint32_t layer)
+{
+    const uint64_t first = session->header->n_tokens;
+    const uint64_t window = session->geometry.window_tokens;
+    if (first == 0)
+        return;
+    const uint64_t oldest = first >= window ? first - window + 1 : 0;
+    const kvf_paged_rows *ring = &session->layers[layer].window;
+    const size_t page_bytes = kvf_format_page_bytes(ring->format, ring->width, KVF_PAGE_ROWS);
+    for (uint64_t block = oldest / KVF_PAGE_ROWS; block <= (first - 1) / KVF_PAGE_ROWS; block++)
+        memcpy(session->scratch.window +
+                   block % (session->size.window_rows / KVF_PAGE_ROWS) * page_bytes,
+               ring->pages[block % (window / KVF_PAGE_ROWS)], page_bytes);
+}
+
+/* Packs the last n_rows of the chunk's window rows, into the chunk's window or the ring. */
+static kvf_status pack_window(kvf_session *session, const float *window, uint32_t n_rows,
+                              kvf_rows out, kvf_pack_args *args)
+{
+    const uint32_t skipped = session->chunk_tokens - n_rows;
+    *args = (kvf_pack_args){.rows = window + (size_t)skipped * KVF_ROW_WIDTH,
+                            .stride = KVF_ROW_WIDTH,
+                            .n_rows = n_rows,
+                            .grid = session->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
+                            .out = out,
+                            .first_row = session->header->n_tokens + skipped};
+    return session->device->backend->pack(session->device, args);
+}
+
+static kvf_status compress(kvf_session *session, uint32_t layer, const kvf_append_args *args,
+                           bool index, kvf_compress_args *out)
+{
+    const kvf_layer kind = session->geometry.layers[layer];
+    const kvf_grid grid = index ? KVF_GRID_FP4 : KVF_GRID_FP8;
+    *out = (kvf_compress_args){
+        .width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH,
+        .ratio = kind.ratio,
+        .overlap = kind.kind == KVF_LAYER_CSA,
+        .first_token = session->header->n_tokens,
+        .n = session->chunk_tokens,
+        .input = index ? args->index : args->rows,
+        .rope = args->row_rope,
+        .state = index ? session->layers[layer].index_state : session->layers[layer].row_state,
+        .hadamard = index && !session->options.grid_off,
+        .grid = session->options.grid_off ? KVF_GRID_NONE : grid,
+        .out = index ? kvf_session_index_rows(session, layer) : kvf_session_rows(session, layer)};
+    return session->device->backend->compress(session->device, out);
+}
+
+/* An append that failed after earlier layers of the same chunk went on. */
+static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status status,
+                              const char *what, uint64_t row, uint32_t dim, kvf_error *error)
+{
+    session->failed = session->chunk_tokens > 1;
+    session->chunk_tokens = 0;
+    return kvf_fail(error, status, "layer %u, %s row %llu, dimension %u: %s", layer, what,
+                    (unsigned long long)row, dim, kvf_status_string(status));
+}
+
+kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_append_args *args,
+                              kvf_error *error)
+{
+    kvf_status status = check_chunk(session, layer, error);
+    if (status != KVF_OK)
+        return status;
+    const kvf_layer_kind kind = session->geometry.layers[layer].kind;
+    const uint32_t n = session->chunk_tokens;
+    const uint32_t window = session->geometry.window_tokens;
+    kvf_pack_args packed;
+    if (n > 1) {
+        copy_window_before(session, layer);
+        status = pack_window(session, args->window, n, chunk_window_view(session), &packed);
+        if (status != KVF_OK)
+            return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim, error);
+    }
+    kvf_compress_args rows = {0};
+    kvf_compress_args index = {0};
+    if (kind != KVF_LAYER_WINDOW)
+        status = compress(session, layer, args, false, &rows);
+    if (status != KVF_OK)
+        return fail_append(session, layer, status, "compressed", rows.bad_row, rows.bad_dim, error);
+    if (kind == KVF_LAYER_CSA)
+        status = compress(session, layer, args, true, &index);
+    if (status != KVF_OK)
+        return fail_append(session, layer, status, "index", index.bad_row, index.bad_dim, error);
+    /* The ring comes last: what it loses is needed until the rows above are in. */
+    const uint32_t kept = n < window ? n : window;
+    status = pack_window(session, args->window, kept, ring_view(session, layer), &packed);
+    if (status != KVF_OK)
+        return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim, error);
+    session->inexact_rows += rows.inexact_rows + index.inexact_rows;
+    return kvf_ok(error);
+}
+
+/* ---- select ------------------------------------------------------------------ */
+
+static void fill_visible(kvf_session *session, uint32_t ratio)
+{
+    for (uint32_t i = 0; i < session->chunk_tokens; i++)
+        session->scratch.visible[i] = (uint32_t)((session->header->n_tokens + i + 1) / ratio);
+}
+
+/*
+ * Index queries to the grid: packed codes in the profile without a mask, f32 values
+ * in place where index rows are f32.
+ */
+static kvf_status pack_queries(kvf_session *session, float *index_q, kvf_rows *queries,
+                               kvf_error *error, uint32_t layer)
+{
+    const uint32_t n_heads = session->geometry.n_index_heads;
+    const kvf_format_id format = session->profile->index_format;
+    *queries = (kvf_rows){
+        .format = format,
+        .width = KVF_INDEX_WIDTH,
+        .page_rows = n_heads,
+        .n_rows = (uint64_t)session->chunk_tokens * n_heads,
+        .base = format == KVF_FORMAT_F32 ? (void *)index_q : (void *)session->scratch.queries,
+        .page_stride_bytes = kvf_format_page_bytes(format, KVF_INDEX_WIDTH, n_heads)};
+    if (session->options.grid_off)
+        return KVF_OK;
+    kvf_pack_args args = {.rows = index_q,
+                          .stride = KVF_INDEX_WIDTH,
+                          .n_rows = queries->n_rows,
+                          .grid = KVF_GRID_FP4,
+                          .hadamard = true,
+                          .out = *queries};
+    const kvf_status status = session->device->backend->pack(session->device, &args);
+    if (status != KVF_OK)
+        return kvf_fail(error, status, "layer %u, index query of token %llu, head %u, dimension %u: %s",
+                        layer, (unsigned long long)(session->header->n_tokens + args.bad_row / n_heads),
+                        (uint32_t)(args.bad_row % n_heads), args.bad_dim, kvf_status_string(status));
+    return KVF_OK;
+}
+
+/* The masked profiles: scores by tiles of queries, then each tile's part of the mask. */
+static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *select)
+{
+    const kvf_backend *backend = session->device->backend;
+    const uint64_t stride = session->size.select_rows;
+    const uint32_t tile = session->options.score_tile_tokens;
+    for (uint32_t first = 0; first < select->n_queries; first += tile) {
+        const uint32_t n = select->n_queries - first < tile ? select->n_queries - first : tile;
+        const kvf_score_args score = {.select = select,
+                                      .first_query = first,
+                                      .n_queries = n,
+                                      .n_rows = select->keys.n_rows,
+                                      .scores = session->scratch.scores,
+                                      .stride = stride};
+        const kvf_status status = backend->score(session->device, &score);
+        if (status != KVF_OK)
+            return status;
+        kvf_mask_args mask = {.n_queries = n,
+                              .top_k = select->top_k,
+                              .n_rows = select->keys.n_rows,
+                              .scores = session->scratch.scores,
+                              .score_stride = stride,
+                              .n_visible = select->n_visible + first,
+                              .mask_stride = stride};
+        if (session->profile->mask == KVF_MASK_F32)
+            mask.mask_f32 = (float *)session->scratch.mask + first * stride;
+        else
+            mask.mask_f16 = (uint16_t *)session->scratch.mask + first * stride;
+        backend->mask(session->device, &mask);
+    }
+    return KVF_OK;
+}
+
+kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index_q,
+                              const float *head_weights, kvf_error *error)
+{
+    kvf_status status = check_chunk(session, layer, error);
+    if (status != KVF_OK)
+        return status;
+    if (session->geometry.layers[layer].kind != KVF_LAYER_CSA)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u does not select", layer);
+    kvf_select_args args = {.n_queries = session->chunk_tokens,
+                            .n_heads = session->geometry.n_index_heads,
+                            .top_k = session->geometry.top_k,
+                            .head_weights = head_weights,
+                            .keys = kvf_session_index_rows(session, layer),
+                            .n_visible = session->scratch.visible,
+                            .list = session->scratch.list,
+                            .list_len = session->scratch.list_len,
+                            .workspace = session->scratch.select_workspace,
+                            .workspace_bytes = session->size.select_bytes};
+    status = pack_queries(session, index_q, &args.queries, error, layer);
+    if (status == KVF_OK) {
+        fill_visible(session, session->geometry.layers[layer].ratio);
+        status = session->profile->mask == KVF_MASK_NONE
+                     ? session->device->backend->select(session->device, &args)
+                     : select_by_mask(session, &args);
+        if (status != KVF_OK)
+            kvf_fail(error, status, "layer %u: an index head weight is not finite", layer);
+    }
+    if (status != KVF_OK) {
+        session->failed = session->chunk_tokens > 1;
+        session->chunk_tokens = 0;
+        return status;
+    }
+    return kvf_ok(error);
+}
+
+uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list)
+{
+    const uint32_t top_k = session->geometry.top_k;
+    if (session->profile->mask == KVF_MASK_NONE) {
+        const uint32_t n = session->scratch.list_len[query];
+        memcpy(list, session->scratch.list + (size_t)query * top_k, n * sizeof *list);
+        return n;
+    }
+    const uint64_t offset = query * session->size.select_rows;
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < session->scratch.visible[query] && n < top_k; row++) {
+        const bool selected = session->profile->mask == KVF_MASK_F32
+                                  ? ((const float *)session->scratch.mask)[offset + row] == 0.0f
+                                  : ((const uint16_t *)session->scratch.mask)[offset + row] == 0;
+        if (selected)
+            list[n++] = (int32_t)row;
+    }
+    return n;
+}
+
+/* ---- attend ------------------------------------------------------------------ */
+
+kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
+                              const float *sinks, float *out, kvf_error *error)
+{
+    const kvf_status status = check_chunk(session, layer, error);
+    if (status != KVF_OK)
+        return status;
+    const kvf_layer kind = session->geometry.layers[layer];
+    kvf_attend_args args = {
+        .n_queries = session->chunk_tokens,
+        .n_heads = session->geometry.n_heads,
+        .q = q,
+        .sinks = sinks,
+        .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
+        .first_token = session->header->n_tokens,
+        .window_tokens = session->geometry.window_tokens,
+        .window = session->chunk_tokens > 1 ? chunk_window_view(session) : ring_view(session, layer),
+        .n_visible = session->scratch.visible,
+        .out = out,
+        .workspace = session->scratch.attend_workspace,
+        .workspace_bytes = session->size.attend_bytes};
+    if (kind.kind != KVF_LAYER_WINDOW) {
+        args.rows = kvf_session_rows(session, layer);
+        fill_visible(session, kind.ratio);
+    }
+    if (kind.kind == KVF_LAYER_CSA) {
+        args.mask_stride = session->size.select_rows;
+        args.list_stride = session->geometry.top_k;
+        if (session->profile->mask == KVF_MASK_F32) {
+            args.mask_f32 = session->scratch.mask;
+        } else if (session->profile->mask == KVF_MASK_F16) {
+            args.mask_f16 = session->scratch.mask;
+        } else {
+            args.list = session->scratch.list;
+            args.list_len = session->scratch.list_len;
+        }
+    }
+    session->device->backend->attend(session->device, &args);
+    return kvf_ok(error);
+}
