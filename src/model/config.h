@@ -1,0 +1,59 @@
+/*
+ * config.json of a DeepSeek-V4 checkpoint, in both key styles: the transformers
+ * library's (layer_types, mlp_layer_types, compress_rates, rope_parameters) and the
+ * original one (compress_ratios, n_hash_layers, rope_scaling).
+ */
+#ifndef KVF_MODEL_CONFIG_H
+#define KVF_MODEL_CONFIG_H
+
+#include "kvfold.h"
+
+typedef struct kvf_rope_config {
+    double theta;
+    bool yarn;
+    double factor; /* the rest is YaRN's */
+    double beta_fast;
+    double beta_slow;
+    double original_max_tokens;
+} kvf_rope_config;
+
+typedef struct kvf_model_config {
+    kvf_geometry geometry;
+    uint32_t hidden;
+    uint32_t q_rank;       /* q_lora_rank */
+    uint32_t n_out_groups; /* o_groups */
+    uint32_t out_rank;     /* o_lora_rank, a group */
+    uint32_t n_streams;    /* hc_mult */
+    uint32_t sinkhorn_rounds;
+    float hc_eps;
+    float norm_eps;
+    uint32_t n_experts;
+    uint32_t n_experts_used;
+    uint32_t n_shared_experts;
+    uint32_t expert_ffn; /* moe_intermediate_size */
+    float swiglu_limit;  /* 0: no limit */
+    float routed_scaling;
+    bool norm_top_k;
+    bool tied_embeddings; /* the output head is the embedding */
+    bool hash_routed[KVF_MAX_LAYERS];
+    kvf_rope_config rope_window;   /* window-only layers */
+    kvf_rope_config rope_compress; /* all others */
+    int32_t bos_token;             /* -1: none */
+    int32_t eos_tokens[8];
+    uint32_t n_eos_tokens;
+} kvf_model_config;
+
+/*
+ * Reads DIR/config.json (and eos ids of DIR/generation_config.json where it is
+ * there). Missing, absurd or contradictory values are KVF_FILE_FORMAT with the
+ * file, the key, the value and what would be right; an architecture, scoring
+ * function, rope type or quantisation_config that is not read yet is
+ * KVF_UNSUPPORTED and named. Nothing to free.
+ */
+kvf_status kvf_config_load(const char *dir, kvf_model_config *config, kvf_error *error);
+
+/* The same for text in memory; `where` names it in messages. */
+kvf_status kvf_config_parse(const char *json, size_t json_bytes, const char *where,
+                            kvf_model_config *config, kvf_error *error);
+
+#endif

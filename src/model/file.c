@@ -1,0 +1,135 @@
+#include "model/file.h"
+
+#include "error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(size_t) == 8, "checkpoints are mapped whole: 64-bit addresses needed");
+
+static kvf_status fail_errno(const char *path, kvf_error *error)
+{
+    kvf_status status = errno == ENOENT || errno == ENOTDIR ? KVF_FILE_NOT_FOUND : KVF_FILE_IO;
+    return kvf_fail(error, status, "%s: %s", kvf_printable(path).text, strerror(errno));
+}
+
+static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *file, kvf_error *error)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return fail_errno(path, error);
+    if (!S_ISREG(info.st_mode))
+        return kvf_fail(error, KVF_FILE_IO, "%s: is %s; a regular file was expected",
+                        kvf_printable(path).text,
+                        S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+    if (info.st_size == 0)
+        return KVF_OK;
+    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED)
+        return fail_errno(path, error);
+    file->data = data;
+    file->bytes = (size_t)info.st_size;
+    return KVF_OK;
+}
+
+kvf_status kvf_file_map(const char *path, kvf_file *file, kvf_error *error)
+{
+    *file = (kvf_file){0};
+    /* O_NONBLOCK: a pipe in place of a file is refused, not waited for. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0)
+        return fail_errno(path, error);
+    kvf_status status = map_descriptor(path, descriptor, file, error);
+    close(descriptor);
+    return status;
+}
+
+void kvf_file_unmap(kvf_file *file)
+{
+    if (file->data)
+        munmap((void *)(uintptr_t)file->data, file->bytes);
+    *file = (kvf_file){0};
+}
+
+char *kvf_path_join(const char *dir, const char *name)
+{
+    size_t dir_bytes = strlen(dir);
+    size_t name_bytes = strlen(name) + 1;
+    char *path = malloc(dir_bytes + 1 + name_bytes);
+    if (!path)
+        return NULL;
+    memcpy(path, dir, dir_bytes);
+    path[dir_bytes] = '/';
+    memcpy(path + dir_bytes + 1, name, name_bytes);
+    return path;
+}
+
+size_t kvf_utf8_bytes(const char *text, size_t bytes)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    if (bytes == 0)
+        return 0;
+    if (c[0] < 0x80)
+        return 1;
+    size_t n = c[0] >= 0xF0 ? 4 : c[0] >= 0xE0 ? 3 : 2;
+    if (c[0] < 0xC2 || c[0] > 0xF4 || n > bytes)
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((c[i] & 0xC0) != 0x80)
+            return 0;
+    if ((c[0] == 0xE0 && c[1] < 0xA0) || (c[0] == 0xF0 && c[1] < 0x90)) /* overlong */
+        return 0;
+    if ((c[0] == 0xED && c[1] > 0x9F) || (c[0] == 0xF4 && c[1] > 0x8F)) /* surrogate, too high */
+        return 0;
+    return n;
+}
+
+/* Copies the characters of text[0..bytes) that fit into out; returns the bytes written. */
+static size_t copy_printable(char *out, size_t capacity, const char *text, size_t bytes)
+{
+    size_t used = 0;
+    for (size_t at = 0; at < bytes;) {
+        size_t n = kvf_utf8_bytes(text + at, bytes - at);
+        const unsigned char *c = (const unsigned char *)text + at;
+        /* C0 controls, DEL, and the C1 controls U+0080 .. U+009F */
+        bool plain = n > 0 && c[0] >= 0x20 && c[0] != 0x7F && !(c[0] == 0xC2 && c[1] < 0xA0);
+        size_t wanted = plain ? n : 1;
+        if (used + wanted > capacity)
+            break;
+        if (plain)
+            memcpy(out + used, c, n);
+        else
+            out[used] = '?';
+        used += wanted;
+        at += n > 0 ? n : 1;
+    }
+    return used;
+}
+
+kvf_printed kvf_printable(const char *text)
+{
+    kvf_printed printed;
+    const char dots[] = "...";
+    const size_t room = sizeof printed.text - 1;
+    const size_t half = (room - strlen(dots)) / 2;
+    size_t bytes = strlen(text);
+    size_t used = 0;
+    if (bytes <= room) {
+        used = copy_printable(printed.text, room, text, bytes);
+    } else {
+        const char *tail = text + bytes - half;
+        while (((unsigned char)*tail & 0xC0) == 0x80) /* start at a character */
+            tail++;
+        used = copy_printable(printed.text, half, text, bytes);
+        memcpy(printed.text + used, dots, strlen(dots));
+        used += strlen(dots);
+        used += copy_printable(printed.text + used, half, tail, strlen(tail));
+    }
+    printed.text[used] = '\0';
+    return printed;
+}

@@ -1,0 +1,446 @@
+/*
+ * The forward pass: one chunk of tokens through every layer, read from top to
+ * bottom. Prefill and decode are the same code; decode is a chunk of one.
+ *
+ * Method: DeepSeek-V4 (technical report and reference inference code, 2026), with
+ * the semantics checked against the goldens in tests/model.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+#include "model/activations.h"
+#include "model/model.h"
+#include "model/rope.h"
+
+struct kvf_forward {
+    uint32_t chunk_tokens;
+    float *buffers[KVF_ACT_COUNT];
+    uint64_t bytes[KVF_ACT_COUNT];
+    float window_frequencies[KVF_ROPE_PAIRS];
+    float compress_frequencies[KVF_ROPE_PAIRS];
+};
+
+/* One chunk on its way through the layers. */
+typedef struct chunk {
+    kvf_model *model;
+    kvf_session *session;
+    const kvf_backend *backend;
+    kvf_device *device;
+    const kvf_model_config *config;
+    float **act; /* by kvf_activation_id */
+    const int32_t *tokens;
+    uint32_t n;
+    uint64_t first; /* position of the chunk's first token */
+    kvf_error *error;
+} chunk;
+
+/* ---- Small steps ------------------------------------------------------------- */
+
+static void observe(const chunk *c, const char *name, uint32_t layer, const void *values, uint64_t width)
+{
+    if (c->model->observe)
+        c->model->observe(c->model->observe_user, name, layer, values, c->n, width);
+}
+
+/* out[n][weight.rows] = in[n][weight.cols] * weight^T, both dense. */
+static void matmul(const chunk *c, kvf_matrix weight, const float *in, float *out)
+{
+    const kvf_matmul_args args = {.n = c->n,
+                                  .weight = weight,
+                                  .in = in,
+                                  .in_stride = weight.cols,
+                                  .out = out,
+                                  .out_stride = weight.rows};
+    c->backend->matmul(c->device, &args);
+}
+
+/* RMS norm in place over n_rows rows of width values. */
+static void norm(const chunk *c, float *values, uint64_t n_rows, uint32_t width, const float *weight)
+{
+    const kvf_norm_args args = {.n = n_rows,
+                                .width = width,
+                                .in = values,
+                                .in_stride = width,
+                                .out = values,
+                                .out_stride = width,
+                                .weight = weight,
+                                .eps = c->config->norm_eps};
+    c->backend->norm(c->device, &args);
+}
+
+static void rope(const chunk *c, float *values, uint32_t heads, uint32_t width, kvf_rope_table table,
+                 bool inverse)
+{
+    const kvf_rope_args args = {.n = c->n,
+                                .heads = heads,
+                                .width = width,
+                                .values = values,
+                                .table = table,
+                                .inverse = inverse};
+    c->backend->rope(c->device, &args);
+}
+
+/* ---- Rope tables of the chunk ------------------------------------------------ */
+
+typedef enum rope_id { ROPE_WINDOW, ROPE_COMPRESS, ROPE_CSA_ROWS, ROPE_HCA_ROWS } rope_id;
+
+static kvf_rope_table rope_table(const chunk *c, rope_id id)
+{
+    const size_t table = (size_t)(c->model->forward->chunk_tokens + 1) * KVF_ROPE_PAIRS;
+    float *cosines = c->act[KVF_ACT_ROPE] + 2 * (size_t)id * table;
+    return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
+}
+
+static void fill_rope(const chunk *c, rope_id id, const float *frequencies, uint64_t first,
+                      uint64_t step, uint32_t n)
+{
+    const kvf_rope_table table = rope_table(c, id);
+    kvf_rope_fill(frequencies, first, step, n, (float *)table.cosines, (float *)table.sines);
+}
+
+/* Tokens at their positions; a compressed row at the position of its first token. */
+static void fill_rope_tables(const chunk *c)
+{
+    const struct kvf_forward *forward = c->model->forward;
+    fill_rope(c, ROPE_WINDOW, forward->window_frequencies, c->first, 1, c->n);
+    fill_rope(c, ROPE_COMPRESS, forward->compress_frequencies, c->first, 1, c->n);
+    for (int kind = KVF_LAYER_CSA; kind <= KVF_LAYER_HCA; kind++) {
+        uint32_t ratio = 0;
+        for (uint32_t i = 0; i < c->config->geometry.n_layers && ratio == 0; i++)
+            if (c->config->geometry.layers[i].kind == (kvf_layer_kind)kind)
+                ratio = c->config->geometry.layers[i].ratio;
+        if (ratio == 0)
+            continue;
+        const uint64_t row = c->first / ratio;
+        const uint32_t n_rows = (uint32_t)((c->first + c->n) / ratio - row);
+        fill_rope(c, kind == KVF_LAYER_CSA ? ROPE_CSA_ROWS : ROPE_HCA_ROWS,
+                  forward->compress_frequencies, row * ratio, ratio, n_rows);
+    }
+}
+
+/* ---- Hyper-connections -------------------------------------------------------- */
+
+/* Streams to the sublayer's input; post and comb are kept for unmix. */
+static void mix(const chunk *c, kvf_mix_weights weights, uint32_t sinkhorn_rounds, float *out)
+{
+    const kvf_mix_args args = {.n = c->n,
+                               .hidden = c->config->hidden,
+                               .n_streams = c->config->n_streams,
+                               .sinkhorn_rounds = sinkhorn_rounds,
+                               .norm_eps = c->config->norm_eps,
+                               .eps = c->config->hc_eps,
+                               .streams = c->act[KVF_ACT_STREAMS],
+                               .weights = weights,
+                               .mix = c->act[KVF_ACT_MIX],
+                               .out = out,
+                               .post = c->act[KVF_ACT_POST],
+                               .comb = c->act[KVF_ACT_COMB]};
+    c->backend->mix(c->device, &args);
+}
+
+/* The sublayer's output back into the streams. */
+static void unmix(const chunk *c)
+{
+    const kvf_unmix_args args = {.n = c->n,
+                                 .hidden = c->config->hidden,
+                                 .n_streams = c->config->n_streams,
+                                 .sublayer = c->act[KVF_ACT_OUTPUT],
+                                 .post = c->act[KVF_ACT_POST],
+                                 .comb = c->act[KVF_ACT_COMB],
+                                 .streams = c->act[KVF_ACT_STREAMS]};
+    c->backend->unmix(c->device, &args);
+}
+
+/* ---- Attention ------------------------------------------------------------------ */
+
+/* Queries: low rank, norm, heads, norm of each head without weight, rope. */
+static void make_queries(const chunk *c, const kvf_layer_weights *w, kvf_rope_table table)
+{
+    const uint32_t n_heads = c->config->geometry.n_heads;
+    matmul(c, w->wq_a, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_QUERY_RANK]);
+    norm(c, c->act[KVF_ACT_QUERY_RANK], c->n, c->config->q_rank, w->q_norm);
+    matmul(c, w->wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_QUERY]);
+    norm(c, c->act[KVF_ACT_QUERY], (uint64_t)c->n * n_heads, KVF_ROW_WIDTH, NULL);
+    rope(c, c->act[KVF_ACT_QUERY], n_heads, KVF_ROW_WIDTH, table, false);
+}
+
+/* compress and pack: the chunk's window rows, compressed rows and index rows. */
+static kvf_status append_rows(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
+                              kvf_rope_table table)
+{
+    const kvf_layer_kind kind = c->config->geometry.layers[layer].kind;
+    matmul(c, w->wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_WINDOW]);
+    norm(c, c->act[KVF_ACT_WINDOW], c->n, KVF_ROW_WIDTH, w->kv_norm);
+    rope(c, c->act[KVF_ACT_WINDOW], 1, KVF_ROW_WIDTH, table, false);
+    observe(c, "window_row", layer, c->act[KVF_ACT_WINDOW], KVF_ROW_WIDTH);
+    kvf_append_args args = {.window = c->act[KVF_ACT_WINDOW]};
+    if (kind != KVF_LAYER_WINDOW) {
+        matmul(c, w->rows.wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROW_KV]);
+        matmul(c, w->rows.wgate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROW_GATE]);
+        args.rows = (kvf_compressor_input){.kv = c->act[KVF_ACT_ROW_KV],
+                                           .gate = c->act[KVF_ACT_ROW_GATE],
+                                           .position_bias = w->rows.ape,
+                                           .norm_weight = w->rows.norm,
+                                           .norm_eps = c->config->norm_eps};
+        args.row_rope = rope_table(c, kind == KVF_LAYER_CSA ? ROPE_CSA_ROWS : ROPE_HCA_ROWS);
+    }
+    if (kind == KVF_LAYER_CSA) {
+        matmul(c, w->index.wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_KV]);
+        matmul(c, w->index.wgate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_GATE]);
+        args.index = (kvf_compressor_input){.kv = c->act[KVF_ACT_INDEX_KV],
+                                            .gate = c->act[KVF_ACT_INDEX_GATE],
+                                            .position_bias = w->index.ape,
+                                            .norm_weight = w->index.norm,
+                                            .norm_eps = c->config->norm_eps};
+    }
+    return kvf_session_append(c->session, layer, &args, c->error);
+}
+
+/* select: index queries from the same low rank, weights of the heads from the input. */
+static kvf_status select_rows(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
+                              kvf_rope_table table)
+{
+    const uint32_t n_heads = c->config->geometry.n_index_heads;
+    matmul(c, w->index_wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_INDEX_QUERY]);
+    rope(c, c->act[KVF_ACT_INDEX_QUERY], n_heads, KVF_INDEX_WIDTH, table, false);
+    matmul(c, w->index_weights, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_WEIGHTS]);
+    observe(c, "index_query", layer, c->act[KVF_ACT_INDEX_QUERY], (uint64_t)n_heads * KVF_INDEX_WIDTH);
+    observe(c, "index_weights", layer, c->act[KVF_ACT_INDEX_WEIGHTS], n_heads);
+    const kvf_status status = kvf_session_select(c->session, layer, c->act[KVF_ACT_INDEX_QUERY],
+                                                 c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
+    if (status == KVF_OK)
+        observe(c, "selected", layer, c->session, 0);
+    return status;
+}
+
+/* The grouped output projection: each group of heads to its rank, all ranks to hidden. */
+static void project_output(const chunk *c, const kvf_layer_weights *w)
+{
+    const uint32_t groups = c->config->n_out_groups;
+    const uint32_t rank = c->config->out_rank;
+    const uint32_t group_width = c->config->geometry.n_heads / groups * KVF_ROW_WIDTH;
+    for (uint32_t g = 0; g < groups; g++) {
+        const kvf_matmul_args args = {
+            .n = c->n,
+            .weight = {w->wo_a.data + (size_t)g * rank * group_width, rank, group_width},
+            .in = c->act[KVF_ACT_ATTENDED] + (size_t)g * group_width,
+            .in_stride = (size_t)groups * group_width,
+            .out = c->act[KVF_ACT_GROUPS] + (size_t)g * rank,
+            .out_stride = (size_t)groups * rank};
+        c->backend->matmul(c->device, &args);
+    }
+    matmul(c, w->wo_b, c->act[KVF_ACT_GROUPS], c->act[KVF_ACT_OUTPUT]);
+}
+
+static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
+{
+    const kvf_layer_kind kind = c->config->geometry.layers[layer].kind;
+    const kvf_rope_table table = rope_table(c, kind == KVF_LAYER_WINDOW ? ROPE_WINDOW : ROPE_COMPRESS);
+    make_queries(c, w, table);
+    kvf_status status = append_rows(c, layer, w, table);
+    if (status == KVF_OK && kind == KVF_LAYER_CSA)
+        status = select_rows(c, layer, w, table);
+    if (status == KVF_OK)
+        status = kvf_session_attend(c->session, layer, c->act[KVF_ACT_QUERY], w->sinks,
+                                    c->act[KVF_ACT_ATTENDED], c->error);
+    if (status != KVF_OK)
+        return status;
+    rope(c, c->act[KVF_ACT_ATTENDED], c->config->geometry.n_heads, KVF_ROW_WIDTH, table, true);
+    project_output(c, w);
+    observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
+    return KVF_OK;
+}
+
+/* ---- Experts -------------------------------------------------------------------- */
+
+static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
+{
+    const kvf_model_config *config = c->config;
+    matmul(c, w->gate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROUTER]);
+    const kvf_route_args route = {.n = c->n,
+                                  .n_experts = config->n_experts,
+                                  .top_k = config->n_experts_used,
+                                  .logits = c->act[KVF_ACT_ROUTER],
+                                  .bias = w->gate_bias,
+                                  .token_map = w->token_map,
+                                  .tokens = c->tokens,
+                                  .scaling = config->routed_scaling,
+                                  .normalise = config->norm_top_k,
+                                  .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
+                                  .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
+    c->backend->route(c->device, &route);
+    observe(c, "experts", layer, route.experts, route.top_k);
+    observe(c, "expert_weights", layer, route.weights, route.top_k);
+    const kvf_experts_args experts = {.n = c->n,
+                                      .hidden = config->hidden,
+                                      .ffn = config->expert_ffn,
+                                      .shared_ffn = w->shared.w1.rows,
+                                      .n_experts = config->n_experts,
+                                      .top_k = config->n_experts_used,
+                                      .limit = config->swiglu_limit,
+                                      .in = c->act[KVF_ACT_INPUT],
+                                      .experts = route.experts,
+                                      .weights = route.weights,
+                                      .routed = w->routed,
+                                      .shared = w->shared,
+                                      .out = c->act[KVF_ACT_OUTPUT],
+                                      .workspace = c->act[KVF_ACT_EXPERT_WORK]};
+    c->backend->experts(c->device, &experts);
+    observe(c, "ffn_out", layer, c->act[KVF_ACT_OUTPUT], config->hidden);
+}
+
+/* ---- The layers ------------------------------------------------------------------ */
+
+static kvf_status run_layer(const chunk *c, uint32_t layer)
+{
+    const kvf_layer_weights *w = &c->model->weights.layers[layer];
+    const kvf_model_config *config = c->config;
+    mix(c, w->hc_attn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
+    norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->attn_norm);
+    const kvf_status status = attention(c, layer, w);
+    if (status != KVF_OK)
+        return status;
+    unmix(c);
+    mix(c, w->hc_ffn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
+    norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->ffn_norm);
+    feed_forward(c, layer, w);
+    unmix(c);
+    observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS], (uint64_t)config->n_streams * config->hidden);
+    return KVF_OK;
+}
+
+/* Head: streams to one, norm, logits of all tokens or of the last. */
+static void make_logits(const chunk *c, float *all_logits)
+{
+    const kvf_model_config *config = c->config;
+    const kvf_matrix head = c->model->weights.head;
+    float *input = c->act[KVF_ACT_LOGIT_INPUT];
+    mix(c, c->model->weights.hc_head, 0, input);
+    norm(c, input, c->n, config->hidden, c->model->weights.norm);
+    kvf_matmul_args args = {.n = c->n,
+                            .weight = head,
+                            .in = input,
+                            .in_stride = head.cols,
+                            .out = all_logits,
+                            .out_stride = head.rows};
+    if (all_logits) {
+        c->backend->matmul(c->device, &args);
+        memcpy(kvf_session_logits(c->session), all_logits + (size_t)(c->n - 1) * head.rows,
+               head.rows * sizeof *all_logits);
+        return;
+    }
+    args.n = 1;
+    args.in = input + (size_t)(c->n - 1) * head.cols;
+    args.out = kvf_session_logits(c->session);
+    c->backend->matmul(c->device, &args);
+}
+
+kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens, uint32_t n,
+                             float *all_logits, kvf_error *error)
+{
+    if (n > model->forward->chunk_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "a chunk of %u tokens; this model was loaded for up to %u", n,
+                        model->forward->chunk_tokens);
+    const chunk c = {.model = model,
+                     .session = session,
+                     .backend = model->device->backend,
+                     .device = model->device,
+                     .config = &model->config,
+                     .act = model->forward->buffers,
+                     .tokens = tokens,
+                     .n = n,
+                     .first = kvf_session_n_tokens(session),
+                     .error = error};
+    kvf_status status = kvf_session_begin(session, tokens, n, error);
+    if (status != KVF_OK)
+        return status;
+    fill_rope_tables(&c);
+    const kvf_embed_args embed = {.n = n,
+                                  .n_streams = model->config.n_streams,
+                                  .tokens = tokens,
+                                  .table = model->weights.embed,
+                                  .streams = c.act[KVF_ACT_STREAMS]};
+    c.backend->embed(c.device, &embed);
+    for (uint32_t layer = 0; layer < model->config.geometry.n_layers; layer++) {
+        status = run_layer(&c, layer);
+        if (status != KVF_OK)
+            return status;
+    }
+    make_logits(&c, all_logits);
+    return kvf_session_commit(session, error);
+}
+
+/* ---- Loading ------------------------------------------------------------------- */
+
+static void close_forward(kvf_model *model)
+{
+    struct kvf_forward *forward = model->forward;
+    for (int i = 0; forward && i < KVF_ACT_COUNT; i++)
+        kvf_device_release(model->device, KVF_MEMORY_ACTIVATION, forward->buffers[i], forward->bytes[i]);
+    free(forward);
+    model->forward = NULL;
+}
+
+static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
+{
+    struct kvf_forward *forward = calloc(1, sizeof *forward);
+    if (!forward)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
+    model->forward = forward;
+    forward->chunk_tokens = chunk_tokens;
+    kvf_rope_frequencies(&model->config.rope_window, forward->window_frequencies);
+    kvf_rope_frequencies(&model->config.rope_compress, forward->compress_frequencies);
+    kvf_activation activations[KVF_ACT_COUNT];
+    kvf_activation_shapes(&model->config, chunk_tokens, activations);
+    for (int i = 0; i < KVF_ACT_COUNT; i++) {
+        forward->bytes[i] = kvf_activation_bytes(&activations[i]);
+        forward->buffers[i] = kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION, forward->bytes[i]);
+        if (!forward->buffers[i])
+            return kvf_fail(error, KVF_OUT_OF_MEMORY,
+                            "no memory for activations (%s, %llu bytes) of chunks of %u tokens; "
+                            "a smaller chunk needs less",
+                            activations[i].name, (unsigned long long)forward->bytes[i], chunk_tokens);
+    }
+    return KVF_OK;
+}
+
+kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens, kvf_model **out,
+                          kvf_error *error)
+{
+    *out = NULL;
+    if (chunk_tokens == 0 || chunk_tokens > 65536)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
+                        chunk_tokens);
+    kvf_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
+    model->device = device;
+    kvf_status status = kvf_config_load(dir, &model->config, error);
+    if (status == KVF_OK)
+        status = kvf_weights_load(device, &model->config, dir, &model->weights, error);
+    if (status == KVF_OK)
+        status = open_forward(model, chunk_tokens, error);
+    if (status != KVF_OK) {
+        kvf_model_free(model);
+        return status;
+    }
+    *out = model;
+    return kvf_ok(error);
+}
+
+void kvf_model_free(kvf_model *model)
+{
+    if (!model)
+        return;
+    close_forward(model);
+    kvf_weights_free(&model->weights);
+    free(model);
+}
+
+kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *options,
+                                  kvf_session **session, kvf_error *error)
+{
+    return kvf_session_open(model->device, &model->config.geometry, options, session, error);
+}

@@ -1,0 +1,56 @@
+/*
+ * The model: a loaded checkpoint on a device, and the forward pass of a session.
+ * Written once against backend.h and the session functions of kvfold.h.
+ */
+#ifndef KVF_MODEL_MODEL_H
+#define KVF_MODEL_MODEL_H
+
+#include "model/config.h"
+#include "model/weights.h"
+
+/*
+ * Called with named intermediate values of a forward pass (tests, debugging):
+ * "hidden" [n][streams][hidden] after a layer, "attn_out" and "ffn_out" [n][hidden],
+ * "row_input" .. ; values live until the callback returns.
+ */
+typedef void kvf_observe_fn(void *user, const char *name, uint32_t layer, const void *values,
+                            uint64_t n, uint64_t width);
+
+typedef struct kvf_model {
+    kvf_device *device; /* not owned */
+    kvf_model_config config;
+    kvf_weights weights;
+    struct kvf_forward *forward; /* activations, owned */
+    kvf_observe_fn *observe;     /* NULL: nothing is observed */
+    void *observe_user;
+} kvf_model;
+
+/* Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. */
+kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
+                          kvf_model **model, kvf_error *error);
+void kvf_model_free(kvf_model *model);
+
+/* Opens a session of this model's geometry. */
+kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *options,
+                                  kvf_session **session, kvf_error *error);
+
+/*
+ * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
+ * token are left in kvf_session_logits(); where all_logits is not NULL it receives
+ * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT.
+ */
+kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
+                             uint32_t n, float *all_logits, kvf_error *error);
+
+/*
+ * Activations of the dense layers for chunks of chunk_tokens, as plan buffers of
+ * class KVF_MEMORY_ACTIVATION. Writes at most capacity of them (buffers may be
+ * NULL), returns how many there are.
+ */
+uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_tokens,
+                               kvf_plan_buffer *buffers, uint32_t capacity);
+
+/* Bytes of weights on the device (f32) for a config; the files' own are not counted. */
+uint64_t kvf_model_weight_bytes(const kvf_model_config *config);
+
+#endif
