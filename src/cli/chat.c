@@ -1,0 +1,151 @@
+#include "cli/chat.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/interrupt.h"
+#include "cli/message.h"
+#include "cli/units.h"
+#include "model/tokenizer.h"
+
+static const char chat_help[] =
+    "Every line is a turn; it is appended to the text so far, and the model goes on.\n"
+    "  /help   this\n"
+    "  /stats  what the session holds\n"
+    "  /reset  forget everything\n"
+    "  /quit   leave (also Ctrl-D, or Ctrl-C at the prompt)\n"
+    "Ctrl-C during an answer ends the answer and keeps the session.\n";
+
+/* What is held or shown already, and so comes before the next turn. */
+static uint64_t tokens_so_far(const cli_generator *generator)
+{
+    return kvf_session_n_tokens(generator->session) + (generator->pending >= 0);
+}
+
+static void print_stats(const cli_generator *generator)
+{
+    char held[CLI_NUMBER_BYTES];
+    char context[CLI_NUMBER_BYTES];
+    char cache[CLI_NUMBER_BYTES];
+    char allocated[CLI_NUMBER_BYTES];
+    char scratch[CLI_NUMBER_BYTES];
+    const kvf_device *device = generator->engine->device;
+    printf("%s on %s/%s: %s of %s tokens, cache %s (%s allocated), scratch %s\n",
+           kvf_profile_get(generator->engine->options->profile)->name,
+           kvf_device_backend_name(device), kvf_device_isa_name(device),
+           cli_format_count(tokens_so_far(generator), held),
+           cli_format_count(generator->context_tokens, context),
+           cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
+           cli_format_bytes(kvf_session_allocated_bytes(generator->session), allocated),
+           cli_format_bytes(kvf_session_scratch_bytes(generator->session), scratch));
+}
+
+/* A turn that does not fit is refused before anything is changed. */
+static bool fits(const cli_generator *generator, uint64_t n_tokens)
+{
+    const uint64_t held = tokens_so_far(generator);
+    if (n_tokens <= generator->context_tokens - held)
+        return true;
+    char held_text[CLI_NUMBER_BYTES];
+    char context[CLI_NUMBER_BYTES];
+    char needed[CLI_NUMBER_BYTES];
+    cli_error("run",
+              "the context is full: %s of %s tokens are held and this turn needs %s; "
+              "/reset starts anew",
+              cli_format_count(held, held_text),
+              cli_format_count(generator->context_tokens, context),
+              cli_format_count(n_tokens, needed));
+    return false;
+}
+
+/* Ends the answer's line, whatever the model ended it with. */
+static void finish_line(void)
+{
+    putchar('\n');
+    fflush(stdout);
+}
+
+/*
+ * One turn. The first begins with BOS; later ones with a line break, since the
+ * answer before them ended somewhere in a line.
+ */
+static int answer_turn(cli_generator *generator, const char *text, size_t text_bytes)
+{
+    const kvf_model_config *config = &generator->engine->config;
+    const bool first = tokens_so_far(generator) == 0;
+    int32_t *tokens = malloc((text_bytes + 1) * sizeof *tokens);
+    if (!tokens)
+        return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
+    size_t n_tokens = 0;
+    if (!first)
+        n_tokens = kvf_tokenize(config, "\n", 1, false, tokens);
+    n_tokens += kvf_tokenize(config, text, text_bytes, first, tokens + n_tokens);
+    int status = CLI_EXIT_OK;
+    if (n_tokens > 0 && fits(generator, n_tokens)) {
+        cli_answer answer;
+        status = cli_generate(generator, tokens, n_tokens, true, &answer);
+        finish_line();
+        if (status == CLI_EXIT_OK)
+            cli_answer_summarise(generator, &answer);
+        cli_interrupt_clear();
+    }
+    free(tokens);
+    return status;
+}
+
+/* Runs "/command". Returns false when it is time to leave. */
+static bool run_slash_command(cli_generator *generator, const char *line, int *status)
+{
+    if (strcmp(line, "/quit") == 0)
+        return false;
+    if (strcmp(line, "/help") == 0)
+        fputs(chat_help, stdout);
+    else if (strcmp(line, "/stats") == 0)
+        print_stats(generator);
+    else if (strcmp(line, "/reset") == 0)
+        *status = cli_generator_reset(generator);
+    else
+        printf("unknown command %s; there are /help, /stats, /reset and /quit\n", line);
+    return *status == CLI_EXIT_OK;
+}
+
+/* A line without its line break into *line; its length, or -1 at the end or on Ctrl-C. */
+static ssize_t read_line(char **line, size_t *line_bytes)
+{
+    if (isatty(STDIN_FILENO)) {
+        fputs("> ", stdout);
+        fflush(stdout);
+    }
+    ssize_t length = getline(line, line_bytes, stdin);
+    if (length > 0 && (*line)[length - 1] == '\n')
+        (*line)[--length] = '\0';
+    return length;
+}
+
+int cli_chat(cli_generator *generator, const cli_text *first)
+{
+    char *line = NULL;
+    size_t line_bytes = 0;
+    ssize_t length = 0;
+    int status = CLI_EXIT_OK;
+    const bool terminal = isatty(STDIN_FILENO) == 1;
+    if (terminal)
+        fputs("/help lists the commands.\n", stdout);
+    if (first)
+        status = answer_turn(generator, first->data, first->bytes);
+    while (status == CLI_EXIT_OK && (length = read_line(&line, &line_bytes)) >= 0) {
+        if (line[0] == '/') {
+            if (!run_slash_command(generator, line, &status))
+                break;
+        } else if (length > 0) {
+            status = answer_turn(generator, line, (size_t)length);
+        }
+    }
+    if (terminal && length < 0)
+        finish_line(); /* the prompt's line is still open */
+    free(line);
+    return status;
+}

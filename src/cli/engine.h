@@ -1,0 +1,38 @@
+/* The device, the model and its sessions, as every command but plan needs them. */
+#ifndef KVF_CLI_ENGINE_H
+#define KVF_CLI_ENGINE_H
+
+#include "cli/options.h"
+#include "model/model.h"
+
+typedef struct cli_engine {
+    const cli_options *options;
+    kvf_device *device;
+    kvf_model_config config;
+    kvf_model *model;
+} cli_engine;
+
+/* All of these return 0, or print why not and return the exit status. */
+
+/* Reads the config and opens the device; nothing large is read or allocated yet. */
+int cli_engine_open(const cli_options *options, cli_engine *engine);
+void cli_engine_close(cli_engine *engine);
+
+/*
+ * Refuses a session that this machine's memory cannot hold: plan, activations,
+ * weights and extra_bytes of the command's own. Names what would fit.
+ */
+int cli_engine_check_memory(const cli_engine *engine, kvf_profile_id profile,
+                            uint64_t context_tokens, uint64_t extra_bytes);
+
+/* Loads the weights for sessions of up to that context. */
+int cli_engine_load(cli_engine *engine, uint64_t context_tokens);
+
+int cli_engine_open_session(cli_engine *engine, kvf_profile_id profile, uint64_t context_tokens,
+                            kvf_session **session);
+
+/* Reports what a library function said about a session of this profile and context. */
+int cli_engine_error(const cli_engine *engine, const kvf_error *error, kvf_profile_id profile,
+                     uint64_t context_tokens);
+
+#endif

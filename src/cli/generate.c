@@ -1,0 +1,226 @@
+#include "cli/generate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/clock.h"
+#include "cli/interrupt.h"
+#include "cli/message.h"
+#include "cli/progress.h"
+#include "cli/units.h"
+#include "model/tokenizer.h"
+
+static kvf_profile_id profile_of(const cli_generator *generator)
+{
+    return generator->engine->options->profile;
+}
+
+static uint32_t vocab_of(const cli_generator *generator)
+{
+    return generator->engine->config.geometry.vocab;
+}
+
+int cli_generator_open(cli_engine *engine, uint64_t context_tokens, cli_generator *generator)
+{
+    const cli_options *options = engine->options;
+    memset(generator, 0, sizeof *generator);
+    generator->engine = engine;
+    generator->context_tokens = context_tokens;
+    generator->sampler =
+        (kvf_sampler){options->temperature, options->top_p, options->min_p, options->seed};
+    generator->pending = -1;
+    generator->candidates = malloc(vocab_of(generator) * sizeof *generator->candidates);
+    if (!generator->candidates)
+        return cli_error(options->command, "out of memory for %u candidates", vocab_of(generator));
+    return cli_engine_open_session(engine, options->profile, context_tokens, &generator->session);
+}
+
+void cli_generator_close(cli_generator *generator)
+{
+    kvf_session_close(generator->session);
+    free(generator->candidates);
+    generator->session = NULL;
+    generator->candidates = NULL;
+}
+
+int cli_generator_reset(cli_generator *generator)
+{
+    kvf_session_close(generator->session);
+    generator->session = NULL;
+    generator->pending = -1;
+    return cli_engine_open_session(generator->engine, profile_of(generator),
+                                   generator->context_tokens, &generator->session);
+}
+
+static int forward(cli_generator *generator, const int32_t *tokens, uint32_t n_tokens)
+{
+    kvf_error error;
+    if (kvf_model_forward(generator->engine->model, generator->session, tokens, n_tokens, NULL,
+                          &error) != KVF_OK)
+        return cli_engine_error(generator->engine, &error, profile_of(generator),
+                                generator->context_tokens);
+    return CLI_EXIT_OK;
+}
+
+/* The token that was answered last comes first: it was shown, so it is part of the text. */
+static int append_pending(cli_generator *generator)
+{
+    if (generator->pending < 0)
+        return CLI_EXIT_OK;
+    const int status = forward(generator, &generator->pending, 1);
+    generator->pending = -1;
+    return status;
+}
+
+static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                   cli_answer *answer)
+{
+    const uint32_t chunk =
+        cli_options_chunk_tokens(generator->engine->options, generator->context_tokens);
+    cli_progress progress;
+    const double started = cli_seconds();
+    int status = append_pending(generator);
+    cli_progress_start(&progress, "prefill", n_tokens);
+    while (status == CLI_EXIT_OK && answer->n_prompt_tokens < n_tokens && !cli_interrupted()) {
+        const uint64_t left = n_tokens - answer->n_prompt_tokens;
+        const uint32_t n = left < chunk ? (uint32_t)left : chunk;
+        status = forward(generator, tokens + answer->n_prompt_tokens, n);
+        if (status == CLI_EXIT_OK)
+            answer->n_prompt_tokens += n;
+        cli_progress_update(&progress, answer->n_prompt_tokens);
+    }
+    cli_progress_finish(&progress);
+    answer->prefill_seconds = cli_seconds() - started;
+    return status;
+}
+
+static bool is_eos(const kvf_model_config *config, int32_t token)
+{
+    for (uint32_t i = 0; i < config->n_eos_tokens; i++) {
+        if (config->eos_tokens[i] == token)
+            return true;
+    }
+    return false;
+}
+
+static void stream_token(int32_t token)
+{
+    const int byte = kvf_token_byte(token);
+    if (byte < 0)
+        return;
+    putchar(byte);
+    fflush(stdout);
+}
+
+static int keep_token(const cli_generator *generator, cli_answer *answer, int32_t token)
+{
+    /* The array doubles whenever the count reaches a power of two. */
+    if ((answer->n_tokens & (answer->n_tokens - 1)) == 0) {
+        const size_t capacity = answer->n_tokens ? 2 * answer->n_tokens : 1;
+        int32_t *larger = realloc(answer->tokens, capacity * sizeof *larger);
+        if (!larger)
+            return cli_error(generator->engine->options->command, "out of memory for %zu tokens",
+                             capacity);
+        answer->tokens = larger;
+    }
+    answer->tokens[answer->n_tokens] = token;
+    return CLI_EXIT_OK;
+}
+
+/* True when the answer ends before another token is computed. */
+static bool ended(const cli_generator *generator, cli_answer *answer)
+{
+    if (cli_interrupted())
+        answer->ending = CLI_ENDED_INTERRUPTED;
+    else if (answer->n_tokens == generator->engine->options->max_tokens)
+        answer->ending = CLI_ENDED_MAX_TOKENS;
+    else if (kvf_session_n_tokens(generator->session) == generator->context_tokens)
+        answer->ending = CLI_ENDED_CONTEXT_FULL;
+    else
+        return false;
+    return true;
+}
+
+static int decode(cli_generator *generator, bool stream, cli_answer *answer)
+{
+    const double started = cli_seconds();
+    int status = CLI_EXIT_OK;
+    while (status == CLI_EXIT_OK) {
+        const int32_t token =
+            (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
+                                vocab_of(generator), generator->candidates);
+        if (is_eos(&generator->engine->config, token)) {
+            answer->ending = CLI_ENDED_EOS;
+            break;
+        }
+        if (stream)
+            stream_token(token);
+        else
+            status = keep_token(generator, answer, token);
+        if (status != CLI_EXIT_OK)
+            break;
+        answer->n_tokens++;
+        generator->pending = token;
+        if (ended(generator, answer))
+            break;
+        status = append_pending(generator);
+    }
+    answer->decode_seconds = cli_seconds() - started;
+    return status;
+}
+
+int cli_generate(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens, bool stream,
+                 cli_answer *answer)
+{
+    memset(answer, 0, sizeof *answer);
+    const int status = prefill(generator, tokens, n_tokens, answer);
+    if (status != CLI_EXIT_OK)
+        return status;
+    if (answer->n_prompt_tokens < n_tokens) {
+        answer->ending = CLI_ENDED_INTERRUPTED;
+        return CLI_EXIT_OK;
+    }
+    return decode(generator, stream, answer);
+}
+
+const char *cli_ending_name(cli_ending ending)
+{
+    switch (ending) {
+    case CLI_ENDED_EOS: return "eos";
+    case CLI_ENDED_MAX_TOKENS: return "max_tokens";
+    case CLI_ENDED_CONTEXT_FULL: return "context_full";
+    default: return "interrupted";
+    }
+}
+
+static const char *describe_ending(cli_ending ending)
+{
+    switch (ending) {
+    case CLI_ENDED_EOS: return "ended by the model";
+    case CLI_ENDED_MAX_TOKENS: return "ended by --max-tokens";
+    case CLI_ENDED_CONTEXT_FULL: return "the context is full";
+    default: return "interrupted";
+    }
+}
+
+void cli_answer_summarise(const cli_generator *generator, const cli_answer *answer)
+{
+    const kvf_device *device = generator->engine->device;
+    const uint64_t n_decoded = answer->n_tokens ? answer->n_tokens - 1 : 0;
+    char prompt[CLI_NUMBER_BYTES];
+    char tokens[CLI_NUMBER_BYTES];
+    char prefill_rate[CLI_NUMBER_BYTES];
+    char decode_rate[CLI_NUMBER_BYTES];
+    char cache[CLI_NUMBER_BYTES];
+    fprintf(stderr,
+            "%s on %s/%s: %s + %s tokens, prefill %s tok/s, decode %s tok/s, cache %s; %s\n",
+            kvf_profile_get(profile_of(generator))->name, kvf_device_backend_name(device),
+            kvf_device_isa_name(device), cli_format_count(answer->n_prompt_tokens, prompt),
+            cli_format_count(answer->n_tokens, tokens),
+            cli_format_rate(cli_rate((double)answer->n_prompt_tokens, answer->prefill_seconds),
+                            prefill_rate),
+            cli_format_rate(cli_rate((double)n_decoded, answer->decode_seconds), decode_rate),
+            cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
+            describe_ending(answer->ending));
+}

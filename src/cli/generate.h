@@ -1,0 +1,52 @@
+/* Answers: prompt tokens through a session, then token after token. */
+#ifndef KVF_CLI_GENERATE_H
+#define KVF_CLI_GENERATE_H
+
+#include "cli/engine.h"
+#include "model/sample.h"
+
+typedef enum cli_ending {
+    CLI_ENDED_EOS,
+    CLI_ENDED_MAX_TOKENS,
+    CLI_ENDED_CONTEXT_FULL,
+    CLI_ENDED_INTERRUPTED
+} cli_ending;
+
+typedef struct cli_generator {
+    cli_engine *engine;
+    kvf_session *session;
+    uint64_t context_tokens;
+    kvf_sampler sampler;
+    kvf_candidate *candidates; /* [vocab] */
+    int32_t pending;           /* answered last, not in the session yet; -1: none */
+} cli_generator;
+
+typedef struct cli_answer {
+    uint64_t n_prompt_tokens; /* that went into the session */
+    uint64_t n_tokens;        /* answered */
+    int32_t *tokens;          /* [n_tokens] where they were asked for, malloc'd; else NULL */
+    double prefill_seconds;
+    double decode_seconds; /* of all answered tokens but the first, which prefill gave */
+    cli_ending ending;
+} cli_answer;
+
+/* All that return int: 0, or they print why not and return the exit status. */
+
+int cli_generator_open(cli_engine *engine, uint64_t context_tokens, cli_generator *generator);
+void cli_generator_close(cli_generator *generator);
+/* Forgets everything that was said. */
+int cli_generator_reset(cli_generator *generator);
+
+/*
+ * Appends the tokens, then answers with up to --max-tokens of them. stream: the
+ * answer's bytes go to stdout as they come; otherwise they are kept in
+ * answer->tokens (free them). The tokens must fit the context.
+ */
+int cli_generate(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens, bool stream,
+                 cli_answer *answer);
+
+/* "end of text", "max_tokens" .. for machines, and the summary line for people (stderr). */
+const char *cli_ending_name(cli_ending ending);
+void cli_answer_summarise(const cli_generator *generator, const cli_answer *answer);
+
+#endif

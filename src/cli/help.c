@@ -1,0 +1,209 @@
+#include "cli/help.h"
+
+#include <stdio.h>
+
+/* String literals may be 4095 characters long; a help text is made of several. */
+enum { MAX_PARTS = 4 };
+
+static const char overview[] =
+    "kvfold: DeepSeek-V4-class models with a folded KV cache\n"
+    "\n"
+    "Usage: kvfold COMMAND [OPTION]...\n"
+    "\n"
+    "Commands\n"
+    "  run     answer a prompt, or hold a conversation (-i)\n"
+    "  verify  run one prompt under every cache profile and compare the logits bit by bit\n"
+    "  score   bits per byte and perplexity of a text\n"
+    "  plan    bytes of every buffer for a model, context and profile\n"
+    "  help    this, or the help of a command: kvfold help run\n"
+    "\n"
+    "  --version  print the version\n"
+    "  --help     print this; kvfold COMMAND --help prints a command's options\n"
+    "\n"
+    "Exit status: 0 success, 1 a comparison failed (verify), 2 bad input or usage,\n"
+    "130 interrupted.\n";
+
+static const char device_part[] =
+    "\n"
+    "Device\n"
+    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
+    "      --isa NAME         scalar, avx2, avx512, avx512vnni, neon; default: the best that\n"
+    "                         this machine has; one that it lacks is refused\n"
+    "      --threads N        default: all that this process may use\n";
+
+static const char environment_part[] =
+    "\n"
+    "Environment (options win over it)\n"
+    "  DS4_DISABLE_KV_OPTS=1      selects the profile legacy\n"
+    "  DS4_METAL_FP8_KV_STORE=1   selects packed, unless DS4_DISABLE_KV_OPTS=1\n"
+    "  DS4_INDEXER_SCORE_TILE=N   tokens a score tile in tiled and packed (512)\n"
+    "  KVFOLD_ISA=NAME            as --isa\n";
+
+static const char run_part[] =
+    "Usage: kvfold run -m DIR (-p TEXT | -f FILE | -i) [OPTION]...\n"
+    "\n"
+    "Answers a prompt. The answer goes to stdout as it comes, followed by a line break;\n"
+    "then stderr gets one line: profile, ISA, tokens, speeds, cache bytes. Ctrl-C ends\n"
+    "the answer (exit status 130; with -i the session goes on).\n"
+    "\n"
+    "Prompt\n"
+    "  -p, --prompt TEXT      the prompt itself\n"
+    "  -f, --file FILE        read it from a file, every byte as it is; - is standard input\n"
+    "  -i, --interactive      a conversation: every line is a turn, /help lists the commands;\n"
+    "                         with -p or -f that text is the first turn\n"
+    "\n"
+    "Model and cache\n"
+    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "      --profile NAME     fold (default), packed, tiled or legacy\n"
+    "      --ctx N            tokens the session may hold, like 64k; default: the prompt and\n"
+    "                         --max-tokens rounded up to 1k, with -i at least 64k; never more\n"
+    "                         than the model's maximum\n"
+    "      --chunk N          prompt tokens a step, 1 to 64k (4096)\n"
+    "      --grid on|off      off keeps rows as unrounded f32, for comparisons with other\n"
+    "                         implementations; only the profile legacy can, so off selects it\n"
+    "\n"
+    "Answer\n"
+    "  -n, --max-tokens N     at most N tokens an answer (256)\n"
+    "      --temperature T    0 (default) takes the likeliest token; above 0 samples\n"
+    "      --top-p P          sample from the likeliest tokens that add up to P (1: off)\n"
+    "      --min-p P          drop tokens below P times the likeliest one's share (0: off)\n"
+    "      --seed N           of the sampler (1); equal seeds give equal answers\n"
+    "      --json             instead of the text one JSON object at the end:\n"
+    "                         ctx, profile, isa, backend, prompt_tokens, answer_tokens, ended,\n"
+    "                         prefill_tps, decode_tps, session_bytes, tokens, text\n";
+
+static const char run_end[] =
+    "\n"
+    "Numbers take k, M or G (powers of 1024).\n"
+    "\n"
+    "Examples\n"
+    "  kvfold run -m models/tiny -p 'The sea'\n"
+    "  kvfold run -m models/tiny -f prompt.txt -n 1k --temperature 0.8 --top-p 0.95\n"
+    "  kvfold run -m models/tiny -i --ctx 128k\n";
+
+static const char verify_part[] =
+    "Usage: kvfold verify -m DIR [OPTION]...\n"
+    "\n"
+    "Runs the same prompt under every cache profile in one process and compares all\n"
+    "logits with legacy's, bit by bit: at every prompt position while tokens * vocabulary\n"
+    "* 4 bytes are at most 1 GiB, else at each chunk's last, and for 64 more tokens of the\n"
+    "text, one at a time. Exit status 1 if any bit differs.\n"
+    "\n"
+    "Prompt\n"
+    "  -f, --file FILE        the text, repeated to length; default: the bundled one\n"
+    "      --ctx LIST         prompt lengths in tokens (1k,8k)\n"
+    "\n"
+    "Model and cache\n"
+    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "      --profiles LIST    some of legacy,tiled,packed,fold (all); legacy always runs,\n"
+    "                         because the others are compared with it (--profile is the same)\n"
+    "      --chunk N          prompt tokens a step, 1 to 64k (4096)\n"
+    "\n"
+    "Output\n"
+    "      --json             one JSON object a line: ctx, profile, isa, backend,\n"
+    "                         session_bytes (held after the prompt), reduction (the share of\n"
+    "                         legacy's bytes that is saved), scratch_peak_bytes,\n"
+    "                         max_abs_logit_diff, compared_logits, differing_logits,\n"
+    "                         inexact_rows, argmax_equal, prefill_tps, decode_tps\n"
+    "      --csv              the same as comma-separated values\n";
+
+static const char verify_end[] =
+    "\n"
+    "Environment (options win over it)\n"
+    "  DS4_INDEXER_SCORE_TILE=N   tokens a score tile in tiled and packed (512)\n"
+    "  KVFOLD_ISA=NAME            as --isa\n"
+    "\n"
+    "Examples\n"
+    "  kvfold verify -m models/tiny --ctx 1k,8k,32k\n"
+    "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n";
+
+static const char score_part[] =
+    "Usage: kvfold score -m DIR (-f FILE | --ids FILE) [OPTION]...\n"
+    "\n"
+    "Bits per byte and perplexity of a text, cut into windows that know nothing of each\n"
+    "other. What is left after the last whole window is dropped and counted; a text\n"
+    "shorter than one window is one window.\n"
+    "\n"
+    "Text\n"
+    "  -f, --file FILE        the text; - is standard input\n"
+    "      --ids FILE         token ids instead, one a line, taken as they are (no BOS added)\n"
+    "      --window N         tokens a window (4096); of a text: BOS and N - 1 bytes\n"
+    "\n"
+    "Model and cache\n"
+    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "      --profile NAME     fold (default), packed, tiled or legacy\n"
+    "      --chunk N          tokens a step, 1 to 64k (4096)\n"
+    "      --grid on|off      off keeps rows as unrounded f32, for comparisons with other\n"
+    "                         implementations; only the profile legacy can, so off selects it\n"
+    "\n"
+    "Output\n"
+    "      --logits FILE      the logits of every position of all windows, little-endian f32,\n"
+    "                         [tokens][vocabulary]; the file appears when it is complete\n"
+    "      --json             one JSON object: profile, isa, backend, window, windows, dropped,\n"
+    "                         tokens (predicted), bytes, nats (mean a token), perplexity,\n"
+    "                         bits_per_byte, tps\n"
+    "      --csv              the same as comma-separated values\n";
+
+static const char score_end[] =
+    "\n"
+    "Examples\n"
+    "  kvfold score -m models/tiny -f text.txt\n"
+    "  kvfold score -m models/tiny --ids ids.txt --grid off --logits logits.f32\n";
+
+static const char plan_part[] =
+    "Usage: kvfold plan -m (DIR | v4-flash) [OPTION]...\n"
+    "\n"
+    "What a session holds and takes, by arithmetic alone; nothing is run.\n"
+    "\n"
+    "Model and session\n"
+    "  -m, --model DIR        a folder with config.json, or v4-flash: DeepSeek-V4-Flash\n"
+    "      --ctx LIST         contexts in tokens (8k,16k,32k,64k,96k,128k,256k,512k,1M)\n"
+    "      --profile LIST     some of legacy,tiled,packed,fold (all)\n"
+    "      --chunk N          prompt tokens a step, 1 to 64k (4096); scratch depends on it\n"
+    "      --threads N        threads whose workspace is counted (1)\n"
+    "\n"
+    "Questions\n"
+    "      --memory BYTES     also the largest context that fits, like 96G\n"
+    "      --weights BYTES    that the weights take of --memory; default: the checkpoint's\n"
+    "                         mapped files and their f32 copies, none for v4-flash\n"
+    "\n"
+    "Output\n"
+    "      --buffers          also list every buffer: class, dtype, shape, bytes\n"
+    "      --svg FILE         draw session bytes against context, a line a profile\n"
+    "      --json             one JSON object a line: ctx, profile, session_bytes (rows held),\n"
+    "                         allocated_bytes (in pages), snapshot_bytes (saved in a file),\n"
+    "                         scratch_bytes (of select and attend), total_bytes (allocated,\n"
+    "                         scratch and activations), buffers (name, dtype, shape, bytes);\n"
+    "                         for --memory: profile, memory_bytes, weights_bytes, largest_ctx\n"
+    "      --csv              the same without buffers, as comma-separated values\n"
+    "  -h, --help             this\n"
+    "\n"
+    "Environment\n"
+    "  DS4_INDEXER_SCORE_TILE=N   tokens a score tile in tiled and packed (512)\n"
+    "\n"
+    "Examples\n"
+    "  kvfold plan -m v4-flash\n"
+    "  kvfold plan -m v4-flash --ctx 1M --profile fold --buffers\n"
+    "  kvfold plan -m v4-flash --memory 96G --weights 80G --svg plan.svg\n";
+
+static const char help_option[] = "  -h, --help             this\n";
+
+void cli_help_print(cli_command command)
+{
+    static const char *const parts[CLI_COMMAND_COUNT][MAX_PARTS] = {
+        [CLI_RUN] = {run_part, device_part, environment_part, run_end},
+        [CLI_VERIFY] = {verify_part, device_part, verify_end},
+        [CLI_SCORE] = {score_part, device_part, environment_part, score_end},
+        [CLI_PLAN] = {plan_part},
+    };
+    for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
+        fputs(parts[command][i], stdout);
+        if (parts[command][i] == device_part)
+            fputs(help_option, stdout);
+    }
+}
+
+void cli_help_print_overview(void)
+{
+    fputs(overview, stdout);
+}

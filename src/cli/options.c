@@ -1,0 +1,578 @@
+#include "cli/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/help.h"
+#include "cli/message.h"
+#include "cli/nearest.h"
+#include "cli/units.h"
+
+static const char *const command_names[CLI_COMMAND_COUNT] = {"run", "verify", "score", "plan"};
+
+static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
+static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
+static const uint64_t max_memory_bytes = UINT64_C(1) << 60;
+static const uint32_t default_chunk_tokens = 4096;
+
+/* ---- Which options there are ------------------------------------------------ */
+
+enum {
+    RUN = 1 << CLI_RUN,
+    VERIFY = 1 << CLI_VERIFY,
+    SCORE = 1 << CLI_SCORE,
+    PLAN = 1 << CLI_PLAN,
+    ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
+    ALL = ENGINE | PLAN
+};
+
+/* What getopt_long returns; above every character, so that letters cannot collide. */
+typedef enum option_id {
+    OPTION_MODEL = 256,
+    OPTION_BACKEND,
+    OPTION_ISA,
+    OPTION_THREADS,
+    OPTION_PROFILE,
+    OPTION_PROFILES,
+    OPTION_CHUNK,
+    OPTION_GRID,
+    OPTION_CTX,
+    OPTION_JSON,
+    OPTION_CSV,
+    OPTION_PROMPT,
+    OPTION_FILE,
+    OPTION_INTERACTIVE,
+    OPTION_MAX_TOKENS,
+    OPTION_TEMPERATURE,
+    OPTION_TOP_P,
+    OPTION_MIN_P,
+    OPTION_SEED,
+    OPTION_IDS,
+    OPTION_LOGITS,
+    OPTION_WINDOW,
+    OPTION_MEMORY,
+    OPTION_WEIGHTS,
+    OPTION_SVG,
+    OPTION_BUFFERS,
+    OPTION_HELP
+} option_id;
+
+typedef struct option_spec {
+    option_id id;
+    const char *name;
+    char letter; /* 0: none */
+    int has_value;
+    unsigned commands;
+} option_spec;
+
+static const option_spec specs[] = {
+    {OPTION_MODEL, "model", 'm', required_argument, ALL},
+    {OPTION_BACKEND, "backend", 0, required_argument, ENGINE},
+    {OPTION_ISA, "isa", 0, required_argument, ENGINE},
+    {OPTION_THREADS, "threads", 0, required_argument, ALL},
+    {OPTION_PROFILE, "profile", 0, required_argument, ALL},
+    {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN},
+    {OPTION_CHUNK, "chunk", 0, required_argument, ALL},
+    {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
+    {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN},
+    {OPTION_JSON, "json", 0, no_argument, ALL},
+    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN},
+    {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
+    {OPTION_FILE, "file", 'f', required_argument, ENGINE},
+    {OPTION_INTERACTIVE, "interactive", 'i', no_argument, RUN},
+    {OPTION_MAX_TOKENS, "max-tokens", 'n', required_argument, RUN},
+    {OPTION_TEMPERATURE, "temperature", 0, required_argument, RUN},
+    {OPTION_TOP_P, "top-p", 0, required_argument, RUN},
+    {OPTION_MIN_P, "min-p", 0, required_argument, RUN},
+    {OPTION_SEED, "seed", 0, required_argument, RUN},
+    {OPTION_IDS, "ids", 0, required_argument, SCORE},
+    {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
+    {OPTION_WINDOW, "window", 0, required_argument, SCORE},
+    {OPTION_MEMORY, "memory", 0, required_argument, PLAN},
+    {OPTION_WEIGHTS, "weights", 0, required_argument, PLAN},
+    {OPTION_SVG, "svg", 0, required_argument, PLAN},
+    {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
+    {OPTION_HELP, "help", 'h', no_argument, ALL},
+};
+enum { N_SPECS = sizeof specs / sizeof specs[0] };
+
+/* What only parsing needs to know. */
+typedef struct parser {
+    cli_command command;
+    const char *name; /* the command's */
+    cli_options *options;
+    bool seen[N_SPECS];
+    bool failed;
+} parser;
+
+const char *cli_command_name(cli_command command)
+{
+    return command_names[command];
+}
+
+cli_command cli_command_find(const char *name)
+{
+    for (int i = 0; i < CLI_COMMAND_COUNT; i++) {
+        if (strcmp(name, command_names[i]) == 0)
+            return (cli_command)i;
+    }
+    return CLI_COMMAND_COUNT;
+}
+
+static size_t spec_index(option_id id)
+{
+    size_t i = 0;
+    while (specs[i].id != id)
+        i++;
+    return i;
+}
+
+static bool seen(const parser *p, option_id id)
+{
+    return p->seen[spec_index(id)];
+}
+
+/* ---- Values ------------------------------------------------------------------- */
+
+static uint64_t parse_size(parser *p, const char *option, const char *text, uint64_t min,
+                           uint64_t max)
+{
+    char reason[256];
+    uint64_t value = min;
+    if (!p->failed && !cli_parse_size(text, min, max, &value, reason, sizeof reason)) {
+        cli_error(p->name, "%s: %s", option, reason);
+        p->failed = true;
+    }
+    return value;
+}
+
+static float parse_fraction(parser *p, const char *option, const char *text, double min, double max)
+{
+    char reason[256];
+    float value = 0;
+    if (!p->failed && !cli_parse_fraction(text, min, max, &value, reason, sizeof reason)) {
+        cli_error(p->name, "%s: %s", option, reason);
+        p->failed = true;
+    }
+    return value;
+}
+
+/*
+ * Takes the next entry of a list "a,b,c" from *rest (NULL at the end) into entry.
+ * Entries too long for it are cut; no valid one is.
+ */
+static bool next_entry(const char **rest, char *entry, size_t entry_bytes)
+{
+    if (!*rest)
+        return false;
+    const size_t length = strcspn(*rest, ",");
+    snprintf(entry, entry_bytes, "%.*s", (int)(length < entry_bytes ? length : entry_bytes - 1),
+             *rest);
+    *rest = (*rest)[length] == ',' ? *rest + length + 1 : NULL;
+    return true;
+}
+
+static void parse_contexts(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    char entry[64];
+    const char *rest = text;
+    o->n_contexts = 0;
+    o->contexts_given = true;
+    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+        const uint32_t limit = p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS;
+        if (o->n_contexts == limit) {
+            cli_error(p->name, "--ctx: at most %u context length%s", limit, limit == 1 ? "" : "s");
+            p->failed = true;
+            return;
+        }
+        o->contexts[o->n_contexts++] = parse_size(p, "--ctx", entry, 1, max_context_tokens);
+    }
+}
+
+static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
+{
+    kvf_error error;
+    kvf_profile_id id = KVF_PROFILE_FOLD;
+    if (!p->failed && kvf_profile_find(name, &id, &error) != KVF_OK) {
+        cli_error(p->name, "%s: %s", source, error.message);
+        p->failed = true;
+    }
+    return id;
+}
+
+/* run, score: one name; verify, plan: a list. */
+static void parse_profiles(parser *p, const char *source, const char *text)
+{
+    cli_options *o = p->options;
+    if (p->command == CLI_RUN || p->command == CLI_SCORE) {
+        o->profile = parse_profile(p, source, text);
+        return;
+    }
+    memset(o->profiles, 0, sizeof o->profiles);
+    char entry[64];
+    const char *rest = text;
+    while (!p->failed && next_entry(&rest, entry, sizeof entry))
+        o->profiles[parse_profile(p, source, entry)] = true;
+}
+
+static void parse_grid(parser *p, const char *text)
+{
+    p->options->grid_off = strcmp(text, "off") == 0;
+    if (!p->options->grid_off && strcmp(text, "on") != 0) {
+        cli_error(p->name, "--grid: '%.60s' is neither 'on' nor 'off'", text);
+        p->failed = true;
+    }
+}
+
+/* ---- One option ----------------------------------------------------------------- */
+
+static void apply_sampling(parser *p, option_id id, const char *value)
+{
+    cli_options *o = p->options;
+    switch (id) {
+    case OPTION_MAX_TOKENS:
+        o->max_tokens = parse_size(p, "--max-tokens", value, 1, max_context_tokens);
+        break;
+    case OPTION_TEMPERATURE:
+        o->temperature = parse_fraction(p, "--temperature", value, 0, 100);
+        break;
+    case OPTION_TOP_P: o->top_p = parse_fraction(p, "--top-p", value, 0, 1); break;
+    case OPTION_MIN_P: o->min_p = parse_fraction(p, "--min-p", value, 0, 1); break;
+    default: o->seed = parse_size(p, "--seed", value, 0, UINT64_MAX); break;
+    }
+}
+
+static void apply_numbers(parser *p, option_id id, const char *value)
+{
+    cli_options *o = p->options;
+    switch (id) {
+    case OPTION_THREADS: o->n_threads = (uint32_t)parse_size(p, "--threads", value, 1, 4096); break;
+    case OPTION_CHUNK:
+        o->chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
+        break;
+    case OPTION_WINDOW:
+        o->window_tokens = parse_size(p, "--window", value, 2, max_context_tokens);
+        break;
+    case OPTION_MEMORY:
+        o->memory_bytes = parse_size(p, "--memory", value, 1, max_memory_bytes);
+        break;
+    case OPTION_WEIGHTS:
+        o->weights_bytes = parse_size(p, "--weights", value, 0, max_memory_bytes);
+        o->weights_given = true;
+        break;
+    default: apply_sampling(p, id, value); break;
+    }
+}
+
+static void apply(parser *p, option_id id, const char *value)
+{
+    cli_options *o = p->options;
+    switch (id) {
+    case OPTION_MODEL: o->model = value; break;
+    case OPTION_BACKEND: o->backend = value; break;
+    case OPTION_ISA: o->isa = value; break;
+    case OPTION_PROFILE: parse_profiles(p, "--profile", value); break;
+    case OPTION_PROFILES: parse_profiles(p, "--profiles", value); break;
+    case OPTION_GRID: parse_grid(p, value); break;
+    case OPTION_CTX: parse_contexts(p, value); break;
+    case OPTION_JSON: o->output = CLI_OUTPUT_JSON; break;
+    case OPTION_CSV: o->output = CLI_OUTPUT_CSV; break;
+    case OPTION_PROMPT: o->prompt = value; break;
+    case OPTION_FILE: o->file = value; break;
+    case OPTION_INTERACTIVE: o->interactive = true; break;
+    case OPTION_IDS: o->ids_file = value; break;
+    case OPTION_LOGITS: o->logits_file = value; break;
+    case OPTION_SVG: o->svg_file = value; break;
+    case OPTION_BUFFERS: o->list_buffers = true; break;
+    default: apply_numbers(p, id, value); break;
+    }
+}
+
+/* ---- getopt_long and its complaints ------------------------------------------------ */
+
+/* Tables for getopt_long with the options of one command. */
+typedef struct option_tables {
+    struct option longs[N_SPECS + 1];
+    char shorts[2 * N_SPECS + 3];
+} option_tables;
+
+static void make_tables(cli_command command, option_tables *tables)
+{
+    size_t n_longs = 0;
+    char *shorts = tables->shorts;
+    memset(tables, 0, sizeof *tables);
+    *shorts++ = ':'; /* a missing value is told apart from an unknown option */
+    for (size_t i = 0; i < N_SPECS; i++) {
+        if (!(specs[i].commands & 1u << command))
+            continue;
+        tables->longs[n_longs++] =
+            (struct option){specs[i].name, specs[i].has_value, NULL, (int)specs[i].id};
+        if (specs[i].letter) {
+            *shorts++ = specs[i].letter;
+            if (specs[i].has_value)
+                *shorts++ = ':';
+        }
+    }
+}
+
+/* The command that has this option, for one that is used with another command. */
+static const char *command_with(const char *option_name)
+{
+    for (size_t i = 0; i < N_SPECS; i++) {
+        for (int c = 0; c < CLI_COMMAND_COUNT; c++) {
+            if (strcmp(specs[i].name, option_name) == 0 && (specs[i].commands & 1u << c))
+                return command_names[c];
+        }
+    }
+    return NULL;
+}
+
+/* An unknown or ambiguous long option "--name[=value]". */
+static void complain_long(const parser *p, const option_tables *tables, const char *argument)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(argument + 2, "="), argument + 2);
+    const char *known[N_SPECS];
+    size_t n_known = 0;
+    size_t n_prefixed = 0;
+    for (const struct option *o = tables->longs; o->name; o++) {
+        known[n_known++] = o->name;
+        n_prefixed += strncmp(o->name, name, strlen(name)) == 0;
+    }
+    const char *elsewhere = command_with(name);
+    const char *near = cli_nearest(name, known, n_known);
+    if (n_prefixed > 1)
+        cli_error(p->name, "option --%s is ambiguous; see kvfold %s --help", name, p->name);
+    else if (elsewhere)
+        cli_error(p->name, "option --%s does not apply here; it belongs to kvfold %s", name,
+                  elsewhere);
+    else if (near)
+        cli_error(p->name, "unknown option --%s; did you mean --%s?", name, near);
+    else
+        cli_error(p->name, "unknown option --%s; see kvfold %s --help", name, p->name);
+}
+
+/* getopt_long returned '?' or ':'; optopt and the argument before optind say why. */
+static void complain(const parser *p, const option_tables *tables, int result, char **argv)
+{
+    const char *argument = argv[optind - 1];
+    const option_spec *spec = NULL;
+    for (size_t i = 0; i < N_SPECS; i++) {
+        if (optopt && (optopt == (int)specs[i].id || optopt == specs[i].letter))
+            spec = &specs[i];
+    }
+    if (result == ':' && spec)
+        cli_error(p->name, "option --%s needs a value; see kvfold %s --help", spec->name, p->name);
+    else if (optopt >= OPTION_MODEL && spec)
+        cli_error(p->name, "option --%s takes no value", spec->name);
+    else if (optopt)
+        cli_error(p->name, "unknown option -%c; see kvfold %s --help", optopt, p->name);
+    else
+        complain_long(p, tables, argument);
+}
+
+static option_id id_of_letter(int letter)
+{
+    for (size_t i = 0; i < N_SPECS; i++) {
+        if (specs[i].letter == letter)
+            return specs[i].id;
+    }
+    return OPTION_HELP;
+}
+
+/* False when help was asked for or something was wrong (p->failed). */
+static bool parse_arguments(parser *p, int argc, char **argv)
+{
+    option_tables tables;
+    make_tables(p->command, &tables);
+    opterr = 0;
+    optind = 1;
+    int result;
+    while ((result = getopt_long(argc, argv, tables.shorts, tables.longs, NULL)) != -1) {
+        if (result == '?' || result == ':') {
+            complain(p, &tables, result, argv);
+            p->failed = true;
+            return false;
+        }
+        const option_id id = result >= OPTION_MODEL ? (option_id)result : id_of_letter(result);
+        if (id == OPTION_HELP) {
+            cli_help_print(p->command);
+            return false;
+        }
+        p->seen[spec_index(id)] = true;
+        apply(p, id, optarg);
+        if (p->failed)
+            return false;
+    }
+    if (optind < argc) {
+        cli_error(p->name, "unexpected argument '%.60s'; see kvfold %s --help", argv[optind],
+                  p->name);
+        p->failed = true;
+    }
+    return !p->failed;
+}
+
+/* ---- The environment ----------------------------------------------------------------- */
+
+/* A switch: "1" is on; unset, empty and "0" are off. */
+static bool environment_switch(parser *p, const char *name)
+{
+    const char *value = getenv(name);
+    if (!value || !*value || strcmp(value, "0") == 0)
+        return false;
+    if (strcmp(value, "1") != 0 && !p->failed) {
+        cli_error(p->name, "%s: '%.60s' is neither 0 nor 1", name, value);
+        p->failed = true;
+    }
+    return true;
+}
+
+static const char *environment_text(const char *name)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+/* docs/FORMAT.md 7: the command line wins; DISABLE_KV_OPTS wins over FP8_KV_STORE. */
+static void read_environment(parser *p)
+{
+    cli_options *o = p->options;
+    const bool legacy = environment_switch(p, "DS4_DISABLE_KV_OPTS");
+    const bool packed = environment_switch(p, "DS4_METAL_FP8_KV_STORE");
+    if (!seen(p, OPTION_PROFILE) && legacy)
+        o->profile = KVF_PROFILE_LEGACY;
+    else if (!seen(p, OPTION_PROFILE) && packed)
+        o->profile = KVF_PROFILE_PACKED;
+    const char *tile = environment_text("DS4_INDEXER_SCORE_TILE");
+    if (tile)
+        o->score_tile_tokens =
+            (uint32_t)parse_size(p, "DS4_INDEXER_SCORE_TILE", tile, 1, max_chunk_tokens);
+    if (!o->isa) {
+        o->isa = environment_text("KVFOLD_ISA");
+        o->isa_from_environment = o->isa != NULL;
+    }
+}
+
+/* ---- What must hold between options ---------------------------------------------------- */
+
+static bool check_run(const parser *p)
+{
+    const cli_options *o = p->options;
+    if (o->prompt && o->file)
+        cli_error(p->name, "-p and -f are both given; the prompt is one of them");
+    else if (!o->prompt && !o->file && !o->interactive)
+        cli_error(p->name, "no prompt; give -p TEXT, -f FILE or -i");
+    else if (o->interactive && o->output == CLI_OUTPUT_JSON)
+        cli_error(p->name, "--json is for single answers; leave it out with -i");
+    else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
+        cli_error(p->name, "-f - and -i both want standard input; give one of them");
+    else if (o->temperature == 0 &&
+             (seen(p, OPTION_TOP_P) || seen(p, OPTION_MIN_P) || seen(p, OPTION_SEED)))
+        cli_error(p->name, "--top-p, --min-p and --seed need --temperature above 0 "
+                           "(at 0 the likeliest token is taken)");
+    else
+        return true;
+    return false;
+}
+
+static bool check_score(const parser *p)
+{
+    const cli_options *o = p->options;
+    if (o->file && o->ids_file)
+        cli_error(p->name, "-f and --ids are both given; the text is one of them");
+    else if (!o->file && !o->ids_file)
+        cli_error(p->name, "no text; give -f FILE or --ids FILE");
+    else
+        return true;
+    return false;
+}
+
+static bool check(const parser *p)
+{
+    const cli_options *o = p->options;
+    if (!o->model)
+        cli_error(p->name, "no model; give -m DIR%s", p->command == CLI_PLAN ? " or v4-flash" : "");
+    else if (seen(p, OPTION_JSON) && seen(p, OPTION_CSV))
+        cli_error(p->name, "--json and --csv are both given; choose one");
+    else if (seen(p, OPTION_PROFILE) && seen(p, OPTION_PROFILES))
+        cli_error(p->name, "--profile and --profiles are both given; choose one");
+    else if (o->grid_off && o->profile != KVF_PROFILE_LEGACY)
+        cli_error(p->name, "--grid off needs --profile legacy: %s stores grid values only",
+                  kvf_profile_get(o->profile)->name);
+    else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
+        cli_error(p->name, "--weights only matters with --memory; give both");
+    else if (p->command == CLI_RUN)
+        return check_run(p);
+    else if (p->command == CLI_SCORE)
+        return check_score(p);
+    else
+        return true;
+    return false;
+}
+
+static void set_defaults(cli_options *o, cli_command command)
+{
+    static const uint64_t verify_contexts[] = {1024, 8192};
+    static const uint64_t plan_contexts[] = {8192,   16384,  32768,  65536,  98304,
+                                             131072, 262144, 524288, 1048576};
+    memset(o, 0, sizeof *o);
+    o->command = command_names[command];
+    o->profile = KVF_PROFILE_FOLD;
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++)
+        o->profiles[i] = true;
+    o->chunk_tokens = default_chunk_tokens;
+    o->max_tokens = 256;
+    o->top_p = 1;
+    o->seed = 1;
+    o->window_tokens = 4096;
+    if (command == CLI_VERIFY) {
+        memcpy(o->contexts, verify_contexts, sizeof verify_contexts);
+        o->n_contexts = sizeof verify_contexts / sizeof verify_contexts[0];
+    } else if (command == CLI_PLAN) {
+        memcpy(o->contexts, plan_contexts, sizeof plan_contexts);
+        o->n_contexts = sizeof plan_contexts / sizeof plan_contexts[0];
+    }
+}
+
+bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
+                       int *status)
+{
+    parser p = {.command = command, .name = command_names[command], .options = options};
+    set_defaults(options, command);
+    if (!parse_arguments(&p, argc, argv)) {
+        *status = p.failed ? CLI_EXIT_BAD_INPUT : CLI_EXIT_OK;
+        return false;
+    }
+    read_environment(&p);
+    /* Without a grid there is only one profile to mean. */
+    if (options->grid_off && !seen(&p, OPTION_PROFILE))
+        options->profile = KVF_PROFILE_LEGACY;
+    if (command == CLI_VERIFY)
+        options->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
+    *status = CLI_EXIT_BAD_INPUT;
+    return !p.failed && check(&p);
+}
+
+uint32_t cli_options_chunk_tokens(const cli_options *options, uint64_t context_tokens)
+{
+    return context_tokens < options->chunk_tokens ? (uint32_t)context_tokens
+                                                  : options->chunk_tokens;
+}
+
+kvf_session_options cli_options_session(const cli_options *options, kvf_profile_id profile,
+                                        uint64_t context_tokens)
+{
+    /* legacy scores the whole chunk at once by definition and fold has no tile. */
+    const bool tiled = kvf_profile_get(profile)->score_tile_tokens > 0;
+    return (kvf_session_options){
+        .profile = profile,
+        .max_tokens = context_tokens,
+        .chunk_tokens = cli_options_chunk_tokens(options, context_tokens),
+        .score_tile_tokens = tiled ? options->score_tile_tokens : 0,
+        .grid_off = options->grid_off,
+        .n_threads = options->n_threads,
+    };
+}

@@ -1,0 +1,82 @@
+/*
+ * Everything the user decides: the command line and the environment, read here
+ * and nowhere else, and passed down as one struct.
+ */
+#ifndef KVF_CLI_OPTIONS_H
+#define KVF_CLI_OPTIONS_H
+
+#include "kvfold.h"
+
+typedef enum cli_command { CLI_RUN, CLI_VERIFY, CLI_SCORE, CLI_PLAN, CLI_COMMAND_COUNT } cli_command;
+
+typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
+
+enum { CLI_MAX_CONTEXTS = 64 };
+
+typedef struct cli_options {
+    const char *command; /* its name, for messages */
+
+    /* Model and device. */
+    const char *model; /* a folder; plan: or "v4-flash" */
+    const char *backend;
+    const char *isa;           /* NULL: the best here */
+    bool isa_from_environment; /* KVFOLD_ISA, for messages */
+    uint32_t n_threads;        /* 0: all; plan: 1 */
+
+    /* Cache. */
+    kvf_profile_id profile;            /* run, score */
+    bool profiles[KVF_PROFILE_COUNT];  /* verify, plan: which of them */
+    uint32_t chunk_tokens;
+    uint32_t score_tile_tokens; /* 0: the profile's own */
+    bool grid_off;
+    uint64_t contexts[CLI_MAX_CONTEXTS]; /* --ctx, in tokens; run: at most one */
+    uint32_t n_contexts;
+    bool contexts_given; /* else they are defaults */
+
+    cli_output output;
+
+    /* Text that comes in: at most one of prompt and file. */
+    const char *prompt;
+    const char *file;
+
+    /* run */
+    bool interactive;
+    uint64_t max_tokens;
+    float temperature;
+    float top_p;
+    float min_p;
+    uint64_t seed;
+
+    /* score */
+    const char *ids_file;
+    const char *logits_file;
+    uint64_t window_tokens;
+
+    /* plan */
+    uint64_t memory_bytes; /* 0: not asked */
+    uint64_t weights_bytes;
+    bool weights_given;
+    const char *svg_file;
+    bool list_buffers;
+} cli_options;
+
+/* "run" .. ; and back, CLI_COMMAND_COUNT for an unknown name. */
+const char *cli_command_name(cli_command command);
+cli_command cli_command_find(const char *name);
+
+/*
+ * Reads the options of a command (argv[0] is the command's name) and the
+ * environment. Returns true when the command is to be run. Otherwise the help was
+ * printed or an error reported, and *status is the exit status.
+ */
+bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
+                       int *status);
+
+/* The chunk that a session of that context is opened with: never longer than the context. */
+uint32_t cli_options_chunk_tokens(const cli_options *options, uint64_t context_tokens);
+
+/* A session's options for a profile and a context. */
+kvf_session_options cli_options_session(const cli_options *options, kvf_profile_id profile,
+                                        uint64_t context_tokens);
+
+#endif

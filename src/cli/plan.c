@@ -1,0 +1,422 @@
+/*
+ * kvfold plan: what a session costs, buffer by buffer, before anything is
+ * allocated; the largest context that fits; a chart.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/budget.h"
+#include "cli/commands.h"
+#include "cli/message.h"
+#include "cli/svg.h"
+#include "cli/table.h"
+#include "cli/units.h"
+#include "model/model.h"
+
+/* One profile at one context. */
+typedef struct totals {
+    uint64_t session_bytes;
+    uint64_t allocated_bytes;
+    uint64_t snapshot_bytes;
+    uint64_t scratch_bytes;
+    uint64_t total_bytes; /* allocated + scratch + activations */
+} totals;
+
+typedef struct planning {
+    const cli_options *options;
+    kvf_model_config config;
+    cli_budget budget;
+    bool built_in; /* no checkpoint, only a geometry */
+    uint64_t contexts[CLI_MAX_CONTEXTS];
+    uint32_t n_contexts;
+    totals results[CLI_MAX_CONTEXTS][KVF_PROFILE_COUNT];
+    uint64_t n_records;
+} planning;
+
+/* ---- The model ---------------------------------------------------------------------- */
+
+/* DeepSeek-V4-Flash, as far as memory depends on it (docs/FORMAT.md 1). */
+static void fill_v4_flash(kvf_model_config *config)
+{
+    memset(config, 0, sizeof *config);
+    kvf_geometry_v4_flash(&config->geometry);
+    config->hidden = 4096;
+    config->q_rank = 1024;
+    config->n_out_groups = 8;
+    config->out_rank = 1024;
+    config->n_streams = 4;
+    config->sinkhorn_rounds = 20;
+    config->n_experts = 256;
+    config->n_experts_used = 6;
+    config->n_shared_experts = 1;
+    config->expert_ffn = 2048;
+    for (int i = 0; i < 3; i++)
+        config->hash_routed[i] = true;
+}
+
+static int load_config(planning *p)
+{
+    kvf_error error;
+    const cli_options *options = p->options;
+    p->built_in = strcmp(options->model, "v4-flash") == 0;
+    if (p->built_in)
+        fill_v4_flash(&p->config);
+    else if (kvf_config_load(options->model, &p->config, &error) != KVF_OK)
+        return cli_error("plan", "%s", error.message);
+    p->budget = (cli_budget){options, &p->config, options->n_threads ? options->n_threads : 1};
+    return CLI_EXIT_OK;
+}
+
+/* A context that was asked for must exist; of the default ones the model's maximum bounds the list.
+ */
+static int choose_contexts(planning *p)
+{
+    const cli_options *options = p->options;
+    const uint64_t model_tokens = p->config.geometry.max_tokens;
+    for (uint32_t i = 0; i < options->n_contexts; i++) {
+        char context[CLI_NUMBER_BYTES];
+        char limit[CLI_NUMBER_BYTES];
+        if (options->contexts[i] <= model_tokens)
+            p->contexts[p->n_contexts++] = options->contexts[i];
+        else if (options->contexts_given)
+            return cli_error("plan", "--ctx %s is more than the model's maximum of %s tokens",
+                             cli_format_count(options->contexts[i], context),
+                             cli_format_count(model_tokens, limit));
+    }
+    if (p->n_contexts == 0)
+        p->contexts[p->n_contexts++] = model_tokens;
+    return CLI_EXIT_OK;
+}
+
+/* ---- One plan ----------------------------------------------------------------------- */
+
+static const char *class_name(kvf_memory_class klass)
+{
+    switch (klass) {
+    case KVF_MEMORY_CACHE: return "cache";
+    case KVF_MEMORY_SCRATCH: return "scratch";
+    case KVF_MEMORY_ACTIVATION: return "activation";
+    default: return "weight";
+    }
+}
+
+/*
+ * The plan of the session with the activations of the dense layers appended to its
+ * buffers. Free plan->buffers with kvf_plan_free.
+ */
+static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context_tokens,
+                     kvf_plan *plan, totals *t)
+{
+    kvf_error error;
+    if (cli_budget_plan(&p->budget, profile, context_tokens, plan, &error) != KVF_OK)
+        return cli_error("plan", "%s", error.message);
+    const uint32_t chunk = cli_options_chunk_tokens(p->options, context_tokens);
+    const uint32_t n = kvf_model_activations(&p->config, chunk, NULL, 0);
+    const uint32_t n_session = plan->n_buffers;
+    kvf_plan_buffer *all = realloc(plan->buffers, ((size_t)n_session + n) * sizeof *all);
+    if (!all) {
+        kvf_plan_free(plan);
+        return cli_error("plan", "out of memory for %u buffers", n_session + n);
+    }
+    plan->buffers = all;
+    plan->n_buffers = n_session + kvf_model_activations(&p->config, chunk, all + n_session, n);
+    *t = (totals){plan->session_bytes, plan->allocated_bytes, plan->snapshot_bytes,
+                  plan->scratch_bytes, plan->allocated_bytes + plan->scratch_bytes};
+    for (uint32_t i = n_session; i < plan->n_buffers; i++)
+        t->total_bytes += plan->buffers[i].bytes;
+    return CLI_EXIT_OK;
+}
+
+/* ---- For machines ------------------------------------------------------------------- */
+
+static cJSON *buffer_list(const kvf_plan *plan)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < plan->n_buffers; i++) {
+        const kvf_plan_buffer *buffer = &plan->buffers[i];
+        cli_record entry = cli_record_new();
+        cJSON *shape = cJSON_CreateArray();
+        cli_record_text(&entry, "name", buffer->name);
+        cli_record_text(&entry, "dtype", buffer->dtype);
+        for (uint32_t d = 0; d < buffer->n_dims; d++)
+            cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)buffer->shape[d]));
+        cli_record_list(&entry, "shape", shape);
+        cli_record_count(&entry, "bytes", buffer->bytes);
+        if (entry.failed || !cJSON_AddItemToArray(list, entry.object)) {
+            cli_record_free(&entry);
+            cJSON_Delete(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static int print_record(planning *p, kvf_profile_id profile, uint64_t context_tokens,
+                        const kvf_plan *plan, const totals *t)
+{
+    cli_record record = cli_record_new();
+    cli_record_count(&record, "ctx", context_tokens);
+    cli_record_text(&record, "profile", kvf_profile_get(profile)->name);
+    cli_record_count(&record, "session_bytes", t->session_bytes);
+    cli_record_count(&record, "allocated_bytes", t->allocated_bytes);
+    cli_record_count(&record, "snapshot_bytes", t->snapshot_bytes);
+    cli_record_count(&record, "scratch_bytes", t->scratch_bytes);
+    cli_record_count(&record, "total_bytes", t->total_bytes);
+    if (p->options->output == CLI_OUTPUT_JSON)
+        cli_record_list(&record, "buffers", buffer_list(plan));
+    return cli_record_print("plan", &record, p->options->output, p->n_records++ == 0);
+}
+
+/* ---- For people --------------------------------------------------------------------- */
+
+static int print_buffers(kvf_profile_id profile, uint64_t context_tokens, const kvf_plan *plan)
+{
+    static const cli_column columns[] = {{"buffer", 24, true},
+                                         {"class", 10, true},
+                                         {"dtype", 8, true},
+                                         {"shape", 20, true},
+                                         {"bytes", 15, false}};
+    cli_table table;
+    char context[CLI_NUMBER_BYTES];
+    cli_table_start(&table, columns, 5);
+    for (uint32_t i = 0; i < plan->n_buffers; i++) {
+        const kvf_plan_buffer *buffer = &plan->buffers[i];
+        char(*cells)[CLI_CELL_BYTES] = cli_table_row(&table);
+        if (!cells) {
+            cli_table_free(&table);
+            return cli_error("plan", "out of memory for a table of %u buffers", plan->n_buffers);
+        }
+        snprintf(cells[0], CLI_CELL_BYTES, "%.47s", buffer->name);
+        snprintf(cells[1], CLI_CELL_BYTES, "%s", class_name(buffer->klass));
+        snprintf(cells[2], CLI_CELL_BYTES, "%.11s", buffer->dtype);
+        size_t used = 0;
+        for (uint32_t d = 0; d < buffer->n_dims && used < CLI_CELL_BYTES; d++)
+            used += (size_t)snprintf(cells[3] + used, CLI_CELL_BYTES - used, "%s%llu",
+                                     d ? " x " : "", (unsigned long long)buffer->shape[d]);
+        cli_format_count(buffer->bytes, cells[4]);
+    }
+    printf("%s at %s\n", kvf_profile_get(profile)->name,
+           cli_format_context(context_tokens, context));
+    cli_table_print(&table, true);
+    putchar('\n');
+    cli_table_free(&table);
+    return CLI_EXIT_OK;
+}
+
+/* Columns: the context, each profile asked for, and what fold saves of legacy. */
+static uint32_t make_columns(const planning *p, cli_column columns[CLI_MAX_COLUMNS])
+{
+    uint32_t n = 0;
+    columns[n++] = (cli_column){"context", 9, false};
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
+        if (p->options->profiles[i])
+            columns[n++] = (cli_column){kvf_profile_get((kvf_profile_id)i)->name, 15, false};
+    }
+    if (p->options->profiles[KVF_PROFILE_LEGACY] && p->options->profiles[KVF_PROFILE_FOLD])
+        columns[n++] = (cli_column){"fold saves", 10, false};
+    return n;
+}
+
+/* One table: a line a context, exact session bytes or the rounded total. */
+static int print_totals(const planning *p, bool sessions)
+{
+    cli_column columns[CLI_MAX_COLUMNS];
+    cli_table table;
+    cli_table_start(&table, columns, make_columns(p, columns));
+    for (uint32_t i = 0; i < p->n_contexts; i++) {
+        char(*cells)[CLI_CELL_BYTES] = cli_table_row(&table);
+        uint64_t bytes[KVF_PROFILE_COUNT];
+        uint32_t n = 0;
+        if (!cells) {
+            cli_table_free(&table);
+            return cli_error("plan", "out of memory for a table");
+        }
+        cli_format_context(p->contexts[i], cells[n++]);
+        for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+            const totals *t = &p->results[i][profile];
+            bytes[profile] = sessions ? t->session_bytes : t->total_bytes;
+            if (p->options->profiles[profile] && sessions)
+                cli_format_count(bytes[profile], cells[n++]);
+            else if (p->options->profiles[profile])
+                cli_format_bytes(bytes[profile], cells[n++]);
+        }
+        if (n < table.n_columns)
+            snprintf(cells[n], CLI_CELL_BYTES, "%.1f%%",
+                     100 *
+                         (1 - (double)bytes[KVF_PROFILE_FOLD] / (double)bytes[KVF_PROFILE_LEGACY]));
+    }
+    cli_table_print(&table, true);
+    cli_table_free(&table);
+    return CLI_EXIT_OK;
+}
+
+static int print_tables(const planning *p)
+{
+    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->model,
+           p->options->chunk_tokens);
+    printf("Session bytes: rows held, no page padding\n");
+    int status = print_totals(p, true);
+    printf("\nMemory in all without weights: pages, scratch and activations "
+           "(1 MB = 1,000,000 bytes)\n");
+    if (status == CLI_EXIT_OK)
+        status = print_totals(p, false);
+    return status;
+}
+
+/* ---- --memory ----------------------------------------------------------------------- */
+
+/* --weights, or what the checkpoint takes: its mapped files and the device's copies. */
+static int find_weights_bytes(const planning *p, uint64_t *bytes)
+{
+    kvf_error error;
+    kvf_safetensors *files;
+    *bytes = p->options->weights_bytes;
+    if (p->options->weights_given || p->built_in)
+        return CLI_EXIT_OK;
+    if (kvf_safetensors_open(p->options->model, &files, &error) != KVF_OK)
+        return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
+                         error.message);
+    *bytes = kvf_safetensors_mapped_bytes(files) + kvf_model_weight_bytes(&p->config);
+    kvf_safetensors_close(files);
+    return CLI_EXIT_OK;
+}
+
+static int print_largest_record(const planning *p, kvf_profile_id profile, uint64_t weights_bytes,
+                                uint64_t largest_context, bool first)
+{
+    cli_record record = cli_record_new();
+    cli_record_text(&record, "profile", kvf_profile_get(profile)->name);
+    cli_record_count(&record, "memory_bytes", p->options->memory_bytes);
+    cli_record_count(&record, "weights_bytes", weights_bytes);
+    cli_record_count(&record, "largest_ctx", largest_context);
+    if (p->options->output == CLI_OUTPUT_CSV && first)
+        putchar('\n'); /* another table, with a header of its own */
+    return cli_record_print("plan", &record, p->options->output, first);
+}
+
+static void print_largest_line(const planning *p, kvf_profile_id profile, uint64_t largest_context)
+{
+    char context[CLI_NUMBER_BYTES];
+    const char *name = kvf_profile_get(profile)->name;
+    if (largest_context == 0)
+        printf("  %-6s  does not fit\n", name);
+    else
+        printf("  %-6s  %11s tokens%s\n", name, cli_format_count(largest_context, context),
+               largest_context == p->config.geometry.max_tokens ? " (the model's maximum)" : "");
+}
+
+static int print_largest(const planning *p)
+{
+    const bool human = p->options->output == CLI_OUTPUT_TABLE;
+    char memory[CLI_NUMBER_BYTES];
+    char weights[CLI_NUMBER_BYTES];
+    uint64_t weights_bytes;
+    int status = find_weights_bytes(p, &weights_bytes);
+    if (status != CLI_EXIT_OK)
+        return status;
+    const uint64_t memory_bytes = p->options->memory_bytes;
+    const uint64_t left = memory_bytes > weights_bytes ? memory_bytes - weights_bytes : 0;
+    if (human && p->built_in && !p->options->weights_given)
+        printf("\nLargest context in %s bytes (no weights counted; --weights BYTES counts them)\n",
+               cli_format_context(memory_bytes, memory));
+    else if (human)
+        printf("\nLargest context in %s bytes beside %s of weights\n",
+               cli_format_context(memory_bytes, memory), cli_format_bytes(weights_bytes, weights));
+    bool first = true;
+    for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
+        const kvf_profile_id profile = (kvf_profile_id)i;
+        if (!p->options->profiles[i])
+            continue;
+        const uint64_t largest = cli_budget_largest_context(&p->budget, profile, left);
+        if (human)
+            print_largest_line(p, profile, largest);
+        else
+            status = print_largest_record(p, profile, weights_bytes, largest, first);
+        first = false;
+    }
+    return status;
+}
+
+/* ---- --svg -------------------------------------------------------------------------- */
+
+static int compare_contexts(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a;
+    const uint64_t y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The chart wants its contexts ascending and each once; the option may bring them in any order. */
+static int write_svg(const planning *p)
+{
+    const cli_options *options = p->options;
+    uint64_t contexts[CLI_MAX_CONTEXTS];
+    uint64_t bytes[KVF_PROFILE_COUNT][CLI_MAX_CONTEXTS];
+    cli_chart chart = {.model = options->model, .contexts = contexts};
+    memcpy(contexts, p->contexts, p->n_contexts * sizeof contexts[0]);
+    qsort(contexts, p->n_contexts, sizeof contexts[0], compare_contexts);
+    for (uint32_t i = 0; i < p->n_contexts; i++) {
+        if (i == 0 || contexts[i] != contexts[i - 1])
+            contexts[chart.n_contexts++] = contexts[i];
+    }
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+        chart.drawn[profile] = options->profiles[profile];
+        chart.bytes[profile] = bytes[profile];
+        for (uint32_t i = 0; chart.drawn[profile] && i < chart.n_contexts; i++) {
+            uint32_t found = 0;
+            while (p->contexts[found] != contexts[i])
+                found++;
+            bytes[profile][i] = p->results[found][profile].session_bytes;
+        }
+    }
+    return cli_svg_write("plan", options->svg_file, &chart);
+}
+
+/* ---- The command -------------------------------------------------------------------- */
+
+static int plan_all(planning *p)
+{
+    const cli_options *options = p->options;
+    int status = CLI_EXIT_OK;
+    for (uint32_t i = 0; i < p->n_contexts; i++) {
+        for (int profile = 0; profile < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; profile++) {
+            const kvf_profile_id id = (kvf_profile_id)profile;
+            const uint64_t context = p->contexts[i];
+            totals *t = &p->results[i][profile];
+            kvf_plan plan;
+            if (!options->profiles[profile])
+                continue;
+            status = make_plan(p, id, context, &plan, t);
+            if (status != CLI_EXIT_OK)
+                return status;
+            if (options->output != CLI_OUTPUT_TABLE)
+                status = print_record(p, id, context, &plan, t);
+            else if (options->list_buffers)
+                status = print_buffers(id, context, &plan);
+            kvf_plan_free(&plan);
+        }
+    }
+    return status;
+}
+
+int cli_plan(const cli_options *options)
+{
+    planning *p = calloc(1, sizeof *p);
+    if (!p)
+        return cli_error("plan", "out of memory");
+    p->options = options;
+    int status = load_config(p);
+    if (status == CLI_EXIT_OK)
+        status = choose_contexts(p);
+    if (status == CLI_EXIT_OK)
+        status = plan_all(p);
+    if (status == CLI_EXIT_OK && options->output == CLI_OUTPUT_TABLE)
+        status = print_tables(p);
+    if (status == CLI_EXIT_OK && options->memory_bytes)
+        status = print_largest(p);
+    if (status == CLI_EXIT_OK && options->svg_file)
+        status = write_svg(p);
+    free(p);
+    return status;
+}

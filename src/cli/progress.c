@@ -1,0 +1,82 @@
+#include "cli/progress.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli/clock.h"
+#include "cli/units.h"
+
+enum { BAR_CELLS = 24, DEFAULT_COLUMNS = 80 };
+static const double redraw_seconds = 0.1;
+
+void cli_progress_start(cli_progress *progress, const char *label, uint64_t total_tokens)
+{
+    memset(progress, 0, sizeof *progress);
+    progress->shown = isatty(STDERR_FILENO) == 1;
+    snprintf(progress->label, sizeof progress->label, "%s", label);
+    progress->total_tokens = total_tokens;
+    progress->started = cli_seconds();
+    cli_progress_update(progress, 0);
+}
+
+/* "3s", "4m05s", "2h03m" */
+static void format_left(double seconds, char *text, size_t text_bytes)
+{
+    if (!(seconds < 360000)) {
+        snprintf(text, text_bytes, "-");
+        return;
+    }
+    const unsigned whole = (unsigned)(seconds + 0.5);
+    if (whole < 60)
+        snprintf(text, text_bytes, "%us", whole);
+    else if (whole < 3600)
+        snprintf(text, text_bytes, "%um%02us", whole / 60, whole % 60);
+    else
+        snprintf(text, text_bytes, "%uh%02um", whole / 3600, whole / 60 % 60);
+}
+
+static int terminal_columns(void)
+{
+    struct winsize size;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        return DEFAULT_COLUMNS;
+    return size.ws_col;
+}
+
+void cli_progress_update(cli_progress *progress, uint64_t done_tokens)
+{
+    const double now = cli_seconds();
+    if (!progress->shown || progress->total_tokens == 0 ||
+        (progress->drawn && now - progress->redrawn < redraw_seconds))
+        return;
+    const double share = (double)done_tokens / (double)progress->total_tokens;
+    const double rate = cli_rate((double)done_tokens, now - progress->started);
+    char bar[BAR_CELLS + 1];
+    const int filled = (int)(share * BAR_CELLS);
+    for (int i = 0; i < BAR_CELLS; i++)
+        bar[i] = i < filled ? '#' : '.';
+    bar[BAR_CELLS] = '\0';
+    char speed[CLI_NUMBER_BYTES];
+    char left[CLI_NUMBER_BYTES] = "-";
+    if (rate > 0)
+        format_left((double)(progress->total_tokens - done_tokens) / rate, left, sizeof left);
+    char line[192];
+    snprintf(line, sizeof line, "%s [%s] %3d%%  %s tok/s  %s left", progress->label, bar,
+             (int)(share * 100), cli_format_rate(rate, speed), left);
+    /* A line that wraps could not be cleared. */
+    fprintf(stderr, "\r\033[K%.*s", terminal_columns() - 1, line);
+    fflush(stderr);
+    progress->drawn = true;
+    progress->redrawn = now;
+}
+
+void cli_progress_finish(cli_progress *progress)
+{
+    if (!progress->drawn)
+        return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    progress->drawn = false;
+}

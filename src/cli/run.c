@@ -1,0 +1,221 @@
+/* kvfold run: a prompt in, an answer out. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/chat.h"
+#include "cli/clock.h"
+#include "cli/commands.h"
+#include "cli/generate.h"
+#include "cli/message.h"
+#include "cli/table.h"
+#include "cli/text.h"
+#include "cli/units.h"
+#include "model/tokenizer.h"
+
+/* A context that nobody asked for is rounded up to this, so that it reads well. */
+static const uint64_t context_step_tokens = 1024;
+/* A conversation's context where none was given; its cache grows only as it is used. */
+static const uint64_t chat_context_tokens = 65536;
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The context of the session: --ctx, or what the prompt and the answer need. */
+static int choose_context(const cli_engine *engine, uint64_t n_prompt_tokens, uint64_t *context)
+{
+    const cli_options *options = engine->options;
+    const uint64_t model_tokens = engine->config.geometry.max_tokens;
+    char prompt[CLI_NUMBER_BYTES];
+    char limit[CLI_NUMBER_BYTES];
+    if (n_prompt_tokens > model_tokens)
+        return cli_error("run", "the prompt has %s tokens, the model takes at most %s",
+                         cli_format_count(n_prompt_tokens, prompt),
+                         cli_format_count(model_tokens, limit));
+    if (options->n_contexts == 0) {
+        const uint64_t wanted = n_prompt_tokens + options->max_tokens + context_step_tokens - 1;
+        *context = min_u64(wanted - wanted % context_step_tokens, model_tokens);
+        if (options->interactive)
+            *context = min_u64(*context > chat_context_tokens ? *context : chat_context_tokens,
+                               model_tokens);
+        return CLI_EXIT_OK;
+    }
+    *context = options->contexts[0];
+    if (*context > model_tokens)
+        return cli_error("run", "--ctx %s is more than the model's maximum of %s tokens",
+                         cli_format_count(*context, prompt), cli_format_count(model_tokens, limit));
+    if (n_prompt_tokens > *context)
+        return cli_error("run", "the prompt has %s tokens and --ctx holds %s",
+                         cli_format_count(n_prompt_tokens, prompt),
+                         cli_format_count(*context, limit));
+    return CLI_EXIT_OK;
+}
+
+/* ---- One answer ----------------------------------------------------------------- */
+
+/* Bytes of a UTF-8 character at text, 0 where there is no valid one. */
+static size_t utf8_length(const unsigned char *text, size_t text_bytes)
+{
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const size_t length = text[0] < 0x80             ? 1
+                          : (text[0] & 0xe0) == 0xc0 ? 2
+                          : (text[0] & 0xf0) == 0xe0 ? 3
+                          : (text[0] & 0xf8) == 0xf0 ? 4
+                                                     : 0;
+    if (length == 1)
+        return text[0] != 0; /* a NUL would end the string */
+    if (length == 0 || length > text_bytes)
+        return 0;
+    uint32_t code = text[0] & (0x7fu >> length);
+    for (size_t i = 1; i < length; i++) {
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+        code = code << 6 | (text[i] & 0x3fu);
+    }
+    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
+    return code < smallest[length] || code > 0x10ffff || surrogate ? 0 : length;
+}
+
+/*
+ * The answer's text as JSON can carry it: bytes that are no UTF-8 become U+FFFD.
+ * The caller frees it; NULL when memory ran out.
+ */
+static char *text_of(const cli_answer *answer)
+{
+    unsigned char *bytes = malloc(answer->n_tokens + 1);
+    char *text = malloc(3 * answer->n_tokens + 1); /* U+FFFD has three bytes */
+    size_t n_bytes = 0;
+    size_t length = 0;
+    for (uint64_t i = 0; bytes && text && i < answer->n_tokens; i++) {
+        const int byte = kvf_token_byte(answer->tokens[i]);
+        if (byte >= 0)
+            bytes[n_bytes++] = (unsigned char)byte;
+    }
+    for (size_t i = 0; bytes && text && i < n_bytes;) {
+        const size_t n = utf8_length(bytes + i, n_bytes - i);
+        memcpy(text + length, n ? (const char *)bytes + i : "\xef\xbf\xbd", n ? n : 3);
+        length += n ? n : 3;
+        i += n ? n : 1;
+    }
+    if (bytes && text) {
+        text[length] = '\0';
+    } else {
+        free(text);
+        text = NULL;
+    }
+    free(bytes);
+    return text;
+}
+
+static int print_json(const cli_generator *generator, const cli_answer *answer)
+{
+    const uint64_t n_decoded = answer->n_tokens ? answer->n_tokens - 1 : 0;
+    const kvf_device *device = generator->engine->device;
+    cli_record record = cli_record_new();
+    cli_record_count(&record, "ctx", generator->context_tokens);
+    cli_record_text(&record, "profile", kvf_profile_get(generator->engine->options->profile)->name);
+    cli_record_text(&record, "isa", kvf_device_isa_name(device));
+    cli_record_text(&record, "backend", kvf_device_backend_name(device));
+    cli_record_count(&record, "prompt_tokens", answer->n_prompt_tokens);
+    cli_record_count(&record, "answer_tokens", answer->n_tokens);
+    cli_record_text(&record, "ended", cli_ending_name(answer->ending));
+    cli_record_number(&record, "prefill_tps",
+                      cli_rate((double)answer->n_prompt_tokens, answer->prefill_seconds));
+    cli_record_number(&record, "decode_tps", cli_rate((double)n_decoded, answer->decode_seconds));
+    cli_record_count(&record, "session_bytes", kvf_session_held_bytes(generator->session));
+    cJSON *tokens = cJSON_CreateArray();
+    for (uint64_t i = 0; tokens && i < answer->n_tokens; i++)
+        cJSON_AddItemToArray(tokens, cJSON_CreateNumber(answer->tokens[i]));
+    cli_record_list(&record, "tokens", tokens);
+    char *text = text_of(answer);
+    if (text)
+        cli_record_text(&record, "text", text);
+    record.failed = record.failed || !text;
+    free(text);
+    return cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
+}
+
+static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens)
+{
+    const bool json = generator->engine->options->output == CLI_OUTPUT_JSON;
+    cli_answer answer;
+    int status = cli_generate(generator, tokens, n_tokens, !json, &answer);
+    if (!json) {
+        putchar('\n');
+        fflush(stdout);
+    }
+    if (status == CLI_EXIT_OK && json)
+        status = print_json(generator, &answer);
+    if (status == CLI_EXIT_OK)
+        cli_answer_summarise(generator, &answer);
+    if (status == CLI_EXIT_OK && answer.ending == CLI_ENDED_INTERRUPTED)
+        status = CLI_EXIT_INTERRUPTED;
+    free(answer.tokens);
+    return status;
+}
+
+/* ---- The command ------------------------------------------------------------------ */
+
+/* tokens: of the prompt; a conversation takes the text instead, turn by turn. */
+static int run_with(cli_engine *engine, const cli_text *text, const int32_t *tokens,
+                    uint64_t n_tokens)
+{
+    const cli_options *options = engine->options;
+    uint64_t context = 0;
+    int status = choose_context(engine, n_tokens, &context);
+    if (status == CLI_EXIT_OK)
+        status = cli_engine_check_memory(engine, options->profile, context, 0);
+    if (status == CLI_EXIT_OK)
+        status = cli_engine_load(engine, context);
+    if (status != CLI_EXIT_OK)
+        return status;
+    cli_generator generator;
+    status = cli_generator_open(engine, context, &generator);
+    if (status == CLI_EXIT_OK && options->interactive)
+        status = cli_chat(&generator, text->data ? text : NULL);
+    else if (status == CLI_EXIT_OK)
+        status = answer_once(&generator, tokens, n_tokens);
+    cli_generator_close(&generator);
+    return status;
+}
+
+static int read_prompt(const cli_options *options, cli_text *text)
+{
+    if (options->file)
+        return cli_text_read("run", options->file, text);
+    if (options->prompt)
+        return cli_text_copy("run", options->prompt, strlen(options->prompt), text);
+    return CLI_EXIT_OK;
+}
+
+int cli_run(const cli_options *options)
+{
+    kvf_error error;
+    cli_text text = {NULL, 0};
+    int32_t *tokens = NULL;
+    cli_engine engine;
+    int status = cli_engine_open(options, &engine);
+    if (status == CLI_EXIT_OK &&
+        kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)
+        status = cli_error("run", "%s", error.message);
+    if (status == CLI_EXIT_OK)
+        status = read_prompt(options, &text);
+    if (status == CLI_EXIT_OK) {
+        tokens = malloc((text.bytes + 1) * sizeof *tokens);
+        if (!tokens)
+            status = cli_error("run", "out of memory for a prompt of %zu bytes", text.bytes);
+    }
+    if (status == CLI_EXIT_OK) {
+        const size_t n = kvf_tokenize(&engine.config, text.data, text.bytes, true, tokens);
+        if (n == 0 && !options->interactive)
+            status = cli_error("run", "the prompt is empty");
+        else
+            status = run_with(&engine, &text, tokens, n);
+    }
+    free(tokens);
+    cli_text_free(&text);
+    cli_engine_close(&engine);
+    return status;
+}

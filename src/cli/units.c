@@ -1,0 +1,155 @@
+#include "cli/units.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How far a suffix shifts; -1 for none that is known. */
+static int suffix_shift(char suffix)
+{
+    switch (suffix) {
+    case 'k':
+    case 'K': return 10;
+    case 'm':
+    case 'M': return 20;
+    case 'g':
+    case 'G': return 30;
+    case 't':
+    case 'T': return 40;
+    default: return -1;
+    }
+}
+
+/* Digits from *text on; false when there are none or they overflow. */
+static bool parse_digits(const char **text, uint64_t *value, bool *overflow)
+{
+    const char *c = *text;
+    *value = 0;
+    *overflow = false;
+    for (; *c >= '0' && *c <= '9'; c++) {
+        const uint64_t digit = (uint64_t)(*c - '0');
+        if (*value > (UINT64_MAX - digit) / 10) {
+            *overflow = true;
+            return false;
+        }
+        *value = *value * 10 + digit;
+    }
+    const bool any = c != *text;
+    *text = c;
+    return any;
+}
+
+bool cli_parse_size(const char *text, uint64_t min, uint64_t max, uint64_t *value, char *reason,
+                    size_t reason_bytes)
+{
+    const char *rest = text;
+    bool overflow;
+    uint64_t number;
+    bool valid = parse_digits(&rest, &number, &overflow);
+    if (valid && *rest) {
+        const int shift = suffix_shift(*rest);
+        valid = shift > 0 && rest[1] == '\0';
+        if (valid && number > UINT64_MAX >> shift)
+            overflow = true;
+        else if (valid)
+            number <<= shift;
+    }
+    if (!valid && !overflow) {
+        snprintf(reason, reason_bytes,
+                 "'%.60s' is not a number; write digits and at most one of k, M, G, T "
+                 "(powers of 1024), like 8k",
+                 text);
+        return false;
+    }
+    if (overflow || number < min || number > max) {
+        char low[CLI_NUMBER_BYTES];
+        char high[CLI_NUMBER_BYTES];
+        snprintf(reason, reason_bytes, "'%.60s' is outside %s .. %s", text,
+                 cli_format_context(min, low), cli_format_context(max, high));
+        return false;
+    }
+    *value = number;
+    return true;
+}
+
+bool cli_parse_fraction(const char *text, double min, double max, float *value, char *reason,
+                        size_t reason_bytes)
+{
+    const size_t length = strlen(text);
+    const size_t whole = strspn(text, "0123456789");
+    const size_t point = text[whole] == '.' ? 1 : 0;
+    const size_t part = strspn(text + whole + point, "0123456789");
+    /* Forty characters bound the number far below what a double overflows at. */
+    if (whole + part == 0 || whole + point + part != length || length > 40) {
+        snprintf(reason, reason_bytes, "'%.60s' is not a number; write it like 0.7", text);
+        return false;
+    }
+    const double number = strtod(text, NULL);
+    if (number < min || number > max) {
+        snprintf(reason, reason_bytes, "'%.60s' is outside %g .. %g", text, min, max);
+        return false;
+    }
+    *value = (float)number;
+    return true;
+}
+
+const char *cli_format_bytes(uint64_t bytes, char text[CLI_NUMBER_BYTES])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
+    double value = (double)bytes;
+    unsigned unit = 0;
+    /* 999.95 would be shown as 1000.0; the next unit shows it as 1.000. */
+    while (value >= 999.95 && unit < 6) {
+        value /= 1000;
+        unit++;
+    }
+    if (unit == 0)
+        snprintf(text, CLI_NUMBER_BYTES, "%u B", (unsigned)bytes);
+    else
+        snprintf(text, CLI_NUMBER_BYTES, "%.*f %s",
+                 value < 9.9995   ? 3
+                 : value < 99.995 ? 2
+                                  : 1,
+                 value, units[unit]);
+    return text;
+}
+
+const char *cli_format_count(uint64_t count, char text[CLI_NUMBER_BYTES])
+{
+    char digits[24];
+    const int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)count);
+    char *out = text;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0)
+            *out++ = ',';
+        *out++ = digits[i];
+    }
+    *out = '\0';
+    return text;
+}
+
+const char *cli_format_context(uint64_t tokens, char text[CLI_NUMBER_BYTES])
+{
+    static const char suffixes[] = "kMGT";
+    int unit = -1;
+    while (tokens && tokens % 1024 == 0 && unit < 3) {
+        tokens /= 1024;
+        unit++;
+    }
+    cli_format_count(tokens, text);
+    if (unit >= 0)
+        strncat(text, (const char[]){suffixes[unit], '\0'}, 2);
+    return text;
+}
+
+const char *cli_format_rate(double tokens_per_second, char text[CLI_NUMBER_BYTES])
+{
+    if (!(tokens_per_second > 0) || !isfinite(tokens_per_second) || tokens_per_second > 1e15)
+        snprintf(text, CLI_NUMBER_BYTES, "-");
+    else if (tokens_per_second < 99.95)
+        snprintf(text, CLI_NUMBER_BYTES, "%.1f", tokens_per_second);
+    else
+        cli_format_count((uint64_t)(tokens_per_second + 0.5), text);
+    return text;
+}
