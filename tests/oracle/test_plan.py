@@ -1,0 +1,188 @@
+"""kvf_plan_make against section 8 of docs/FORMAT.md."""
+
+import struct
+
+import oracle
+from oracle import F16, F32, FP4, FP8_F16
+from probe_client import (FOLD, INVALID_ARGUMENT, LAYER_CSA, LAYER_HCA, LAYER_WINDOW, LEGACY, OK, OP_PLAN,
+                          PACKED, TILED, LibraryTest, main)
+
+# compressed rows, index rows, window rows: section 7
+PROFILE_FORMATS = {LEGACY: (F32, F32, F32), TILED: (F16, F32, F32), PACKED: (FP8_F16, F32, F32),
+                   FOLD: (FP8_F16, FP4, FP8_F16)}
+TABLE = {  # section 8: legacy, tiled, packed, fold
+    8192: (136750476, 91399564, 71912844, 44759436),
+    16384: (249505164, 158803340, 119829900, 73580940),
+    32768: (475014540, 293610892, 215664012, 131223948),
+    65536: (926033292, 563225996, 407332236, 246509964),
+    1048576: (14456595852, 8651679116, 6157378956, 3705090444),
+}
+FLASH_TOKENS = 1048576
+CACHE_CLASS, SCRATCH_CLASS = 0, 1
+BUFFER = struct.Struct("<48s12sI7Q")
+FLASH = None
+TOKENS = sorted({0, 1, 2, 3, 4, 5, 7, 8, 126, 127, 128, 129, 131, 132, 255, 256, 257, 511, 512, 8191, 8192,
+                 8193, 65535, 1000003, FLASH_TOKENS - 1, FLASH_TOKENS} | set(TABLE))
+
+
+def formats_bytes(profile, n_rows, n_index_rows, n_window_rows, size):
+    row, index, window = PROFILE_FORMATS[profile]
+    return (size(row, 512, n_rows) + size(index, 128, n_index_rows) + size(window, 512, n_window_rows))
+
+
+def held(id_, width, n_rows):
+    return n_rows * oracle.row_bytes(id_, width)
+
+
+def allocated(id_, width, n_rows):
+    return -(-n_rows // 64) * oracle.page_bytes(id_, width, 64)
+
+
+def cache_rows_bytes(profile, layers, window_tokens, n_tokens, size):
+    """All rows of a session of these (kind, ratio) layers, counted by `size`."""
+    total = 0
+    for kind, ratio in layers:
+        n_rows = n_tokens // ratio if ratio else 0
+        n_index_rows = n_rows if kind == LAYER_CSA else 0
+        total += formats_bytes(profile, n_rows, n_index_rows, min(window_tokens, n_tokens), size)
+    return total
+
+
+def compressor_state_bytes(layers):
+    """Section 9.3: a ring of slots, each kv and gate of parts * width values."""
+    total = 0
+    for kind, ratio in layers:
+        if kind == LAYER_CSA:
+            total += 2 * ratio * (2 * 2 * 512 + 2 * 2 * 128) * 4
+        elif kind == LAYER_HCA:
+            total += ratio * 2 * 512 * 4
+    return total
+
+
+def fixed_bytes(layers, vocab, n_tokens):
+    return 52 + 4 * vocab + 8 * len(layers) + 4 * n_tokens + compressor_state_bytes(layers)
+
+
+FLASH_LAYERS = [(LAYER_WINDOW, 0)] * 2 + [(LAYER_CSA, 4), (LAYER_HCA, 128)] * 20 + [(LAYER_CSA, 4)]
+
+
+class Plan:
+    def __init__(self, response):
+        self.session_bytes, self.allocated_bytes, self.snapshot_bytes, self.scratch_bytes = response.fields
+        self.buffers = []
+        for name, dtype, klass, n_dims, *rest in BUFFER.iter_unpack(response.blobs[0]):
+            shape, (bytes_, held_bytes) = rest[:4][:n_dims], rest[4:]
+            self.buffers.append((name.rstrip(b"\0").decode(), dtype.rstrip(b"\0").decode(), klass, shape,
+                                 bytes_, held_bytes))
+
+
+def ask_plan(probe, profile, n_tokens, layers=FLASH, max_tokens=FLASH_TOKENS, vocab=320, chunk=4096,
+             window_tokens=128):
+    geometry = [len(layers or ()), vocab, 64, 64, 512, window_tokens, FLASH_TOKENS]
+    flat = [x for layer in layers or () for x in layer]
+    return probe.ask(OP_PLAN, geometry + [profile, max_tokens, chunk, 0, 0, n_tokens],
+                     [struct.pack("<%dI" % len(flat), *flat)])
+
+
+class Flash(LibraryTest):
+    def plans(self):
+        for probe in self.targets():
+            for profile in PROFILE_FORMATS:
+                for n_tokens in TOKENS:
+                    response = ask_plan(probe, profile, n_tokens)
+                    self.check_status(response, OK)
+                    yield profile, n_tokens, Plan(response)
+
+    def test_session_bytes_are_the_table(self):
+        for profile, n_tokens, plan in self.plans():
+            if n_tokens in TABLE:
+                self.assertEqual(plan.session_bytes, TABLE[n_tokens][profile])
+
+    def test_session_bytes_are_the_formula(self):
+        self.assertEqual(compressor_state_bytes(FLASH_LAYERS), 12206080)
+        for profile, n_tokens, plan in self.plans():
+            want = fixed_bytes(FLASH_LAYERS, 129280, n_tokens)
+            want += cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, held)
+            self.assertEqual(plan.session_bytes, want, "profile %d, %d tokens" % (profile, n_tokens))
+
+    def test_totals_are_the_sums_of_the_buffers(self):
+        for profile, n_tokens, plan in self.plans():
+            what = "profile %d, %d tokens" % (profile, n_tokens)
+            cache = [b for b in plan.buffers if b[2] == CACHE_CLASS]
+            scratch = [b for b in plan.buffers if b[2] == SCRATCH_CLASS]
+            self.assertEqual(sum(b[5] for b in plan.buffers), plan.session_bytes, what)
+            self.assertEqual(sum(b[4] for b in cache), plan.allocated_bytes, what)
+            self.assertEqual(sum(b[4] for b in scratch), plan.scratch_bytes, what)
+            self.assertEqual({b[5] for b in scratch} - {0}, set(), what)
+
+    def test_row_buffers_are_whole_pages(self):
+        widths = {"f32": F32, "f16": F16, "fp8_f16": FP8_F16, "fp4": FP4}
+        for profile, n_tokens, plan in self.plans():
+            row, index, window = PROFILE_FORMATS[profile]
+            for layer, (kind, ratio) in enumerate(FLASH_LAYERS):
+                n_rows = n_tokens // ratio if ratio else 0
+                expected = {"rows": (row, 512, n_rows),
+                            "index_rows": (index, 128, n_rows if kind == LAYER_CSA else 0)}
+                for name, (id_, width, count) in expected.items():
+                    found = [b for b in plan.buffers if b[0] == "layer.%d.%s" % (layer, name)]
+                    if count and found:
+                        self.assertEqual(widths[found[0][1]], id_)
+                        self.assertEqual(found[0][4], allocated(id_, width, count), found[0])
+                        self.assertEqual(found[0][5], held(id_, width, count), found[0])
+
+    def test_rows_of_a_layer_are_listed(self):
+        for _, n_tokens, plan in self.plans():
+            names = [b[0] for b in plan.buffers]
+            self.assertEqual(len(names), len(set(names)), "buffer names differ")
+            if n_tokens >= 128:
+                self.assertIn("layer.2.rows", names)
+
+    def test_padding_is_what_the_pages_add(self):
+        for profile, n_tokens, plan in self.plans():
+            if n_tokens < 128:
+                continue  # the window ring may be whole from the start
+            padding = cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, allocated)
+            padding -= cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, held)
+            self.assertGreaterEqual(plan.allocated_bytes - plan.session_bytes + 52, padding)
+
+    def test_scratch_of_fold_is_small_and_grows_with_attended_rows_only(self):
+        # HCA attends all of its rows, at 4 bytes a row and head; nothing else may grow.
+        without_hca = [layer for layer in FLASH_LAYERS if layer[0] != LAYER_HCA]
+        for probe in self.targets():
+            def scratch(layers, n_tokens):
+                return Plan(ask_plan(probe, FOLD, n_tokens, layers, max_tokens=n_tokens)).scratch_bytes
+
+            self.assertLessEqual(scratch(FLASH, FLASH_TOKENS), 64 << 20)
+            self.assertEqual(scratch(without_hca, 65536), scratch(without_hca, FLASH_TOKENS))
+
+    def test_scratch_of_legacy_and_packed_is_that_of_the_text(self):
+        for probe in self.targets():
+            for profile, gigabytes in ((LEGACY, 8.59), (PACKED, 2.68)):
+                scratch = Plan(ask_plan(probe, profile, FLASH_TOKENS)).scratch_bytes
+                self.assertAlmostEqual(scratch / 1e9, gigabytes, delta=0.1)
+
+    def test_more_tokens_than_the_session_holds_are_refused(self):
+        for probe in self.targets():
+            self.check_status(ask_plan(probe, FOLD, 1001, max_tokens=1000), INVALID_ARGUMENT)
+            self.check_status(ask_plan(probe, FOLD, 0, max_tokens=FLASH_TOKENS + 1), INVALID_ARGUMENT)
+            self.check_status(ask_plan(probe, 4, 0), INVALID_ARGUMENT)
+
+
+class OtherGeometries(LibraryTest):
+    def test_formula_of_small_models(self):
+        models = ([(LAYER_WINDOW, 0)], [(LAYER_CSA, 4)], [(LAYER_HCA, 128)],
+                  [(LAYER_WINDOW, 0)] * 2 + [(LAYER_CSA, 4), (LAYER_HCA, 128)] * 2)
+        for probe in self.targets():
+            for layers in models:
+                for window_tokens in (64, 128):
+                    for profile in PROFILE_FORMATS:
+                        for n_tokens in (0, 1, 3, 4, 63, 64, 127, 128, 129, 256, 300, 70000):
+                            response = ask_plan(probe, profile, n_tokens, layers, window_tokens=window_tokens)
+                            self.check_status(response, OK)
+                            want = fixed_bytes(layers, 320, n_tokens)
+                            want += cache_rows_bytes(profile, layers, window_tokens, n_tokens, held)
+                            self.assertEqual(Plan(response).session_bytes, want)
+
+
+if __name__ == "__main__":
+    main()
