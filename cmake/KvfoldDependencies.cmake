@@ -1,0 +1,71 @@
+# What the library links: OpenMP, the math library, and a BLAS for the dense products.
+#   kvfold_dependencies   of the library itself
+#   kvfold_cjson          of the model layer
+# KVF_BLAS_DEFINITIONS    for src/backend/cpu/blas.c
+# KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
+
+find_package(PkgConfig)
+
+if(APPLE AND NOT DEFINED OpenMP_ROOT)
+  # Homebrew keeps libomp out of the compiler's default paths.
+  execute_process(COMMAND brew --prefix libomp OUTPUT_VARIABLE OpenMP_ROOT
+                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
+find_package(OpenMP REQUIRED COMPONENTS C)
+find_package(Threads REQUIRED)
+
+add_library(kvfold_dependencies INTERFACE)
+target_link_libraries(kvfold_dependencies INTERFACE OpenMP::OpenMP_C Threads::Threads m)
+set(KVF_PC_LIBS_PRIVATE "${OpenMP_C_FLAGS} ${CMAKE_THREAD_LIBS_INIT} -lm")
+if(APPLE)
+  string(APPEND KVF_PC_LIBS_PRIVATE " ${OpenMP_C_LIBRARIES}")
+endif()
+set(KVF_BLAS_DEFINITIONS "")
+
+if(KVF_BLAS STREQUAL "none")
+  list(APPEND KVF_BLAS_DEFINITIONS KVF_BLAS_NONE)
+elseif(NOT KVF_BLAS STREQUAL "system")
+  message(FATAL_ERROR "KVF_BLAS is \"${KVF_BLAS}\"; expected system or none")
+elseif(APPLE)
+  target_link_libraries(kvfold_dependencies INTERFACE "-framework Accelerate")
+  list(APPEND KVF_BLAS_DEFINITIONS ACCELERATE_NEW_LAPACK)
+  string(PREPEND KVF_PC_LIBS_PRIVATE "-framework Accelerate ")
+else()
+  # Debian installs several variants side by side. The one that shares OpenMP's threads is
+  # wanted: another would start a second pool of threads beside ours.
+  set(openmp_variant /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
+  find_library(KVF_OPENBLAS_LIBRARY openblas PATHS ${openmp_variant} NO_DEFAULT_PATH)
+  find_path(KVF_OPENBLAS_INCLUDE cblas.h
+            PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp NO_DEFAULT_PATH)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(PC_OPENBLAS QUIET openblas)
+  endif()
+  find_library(KVF_OPENBLAS_LIBRARY openblas HINTS ${PC_OPENBLAS_LIBRARY_DIRS})
+  find_path(KVF_OPENBLAS_INCLUDE cblas.h HINTS ${PC_OPENBLAS_INCLUDE_DIRS}
+            PATH_SUFFIXES openblas)
+  if(NOT KVF_OPENBLAS_LIBRARY OR NOT KVF_OPENBLAS_INCLUDE)
+    message(FATAL_ERROR "OpenBLAS is missing; run scripts/bootstrap.sh "
+                        "(Debian: libopenblas-openmp-dev), or configure with -DKVF_BLAS=none")
+  endif()
+  message(STATUS "OpenBLAS: ${KVF_OPENBLAS_LIBRARY}")
+  target_include_directories(kvfold_dependencies SYSTEM INTERFACE
+                             $<BUILD_INTERFACE:${KVF_OPENBLAS_INCLUDE}>)
+  target_link_libraries(kvfold_dependencies INTERFACE ${KVF_OPENBLAS_LIBRARY})
+  get_filename_component(openblas_folder ${KVF_OPENBLAS_LIBRARY} DIRECTORY)
+  string(PREPEND KVF_PC_LIBS_PRIVATE
+         "-L${openblas_folder} -Wl,-rpath,${openblas_folder} -lopenblas ")
+endif()
+
+if(KVF_CLI)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(PC_CJSON QUIET libcjson)
+  endif()
+  find_library(KVF_CJSON_LIBRARY cjson HINTS ${PC_CJSON_LIBRARY_DIRS})
+  find_path(KVF_CJSON_INCLUDE cjson/cJSON.h HINTS ${PC_CJSON_INCLUDEDIR})
+  if(NOT KVF_CJSON_LIBRARY OR NOT KVF_CJSON_INCLUDE)
+    message(FATAL_ERROR "cJSON is missing; run scripts/bootstrap.sh (Debian: libcjson-dev)")
+  endif()
+  add_library(kvfold_cjson INTERFACE)
+  target_include_directories(kvfold_cjson SYSTEM INTERFACE ${KVF_CJSON_INCLUDE})
+  target_link_libraries(kvfold_cjson INTERFACE ${KVF_CJSON_LIBRARY})
+endif()
