@@ -54,11 +54,11 @@ typedef enum kvf_status {
     KVF_OUT_OF_MEMORY = 20,    /* an allocation failed; nothing changed */
     KVF_CONTEXT_FULL = 21,     /* more tokens than the session was opened for */
     KVF_NONFINITE = 30,        /* NaN or infinity in a row, query or weight */
-    KVF_RANGE = 31,            /* an index block's scale exponent is outside -50..50 */
-    KVF_FILE_NOT_FOUND = 40,   /* no such file or folder */
-    KVF_FILE_IO = 41,          /* the system refused to read or write */
-    KVF_FILE_FORMAT = 42,      /* the file's content contradicts its format */
-    KVF_SESSION_FAILED = 50    /* an earlier append failed half way; open a new one */
+    KVF_RANGE = 31, /* an index block with scale exponent outside -50..50, a value of 3.3e38 */
+    KVF_FILE_NOT_FOUND = 40, /* no such file or folder */
+    KVF_FILE_IO = 41,        /* the system refused to read or write */
+    KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format */
+    KVF_SESSION_FAILED = 50  /* an earlier append failed half way; open a new one */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */
@@ -156,16 +156,16 @@ KVF_API const char *kvf_backend_name(uint32_t i);
  * input's own). FP8 and FP4 formats contain their grid; `grid` must name it.
  */
 typedef struct kvf_pack_args {
-    const float *rows;      /* [n_rows][stride] */
-    size_t stride;          /* values from one row to the next, >= out.width */
-    uint64_t n_rows;        /* rows to pack */
+    const float *rows; /* [n_rows][stride] */
+    size_t stride;     /* values from one row to the next, >= out.width */
+    uint64_t n_rows;   /* rows to pack */
     kvf_grid grid;
-    bool hadamard;          /* width 128 only: Hadamard-128 before the grid */
+    bool hadamard; /* width 128 only: Hadamard-128 before the grid */
     kvf_rows out;
-    uint64_t first_row;     /* row i is stored at (first_row + i) % out.n_rows */
-    uint64_t inexact_rows;  /* out: rows that the format could not hold exactly */
-    uint64_t bad_row;       /* out, on KVF_NONFINITE or KVF_RANGE: the input row .. */
-    uint32_t bad_dim;       /* .. and the dimension (block start for KVF_RANGE) */
+    uint64_t first_row;    /* row i is stored at (first_row + i) % out.n_rows */
+    uint64_t inexact_rows; /* out: rows that the format could not hold exactly */
+    uint64_t bad_row;      /* out, on KVF_NONFINITE or KVF_RANGE: the input row .. */
+    uint32_t bad_dim;      /* .. and the dimension (block start for KVF_RANGE) */
 } kvf_pack_args;
 
 /*
@@ -184,7 +184,7 @@ typedef struct kvf_unpack_args {
     const int32_t *row_list; /* [n_rows] or NULL */
     uint64_t first_row;
     uint64_t n_rows;
-    float *out;              /* [n_rows][stride] */
+    float *out; /* [n_rows][stride] */
     size_t stride;
 } kvf_unpack_args;
 KVF_API kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error);
@@ -198,7 +198,7 @@ KVF_API kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, k
  */
 typedef struct kvf_select_args {
     uint32_t n_queries;
-    uint32_t n_heads;          /* index heads; a multiple of 8 */
+    uint32_t n_heads; /* index heads; a multiple of 8 */
     uint32_t top_k;
     kvf_rows queries;          /* width 128, fp4 or f32 */
     const float *head_weights; /* [n_queries][n_heads], unscaled */
@@ -231,23 +231,23 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
 typedef struct kvf_attend_args {
     uint32_t n_queries;
     uint32_t n_heads;
-    const float *q;      /* [n_queries][n_heads][512], rope applied */
-    const float *sinks;  /* [n_heads] logits, or NULL for no sink */
-    float scale;         /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
+    const float *q;     /* [n_queries][n_heads][512], rope applied */
+    const float *sinks; /* [n_heads] logits, or NULL for no sink */
+    float scale;        /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
     uint64_t first_token;
     uint32_t window_tokens;
-    kvf_rows window;     /* width 512 */
-    kvf_rows rows;       /* width 512 */
+    kvf_rows window;           /* width 512 */
+    kvf_rows rows;             /* width 512 */
     const uint32_t *n_visible; /* [n_queries] */
     const int32_t *list;       /* [n_queries][list_stride] */
     size_t list_stride;
-    const uint32_t *list_len;  /* [n_queries] */
+    const uint32_t *list_len; /* [n_queries] */
     const float *mask_f32;
     const uint16_t *mask_f16;
     size_t mask_stride;
-    float *out;          /* out [n_queries][n_heads][512]; the tail is still rotated */
-    float *lse;          /* out [n_queries][n_heads] log of the denominator, or NULL */
-    void *workspace;     /* kvf_attend_workspace_bytes(), 64-byte aligned */
+    float *out;      /* out [n_queries][n_heads][512]; the tail is still rotated */
+    float *lse;      /* out [n_queries][n_heads] log of the denominator, or NULL */
+    void *workspace; /* kvf_attend_workspace_bytes(), 64-byte aligned */
     size_t workspace_bytes;
 } kvf_attend_args;
 /* Does not depend on rows.n_rows for a list; 4 bytes a row, head and thread otherwise. */
@@ -301,7 +301,7 @@ typedef struct kvf_profile {
     kvf_format_id index_format;  /* index rows */
     kvf_format_id window_format; /* window rows */
     kvf_mask_kind mask;
-    uint32_t score_tile_tokens;  /* 0: the whole chunk; ignored without a mask */
+    uint32_t score_tile_tokens; /* 0: the whole chunk; ignored without a mask */
 } kvf_profile;
 
 /* The profile of that id, static storage; NULL for an unknown id. */
@@ -318,13 +318,13 @@ typedef enum kvf_memory_class {
 } kvf_memory_class;
 
 typedef struct kvf_plan_buffer {
-    char name[48];         /* "layer.2.rows" */
-    char dtype[12];        /* "fp8_f16", "f32", "i32" */
+    char name[48];  /* "layer.2.rows" */
+    char dtype[12]; /* "fp8_f16", "f32", "i32" */
     kvf_memory_class klass;
     uint32_t n_dims;
-    uint64_t shape[4];     /* of what is allocated */
-    uint64_t bytes;        /* allocated, padding included */
-    uint64_t held_bytes;   /* counted in session_bytes; 0 for scratch */
+    uint64_t shape[4];   /* of what is allocated */
+    uint64_t bytes;      /* allocated, padding included */
+    uint64_t held_bytes; /* counted in session_bytes; 0 for scratch */
 } kvf_plan_buffer;
 
 /* Every buffer of one session of n_tokens tokens (FORMAT.md 8). */

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 kvfold=${1:?usage: demo.sh KVFOLD}
 model=models/tiny
-contexts=1k,4k,16k
+contexts=1k,4k,8k
 prompts=tests/model/needle_eval.jsonl
 needle_tokens=16384
 
@@ -51,8 +51,9 @@ PYTHON
 
 heading "A number hidden in $needle_tokens tokens" "$question"
 type_out run -m "$model" -f prompt.txt -n 5
-"$kvfold" run -m "$model" -f "$work/prompt.txt" -n 5 | tee "$work/answer.txt"
-found=$(head -c 5 "$work/answer.txt" | tr -cd '[:print:]')
+"$kvfold" run -m "$model" -f "$work/prompt.txt" -n 5 >"$work/answer.txt"
+found=$(tr -cd '[:print:]' <"$work/answer.txt")
+echo "$found"
 
 printf '\nexpected %s, found %s: ' "$expected" "${found:-nothing}"
 if [ "$found" != "$expected" ]; then

@@ -109,8 +109,9 @@ static kvf_status check_rows(const kvf_rows *rows, uint32_t width, const char *w
 {
     const size_t row_bytes = kvf_format_row_bytes(rows->format, rows->width);
     if (rows->width != width || row_bytes == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: no format %d in width %u; width %u is needed",
-                        what, (int)rows->format, rows->width, width);
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%s: no format %d in width %u; width %u is needed", what, (int)rows->format,
+                        rows->width, width);
     if (rows->page_rows == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: page_rows is 0", what);
     if (rows->n_rows == 0 || rows->pages)
@@ -203,9 +204,10 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     if (args->n_heads == 0 || args->n_heads % 8 || args->top_k == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "kvf_select: n_heads %u, top_k %u; heads come in eights and k is at least 1",
-                        args->n_heads, args->top_k);
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT,
+            "kvf_select: n_heads %u, top_k %u; heads come in eights and k is at least 1",
+            args->n_heads, args->top_k);
     if (args->queries.n_rows < (uint64_t)args->n_queries * args->n_heads ||
         args->keys.n_rows > INT32_MAX)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
@@ -251,8 +253,8 @@ static kvf_status check_list(const kvf_attend_args *args, kvf_error *error)
         for (uint32_t j = 0; j < args->list_len[i]; j++)
             if (list[j] < -1 || (list[j] >= 0 && (uint64_t)list[j] >= args->rows.n_rows))
                 return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                                "kvf_attend: list[%u][%u] is %d; there are %llu rows", i, j, list[j],
-                                (unsigned long long)args->rows.n_rows);
+                                "kvf_attend: list[%u][%u] is %d; there are %llu rows", i, j,
+                                list[j], (unsigned long long)args->rows.n_rows);
     }
     return KVF_OK;
 }
@@ -265,7 +267,8 @@ static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *erro
     const int modes = (args->list != NULL) + (args->mask_f32 != NULL) + (args->mask_f16 != NULL);
     if (modes > 1)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "kvf_attend: %d of list, mask_f32 and mask_f16 are given; one at most", modes);
+                        "kvf_attend: %d of list, mask_f32 and mask_f16 are given; one at most",
+                        modes);
     if (args->list)
         return args->list_len ? check_list(args, error)
                               : kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: no list_len");
@@ -291,7 +294,8 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     if (args->n_heads == 0 || (args->n_queries && (!args->q || !args->out)))
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: n_heads is 0, or q or out is NULL");
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_attend: n_heads is 0, or q or out is NULL");
     const uint64_t needed_rows = (uint64_t)args->window_tokens + args->n_queries;
     if (args->window_tokens && args->window.n_rows < needed_rows - 1 &&
         args->window.n_rows < args->first_token + args->n_queries)

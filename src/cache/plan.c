@@ -22,14 +22,14 @@ static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_erro
     if (layer.kind == KVF_LAYER_WINDOW)
         return KVF_OK;
     if (layer.kind != KVF_LAYER_CSA && layer.kind != KVF_LAYER_HCA)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has kind %d; 0, 1 and 2 are known", i,
-                        (int)layer.kind);
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has kind %d; 0, 1 and 2 are known",
+                        i, (int)layer.kind);
     if (layer.ratio < 1 || layer.ratio > 4096)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to 4096 is served", i,
-                        layer.ratio);
-    if (layer.kind == KVF_LAYER_CSA && (geometry->n_index_heads == 0 || geometry->n_index_heads % 8 ||
-                                        geometry->n_index_heads > 1024 || geometry->top_k == 0 ||
-                                        geometry->top_k > 65536))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to 4096 is served",
+                        i, layer.ratio);
+    if (layer.kind == KVF_LAYER_CSA &&
+        (geometry->n_index_heads == 0 || geometry->n_index_heads % 8 ||
+         geometry->n_index_heads > 1024 || geometry->top_k == 0 || geometry->top_k > 65536))
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u selects: %u index heads (a multiple of 8 up to 1024), top_k %u "
                         "(1 to 65536)",
@@ -50,10 +50,10 @@ kvf_status kvf_geometry_check(const kvf_geometry *geometry, kvf_error *error)
     if (geometry->n_heads == 0 || geometry->n_heads > 1024 || geometry->vocab == 0 ||
         geometry->vocab > (1u << 24) || geometry->max_tokens == 0 ||
         geometry->max_tokens > KVF_MAX_CONTEXT_TOKENS)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%u heads (1 to 1024), vocabulary %u (up to 2^24), %llu tokens (up to 2^31)",
-                        geometry->n_heads, geometry->vocab,
-                        (unsigned long long)geometry->max_tokens);
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT,
+            "%u heads (1 to 1024), vocabulary %u (up to 2^24), %llu tokens (up to 2^31)",
+            geometry->n_heads, geometry->vocab, (unsigned long long)geometry->max_tokens);
     for (uint32_t i = 0; i < geometry->n_layers; i++) {
         const kvf_status status = check_layer(geometry, i, error);
         if (status != KVF_OK)
@@ -79,10 +79,9 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to %d are served",
                         options->chunk_tokens, KVF_MAX_CHUNK_TOKENS);
     if (resolved->max_tokens > geometry->max_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a context of %llu tokens; the model's maximum is %llu",
-                        (unsigned long long)options->max_tokens,
-                        (unsigned long long)geometry->max_tokens);
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT, "a context of %llu tokens; the model's maximum is %llu",
+            (unsigned long long)options->max_tokens, (unsigned long long)geometry->max_tokens);
     /* A chunk cannot be longer than the context, and scratch is sized by it. */
     if (resolved->chunk_tokens > resolved->max_tokens)
         resolved->chunk_tokens = resolved->max_tokens ? (uint32_t)resolved->max_tokens : 1;
@@ -94,9 +93,10 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
     if (resolved->n_threads == 0)
         resolved->n_threads = 1;
     if (resolved->grid_off && options->profile != KVF_PROFILE_LEGACY)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "grid off keeps unrounded f32 rows, which only the legacy profile stores, not %s",
-                        profile->name);
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT,
+            "grid off keeps unrounded f32 rows, which only the legacy profile stores, not %s",
+            profile->name);
     return KVF_OK;
 }
 
@@ -109,8 +109,7 @@ typedef struct builder {
 
 /* Appends a buffer of the given dims; capacity was computed beforehand. */
 static kvf_plan_buffer *add(builder *b, kvf_memory_class klass, const char *dtype, uint64_t bytes,
-                            const char *name_format, ...)
-    __attribute__((format(printf, 5, 6)));
+                            const char *name_format, ...) __attribute__((format(printf, 5, 6)));
 
 static kvf_plan_buffer *add(builder *b, kvf_memory_class klass, const char *dtype, uint64_t bytes,
                             const char *name_format, ...)
@@ -141,9 +140,9 @@ static void add_rows(builder *b, uint32_t layer, const char *what, kvf_format_id
                      uint32_t width, uint64_t n_rows)
 {
     const uint64_t n_pages = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
-    kvf_plan_buffer *buffer =
-        add(b, KVF_MEMORY_CACHE, kvf_format_name(format),
-            n_pages * kvf_format_page_bytes(format, width, KVF_PAGE_ROWS), "layer.%u.%s", layer, what);
+    kvf_plan_buffer *buffer = add(b, KVF_MEMORY_CACHE, kvf_format_name(format),
+                                  n_pages * kvf_format_page_bytes(format, width, KVF_PAGE_ROWS),
+                                  "layer.%u.%s", layer, what);
     buffer->held_bytes = n_rows * kvf_format_row_bytes(format, width);
     set_shape(buffer, 3, n_pages, KVF_PAGE_ROWS, width);
 }
@@ -177,7 +176,8 @@ static void add_layer(builder *b, const kvf_geometry *geometry, const kvf_profil
 static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tokens)
 {
     kvf_plan_buffer *buffer;
-    const uint64_t header_bytes = sizeof(kvf_session_header) + sizeof(kvf_row_counts) * geometry->n_layers;
+    const uint64_t header_bytes =
+        sizeof(kvf_session_header) + sizeof(kvf_row_counts) * geometry->n_layers;
     buffer = add(b, KVF_MEMORY_CACHE, "u8", header_bytes, "header");
     buffer->held_bytes = header_bytes;
     set_shape(buffer, 1, header_bytes, 0, 0);
@@ -209,17 +209,19 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->selects = size->selects || layer.kind == KVF_LAYER_CSA;
     }
     size->window_rows = kvf_chunk_window_rows(geometry->window_tokens, options->chunk_tokens);
-    size->window_bytes = size->window_rows / KVF_PAGE_ROWS *
-                         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
+    size->window_bytes =
+        size->window_rows / KVF_PAGE_ROWS *
+        kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     size->visible_bytes = 4 * chunk;
-    size->attend_bytes = options->n_threads *
-                         kvf_attend_thread_bytes(geometry->n_heads, geometry->window_tokens + attend_rows,
-                                                 profile->mask == KVF_MASK_F32);
+    size->attend_bytes =
+        options->n_threads * kvf_attend_thread_bytes(geometry->n_heads,
+                                                     geometry->window_tokens + attend_rows,
+                                                     profile->mask == KVF_MASK_F32);
     if (!size->selects)
         return;
     if (profile->mask == KVF_MASK_NONE) {
-        size->query_bytes =
-            chunk * kvf_format_page_bytes(profile->index_format, KVF_INDEX_WIDTH, geometry->n_index_heads);
+        size->query_bytes = chunk * kvf_format_page_bytes(profile->index_format, KVF_INDEX_WIDTH,
+                                                          geometry->n_index_heads);
         size->list_bytes = 4 * chunk * geometry->top_k;
         size->list_len_bytes = 4 * chunk;
     } else {
@@ -230,7 +232,8 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         options->n_threads * kvf_select_thread_bytes(geometry->n_index_heads, geometry->top_k);
 }
 
-static void add_scratch(builder *b, const kvf_geometry *geometry, const kvf_session_options *options)
+static void add_scratch(builder *b, const kvf_geometry *geometry,
+                        const kvf_session_options *options)
 {
     const kvf_profile *profile = kvf_profile_get(options->profile);
     const uint64_t chunk = options->chunk_tokens;
@@ -239,7 +242,8 @@ static void add_scratch(builder *b, const kvf_geometry *geometry, const kvf_sess
     set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->window_format), size.window_bytes,
                   "chunk.window"),
               2, size.window_rows, KVF_ROW_WIDTH, 0);
-    set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.visible_bytes, "chunk.visible"), 1, chunk, 0, 0);
+    set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.visible_bytes, "chunk.visible"), 1, chunk, 0,
+              0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u8", size.attend_bytes, "attend.workspace"), 1,
               size.attend_bytes, 0, 0);
     if (!size.selects)
@@ -247,13 +251,13 @@ static void add_scratch(builder *b, const kvf_geometry *geometry, const kvf_sess
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u8", size.select_bytes, "select.workspace"), 1,
               size.select_bytes, 0, 0);
     if (profile->mask == KVF_MASK_NONE) {
-        set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->index_format), size.query_bytes,
-                      "select.queries"),
+        set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->index_format),
+                      size.query_bytes, "select.queries"),
                   3, chunk, geometry->n_index_heads, KVF_INDEX_WIDTH);
         set_shape(add(b, KVF_MEMORY_SCRATCH, "i32", size.list_bytes, "select.list"), 2, chunk,
                   geometry->top_k, 0);
-        set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.list_len_bytes, "select.list_len"), 1, chunk,
-                  0, 0);
+        set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.list_len_bytes, "select.list_len"), 1,
+                  chunk, 0, 0);
         return;
     }
     set_shape(add(b, KVF_MEMORY_SCRATCH, "f32", size.score_bytes, "select.scores"), 2,
@@ -269,7 +273,8 @@ static uint64_t snapshot_bytes_of(const kvf_plan *plan)
     uint64_t bytes = SNAPSHOT_PAGE_BYTES;
     for (uint32_t i = 0; i < plan->n_buffers; i++)
         if (plan->buffers[i].klass == KVF_MEMORY_CACHE)
-            bytes += kvf_ceil_div(plan->buffers[i].bytes, SNAPSHOT_PAGE_BYTES) * SNAPSHOT_PAGE_BYTES;
+            bytes +=
+                kvf_ceil_div(plan->buffers[i].bytes, SNAPSHOT_PAGE_BYTES) * SNAPSHOT_PAGE_BYTES;
     return bytes;
 }
 

@@ -13,18 +13,18 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
 
 /* Bytes of each scratch buffer for resolved options; 0: not used by the profile. */
 typedef struct kvf_scratch_size {
-    bool selects;           /* the geometry has CSA layers */
-    uint64_t select_rows;   /* the most index rows a layer can hold */
-    uint64_t window_rows;   /* ring of the chunk's window rows */
+    bool selects;         /* the geometry has CSA layers */
+    uint64_t select_rows; /* the most index rows a layer can hold */
+    uint64_t window_rows; /* ring of the chunk's window rows */
     uint64_t window_bytes;
     uint64_t visible_bytes; /* u32 a query */
     uint64_t query_bytes;   /* packed index queries (no mask) */
     uint64_t list_bytes;    /* i32 [chunk][top_k] (no mask) */
     uint64_t list_len_bytes;
-    uint64_t score_bytes;   /* f32 [tile][select_rows] (mask) */
-    uint64_t mask_bytes;    /* [chunk][select_rows] (mask) */
-    uint64_t select_bytes;  /* workspace */
-    uint64_t attend_bytes;  /* workspace */
+    uint64_t score_bytes;  /* f32 [tile][select_rows] (mask) */
+    uint64_t mask_bytes;   /* [chunk][select_rows] (mask) */
+    uint64_t select_bytes; /* workspace */
+    uint64_t attend_bytes; /* workspace */
 } kvf_scratch_size;
 
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,

@@ -43,5 +43,6 @@ void kvf_geometry_v4_flash(kvf_geometry *geometry)
     geometry->max_tokens = 1048576;
     /* 0, 0, then CSA and HCA in turn: 2 window-only, 21 CSA, 20 HCA. */
     for (uint32_t i = 2; i < geometry->n_layers; i++)
-        geometry->layers[i] = i % 2 == 0 ? (kvf_layer){KVF_LAYER_CSA, 4} : (kvf_layer){KVF_LAYER_HCA, 128};
+        geometry->layers[i] =
+            i % 2 == 0 ? (kvf_layer){KVF_LAYER_CSA, 4} : (kvf_layer){KVF_LAYER_HCA, 128};
 }

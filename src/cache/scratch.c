@@ -43,12 +43,12 @@ kvf_status kvf_scratch_open(kvf_session *session, kvf_error *error)
         *parts[i].memory = kvf_device_alloc(session->device, KVF_MEMORY_SCRATCH, parts[i].bytes);
         if (!*parts[i].memory) {
             kvf_scratch_close(session);
-            return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                            "no memory for %s: %llu bytes for chunks of %u tokens in a context of "
-                            "%llu, profile %s",
-                            parts[i].name, (unsigned long long)parts[i].bytes,
-                            session->options.chunk_tokens,
-                            (unsigned long long)session->options.max_tokens, session->profile->name);
+            return kvf_fail(
+                error, KVF_OUT_OF_MEMORY,
+                "no memory for %s: %llu bytes for chunks of %u tokens in a context of "
+                "%llu, profile %s",
+                parts[i].name, (unsigned long long)parts[i].bytes, session->options.chunk_tokens,
+                (unsigned long long)session->options.max_tokens, session->profile->name);
         }
         session->scratch_bytes += parts[i].bytes;
     }
@@ -61,7 +61,8 @@ void kvf_scratch_close(kvf_session *session)
     list_parts(session, parts);
     for (int i = 0; i < N_PARTS; i++)
         if (*parts[i].memory) {
-            kvf_device_release(session->device, KVF_MEMORY_SCRATCH, *parts[i].memory, parts[i].bytes);
+            kvf_device_release(session->device, KVF_MEMORY_SCRATCH, *parts[i].memory,
+                               parts[i].bytes);
             *parts[i].memory = NULL;
             session->scratch_bytes -= parts[i].bytes;
         }

@@ -28,7 +28,8 @@ static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
         cache->index_state =
             kvf_session_alloc(session, 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
     if (!cache->row_state || (layer.kind == KVF_LAYER_CSA && !cache->index_state))
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the compressor state of layer %u", i);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the compressor state of layer %u",
+                        i);
     return KVF_OK;
 }
 
@@ -45,7 +46,8 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     if (!session->layers || !session->header || !session->logits)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
     /* 52 is a multiple of 4, the alignment of the counts. */
-    session->row_counts = (kvf_row_counts *)((uint8_t *)session->header + sizeof(kvf_session_header));
+    session->row_counts =
+        (kvf_row_counts *)((uint8_t *)session->header + sizeof(kvf_session_header));
     memcpy(session->header->magic, "kvfold\0", 8);
     session->header->version = 1;
     session->header->profile = session->options.profile;
@@ -156,19 +158,19 @@ kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32
         return kvf_fail(error, KVF_SESSION_FAILED,
                         "an append failed inside a chunk; open a new session");
     if (n_tokens == 0 || n_tokens > session->options.chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; this session takes 1 to %u",
-                        n_tokens, session->options.chunk_tokens);
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "a chunk of %u tokens; this session takes 1 to %u", n_tokens,
+                        session->options.chunk_tokens);
     const uint64_t held = session->header->n_tokens;
     if (held + n_tokens > session->options.max_tokens)
-        return kvf_fail(error, KVF_CONTEXT_FULL,
-                        "%llu tokens and %u more do not fit the context of %llu",
-                        (unsigned long long)held, n_tokens,
-                        (unsigned long long)session->options.max_tokens);
+        return kvf_fail(
+            error, KVF_CONTEXT_FULL, "%llu tokens and %u more do not fit the context of %llu",
+            (unsigned long long)held, n_tokens, (unsigned long long)session->options.max_tokens);
     for (uint32_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= session->geometry.vocab)
             return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "token %u of the chunk has id %d; the vocabulary is 0 to %u", i, tokens[i],
-                            session->geometry.vocab - 1);
+                            "token %u of the chunk has id %d; the vocabulary is 0 to %u", i,
+                            tokens[i], session->geometry.vocab - 1);
     kvf_status status = kvf_scratch_open(session, error);
     if (status == KVF_OK)
         status = reserve_tokens(session, held + n_tokens, error);

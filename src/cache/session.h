@@ -19,7 +19,7 @@ typedef struct kvf_layer_cache {
     kvf_paged_rows window; /* ring: token t is row t % window_tokens */
     kvf_paged_rows rows;
     kvf_paged_rows index_rows;
-    float *row_state;   /* docs/FORMAT.md 9.3 */
+    float *row_state; /* docs/FORMAT.md 9.3 */
     float *index_state;
 } kvf_layer_cache;
 
@@ -44,7 +44,7 @@ struct kvf_session {
     kvf_scratch_size size;
     kvf_scratch scratch;
     bool has_scratch;
-    kvf_layer_cache *layers; /* [n_layers] */
+    kvf_layer_cache *layers;    /* [n_layers] */
     kvf_session_header *header; /* followed by row_counts, as a snapshot stores them */
     kvf_row_counts *row_counts;
     float *logits;

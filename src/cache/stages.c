@@ -35,13 +35,13 @@ static kvf_rows ring_view(const kvf_session *session, uint32_t layer)
 static kvf_rows chunk_window_view(const kvf_session *session)
 {
     const kvf_format_id format = session->profile->window_format;
-    return (kvf_rows){
-        .format = format,
-        .width = KVF_ROW_WIDTH,
-        .page_rows = KVF_PAGE_ROWS,
-        .n_rows = session->size.window_rows,
-        .base = session->scratch.window,
-        .page_stride_bytes = kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
+    return (kvf_rows){.format = format,
+                      .width = KVF_ROW_WIDTH,
+                      .page_rows = KVF_PAGE_ROWS,
+                      .n_rows = session->size.window_rows,
+                      .base = session->scratch.window,
+                      .page_stride_bytes =
+                          kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
 }
 
 /*
@@ -123,7 +123,8 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
         copy_window_before(session, layer);
         status = pack_window(session, args->window, n, chunk_window_view(session), &packed);
         if (status != KVF_OK)
-            return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim, error);
+            return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim,
+                               error);
     }
     kvf_compress_args rows = {0};
     kvf_compress_args index = {0};
@@ -178,9 +179,10 @@ static kvf_status pack_queries(kvf_session *session, float *index_q, kvf_rows *q
                           .out = *queries};
     const kvf_status status = session->device->backend->pack(session->device, &args);
     if (status != KVF_OK)
-        return kvf_fail(error, status, "layer %u, index query of token %llu, head %u, dimension %u: %s",
-                        layer, (unsigned long long)(session->header->n_tokens + args.bad_row / n_heads),
-                        (uint32_t)(args.bad_row % n_heads), args.bad_dim, kvf_status_string(status));
+        return kvf_fail(
+            error, status, "layer %u, index query of token %llu, head %u, dimension %u: %s", layer,
+            (unsigned long long)(session->header->n_tokens + args.bad_row / n_heads),
+            (uint32_t)(args.bad_row % n_heads), args.bad_dim, kvf_status_string(status));
     return KVF_OK;
 }
 
@@ -281,19 +283,19 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float 
     if (status != KVF_OK)
         return status;
     const kvf_layer kind = session->geometry.layers[layer];
-    kvf_attend_args args = {
-        .n_queries = session->chunk_tokens,
-        .n_heads = session->geometry.n_heads,
-        .q = q,
-        .sinks = sinks,
-        .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
-        .first_token = session->header->n_tokens,
-        .window_tokens = session->geometry.window_tokens,
-        .window = session->chunk_tokens > 1 ? chunk_window_view(session) : ring_view(session, layer),
-        .n_visible = session->scratch.visible,
-        .out = out,
-        .workspace = session->scratch.attend_workspace,
-        .workspace_bytes = session->size.attend_bytes};
+    kvf_attend_args args = {.n_queries = session->chunk_tokens,
+                            .n_heads = session->geometry.n_heads,
+                            .q = q,
+                            .sinks = sinks,
+                            .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
+                            .first_token = session->header->n_tokens,
+                            .window_tokens = session->geometry.window_tokens,
+                            .window = session->chunk_tokens > 1 ? chunk_window_view(session)
+                                                                : ring_view(session, layer),
+                            .n_visible = session->scratch.visible,
+                            .out = out,
+                            .workspace = session->scratch.attend_workspace,
+                            .workspace_bytes = session->size.attend_bytes};
     if (kind.kind != KVF_LAYER_WINDOW) {
         args.rows = kvf_session_rows(session, layer);
         fill_visible(session, kind.ratio);

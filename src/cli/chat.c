@@ -47,7 +47,8 @@ static void print_stats(const cli_generator *generator)
 static bool fits(const cli_generator *generator, uint64_t n_tokens)
 {
     const uint64_t held = tokens_so_far(generator);
-    if (n_tokens <= generator->context_tokens - held)
+    /* An answer's last token may stand past the end: shown, with no place left for it. */
+    if (held <= generator->context_tokens && n_tokens <= generator->context_tokens - held)
         return true;
     char held_text[CLI_NUMBER_BYTES];
     char context[CLI_NUMBER_BYTES];

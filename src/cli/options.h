@@ -7,7 +7,13 @@
 
 #include "kvfold.h"
 
-typedef enum cli_command { CLI_RUN, CLI_VERIFY, CLI_SCORE, CLI_PLAN, CLI_COMMAND_COUNT } cli_command;
+typedef enum cli_command {
+    CLI_RUN,
+    CLI_VERIFY,
+    CLI_SCORE,
+    CLI_PLAN,
+    CLI_COMMAND_COUNT
+} cli_command;
 
 typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
 
@@ -24,8 +30,8 @@ typedef struct cli_options {
     uint32_t n_threads;        /* 0: all; plan: 1 */
 
     /* Cache. */
-    kvf_profile_id profile;            /* run, score */
-    bool profiles[KVF_PROFILE_COUNT];  /* verify, plan: which of them */
+    kvf_profile_id profile;           /* run, score */
+    bool profiles[KVF_PROFILE_COUNT]; /* verify, plan: which of them */
     uint32_t chunk_tokens;
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;

@@ -6,11 +6,11 @@
 #include <stdint.h>
 
 typedef struct cli_progress {
-    bool shown;      /* stderr is a terminal */
-    bool drawn;      /* a bar stands on the line now */
-    char label[48];  /* "fold 8k" */
+    bool shown;     /* stderr is a terminal */
+    bool drawn;     /* a bar stands on the line now */
+    char label[48]; /* "fold 8k" */
     uint64_t total_tokens;
-    double started;  /* cli_seconds() */
+    double started; /* cli_seconds() */
     double redrawn;
 } cli_progress;
 

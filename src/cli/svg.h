@@ -12,7 +12,8 @@ typedef struct cli_chart {
     const uint64_t *bytes[KVF_PROFILE_COUNT]; /* [n_contexts] each, above 0, where drawn */
 } cli_chart;
 
-/* Writes the file whole or not at all. Returns 0, or reports why not and returns the exit status. */
+/* Writes the file whole or not at all. Returns 0, or reports why not and returns the exit status.
+ */
 int cli_svg_write(const char *command, const char *path, const cli_chart *chart);
 
 #endif

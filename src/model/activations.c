@@ -53,7 +53,8 @@ uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_to
         kvf_plan_buffer *buffer = &buffers[i];
         memset(buffer, 0, sizeof *buffer);
         snprintf(buffer->name, sizeof buffer->name, "model.%s", activations[i].name);
-        snprintf(buffer->dtype, sizeof buffer->dtype, "%s", i == KVF_ACT_EXPERT_IDS ? "i32" : "f32");
+        snprintf(buffer->dtype, sizeof buffer->dtype, "%s",
+                 i == KVF_ACT_EXPERT_IDS ? "i32" : "f32");
         buffer->klass = KVF_MEMORY_ACTIVATION;
         buffer->n_dims = 3;
         memcpy(buffer->shape, activations[i].shape, sizeof activations[i].shape);

@@ -37,7 +37,8 @@ typedef struct chunk {
 
 /* ---- Small steps ------------------------------------------------------------- */
 
-static void observe(const chunk *c, const char *name, uint32_t layer, const void *values, uint64_t width)
+static void observe(const chunk *c, const char *name, uint32_t layer, const void *values,
+                    uint64_t width)
 {
     if (c->model->observe)
         c->model->observe(c->model->observe_user, name, layer, values, c->n, width);
@@ -56,7 +57,8 @@ static void matmul(const chunk *c, kvf_matrix weight, const float *in, float *ou
 }
 
 /* RMS norm in place over n_rows rows of width values. */
-static void norm(const chunk *c, float *values, uint64_t n_rows, uint32_t width, const float *weight)
+static void norm(const chunk *c, float *values, uint64_t n_rows, uint32_t width,
+                 const float *weight)
 {
     const kvf_norm_args args = {.n = n_rows,
                                 .width = width,
@@ -69,8 +71,8 @@ static void norm(const chunk *c, float *values, uint64_t n_rows, uint32_t width,
     c->backend->norm(c->device, &args);
 }
 
-static void rope(const chunk *c, float *values, uint32_t heads, uint32_t width, kvf_rope_table table,
-                 bool inverse)
+static void rope(const chunk *c, float *values, uint32_t heads, uint32_t width,
+                 kvf_rope_table table, bool inverse)
 {
     const kvf_rope_args args = {.n = c->n,
                                 .heads = heads,
@@ -205,7 +207,8 @@ static kvf_status select_rows(const chunk *c, uint32_t layer, const kvf_layer_we
     matmul(c, w->index_wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_INDEX_QUERY]);
     rope(c, c->act[KVF_ACT_INDEX_QUERY], n_heads, KVF_INDEX_WIDTH, table, false);
     matmul(c, w->index_weights, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_WEIGHTS]);
-    observe(c, "index_query", layer, c->act[KVF_ACT_INDEX_QUERY], (uint64_t)n_heads * KVF_INDEX_WIDTH);
+    observe(c, "index_query", layer, c->act[KVF_ACT_INDEX_QUERY],
+            (uint64_t)n_heads * KVF_INDEX_WIDTH);
     observe(c, "index_weights", layer, c->act[KVF_ACT_INDEX_WEIGHTS], n_heads);
     const kvf_status status = kvf_session_select(c->session, layer, c->act[KVF_ACT_INDEX_QUERY],
                                                  c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
@@ -236,7 +239,8 @@ static void project_output(const chunk *c, const kvf_layer_weights *w)
 static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
 {
     const kvf_layer_kind kind = c->config->geometry.layers[layer].kind;
-    const kvf_rope_table table = rope_table(c, kind == KVF_LAYER_WINDOW ? ROPE_WINDOW : ROPE_COMPRESS);
+    const kvf_rope_table table =
+        rope_table(c, kind == KVF_LAYER_WINDOW ? ROPE_WINDOW : ROPE_COMPRESS);
     make_queries(c, w, table);
     kvf_status status = append_rows(c, layer, w, table);
     if (status == KVF_OK && kind == KVF_LAYER_CSA)
@@ -306,7 +310,8 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->ffn_norm);
     feed_forward(c, layer, w);
     unmix(c);
-    observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS], (uint64_t)config->n_streams * config->hidden);
+    observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS],
+            (uint64_t)config->n_streams * config->hidden);
     return KVF_OK;
 }
 
@@ -336,8 +341,8 @@ static void make_logits(const chunk *c, float *all_logits)
     c->backend->matmul(c->device, &args);
 }
 
-kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens, uint32_t n,
-                             float *all_logits, kvf_error *error)
+kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
+                             uint32_t n, float *all_logits, kvf_error *error)
 {
     if (n > model->forward->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
@@ -378,7 +383,8 @@ static void close_forward(kvf_model *model)
 {
     struct kvf_forward *forward = model->forward;
     for (int i = 0; forward && i < KVF_ACT_COUNT; i++)
-        kvf_device_release(model->device, KVF_MEMORY_ACTIVATION, forward->buffers[i], forward->bytes[i]);
+        kvf_device_release(model->device, KVF_MEMORY_ACTIVATION, forward->buffers[i],
+                           forward->bytes[i]);
     free(forward);
     model->forward = NULL;
 }
@@ -396,18 +402,20 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     kvf_activation_shapes(&model->config, chunk_tokens, activations);
     for (int i = 0; i < KVF_ACT_COUNT; i++) {
         forward->bytes[i] = kvf_activation_bytes(&activations[i]);
-        forward->buffers[i] = kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION, forward->bytes[i]);
+        forward->buffers[i] =
+            kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION, forward->bytes[i]);
         if (!forward->buffers[i])
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
                             "no memory for activations (%s, %llu bytes) of chunks of %u tokens; "
                             "a smaller chunk needs less",
-                            activations[i].name, (unsigned long long)forward->bytes[i], chunk_tokens);
+                            activations[i].name, (unsigned long long)forward->bytes[i],
+                            chunk_tokens);
     }
     return KVF_OK;
 }
 
-kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens, kvf_model **out,
-                          kvf_error *error)
+kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
+                          kvf_model **out, kvf_error *error)
 {
     *out = NULL;
     if (chunk_tokens == 0 || chunk_tokens > 65536)

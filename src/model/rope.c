@@ -39,8 +39,8 @@ void kvf_rope_frequencies(const kvf_rope_config *config, float frequencies[KVF_R
     }
 }
 
-void kvf_rope_fill(const float frequencies[KVF_ROPE_PAIRS], uint64_t first, uint64_t step, uint32_t n,
-                   float *cosines, float *sines)
+void kvf_rope_fill(const float frequencies[KVF_ROPE_PAIRS], uint64_t first, uint64_t step,
+                   uint32_t n, float *cosines, float *sines)
 {
     for (uint32_t i = 0; i < n; i++) {
         const float position = (float)(first + i * step);

@@ -13,7 +13,7 @@ void kvf_rope_frequencies(const kvf_rope_config *config, float frequencies[KVF_R
  * cosines and sines [n][32] of positions first, first + step, ..: the angle is
  * (float)position * frequency rounded to f32, then cos and sin of that.
  */
-void kvf_rope_fill(const float frequencies[KVF_ROPE_PAIRS], uint64_t first, uint64_t step, uint32_t n,
-                   float *cosines, float *sines);
+void kvf_rope_fill(const float frequencies[KVF_ROPE_PAIRS], uint64_t first, uint64_t step,
+                   uint32_t n, float *cosines, float *sines);
 
 #endif

@@ -29,9 +29,8 @@ static uint64_t attention_values(const kvf_model_config *config, kvf_layer layer
 
 static uint64_t expert_values(const kvf_model_config *config, bool hash_routed)
 {
-    const uint64_t routing = hash_routed
-                                 ? (uint64_t)config->geometry.vocab * config->n_experts_used
-                                 : config->n_experts;
+    const uint64_t routing =
+        hash_routed ? (uint64_t)config->geometry.vocab * config->n_experts_used : config->n_experts;
     const uint64_t ffns = (uint64_t)config->n_experts + config->n_shared_experts;
     return (uint64_t)config->n_experts * config->hidden + routing +
            ffns * 3 * config->expert_ffn * config->hidden;
@@ -42,9 +41,11 @@ uint64_t kvf_model_weight_bytes(const kvf_model_config *config)
     const uint64_t hidden = config->hidden;
     const uint64_t streams = config->n_streams;
     const uint64_t mixed = streams * (2 + streams);
-    const uint64_t layer_mix = 2 * (mixed * streams * hidden + mixed + 3); /* attention's, experts' */
-    uint64_t values = 2ull * config->geometry.vocab * hidden + hidden;     /* embed, head, norm */
-    values += streams * streams * hidden + streams + 1;                    /* hc_head */
+    const uint64_t layer_mix =
+        2 * (mixed * streams * hidden + mixed + 3);                      /* attention's, experts' */
+    const uint64_t tables = config->tied_embeddings ? 1 : 2;             /* embed, head */
+    uint64_t values = tables * config->geometry.vocab * hidden + hidden; /* and norm */
+    values += streams * streams * hidden + streams + 1;                  /* hc_head */
     for (uint32_t i = 0; i < config->geometry.n_layers; i++)
         values += 2 * hidden + layer_mix + attention_values(config, config->geometry.layers[i]) +
                   expert_values(config, config->hash_routed[i]);

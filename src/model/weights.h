@@ -10,9 +10,9 @@
 #include "model/safetensors.h"
 
 typedef struct kvf_compressor_weights {
-    kvf_matrix wkv;   /* [parts * width][hidden] */
-    kvf_matrix wgate; /* the same */
-    const float *ape; /* [ratio][parts * width] */
+    kvf_matrix wkv;    /* [parts * width][hidden] */
+    kvf_matrix wgate;  /* the same */
+    const float *ape;  /* [ratio][parts * width] */
     const float *norm; /* [width] */
 } kvf_compressor_weights;
 
@@ -21,14 +21,14 @@ typedef struct kvf_layer_weights {
     const float *ffn_norm;  /* [hidden] */
     kvf_mix_weights hc_attn;
     kvf_mix_weights hc_ffn;
-    kvf_matrix wq_a;      /* [q_rank][hidden] */
-    const float *q_norm;  /* [q_rank] */
-    kvf_matrix wq_b;      /* [n_heads * 512][q_rank] */
-    kvf_matrix wkv;       /* [512][hidden] */
-    const float *kv_norm; /* [512] */
-    kvf_matrix wo_a;      /* [n_out_groups * out_rank][n_heads / n_out_groups * 512] */
-    kvf_matrix wo_b;      /* [hidden][n_out_groups * out_rank] */
-    const float *sinks;   /* [n_heads] */
+    kvf_matrix wq_a;              /* [q_rank][hidden] */
+    const float *q_norm;          /* [q_rank] */
+    kvf_matrix wq_b;              /* [n_heads * 512][q_rank] */
+    kvf_matrix wkv;               /* [512][hidden] */
+    const float *kv_norm;         /* [512] */
+    kvf_matrix wo_a;              /* [n_out_groups * out_rank][n_heads / n_out_groups * 512] */
+    kvf_matrix wo_b;              /* [hidden][n_out_groups * out_rank] */
+    const float *sinks;           /* [n_heads] */
     kvf_compressor_weights rows;  /* CSA, HCA */
     kvf_compressor_weights index; /* CSA */
     kvf_matrix index_wq_b;        /* [n_index_heads * 128][q_rank], CSA */
@@ -41,8 +41,8 @@ typedef struct kvf_layer_weights {
 } kvf_layer_weights;
 
 typedef struct kvf_weights {
-    kvf_matrix embed; /* [vocab][hidden] */
-    kvf_matrix head;  /* [vocab][hidden]; tied checkpoints: the same data as embed */
+    kvf_matrix embed;  /* [vocab][hidden] */
+    kvf_matrix head;   /* [vocab][hidden]; tied checkpoints: the same data as embed */
     const float *norm; /* [hidden] */
     kvf_mix_weights hc_head;
     kvf_layer_weights *layers; /* [n_layers] */

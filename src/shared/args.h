@@ -61,7 +61,7 @@ typedef struct kvf_rope_args {
  * mix = rms(streams flat) * fn^T; pre, post and comb from it (docs/ARCHITECTURE.md).
  */
 typedef struct kvf_mix_weights {
-    const float *fn;    /* [n_streams * (2 + n_streams)][n_streams * hidden]; head: [n_streams][..] */
+    const float *fn; /* [n_streams * (2 + n_streams)][n_streams * hidden]; head: [n_streams][..] */
     const float *base;  /* [n_streams * (2 + n_streams)]; head: [n_streams] */
     const float *scale; /* [3]; head: [1] */
 } kvf_mix_weights;
@@ -69,16 +69,16 @@ typedef struct kvf_mix_weights {
 typedef struct kvf_mix_args {
     uint32_t n;
     uint32_t hidden;
-    uint32_t n_streams;        /* at most KVF_MAX_STREAMS */
-    uint32_t sinkhorn_rounds;  /* 0: the head's form, pre only */
+    uint32_t n_streams;       /* at most KVF_MAX_STREAMS */
+    uint32_t sinkhorn_rounds; /* 0: the head's form, pre only */
     float norm_eps;
-    float eps;                 /* hc_eps */
-    const float *streams;      /* [n][n_streams][hidden] */
+    float eps;            /* hc_eps */
+    const float *streams; /* [n][n_streams][hidden] */
     kvf_mix_weights weights;
-    float *mix;                /* workspace [n][n_streams * (2 + n_streams)] */
-    float *out;                /* [n][hidden] = sum_j pre[j] * stream[j] */
-    float *post;               /* [n][n_streams], not for the head */
-    float *comb;               /* [n][n_streams][n_streams], not for the head */
+    float *mix;  /* workspace [n][n_streams * (2 + n_streams)] */
+    float *out;  /* [n][hidden] = sum_j pre[j] * stream[j] */
+    float *post; /* [n][n_streams], not for the head */
+    float *comb; /* [n][n_streams][n_streams], not for the head */
 } kvf_mix_args;
 #define KVF_MAX_STREAMS 8
 
@@ -103,9 +103,9 @@ typedef struct kvf_route_args {
     const int32_t *token_map; /* [vocab][top_k] expert of each token (hash layers), or NULL */
     const int32_t *tokens;    /* [n] */
     float scaling;
-    bool normalise;           /* divide by (sum + 1e-20) before scaling */
-    int32_t *experts;         /* out [n][top_k] */
-    float *weights;           /* out [n][top_k] */
+    bool normalise;   /* divide by (sum + 1e-20) before scaling */
+    int32_t *experts; /* out [n][top_k] */
+    float *weights;   /* out [n][top_k] */
 } kvf_route_args;
 
 typedef struct kvf_expert_weights {
@@ -120,14 +120,14 @@ typedef struct kvf_experts_args {
     uint32_t shared_ffn; /* of the shared expert; 0: none */
     uint32_t n_experts;
     uint32_t top_k;
-    float limit;               /* gate <= limit, up within +-limit; 0: no limit */
-    const float *in;           /* [n][hidden] */
-    const int32_t *experts;    /* [n][top_k] */
-    const float *weights;      /* [n][top_k] */
+    float limit;                      /* gate <= limit, up within +-limit; 0: no limit */
+    const float *in;                  /* [n][hidden] */
+    const int32_t *experts;           /* [n][top_k] */
+    const float *weights;             /* [n][top_k] */
     const kvf_expert_weights *routed; /* [n_experts], host memory */
     kvf_expert_weights shared;
-    float *out;                /* [n][hidden] */
-    float *workspace;          /* kvf_experts_workspace_floats() */
+    float *out;       /* [n][hidden] */
+    float *workspace; /* kvf_experts_workspace_floats() */
 } kvf_experts_args;
 
 /* Floats of workspace for kvf_experts_args of that size: in, gate, up, out of n tokens. */
@@ -156,7 +156,7 @@ typedef struct kvf_compress_args {
     float *state;
     bool hadamard;
     kvf_grid grid;
-    kvf_rows out;        /* row c of the layer is row c of the view */
+    kvf_rows out;          /* row c of the layer is row c of the view */
     uint64_t inexact_rows; /* out, added to */
     uint64_t bad_row;
     uint32_t bad_dim;
@@ -169,11 +169,11 @@ typedef struct kvf_compress_args {
  * Without a grid the same formula is used on the plain f32 values (no exactness).
  */
 typedef struct kvf_score_args {
-    const kvf_select_args *select; /* list, list_len, workspace are not used */
+    const kvf_select_args *select; /* list, list_len are not used */
     uint32_t first_query;          /* the tile's queries: first_query .. + n_queries */
     uint32_t n_queries;
-    uint64_t n_rows;               /* columns to fill */
-    float *scores;                 /* out [n_queries][stride] */
+    uint64_t n_rows; /* columns to fill */
+    float *scores;   /* out [n_queries][stride] */
     size_t stride;
 } kvf_score_args;
 
@@ -185,8 +185,8 @@ typedef struct kvf_mask_args {
     const float *scores; /* [n_queries][score_stride] */
     size_t score_stride;
     const uint32_t *n_visible; /* [n_queries] */
-    float *mask_f32;     /* out [n_queries][mask_stride], or NULL */
-    uint16_t *mask_f16;  /* out, the other form */
+    float *mask_f32;           /* out [n_queries][mask_stride], or NULL */
+    uint16_t *mask_f16;        /* out, the other form */
     size_t mask_stride;
 } kvf_mask_args;
 

@@ -5,20 +5,47 @@
 
 enum mode { LIST, MASK_F32, MASK_F16, ALL_VISIBLE, WINDOW_ONLY, N_MODES };
 
+/*
+ * Every seventh case: the sink takes nearly all the weight, p = exp(-85) = 1e-37, and
+ * the values are a few 1e-9, so that all products underflow, half of them to -0.
+ */
+#define UNDERFLOW_SINK 85.0f
+#define UNDERFLOW_VALUE 1e-9f
+
+static bool is_underflow_case(const cf_run *run)
+{
+    return run->index % 7 == 3;
+}
+
 /* How large the scores are: 1e3 makes most of the exponentials 0. */
-static float pick_magnitude(uint64_t *random)
+static float pick_magnitude(cf_run *run)
 {
     const float magnitudes[] = {1.0f, 1.0f, 0.0f, 30.0f, 1000.0f};
-    return magnitudes[cf_pick(random, 5)];
+    const float magnitude = magnitudes[cf_pick(&run->random, 5)];
+    return is_underflow_case(run) ? 0.0f : magnitude;
+}
+
+static const float *make_sinks(cf_run *run, uint32_t n_heads)
+{
+    const bool underflow = is_underflow_case(run);
+    if (cf_chance(&run->random, 2) && !underflow)
+        return NULL;
+    float *sinks = cf_random_floats(run, CF_NORMAL, n_heads);
+    for (uint32_t h = 0; h < n_heads; h++)
+        sinks[h] = underflow ? UNDERFLOW_SINK : sinks[h] * 10.0f;
+    return sinks;
 }
 
 static kvf_rows make_view(cf_run *run, kvf_format_id format, uint64_t n_rows)
 {
     const cf_pattern patterns[] = {CF_NORMAL, CF_NORMAL, CF_NORMAL,
                                    CF_TINY,   CF_SPARSE, CF_BOUNDARY};
+    const cf_pattern pattern = patterns[cf_pick(&run->random, 6)];
     kvf_rows view = cf_rows(run, format, KVF_ROW_WIDTH, n_rows);
-    const float *values =
-        cf_random_floats(run, patterns[cf_pick(&run->random, 6)], n_rows * KVF_ROW_WIDTH);
+    float *values =
+        cf_random_floats(run, is_underflow_case(run) ? CF_NORMAL : pattern, n_rows * KVF_ROW_WIDTH);
+    for (size_t i = 0; is_underflow_case(run) && i < n_rows * KVF_ROW_WIDTH; i++)
+        values[i] *= UNDERFLOW_VALUE;
     cf_store(&view, KVF_GRID_FP8, values);
     return view;
 }
@@ -40,16 +67,11 @@ static kvf_attend_args make_queries(cf_run *run, uint32_t n_rows)
                             .scale = (float)(1.0 / sqrt(512.0))};
     const size_t n_q = (size_t)args.n_queries * args.n_heads * KVF_ROW_WIDTH;
     float *q = cf_random_floats(run, CF_NORMAL, n_q);
-    const float magnitude = pick_magnitude(random);
+    const float magnitude = pick_magnitude(run);
     for (size_t i = 0; i < n_q; i++)
         q[i] *= magnitude;
     args.q = q;
-    if (cf_chance(random, 2)) {
-        float *sinks = cf_random_floats(run, CF_NORMAL, args.n_heads);
-        for (uint32_t h = 0; h < args.n_heads; h++)
-            sinks[h] *= 10.0f;
-        args.sinks = sinks;
-    }
+    args.sinks = make_sinks(run, args.n_heads);
     /* At the very start, in a window that is not full, far along. */
     args.first_token = CF_ONE_OF(random, 0, 1, 100, 126, 127, 128, 5000);
     args.window_tokens = CF_ONE_OF(random, 1, 16, 64, 128);

@@ -429,8 +429,8 @@ static kvf_status put_rows(exchange *x, kvf_rows rows)
 
 /*
  * fields geometry of one layer, options, input; blobs layers, input -> fields
- * n_tokens, n_rows, n_index_rows, held_bytes, allocated_bytes, inexact_rows; blobs
- * out, selection, rows as f32, index rows as f32.
+ * n_tokens, n_rows, n_index_rows, held_bytes, allocated_bytes, inexact_rows,
+ * scratch_bytes; blobs out, selection, rows as f32, index rows as f32.
  */
 static void answer_session(exchange *x)
 {
@@ -460,6 +460,7 @@ static void answer_session(exchange *x)
         put_field(x, kvf_session_held_bytes(session));
         put_field(x, kvf_session_allocated_bytes(session));
         put_field(x, kvf_session_inexact_rows(session));
+        put_field(x, kvf_session_scratch_bytes(session));
         put_blob(x, in.out, f32_bytes(product(in.n_tokens, in.n_heads), KVF_ROW_WIDTH));
         put_blob(x, in.selection, f32_bytes(in.n_tokens, in.top_k));
         kvf_status unpacked = put_rows(x, rows);

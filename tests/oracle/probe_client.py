@@ -4,7 +4,6 @@ A test file calls `main()`; its cases derive from LibraryTest and loop over `sel
 """
 
 import argparse
-import atexit
 import os
 import shlex
 import struct
@@ -53,6 +52,7 @@ class Probe:
             if value is not None:
                 arguments += [option, str(value)]
         self.name = " ".join(arguments[1:])
+        self.threads = threads
         # Threads that wait by spinning would steal the core from this side of the pipe.
         environment = dict(os.environ, OMP_WAIT_POLICY="passive")
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -60,18 +60,31 @@ class Probe:
         try:
             self.ask(OP_INFO)
         except (EOFError, BrokenPipeError):
-            reason = self.process.communicate()[1].decode().strip()
+            reason = self._end()
             if self.process.returncode == EXIT_UNAVAILABLE:
                 raise Unavailable(reason) from None
-            raise RuntimeError("%s: %s" % (" ".join(arguments), reason)) from None
-        atexit.register(self.close)
+            raise RuntimeError("%s does not answer: %s" % (" ".join(arguments), reason)) from None
 
     def close(self):
-        """Ends the probe and insists that it ends well."""
-        if self.process.poll() is None:
-            error = self.process.communicate()[1].decode().strip()
-            if self.process.returncode:
-                print("%s: exit %d: %s" % (self.name, self.process.returncode, error), file=sys.stderr)
+        """Ends the probe; whether it ended well, without a finding of a sanitizer for instance."""
+        error = self._end()
+        if self.process.returncode:
+            print("%s: exit %d: %s" % (self.name, self.process.returncode, error), file=sys.stderr)
+        return self.process.returncode == 0
+
+    def _end(self):
+        """Waits for the probe's end; what it said on stderr."""
+        if self.process.stdin.closed:
+            return ""
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended before it read what was sent last
+        reason = self.process.stderr.read().decode().strip()
+        self.process.stderr.close()
+        self.process.stdout.close()
+        self.process.wait()
+        return reason
 
     def ask(self, operation, fields=(), blobs=()):
         out = self.process.stdin
@@ -90,7 +103,7 @@ class Probe:
     def _read(self, size):
         data = self.process.stdout.read(size)
         if len(data) != size:
-            raise EOFError("the probe ended: " + self.name)
+            raise EOFError("the probe ended, with data left to read: " + self.name)
         return data
 
     # ---- Operations on oracle.Pages ----
@@ -220,5 +233,7 @@ def main():
     LibraryTest.slow = arguments.slow
     LibraryTest.probe_command = arguments.probe
     open_targets(arguments)
-    unittest.main(argv=[sys.argv[0]] + rest)
+    program = unittest.main(argv=[sys.argv[0]] + rest, exit=False)
+    ended_well = [probe.close() for probe in LibraryTest.opened]
+    sys.exit(0 if program.result.wasSuccessful() and all(ended_well) else 1)
 

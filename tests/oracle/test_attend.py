@@ -174,8 +174,9 @@ class RowChoices(AttendTest):
         self.check(problem, ((FP8_BF16, FP8_BF16), (F32, FP8_BF16), (F32, F32)))
 
     def test_more_rows_than_any_tile(self):
-        self.check(self.random_problem(11, n_heads=1, n_rows=300, window_rows=128, window_tokens=128, first_token=127,
-                                       chosen=[list(range(300))]), ((FP8_F16, FP8_F16), (F32, F16)))
+        problem = self.random_problem(11, n_heads=1, n_rows=300, chosen=[list(range(300))],
+                                      window_rows=128, window_tokens=128, first_token=127)
+        self.check(problem, ((FP8_F16, FP8_F16), (F32, F16)))
 
     def test_many_heads(self):
         self.check(self.random_problem(12, n_heads=67, n_rows=4, window_tokens=2, first_token=5,

@@ -190,7 +190,8 @@ class Rope(FormatTest):
         count = 512 - first
         for r in range(pages.n_rows):
             (_, end), (scales, scales_end) = pages.spans(r)
-            pages.memory[end - 2 * count : end] = struct.pack("<%dH" % count, *range(r * count, (r + 1) * count))
+            patterns = range(r * count, (r + 1) * count)
+            pages.memory[end - 2 * count : end] = struct.pack("<%dH" % count, *patterns)
             pages.memory[scales:scales_end] = b"\x69" * 7 + b"\0" if first else b""
         for probe in self.targets():
             response = probe.unpack(pages, pages.n_rows)

@@ -116,34 +116,31 @@ class Flash(LibraryTest):
             self.assertEqual({b[5] for b in scratch} - {0}, set(), what)
 
     def test_row_buffers_are_whole_pages(self):
-        widths = {"f32": F32, "f16": F16, "fp8_f16": FP8_F16, "fp4": FP4}
+        names = {F32: "f32", F16: "f16", FP8_F16: "fp8_f16", FP4: "fp4"}
         for profile, n_tokens, plan in self.plans():
             row, index, window = PROFILE_FORMATS[profile]
+            buffers = {b[0]: b for b in plan.buffers}
+            self.assertEqual(len(buffers), len(plan.buffers), "buffer names differ")
             for layer, (kind, ratio) in enumerate(FLASH_LAYERS):
                 n_rows = n_tokens // ratio if ratio else 0
-                expected = {"rows": (row, 512, n_rows),
-                            "index_rows": (index, 128, n_rows if kind == LAYER_CSA else 0)}
-                for name, (id_, width, count) in expected.items():
-                    found = [b for b in plan.buffers if b[0] == "layer.%d.%s" % (layer, name)]
-                    if count and found:
-                        self.assertEqual(widths[found[0][1]], id_)
-                        self.assertEqual(found[0][4], allocated(id_, width, count), found[0])
-                        self.assertEqual(found[0][5], held(id_, width, count), found[0])
-
-    def test_rows_of_a_layer_are_listed(self):
-        for _, n_tokens, plan in self.plans():
-            names = [b[0] for b in plan.buffers]
-            self.assertEqual(len(names), len(set(names)), "buffer names differ")
-            if n_tokens >= 128:
-                self.assertIn("layer.2.rows", names)
+                expected = [("window", window, 512, min(128, n_tokens))]
+                if kind != LAYER_WINDOW:
+                    expected.append(("rows", row, 512, n_rows))
+                if kind == LAYER_CSA:
+                    expected.append(("index_rows", index, 128, n_rows))
+                for name, id_, width, count in expected:
+                    _, dtype, klass, _, bytes_, held_bytes = buffers["layer.%d.%s" % (layer, name)]
+                    want = (names[id_], CACHE_CLASS, allocated(id_, width, count), held(id_, width, count))
+                    self.assertEqual((dtype, klass, bytes_, held_bytes), want, name)
 
     def test_padding_is_what_the_pages_add(self):
         for profile, n_tokens, plan in self.plans():
-            if n_tokens < 128:
-                continue  # the window ring may be whole from the start
-            padding = cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, allocated)
-            padding -= cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, held)
-            self.assertGreaterEqual(plan.allocated_bytes - plan.session_bytes + 52, padding)
+            tokens = next(b for b in plan.buffers if b[0] == "tokens")
+            self.assertEqual(tokens[5], 4 * n_tokens)
+            self.assertGreaterEqual(tokens[4], tokens[5])
+            want = fixed_bytes(FLASH_LAYERS, 129280, 0) + tokens[4]
+            want += cache_rows_bytes(profile, FLASH_LAYERS, 128, n_tokens, allocated)
+            self.assertEqual(plan.allocated_bytes, want, "profile %d, %d tokens" % (profile, n_tokens))
 
     def test_scratch_of_fold_is_small_and_grows_with_attended_rows_only(self):
         # HCA attends all of its rows, at 4 bytes a row and head; nothing else may grow.

@@ -11,8 +11,8 @@ import struct
 import exact_f32 as f32
 import oracle
 import test_plan
-from probe_client import (FOLD, LAYER_CSA, LAYER_HCA, LAYER_WINDOW, LEGACY, NONFINITE, OK, OP_PLAN, OP_SESSION, PACKED,
-                          TILED, LibraryTest, f32_bytes, main, u32_bytes)
+from probe_client import (FOLD, LAYER_CSA, LAYER_HCA, LAYER_WINDOW, LEGACY, NONFINITE, OK, OP_PLAN,
+                          OP_SESSION, PACKED, TILED, LibraryTest, f32_bytes, main, u32_bytes)
 
 SCALE = f32.const(1 / math.sqrt(512.0))
 EPS = f32.const(1e-6)
@@ -126,7 +126,8 @@ class Stream:
 
     def run(self, probe, profile, chunks, grid_off=False):
         blobs = [self.layer_blob(), u32_bytes(chunks)] + self.token_blobs()
-        return probe.ask(OP_SESSION, self.opened_as(profile, chunks, grid_off) + [self.n_tokens, len(chunks), f32.to_bits(EPS)], blobs)
+        tokens = [self.n_tokens, len(chunks), f32.to_bits(EPS)]
+        return probe.ask(OP_SESSION, self.opened_as(profile, chunks, grid_off) + tokens, blobs)
 
 
 class SessionTest(LibraryTest):
@@ -172,8 +173,8 @@ class SessionTest(LibraryTest):
                 self.assertEqual(got, want + [-1] * (stream.top_k - len(want)), "%s, token %d" % (what, t))
 
     def check_bytes(self, stream, probe, profile, chunks, response, what):
-        """Held and allocated bytes are those of the plan."""
-        _, _, _, held, allocated, inexact = response.fields
+        """Held, allocated and scratch bytes are those of the plan."""
+        _, _, _, held, allocated, inexact, scratch = response.fields
         layers = [(stream.kind, stream.ratio)]
         want = test_plan.fixed_bytes(layers, 320, stream.n_tokens)
         want += test_plan.cache_rows_bytes(profile, layers, WINDOW_TOKENS, stream.n_tokens, test_plan.held)
@@ -182,6 +183,8 @@ class SessionTest(LibraryTest):
         response = stream.ask_plan(probe, profile, chunks)
         plan = test_plan.Plan(response)
         self.assertEqual((held, allocated), (plan.session_bytes, plan.allocated_bytes), what)
+        if probe.threads == 1:  # the plan is that of one thread
+            self.assertEqual(scratch, plan.scratch_bytes, what)
 
 
 class Sessions(SessionTest):

@@ -37,10 +37,10 @@ void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
 #pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads)
     for (int64_t i = 0; i < n_items; i++) {
         const uint32_t first = (uint32_t)(i % blocks) * heads;
-        const kvf_attend_item item = {.query = (uint32_t)(i / blocks),
-                                      .first_head = first,
-                                      .n_heads = args->n_heads - first < heads ? args->n_heads - first
-                                                                               : heads};
+        const kvf_attend_item item = {
+            .query = (uint32_t)(i / blocks),
+            .first_head = first,
+            .n_heads = args->n_heads - first < heads ? args->n_heads - first : heads};
         kernels->attend(args, &item,
                         (uint8_t *)args->workspace + (size_t)omp_get_thread_num() * thread_bytes);
     }

@@ -81,11 +81,11 @@ static void decode_row(const kvf_rows *rows, uint64_t row, float *out)
 typedef struct row_walk {
     const kvf_rows *window;
     const kvf_rows *rows;
-    uint64_t window_first;  /* token of the first window row */
+    uint64_t window_first; /* token of the first window row */
     uint32_t n_window;
-    uint32_t n_rows;        /* compressed rows */
-    const int32_t *list;    /* of compressed rows, or NULL: 0, 1, 2 .. */
-    const float *mask;      /* dense form: added to the scores of compressed rows */
+    uint32_t n_rows;     /* compressed rows */
+    const int32_t *list; /* of compressed rows, or NULL: 0, 1, 2 .. */
+    const float *mask;   /* dense form: added to the scores of compressed rows */
 } row_walk;
 
 /* Row i of the walk as 512 f32: in place, or decoded into buffer. */
@@ -122,8 +122,7 @@ static row_walk make_walk(const kvf_attend_args *args, uint32_t query, int32_t *
     const uint64_t token = args->first_token + query;
     row_walk walk = {.window = &args->window, .rows = &args->rows};
     if (args->window_tokens) {
-        walk.n_window =
-            token + 1 < args->window_tokens ? (uint32_t)token + 1 : args->window_tokens;
+        walk.n_window = token + 1 < args->window_tokens ? (uint32_t)token + 1 : args->window_tokens;
         walk.window_first = token + 1 - walk.n_window;
     }
     if (args->rows.n_rows == 0)
@@ -150,10 +149,9 @@ static row_walk make_walk(const kvf_attend_args *args, uint32_t query, int32_t *
 /* ---- Scores ------------------------------------------------------------------ */
 
 /* Dots of n_heads x n_rows, both compile-time constants; scores[row][head]. */
-static inline __attribute__((always_inline)) void dot_block(const float *q, const float *const *rows,
-                                                            const int n_heads, const int n_rows,
-                                                            float scale, float *scores,
-                                                            uint32_t stride)
+static inline __attribute__((always_inline)) void
+dot_block(const float *q, const float *const *rows, const int n_heads, const int n_rows,
+          float scale, float *scores, uint32_t stride)
 {
     v16 sums[V16_DOT_HEADS][V16_DOT_ROWS];
     for (int h = 0; h < n_heads; h++)
@@ -223,10 +221,9 @@ static void softmax(const kvf_attend_args *args, const kvf_attend_item *item, ui
 /* ---- Output ------------------------------------------------------------------ */
 
 /* out[n_heads][16 * n_vectors] += p * rows, both counts compile-time constants. */
-static inline __attribute__((always_inline)) void out_block(const float *p, uint32_t stride,
-                                                            const float *const *rows, uint32_t n_rows,
-                                                            uint32_t dim, const int n_heads,
-                                                            const int n_vectors, float *out)
+static inline __attribute__((always_inline)) void
+out_block(const float *p, uint32_t stride, const float *const *rows, uint32_t n_rows, uint32_t dim,
+          const int n_heads, const int n_vectors, float *out)
 {
     v16 sums[V16_OUT_HEADS][V16_OUT_VECTORS];
     for (int h = 0; h < n_heads; h++)
@@ -279,7 +276,8 @@ static void attend_item(const kvf_attend_args *args, const kvf_attend_item *item
 {
     const bool dense = args->mask_f32 != NULL;
     const uint32_t stride = kvf_attend_block_heads(args->n_heads, dense);
-    const size_t most_rows = args->window_tokens + (args->list ? args->list_stride : args->rows.n_rows);
+    const size_t most_rows =
+        args->window_tokens + (args->list ? args->list_stride : args->rows.n_rows);
     uint8_t *place = workspace;
     float *scores = (float *)place;
     place += kvf_round_up_64(4ull * stride * most_rows);
@@ -290,8 +288,10 @@ static void attend_item(const kvf_attend_args *args, const kvf_attend_item *item
     float *maxima = (float *)place;
     float *denominators = maxima + KVF_ATTEND_BLOCK_HEADS;
 
-    const float *q = args->q + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
-    float *out = args->out + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
+    const float *q =
+        args->q + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
+    float *out =
+        args->out + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
     const row_walk walk = make_walk(args, item->query, list);
     const uint32_t total = walk.n_window + walk.n_rows;
     const float *tile[KVF_ATTEND_TILE_ROWS];

@@ -82,7 +82,8 @@ static const kvf_cpu_kernels *find_isa(const char *name, kvf_error *error)
             best = isa_entries[i].kernels;
     }
     if (!best)
-        kvf_fail(error, KVF_UNSUPPORTED, "this processor has no ISA '%.40s'; it has: %s", name, known);
+        kvf_fail(error, KVF_UNSUPPORTED, "this processor has no ISA '%.40s'; it has: %s", name,
+                 known);
     return best;
 }
 

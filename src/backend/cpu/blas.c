@@ -44,11 +44,11 @@ void kvf_blas_matmul(uint32_t n_threads, const kvf_matmul_args *args)
         return;
     use_threads(n_threads);
     if (args->n == 1)
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, cols, 1.0f, args->weight.data, cols, args->in, 1,
-                    0.0f, args->out, 1);
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, cols, 1.0f, args->weight.data, cols,
+                    args->in, 1, 0.0f, args->out, 1);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)args->n, rows, cols, 1.0f, args->in,
-                    (int)args->in_stride, args->weight.data, cols, 0.0f, args->out,
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)args->n, rows, cols, 1.0f,
+                    args->in, (int)args->in_stride, args->weight.data, cols, 0.0f, args->out,
                     (int)args->out_stride);
 }
 

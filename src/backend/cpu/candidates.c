@@ -3,7 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-void kvf_candidates_start(kvf_candidates *candidates, uint64_t *keys, uint32_t capacity, uint32_t top_k)
+void kvf_candidates_start(kvf_candidates *candidates, uint64_t *keys, uint32_t capacity,
+                          uint32_t top_k)
 {
     *candidates = (kvf_candidates){
         .keys = keys, .capacity = capacity, .top_k = top_k, .floor_score = -INFINITY};
@@ -59,7 +60,8 @@ void kvf_candidates_thin(kvf_candidates *candidates)
     candidates->floor_score = kvf_candidate_score(lowest);
 }
 
-void kvf_candidates_push(kvf_candidates *candidates, const float *scores, uint32_t n, uint32_t first_row)
+void kvf_candidates_push(kvf_candidates *candidates, const float *scores, uint32_t n,
+                         uint32_t first_row)
 {
     for (uint32_t i = 0; i < n; i++)
         if (scores[i] >= candidates->floor_score)

@@ -11,7 +11,7 @@
 #include <string.h>
 
 typedef struct kvf_candidates {
-    uint64_t *keys;   /* [capacity] */
+    uint64_t *keys; /* [capacity] */
     uint32_t n;
     uint32_t top_k;
     uint32_t capacity; /* at least top_k + 1 */
@@ -43,11 +43,13 @@ static inline float kvf_candidate_score(uint64_t key)
     return score;
 }
 
-void kvf_candidates_start(kvf_candidates *candidates, uint64_t *keys, uint32_t capacity, uint32_t top_k);
+void kvf_candidates_start(kvf_candidates *candidates, uint64_t *keys, uint32_t capacity,
+                          uint32_t top_k);
 /* Keeps the best top_k only and raises the floor. */
 void kvf_candidates_thin(kvf_candidates *candidates);
 /* scores[i] belongs to row first_row + i. */
-void kvf_candidates_push(kvf_candidates *candidates, const float *scores, uint32_t n, uint32_t first_row);
+void kvf_candidates_push(kvf_candidates *candidates, const float *scores, uint32_t n,
+                         uint32_t first_row);
 /* Writes the best rows ascending, pads to top_k with -1; returns their number. */
 uint32_t kvf_candidates_finish(kvf_candidates *candidates, int32_t *list);
 

@@ -2,6 +2,7 @@
  * compress: every row that the chunk completes is pooled, normed, rotated, rounded
  * and packed while it is in the cache (docs/FORMAT.md 2, 9.3). Rows over threads.
  */
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,10 +134,38 @@ static void run_pass(kvf_device *device, const kvf_compress_args *args, row_pass
     pass->inexact = inexact;
 }
 
+/*
+ * The tokens themselves: a NaN gate would drop out of the softmax unseen, and one in
+ * a window that is not complete yet would lie in the state (docs/FORMAT.md 9.3).
+ * The row named is the first that would pool the value.
+ */
+static kvf_status check_tokens(kvf_device *device, kvf_compress_args *args)
+{
+    const int64_t columns = (int64_t)parts_of(args) * args->width;
+    const int64_t n_values = args->n * columns;
+    int64_t bad = n_values;
+#pragma omp parallel for schedule(static) reduction(min                                            \
+                                                    : bad)                                         \
+    num_threads((int)device->n_threads) if (args->n > 64)
+    for (int64_t token = 0; token < args->n; token++)
+        for (int64_t i = token * columns; i < (token + 1) * columns; i++)
+            if ((!isfinite(args->input.kv[i]) || !isfinite(args->input.gate[i])) && i < bad)
+                bad = i;
+    if (bad >= n_values)
+        return KVF_OK;
+    const bool next = args->overlap && bad % columns < args->width; /* Ca goes to the row after */
+    args->bad_row = (args->first_token + (uint64_t)(bad / columns)) / args->ratio + next;
+    args->bad_dim = (uint32_t)(bad % args->width);
+    return KVF_NONFINITE;
+}
+
 kvf_status kvf_cpu_compress(kvf_device *device, kvf_compress_args *args)
 {
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t end_row = (args->first_token + args->n) / args->ratio;
+    const kvf_status status = check_tokens(device, args);
+    if (status != KVF_OK)
+        return status;
     row_pass pass = {.first_row = first_row, .n_rows = (int64_t)(end_row - first_row)};
     if (pass.n_rows > 1)
         run_pass(device, args, &pass);
@@ -149,7 +178,8 @@ kvf_status kvf_cpu_compress(kvf_device *device, kvf_compress_args *args)
         candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
         float values[KVF_ROW_WIDTH];
         args->bad_row = first_row + (uint64_t)pass.bad_row;
-        make_row(kvf_kernels_of(device), args, args->bad_row, (uint64_t)pass.bad_row, &list, values);
+        make_row(kvf_kernels_of(device), args, args->bad_row, (uint64_t)pass.bad_row, &list,
+                 values);
         return kvf_check_row(values, args->width, args->grid, &args->bad_dim);
     }
     args->inexact_rows += (uint64_t)pass.inexact;

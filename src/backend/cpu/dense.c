@@ -27,11 +27,12 @@ void kvf_cpu_matmul(kvf_device *device, const kvf_matmul_args *args)
 void kvf_cpu_norm(kvf_device *device, const kvf_norm_args *args)
 {
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads)                          \
-    if (args->n * args->width > 65536)
+#pragma omp parallel for schedule(static)                                                          \
+    num_threads((int)device->n_threads) if (args->n * args->width > 65536)
     for (int64_t i = 0; i < (int64_t)args->n; i++)
-        kernels->norm(args->in + (size_t)i * args->in_stride, args->out + (size_t)i * args->out_stride,
-                      args->weight, args->width, args->eps);
+        kernels->norm(args->in + (size_t)i * args->in_stride,
+                      args->out + (size_t)i * args->out_stride, args->weight, args->width,
+                      args->eps);
 }
 
 void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)

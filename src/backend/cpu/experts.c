@@ -82,8 +82,8 @@ static void swiglu(uint32_t n_threads, size_t n, float limit, float *gate, const
 }
 
 /* out[n][hidden] = expert(in), with gate and up of [n][ffn] as workspace. */
-static void run_expert(uint32_t n_threads, const kvf_expert_weights *weights, float limit, uint32_t n,
-                       const float *in, float *gate, float *up, float *out)
+static void run_expert(uint32_t n_threads, const kvf_expert_weights *weights, float limit,
+                       uint32_t n, const float *in, float *gate, float *up, float *out)
 {
     const size_t ffn = weights->w1.rows;
     kvf_matmul_args product = {.n = n,

@@ -21,11 +21,11 @@ typedef struct kvf_attend_item {
 /* One query's index heads, ready to be scored against many rows. */
 typedef struct kvf_index_query {
     uint32_t n_heads;
-    bool packed;     /* codes and scales are filled; otherwise values */
-    int8_t *codes;   /* [n_heads][32][4] doubled codes in the order of the key tile */
-    float *scales;   /* [n_heads][4] 2^(e_b - 1) */
-    int32_t *sums;   /* [n_heads][4] sum of a block's codes */
-    float *values;   /* [n_heads][128] */
+    bool packed;          /* codes and scales are filled; otherwise values */
+    int8_t *codes;        /* [n_heads][32][4] doubled codes in the order of the key tile */
+    float *scales;        /* [n_heads][4] 2^(e_b - 1) */
+    int32_t *sums;        /* [n_heads][4] sum of a block's codes */
+    float *values;        /* [n_heads][128] */
     const float *weights; /* [n_heads], times c */
 } kvf_index_query;
 

@@ -12,12 +12,20 @@
 #define FP4_LARGEST 0x1.8p+52f  /* 6 * 2^50 */
 #define FP4_SMALLEST 0x1.8p-49f /* 6 * 2^-51: up to it e would be -51 */
 
+/* From here on an FP8 code is 256 * 2^120 = 2^128, which f32 lacks (docs/FORMAT.md 9.4). */
+#define FP8_TOO_LARGE 0x1.fp+127f
+
 kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uint32_t *bad_dim)
 {
     for (uint32_t i = 0; i < width; i++)
         if (!isfinite(values[i])) {
             *bad_dim = i;
             return KVF_NONFINITE;
+        }
+    for (uint32_t i = 0; grid == KVF_GRID_FP8 && i < KVF_NOPE_WIDTH; i++)
+        if (fabsf(values[i]) >= FP8_TOO_LARGE) {
+            *bad_dim = i;
+            return KVF_RANGE;
         }
     if (grid != KVF_GRID_FP4)
         return KVF_OK;
@@ -65,12 +73,14 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
     const uint32_t width = args->out.width;
     const int64_t n_rows = (int64_t)args->n_rows;
     int64_t bad_row = n_rows;
-#pragma omp parallel for schedule(static) reduction(min : bad_row) num_threads((int)device->n_threads)
+#pragma omp parallel for schedule(static) reduction(min                                            \
+                                                    : bad_row) num_threads((int)device->n_threads)
     for (int64_t i = 0; i < n_rows; i++) {
         float buffer[KVF_INDEX_WIDTH];
         uint32_t dim;
         /* Infinite input may cancel in the transform to NaN: still found. */
-        if (kvf_check_row(input_row(args, (uint64_t)i, buffer), width, args->grid, &dim) != KVF_OK &&
+        if (kvf_check_row(input_row(args, (uint64_t)i, buffer), width, args->grid, &dim) !=
+                KVF_OK &&
             i < bad_row)
             bad_row = i;
     }
@@ -81,7 +91,8 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
         if (kvf_check_row(args->rows + args->bad_row * args->stride, width, KVF_GRID_NONE,
                           &args->bad_dim) != KVF_OK)
             return KVF_NONFINITE;
-        return kvf_check_row(input_row(args, args->bad_row, buffer), width, args->grid, &args->bad_dim);
+        return kvf_check_row(input_row(args, args->bad_row, buffer), width, args->grid,
+                             &args->bad_dim);
     }
     int64_t inexact = 0;
 #pragma omp parallel for schedule(static) reduction(+ : inexact) num_threads((int)device->n_threads)

@@ -26,7 +26,8 @@ static inline float half_scale(uint8_t byte)
     return scale;
 }
 
-static void load_packed_keys(const kvf_rows *keys, uint64_t first_row, uint32_t n, kvf_key_tile *tile)
+static void load_packed_keys(const kvf_rows *keys, uint64_t first_row, uint32_t n,
+                             kvf_key_tile *tile)
 {
     _Alignas(64) uint32_t words[KVF_FP4_CODE_BYTES / 4][KVF_TILE_ROWS] = {{0}};
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
@@ -61,8 +62,8 @@ static void load_f32_keys(const kvf_rows *keys, uint64_t first_row, uint32_t n, 
         if (keys->format == KVF_FORMAT_F32) {
             rows[r] = (const float *)page + (size_t)in_page * KVF_INDEX_WIDTH;
         } else {
-            kvf_format_get(keys->format)->unpack(page, keys->page_rows, in_page, KVF_INDEX_WIDTH,
-                                                 decoded[r]);
+            kvf_format_get(keys->format)
+                ->unpack(page, keys->page_rows, in_page, KVF_INDEX_WIDTH, decoded[r]);
             rows[r] = decoded[r];
         }
     }
@@ -81,7 +82,8 @@ static void load_keys(const kvf_rows *keys, uint64_t first_row, uint32_t n, bool
 }
 
 /* s_h of 16 packed rows. */
-static inline v16 score_head_packed(const kvf_index_query *query, uint32_t h, const kvf_key_tile *tile)
+static inline v16 score_head_packed(const kvf_index_query *query, uint32_t h,
+                                    const kvf_key_tile *tile)
 {
     const int8_t *codes = query->codes + (size_t)h * KVF_INDEX_WIDTH;
     v16i dots[KVF_FP4_BLOCKS];
@@ -91,11 +93,13 @@ static inline v16 score_head_packed(const kvf_index_query *query, uint32_t h, co
         for (int b = 0; b < KVF_FP4_BLOCKS; b++)
             dots[b] = v16i_dot4(dots[b], tile->codes[8 * b + i], codes + 4 * (8 * b + i));
     const float *scales = query->scales + h * KVF_FP4_BLOCKS;
-    /* Scales are powers of two: each product with a dot is exact, so the fma rounds the sum once. */
-    v16 s = v16_mul(v16i_to_float(dots[0]), v16_mul(v16_load(tile->scales[0]), v16_set1(scales[0])));
+    /* Scales are powers of two: each product with a dot is exact, so the fma rounds the sum once.
+     */
+    v16 s =
+        v16_mul(v16i_to_float(dots[0]), v16_mul(v16_load(tile->scales[0]), v16_set1(scales[0])));
     for (int b = 1; b < KVF_FP4_BLOCKS; b++)
-        s = v16_fma(v16i_to_float(dots[b]),
-                    v16_mul(v16_load(tile->scales[b]), v16_set1(scales[b])), s);
+        s = v16_fma(v16i_to_float(dots[b]), v16_mul(v16_load(tile->scales[b]), v16_set1(scales[b])),
+                    s);
     return s;
 }
 

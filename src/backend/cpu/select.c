@@ -14,8 +14,8 @@
 
 /* One thread's part of the workspace (kvf_select_thread_bytes). */
 typedef struct thread_space {
-    float *scores;   /* [KVF_SELECT_BLOCK_ROWS] */
-    uint64_t *keys;  /* [2 * top_k + KVF_SELECT_BLOCK_ROWS] */
+    float *scores;  /* [KVF_SELECT_BLOCK_ROWS] */
+    uint64_t *keys; /* [2 * top_k + KVF_SELECT_BLOCK_ROWS] */
     kvf_index_query query;
     float *weights;
 } thread_space;
@@ -55,7 +55,8 @@ size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args 
 }
 
 /* One head's codes in the order of the key tile, with scales and sums of blocks. */
-static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_query *query, uint32_t h)
+static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_query *query,
+                             uint32_t h)
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     const uint8_t *page = kvf_rows_page(queries, row);
@@ -67,7 +68,8 @@ static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_qu
     for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
         int32_t sum = 0;
         for (uint32_t i = 0; i < KVF_FP4_BLOCK_CODE_BYTES; i++) {
-            const uint32_t at = b * KVF_FP4_BLOCK_CODE_BYTES + i; /* byte: two codes of word at / 4 */
+            const uint32_t at =
+                b * KVF_FP4_BLOCK_CODE_BYTES + i; /* byte: two codes of word at / 4 */
             const int8_t low = doubled[codes[at] & 15];
             const int8_t high = doubled[codes[at] >> 4];
             out[(at / 4) * 8 + at % 4] = low;
@@ -147,7 +149,8 @@ static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint
     const uint64_t share = (visible + n_threads - 1) / n_threads;
     const uint64_t step = (share + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS * KVF_TILE_ROWS;
     kvf_candidates first;
-    kvf_candidates_start(&first, space_of_thread(args, 0).keys, key_capacity(args->top_k), args->top_k);
+    kvf_candidates_start(&first, space_of_thread(args, 0).keys, key_capacity(args->top_k),
+                         args->top_k);
 #pragma omp parallel for schedule(static, 1) num_threads((int)n_threads)
     for (uint32_t t = 0; t < n_threads; t++) {
         thread_space space = space_of_thread(args, t);

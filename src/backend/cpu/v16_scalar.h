@@ -166,7 +166,8 @@ static inline v16 v16i_to_float(v16i a)
  * 16 words of 8 nibbles (e2m1) to doubled codes plus V16_KEY_OFFSET: the low nibbles
  * of word i to low[i], the high ones to high[i].
  */
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+                                    uint8_t high[16][4])
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     for (int i = 0; i < 16; i++)

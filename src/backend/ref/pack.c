@@ -14,6 +14,9 @@
 #define FP4_LARGEST_AMAX 0x1.8p+52f
 #define FP4_TOO_SMALL_AMAX 0x1.8p-49f
 
+/* 248 * 2^120 and more round to 2^128, which f32 lacks (docs/FORMAT.md 9.4). */
+#define FP8_TOO_LARGE 0x1.fp+127f
+
 static bool fp4_block_in_range(const float *block)
 {
     float amax = 0.0f;
@@ -28,6 +31,12 @@ kvf_status kvf_ref_check_row(const float *values, uint32_t width, kvf_grid grid,
         if (!isfinite(values[i])) {
             *bad_dim = i;
             return KVF_NONFINITE;
+        }
+    }
+    for (uint32_t i = 0; grid == KVF_GRID_FP8 && i < KVF_NOPE_WIDTH; i++) {
+        if (fabsf(values[i]) >= FP8_TOO_LARGE) {
+            *bad_dim = i;
+            return KVF_RANGE;
         }
     }
     if (grid != KVF_GRID_FP4)

@@ -111,7 +111,8 @@ static inline v16 v16_load_f16(const void *p)
 static inline v16 v16_load_e4m3(const void *p)
 {
     const uint8x16_t codes = vld1q_u8(p);
-    const uint16x8_t wide[2] = {vshll_n_u8(vget_low_u8(codes), 8), vshll_n_u8(vget_high_u8(codes), 8)};
+    const uint16x8_t wide[2] = {vshll_n_u8(vget_low_u8(codes), 8),
+                                vshll_n_u8(vget_high_u8(codes), 8)};
     v16 r;
     for (int i = 0; i < 2; i++) {
         const uint16x8_t sign = vandq_u16(wide[i], vdupq_n_u16(0x8000));
@@ -147,7 +148,8 @@ static inline v16 v16i_to_float(v16i a)
     return r;
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+                                    uint8_t high[16][4])
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     const int8x16_t table = vld1q_s8(doubled);

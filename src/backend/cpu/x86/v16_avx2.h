@@ -132,17 +132,20 @@ static inline v16 v16i_to_float(v16i a)
     return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+                                    uint8_t high[16][4])
 {
     /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
-    const __m256i table =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m256i nibble = _mm256_set1_epi8(15);
     for (int i = 0; i < 2; i++) {
         const __m256i word = _mm256_load_si256((const __m256i *)words + i);
-        _mm256_store_si256((__m256i *)low + i, _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble)));
-        _mm256_store_si256((__m256i *)high + i,
-                           _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble)));
+        _mm256_store_si256((__m256i *)low + i,
+                           _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble)));
+        _mm256_store_si256(
+            (__m256i *)high + i,
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble)));
     }
 }
 

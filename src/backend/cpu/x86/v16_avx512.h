@@ -88,8 +88,8 @@ static inline v16 v16_load_f16(const void *p)
 
 static inline v16 v16_load_e4m3(const void *p)
 {
-    const __m256i codes = _mm256_slli_epi16(
-        _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
+    const __m256i codes =
+        _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
     const __m256i sign = _mm256_and_si256(codes, _mm256_set1_epi16((short)0x8000));
     const __m256i rest = _mm256_and_si256(_mm256_srli_epi16(codes, 1), _mm256_set1_epi16(0x3f80));
     return _mm512_cvtph_ps(_mm256_or_si256(sign, rest));
@@ -109,7 +109,8 @@ static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *
 #ifdef __AVX512VNNI__
     return _mm512_dpbusd_epi32(acc, k, q);
 #else
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(k, q), _mm512_set1_epi16(1)));
+    return _mm512_add_epi32(acc,
+                            _mm512_madd_epi16(_mm512_maddubs_epi16(k, q), _mm512_set1_epi16(1)));
 #endif
 }
 
@@ -118,16 +119,17 @@ static inline v16 v16i_to_float(v16i a)
     return _mm512_cvtepi32_ps(a);
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4], uint8_t high[16][4])
+static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+                                    uint8_t high[16][4])
 {
     /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
-    const __m512i table =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibble = _mm512_set1_epi8(15);
     const __m512i word = _mm512_load_si512(words);
     _mm512_store_si512(low, _mm512_shuffle_epi8(table, _mm512_and_si512(word, nibble)));
-    _mm512_store_si512(high,
-                       _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble)));
+    _mm512_store_si512(
+        high, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble)));
 }
 
 #endif

@@ -1,0 +1,311 @@
+/*
+ * Sessions without a model: what they hold, allocate and plan agree to the byte in
+ * every profile, and what goes wrong leaves them as promised.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+
+#define CHUNK 200
+
+static kvf_device *device;
+static kvf_geometry geometry;
+
+/* One layer of each kind, small enough to run thousands of tokens. */
+static void small_geometry(void)
+{
+    memset(&geometry, 0, sizeof geometry);
+    geometry = (kvf_geometry){.n_layers = 4,
+                              .vocab = 97,
+                              .n_heads = 2,
+                              .n_index_heads = 8,
+                              .top_k = 16,
+                              .window_tokens = 128,
+                              .max_tokens = 1 << 20};
+    geometry.layers[1] = (kvf_layer){KVF_LAYER_CSA, 4};
+    geometry.layers[2] = (kvf_layer){KVF_LAYER_HCA, 128};
+    geometry.layers[3] = (kvf_layer){KVF_LAYER_CSA, 4};
+}
+
+static uint64_t random_state = 88172645463325252ull;
+
+static float random_value(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (float)((double)(random_state >> 11) / 9007199254740992.0 * 4.0 - 2.0);
+}
+
+/* Inputs of one chunk for any layer. */
+typedef struct inputs {
+    float window[CHUNK * 512], kv[CHUNK * 1024], gate[CHUNK * 1024];
+    float index_kv[CHUNK * 256], index_gate[CHUNK * 256];
+    float bias[128 * 1024], norm[512];
+    float cosines[CHUNK * 32], sines[CHUNK * 32];
+    float q[CHUNK * 2 * 512], out[CHUNK * 2 * 512];
+    float index_q[CHUNK * 8 * 128], head_weights[CHUNK * 8];
+} inputs;
+
+static inputs *in;
+
+static void fill(float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        values[i] = random_value();
+}
+
+static void fill_inputs(void)
+{
+    fill((float *)in, sizeof *in / sizeof(float));
+}
+
+static kvf_append_args append_args(void)
+{
+    return (kvf_append_args){.window = in->window,
+                             .rows = {in->kv, in->gate, in->bias, in->norm, 1e-6f},
+                             .index = {in->index_kv, in->index_gate, in->bias, in->norm, 1e-6f},
+                             .row_rope = {in->cosines, in->sines}};
+}
+
+/* One chunk through all layers; the first status that is not KVF_OK ends it. */
+static kvf_status run_chunk(kvf_session *session, uint32_t n, kvf_error *error)
+{
+    const kvf_append_args args = append_args();
+    int32_t tokens[CHUNK] = {0};
+    kvf_status status = kvf_session_begin(session, tokens, n, error);
+    for (uint32_t layer = 0; layer < geometry.n_layers && status == KVF_OK; layer++) {
+        fill(in->index_q, (size_t)n * 8 * 128);
+        status = kvf_session_append(session, layer, &args, error);
+        if (status == KVF_OK && geometry.layers[layer].kind == KVF_LAYER_CSA)
+            status = kvf_session_select(session, layer, in->index_q, in->head_weights, error);
+        if (status == KVF_OK)
+            status = kvf_session_attend(session, layer, in->q, NULL, in->out, error);
+    }
+    return status == KVF_OK ? kvf_session_commit(session, error) : status;
+}
+
+static kvf_session *open_session(kvf_profile_id profile, uint64_t max_tokens)
+{
+    kvf_session *session;
+    kvf_error error;
+    const kvf_session_options options = {
+        .profile = profile, .max_tokens = max_tokens, .chunk_tokens = CHUNK};
+    if (kvf_session_open(device, &geometry, &options, &session, &error) != KVF_OK)
+        fail_msg("%s", error.message);
+    return session;
+}
+
+static void check_bytes(kvf_session *session, kvf_profile_id profile, uint64_t max_tokens,
+                        bool has_scratch)
+{
+    kvf_plan plan;
+    kvf_error error;
+    const kvf_session_options options = {.profile = profile,
+                                         .max_tokens = max_tokens,
+                                         .chunk_tokens = CHUNK,
+                                         .n_threads = kvf_device_n_threads(device)};
+    const uint64_t n_tokens = kvf_session_n_tokens(session);
+    assert_int_equal(kvf_plan_make(&geometry, &options, n_tokens, &plan, &error), KVF_OK);
+    assert_int_equal(kvf_session_held_bytes(session), plan.session_bytes);
+    assert_int_equal(kvf_session_allocated_bytes(session), plan.allocated_bytes);
+    assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], plan.allocated_bytes);
+    assert_int_equal(kvf_session_scratch_bytes(session), has_scratch ? plan.scratch_bytes : 0);
+    assert_int_equal(device->live_bytes[KVF_MEMORY_SCRATCH], has_scratch ? plan.scratch_bytes : 0);
+    kvf_plan_free(&plan);
+}
+
+static void held_and_allocated_bytes_equal_the_plan_after_every_chunk(void **state)
+{
+    (void)state;
+    static const uint32_t chunks[] = {1, 2, 3, 57, 1, 64, 127, 1, 128, 129, 200, 1, 7};
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+        kvf_session *session = open_session((kvf_profile_id)profile, 4096);
+        kvf_error error;
+        check_bytes(session, (kvf_profile_id)profile, 4096, false);
+        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+            fill_inputs();
+            assert_int_equal(run_chunk(session, chunks[i], &error), KVF_OK);
+            check_bytes(session, (kvf_profile_id)profile, 4096, true);
+        }
+        kvf_session_close(session);
+        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(device->live_bytes[KVF_MEMORY_SCRATCH], 0);
+    }
+}
+
+static void opening_a_million_tokens_allocates_state_only(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1 << 20);
+    check_bytes(session, KVF_PROFILE_FOLD, 1 << 20, false);
+    assert_true(kvf_session_allocated_bytes(session) < 1 << 20);
+    kvf_session_close(session);
+}
+
+static void all_profiles_attend_to_the_same_bits(void **state)
+{
+    (void)state;
+    static const uint32_t chunks[] = {200, 1, 130, 1, 1, 199, 5, 64, 1};
+    float *expected = malloc(sizeof chunks / sizeof *chunks * sizeof in->out);
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+        kvf_session *session = open_session((kvf_profile_id)profile, 1024);
+        kvf_error error;
+        random_state = 12345;
+        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+            fill_inputs();
+            assert_int_equal(run_chunk(session, chunks[i], &error), KVF_OK);
+            float *place = expected + i * (sizeof in->out / sizeof(float));
+            const size_t bytes = (size_t)chunks[i] * 2 * 512 * sizeof(float);
+            if (profile == 0)
+                memcpy(place, in->out, bytes);
+            else
+                assert_memory_equal(place, in->out, bytes);
+        }
+        kvf_session_close(session);
+    }
+    free(expected);
+}
+
+static void more_tokens_than_the_context_are_refused_and_nothing_changes(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 150);
+    kvf_error error;
+    fill_inputs();
+    assert_int_equal(run_chunk(session, 149, &error), KVF_OK);
+    assert_int_equal(run_chunk(session, 2, &error), KVF_CONTEXT_FULL);
+    assert_non_null(strstr(error.message, "150"));
+    assert_int_equal(kvf_session_n_tokens(session), 149);
+    assert_int_equal(run_chunk(session, 1, &error), KVF_OK);
+    assert_int_equal(run_chunk(session, 1, &error), KVF_CONTEXT_FULL);
+    kvf_session_close(session);
+}
+
+static void a_nan_in_decode_names_the_place_and_the_session_goes_on(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_session *clean = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_error error;
+    fill_inputs();
+    assert_int_equal(run_chunk(session, 135, &error), KVF_OK);
+    assert_int_equal(run_chunk(clean, 135, &error), KVF_OK);
+    fill_inputs();
+    const float kept = in->kv[7];
+    in->kv[7] = NAN; /* token 135 closes a CSA row; dimension 7 is of Ca, not pooled until later */
+    const float kept_window = in->window[300];
+    in->window[300] = INFINITY;
+    assert_int_equal(run_chunk(session, 1, &error), KVF_NONFINITE);
+    assert_non_null(strstr(error.message, "layer 0"));
+    assert_non_null(strstr(error.message, "dimension 300"));
+    in->kv[7] = kept;
+    in->window[300] = kept_window;
+    assert_int_equal(kvf_session_n_tokens(session), 135);
+    float *expected = malloc(sizeof in->out);
+    for (int i = 0; i < 3; i++) {
+        const uint64_t before = random_state;
+        assert_int_equal(run_chunk(clean, 1, &error), KVF_OK);
+        memcpy(expected, in->out, 2 * 512 * sizeof(float));
+        random_state = before;
+        assert_int_equal(run_chunk(session, 1, &error), KVF_OK);
+        assert_memory_equal(expected, in->out, 2 * 512 * sizeof(float));
+    }
+    free(expected);
+    kvf_session_close(clean);
+    kvf_session_close(session);
+}
+
+static void a_nan_in_a_longer_chunk_closes_the_session(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_error error;
+    fill_inputs();
+    in->index_kv[3 * 256 + 200] = NAN; /* Cb of token 3: dimension 72 of index row 0 */
+    assert_int_equal(run_chunk(session, 8, &error), KVF_NONFINITE);
+    assert_non_null(strstr(error.message, "layer 1, index row 0"));
+    fill_inputs();
+    assert_int_equal(run_chunk(session, 1, &error), KVF_SESSION_FAILED);
+    kvf_session_close(session);
+}
+
+static void an_index_scale_outside_the_exact_range_is_refused(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_error error;
+    fill_inputs();
+    in->norm[0] = 1e30f;
+    assert_int_equal(run_chunk(session, 8, &error), KVF_RANGE);
+    assert_non_null(strstr(error.message, "index row"));
+    kvf_session_close(session);
+}
+
+static void absurd_options_are_refused(void **state)
+{
+    (void)state;
+    kvf_session *session;
+    kvf_error error;
+    kvf_session_options options = {.profile = KVF_PROFILE_FOLD, .max_tokens = (1 << 20) + 1};
+    assert_int_equal(kvf_session_open(device, &geometry, &options, &session, &error),
+                     KVF_INVALID_ARGUMENT);
+    options.max_tokens = 100;
+    options.profile = (kvf_profile_id)9;
+    assert_int_equal(kvf_session_open(device, &geometry, &options, &session, &error),
+                     KVF_INVALID_ARGUMENT);
+    options.profile = KVF_PROFILE_FOLD;
+    options.grid_off = true;
+    assert_int_equal(kvf_session_open(device, &geometry, &options, &session, &error),
+                     KVF_INVALID_ARGUMENT);
+    options.grid_off = false;
+    options.chunk_tokens = 1 << 30;
+    assert_int_equal(kvf_session_open(device, &geometry, &options, &session, &error),
+                     KVF_INVALID_ARGUMENT);
+    assert_null(session);
+    session = open_session(KVF_PROFILE_FOLD, 100);
+    const int32_t outside[] = {97};
+    assert_int_equal(kvf_session_begin(session, outside, 1, &error), KVF_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "97"));
+    assert_int_equal(kvf_session_commit(session, &error), KVF_INVALID_ARGUMENT);
+    kvf_session_close(session);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    small_geometry();
+    in = malloc(sizeof *in);
+    const kvf_device_options options = {.n_threads = 2};
+    return !in || kvf_device_open(&options, &device, NULL) != KVF_OK;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    free(in);
+    kvf_device_close(device);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(held_and_allocated_bytes_equal_the_plan_after_every_chunk),
+        cmocka_unit_test(opening_a_million_tokens_allocates_state_only),
+        cmocka_unit_test(all_profiles_attend_to_the_same_bits),
+        cmocka_unit_test(more_tokens_than_the_context_are_refused_and_nothing_changes),
+        cmocka_unit_test(a_nan_in_decode_names_the_place_and_the_session_goes_on),
+        cmocka_unit_test(a_nan_in_a_longer_chunk_closes_the_session),
+        cmocka_unit_test(an_index_scale_outside_the_exact_range_is_refused),
+        cmocka_unit_test(absurd_options_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
