@@ -219,7 +219,8 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  * (FORMAT.md 6). On CPU backends bit-identical across formats, ISAs and threads.
  *
  * Window: query i is token first_token + i and sees the last `window_tokens`
- * tokens up to itself, oldest first; token t is row t % window.n_rows.
+ * tokens up to itself, oldest first; token t is row t % window.n_rows, so a ring
+ * of window_tokens + n_queries - 1 rows is enough, and as many are needed.
  * Rows: exactly one of
  *   list      rows list[i][0 .. list_len[i]), ascending; -1 entries are skipped
  *   mask_f32  [n_queries][mask_stride]: every row r < n_visible[i] is computed and

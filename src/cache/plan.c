@@ -213,10 +213,13 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     size->visible_bytes = 4 * chunk;
-    size->attend_bytes =
-        options->n_threads * kvf_attend_thread_bytes(geometry->n_heads,
-                                                     geometry->window_tokens + attend_rows,
-                                                     profile->mask == KVF_MASK_F32);
+    const kvf_attend_size attend = {.n_heads = geometry->n_heads,
+                                    .window_tokens = geometry->window_tokens,
+                                    .n_rows = attend_rows,
+                                    .dense = profile->mask == KVF_MASK_F32,
+                                    .window_decoded = profile->window_format != KVF_FORMAT_F32,
+                                    .rows_decoded = profile->row_format != KVF_FORMAT_F32};
+    size->attend_bytes = options->n_threads * kvf_attend_thread_parts(&attend).total;
     if (!size->selects)
         return;
     if (profile->mask == KVF_MASK_NONE) {

@@ -119,6 +119,9 @@ static ssize_t read_line(char **line, size_t *line_bytes)
     if (isatty(STDIN_FILENO)) {
         fputs("> ", stdout);
         fflush(stdout);
+        /* A terminal hands over one line a read, so no line waits in stdin's buffer. */
+        if (!cli_interrupt_wait_readable(STDIN_FILENO))
+            return -1;
     }
     ssize_t length = getline(line, line_bytes, stdin);
     if (length > 0 && (*line)[length - 1] == '\n')

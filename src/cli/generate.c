@@ -11,6 +11,9 @@
 #include "cli/units.h"
 #include "model/tokenizer.h"
 
+/* Shorter prompts are over before a bar could be read. */
+static const uint64_t min_progress_tokens = 256;
+
 static kvf_profile_id profile_of(const cli_generator *generator)
 {
     return generator->engine->options->profile;
@@ -78,10 +81,11 @@ static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_t
 {
     const uint32_t chunk =
         cli_options_chunk_tokens(generator->engine->options, generator->context_tokens);
-    cli_progress progress;
+    cli_progress progress = {0};
     const double started = cli_seconds();
     int status = append_pending(generator);
-    cli_progress_start(&progress, "prefill", n_tokens);
+    if (n_tokens >= min_progress_tokens)
+        cli_progress_start(&progress, "prefill", n_tokens);
     while (status == CLI_EXIT_OK && answer->n_prompt_tokens < n_tokens && !cli_interrupted()) {
         const uint64_t left = n_tokens - answer->n_prompt_tokens;
         const uint32_t n = left < chunk ? (uint32_t)left : chunk;

@@ -10,6 +10,11 @@
  */
 void cli_interrupt_catch(void);
 bool cli_interrupted(void);
+/*
+ * Waits until a descriptor can be read; false when Ctrl-C came first, even if it
+ * came before the wait began.
+ */
+bool cli_interrupt_wait_readable(int descriptor);
 /* Clears the flag, for a session that goes on after an interrupted answer. */
 void cli_interrupt_clear(void);
 

@@ -8,6 +8,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/waiting.h"
 
 static int unknown_command(const char *name)
 {
@@ -72,6 +73,7 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    cli_waiting_settle(argv);
     const int status = dispatch(argc, argv);
     errno = 0;
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == CLI_EXIT_OK)

@@ -9,8 +9,12 @@
 
 /* Index rows scored at a time: 512 rows of 68 bytes stay in the L1 and L2 caches. */
 #define KVF_SELECT_BLOCK_ROWS 512
-/* Cached rows decoded at a time: 32 rows of 512 f32 are 64 KiB. */
+/* Cached rows walked at a time: 32 rows of 512 f32 are 64 KiB. */
 #define KVF_ATTEND_TILE_ROWS 32
+/* Queries that share decoded window rows: 127 of 128 rows are the next query's too. */
+#define KVF_ATTEND_RUN_QUERIES 16
+/* Compressed rows decoded once for a query or a run; with more, tile by tile, twice. */
+#define KVF_ATTEND_DECODED_ROWS 1024
 /* Heads whose scores are kept at a time; 16 are a vector. */
 #define KVF_ATTEND_BLOCK_HEADS 64
 #define KVF_ATTEND_DENSE_BLOCK_HEADS 16
@@ -39,16 +43,44 @@ static inline uint32_t kvf_attend_block_heads(uint32_t n_heads, bool dense)
     return padded < most ? padded : most;
 }
 
-/*
- * One thread of attend: scores of every row for a block of heads, a tile of
- * decoded rows, the list of rows, and maxima and denominators of the heads.
- */
-static inline uint64_t kvf_attend_thread_bytes(uint32_t n_heads, uint64_t n_rows, bool dense)
+/* What one call of attend needs of its workspace, apart from the number of threads. */
+typedef struct kvf_attend_size {
+    uint32_t n_heads;
+    uint32_t window_tokens;
+    uint64_t n_rows;     /* the most compressed rows that a query attends */
+    bool dense;          /* mask_f32 */
+    bool window_decoded; /* the format is not f32 */
+    bool rows_decoded;
+} kvf_attend_size;
+
+/* Parts of one thread's workspace, in bytes, in this order. */
+typedef struct kvf_attend_parts {
+    uint64_t scores; /* [rows][block heads] */
+    uint64_t window; /* decoded window rows of a run */
+    uint64_t rows;   /* decoded compressed rows */
+    uint64_t tile;   /* decoded rows where they do not fit above */
+    uint64_t list;   /* rows of the query */
+    uint64_t heads;  /* maxima, denominators */
+    uint64_t total;
+} kvf_attend_parts;
+
+static inline kvf_attend_parts kvf_attend_thread_parts(const kvf_attend_size *size)
 {
-    const uint64_t block_heads = kvf_attend_block_heads(n_heads, dense);
-    return kvf_round_up_64(4ull * block_heads * n_rows) +
-           4ull * KVF_ATTEND_TILE_ROWS * KVF_ROW_WIDTH + kvf_round_up_64(4ull * n_rows) +
-           2ull * 4 * KVF_ATTEND_BLOCK_HEADS;
+    const uint64_t total_rows = size->window_tokens + size->n_rows;
+    const uint64_t run_rows = (uint64_t)size->window_tokens + KVF_ATTEND_RUN_QUERIES;
+    const uint64_t row_bytes = 4ull * KVF_ROW_WIDTH;
+    const bool all_fit = size->n_rows <= KVF_ATTEND_DECODED_ROWS;
+    kvf_attend_parts parts = {0};
+    parts.scores =
+        kvf_round_up_64(4ull * kvf_attend_block_heads(size->n_heads, size->dense) * total_rows);
+    parts.window = size->window_decoded ? run_rows * row_bytes : 0;
+    parts.rows =
+        size->rows_decoded ? (all_fit ? size->n_rows : KVF_ATTEND_DECODED_ROWS) * row_bytes : 0;
+    parts.tile = size->rows_decoded && !all_fit ? KVF_ATTEND_TILE_ROWS * row_bytes : 0;
+    parts.list = kvf_round_up_64(4 * size->n_rows);
+    parts.heads = 2ull * 4 * KVF_ATTEND_BLOCK_HEADS;
+    parts.total = parts.scores + parts.window + parts.rows + parts.tile + parts.list + parts.heads;
+    return parts;
 }
 
 #endif

@@ -682,10 +682,18 @@ class Terminal:
         os.write(self.master, data)
 
     def exit_status(self):
-        while self.read(PATIENCE_SECONDS):
+        """Reads to the end. The process has closed the terminal then, so it is about to exit."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.read(deadline - time.monotonic()):
             pass
-        if self.status is None:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        while self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                raise AssertionError(f"it did not exit; last seen: {self.seen[-2000:]}")
+            else:
+                time.sleep(0.01)
         return self.status
 
     def close(self):
@@ -728,7 +736,8 @@ class ChatTest(CliTest):
 
     def test_ctrl_c_ends_the_answer_keeps_the_session_and_then_quits(self):
         chat = self.chat("-p", "The sea ", "-n", "60000")
-        chat.wait_for(rb"[a-z]{2}")
+        chat.wait_for(rb"commands\.\r\n")
+        chat.wait_for(rb"[a-z]{2}")  # of the answer
         chat.type(b"\x03")
         turn = chat.wait_for(self.SUMMARY)
         self.assertEqual(turn.group(3), b"interrupted")

@@ -79,6 +79,8 @@ static void decode_row(const kvf_rows *rows, uint64_t row, float *out)
 
 /* The rows that a query attends: window first, then compressed ones. */
 typedef struct row_walk {
+    const float *decoded_window; /* the first window row, decoded, or NULL */
+    const float *decoded_rows;   /* the first compressed row of the walk, decoded, or NULL */
     const kvf_rows *window;
     const kvf_rows *rows;
     uint64_t window_first; /* token of the first window row */
@@ -94,8 +96,12 @@ static inline const float *walk_row(const row_walk *walk, uint32_t i, float *buf
     const kvf_rows *rows = walk->window;
     uint64_t row;
     if (i < walk->n_window) {
+        if (walk->decoded_window)
+            return walk->decoded_window + (size_t)i * KVF_ROW_WIDTH;
         row = (walk->window_first + i) % rows->n_rows;
     } else {
+        if (walk->decoded_rows)
+            return walk->decoded_rows + (size_t)(i - walk->n_window) * KVF_ROW_WIDTH;
         rows = walk->rows;
         row = walk->list ? (uint64_t)walk->list[i - walk->n_window] : i - walk->n_window;
     }
@@ -167,6 +173,12 @@ dot_block(const float *q, const float *const *rows, const int n_heads, const int
                 sums[h][r] = v16_fma(query, row[r], sums[h][r]);
         }
     }
+#ifdef V16_SUM_4X4
+    if (n_heads == 4 && n_rows == 4) {
+        v16_sum_4x4(sums, scale, scores, stride);
+        return;
+    }
+#endif
     for (int h = 0; h < n_heads; h++)
         for (int r = 0; r < n_rows; r++)
             scores[(size_t)r * stride + h] = v16_sum(sums[h][r]) * scale;
@@ -193,19 +205,18 @@ static void score_tile(const float *q, uint32_t n_heads, const float *const *til
 }
 
 /* Scores to p in place, 16 heads at a time; denominators and maxima of each head. */
-static void softmax(const kvf_attend_args *args, const kvf_attend_item *item, uint32_t n_rows,
-                    uint32_t stride, float *scores, float *maxima, float *denominators)
+static void softmax(const float *sink_logits, uint32_t n_heads, uint32_t n_rows, uint32_t stride,
+                    float *scores, float *maxima, float *denominators)
 {
-    for (uint32_t h = 0; h < item->n_heads; h += 16) {
+    for (uint32_t h = 0; h < n_heads; h += 16) {
         float sinks[16];
         for (uint32_t l = 0; l < 16; l++)
-            sinks[l] = args->sinks && h + l < item->n_heads ? args->sinks[item->first_head + h + l]
-                                                            : -INFINITY;
+            sinks[l] = sink_logits && h + l < n_heads ? sink_logits[h + l] : -INFINITY;
         v16 max = v16_load(sinks);
         for (uint32_t r = 0; r < n_rows; r++)
             max = v16_max(v16_load(scores + (size_t)r * stride + h), max);
         v16 sum = v16_exp(v16_sub(v16_load(sinks), max));
-        if (!args->sinks)
+        if (!sink_logits)
             sum = v16_set1(0.0f);
         for (uint32_t r = 0; r < n_rows; r++) {
             float *place = scores + (size_t)r * stride + h;
@@ -262,7 +273,8 @@ static void divide(float *out, uint32_t n_heads, const float *denominators)
 {
     const v16 zero = v16_set1(0.0f);
     for (uint32_t h = 0; h < n_heads; h++) {
-        const v16 denominator = v16_set1(denominators[h]);
+        /* Only where nothing was attended is it 0; out is 0 then, and stays so. */
+        const v16 denominator = v16_set1(denominators[h] > 0.0f ? denominators[h] : 1.0f);
         for (uint32_t i = 0; i < KVF_ROW_WIDTH; i += 16) {
             float *place = out + (size_t)h * KVF_ROW_WIDTH + i;
             v16_store(place, v16_add(v16_div(v16_load(place), denominator), zero));
@@ -272,52 +284,116 @@ static void divide(float *out, uint32_t n_heads, const float *denominators)
 
 /* ---- The item ---------------------------------------------------------------- */
 
-static void attend_item(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace)
+/* One thread's workspace, cut as kvf_attend_thread_parts says. */
+typedef struct attend_space {
+    float *scores;
+    float *window;
+    float *rows;
+    float *tile;
+    int32_t *list;
+    float *maxima;
+    float *denominators;
+    uint32_t stride; /* heads a row of scores */
+} attend_space;
+
+static attend_space cut_space(const kvf_attend_args *args, uint8_t *place)
 {
-    const bool dense = args->mask_f32 != NULL;
-    const uint32_t stride = kvf_attend_block_heads(args->n_heads, dense);
-    const size_t most_rows =
-        args->window_tokens + (args->list ? args->list_stride : args->rows.n_rows);
-    uint8_t *place = workspace;
-    float *scores = (float *)place;
-    place += kvf_round_up_64(4ull * stride * most_rows);
-    float *decoded = (float *)place;
-    place += 4ull * KVF_ATTEND_TILE_ROWS * KVF_ROW_WIDTH;
-    int32_t *list = (int32_t *)place;
-    place += kvf_round_up_64(4ull * most_rows);
-    float *maxima = (float *)place;
-    float *denominators = maxima + KVF_ATTEND_BLOCK_HEADS;
+    const kvf_attend_size size = kvf_attend_size_of(args);
+    const kvf_attend_parts parts = kvf_attend_thread_parts(&size);
+    attend_space space;
+    space.scores = (float *)place;
+    space.window = (float *)(place += parts.scores);
+    space.rows = (float *)(place += parts.window);
+    space.tile = (float *)(place += parts.rows);
+    space.list = (int32_t *)(place += parts.tile);
+    space.maxima = (float *)(place += parts.list);
+    space.denominators = space.maxima + KVF_ATTEND_BLOCK_HEADS;
+    space.stride = kvf_attend_block_heads(size.n_heads, size.dense);
+    return space;
+}
 
-    const float *q =
-        args->q + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
-    float *out =
-        args->out + ((size_t)item->query * args->n_heads + item->first_head) * KVF_ROW_WIDTH;
-    const row_walk walk = make_walk(args, item->query, list);
-    const uint32_t total = walk.n_window + walk.n_rows;
-    const float *tile[KVF_ATTEND_TILE_ROWS];
+/* First token of a query's window. */
+static uint64_t window_begin(const kvf_attend_args *args, uint32_t query)
+{
+    const uint64_t end = args->first_token + query + 1;
+    return end < args->window_tokens ? 0 : end - args->window_tokens;
+}
 
-    memset(out, 0, sizeof *out * KVF_ROW_WIDTH * item->n_heads);
-    if (total == 0 && !args->sinks) {
-        for (uint32_t h = 0; args->lse && h < item->n_heads; h++)
-            args->lse[(size_t)item->query * args->n_heads + item->first_head + h] = -INFINITY;
-        return;
+/* Decodes what all queries of the item share: the windows' rows, and rows without a list. */
+static void decode_shared(const kvf_attend_args *args, const kvf_attend_item *item,
+                          const attend_space *space)
+{
+    const uint32_t last = item->first_query + item->n_queries - 1;
+    if (args->window_tokens && args->window.format != KVF_FORMAT_F32) {
+        const uint64_t begin = window_begin(args, item->first_query);
+        for (uint64_t token = begin; token <= args->first_token + last; token++)
+            decode_row(&args->window, token % args->window.n_rows,
+                       space->window + (token - begin) * KVF_ROW_WIDTH);
     }
+    const bool all_rows = args->rows.n_rows && !args->list && !args->mask_f16;
+    if (all_rows && args->rows.format != KVF_FORMAT_F32 &&
+        args->n_visible[last] <= KVF_ATTEND_DECODED_ROWS)
+        for (uint32_t row = 0; row < args->n_visible[last]; row++)
+            decode_row(&args->rows, row, space->rows + (size_t)row * KVF_ROW_WIDTH);
+}
+
+/* Points the walk at decoded rows; those of a list are decoded here, once for all heads. */
+static void use_decoded(const kvf_attend_args *args, const kvf_attend_item *item,
+                        const attend_space *space, row_walk *walk)
+{
+    if (walk->n_window && args->window.format != KVF_FORMAT_F32)
+        walk->decoded_window =
+            space->window +
+            (walk->window_first - window_begin(args, item->first_query)) * KVF_ROW_WIDTH;
+    if (walk->n_rows == 0 || args->rows.format == KVF_FORMAT_F32 ||
+        walk->n_rows > KVF_ATTEND_DECODED_ROWS)
+        return;
+    if (!walk->list &&
+        args->n_visible[item->first_query + item->n_queries - 1] > KVF_ATTEND_DECODED_ROWS)
+        return; /* the run's last query has too many: none were decoded */
+    walk->decoded_rows = space->rows;
+    for (uint32_t i = 0; walk->list && i < walk->n_rows; i++)
+        decode_row(&args->rows, (uint64_t)walk->list[i], space->rows + (size_t)i * KVF_ROW_WIDTH);
+}
+
+static void attend_query(const kvf_attend_args *args, const kvf_attend_item *item, uint32_t query,
+                         const attend_space *space)
+{
+    const size_t first = (size_t)query * args->n_heads + item->first_head;
+    const float *q = args->q + first * KVF_ROW_WIDTH;
+    float *out = args->out + first * KVF_ROW_WIDTH;
+    const float *sinks = args->sinks ? args->sinks + item->first_head : NULL;
+    const uint32_t stride = space->stride;
+    const float *tile[KVF_ATTEND_TILE_ROWS];
+    row_walk walk = make_walk(args, query, space->list);
+    use_decoded(args, item, space, &walk);
+    const uint32_t total = walk.n_window + walk.n_rows;
+
     for (uint32_t begin = 0; begin < total; begin += KVF_ATTEND_TILE_ROWS) {
-        const uint32_t n = load_tile(&walk, begin, decoded, tile);
-        score_tile(q, item->n_heads, tile, n, args->scale, scores + (size_t)begin * stride, stride);
+        const uint32_t n = load_tile(&walk, begin, space->tile, tile);
+        score_tile(q, item->n_heads, tile, n, args->scale, space->scores + (size_t)begin * stride,
+                   stride);
     }
     for (uint32_t i = 0; walk.mask && i < walk.n_rows; i++)
         for (uint32_t h = 0; h < item->n_heads; h++)
-            scores[(size_t)(walk.n_window + i) * stride + h] += walk.mask[i];
-    softmax(args, item, total, stride, scores, maxima, denominators);
+            space->scores[(size_t)(walk.n_window + i) * stride + h] += walk.mask[i];
+    softmax(sinks, item->n_heads, total, stride, space->scores, space->maxima, space->denominators);
+    memset(out, 0, sizeof *out * KVF_ROW_WIDTH * item->n_heads);
     for (uint32_t begin = 0; begin < total; begin += KVF_ATTEND_TILE_ROWS) {
-        const uint32_t n = load_tile(&walk, begin, decoded, tile);
-        out_tile(scores + (size_t)begin * stride, stride, item->n_heads, tile, n, out);
+        const uint32_t n = load_tile(&walk, begin, space->tile, tile);
+        out_tile(space->scores + (size_t)begin * stride, stride, item->n_heads, tile, n, out);
     }
-    divide(out, item->n_heads, denominators);
+    divide(out, item->n_heads, space->denominators);
     for (uint32_t h = 0; args->lse && h < item->n_heads; h++)
-        args->lse[(size_t)item->query * args->n_heads + item->first_head + h] =
-            maxima[h] + logf(denominators[h]);
+        args->lse[first + h] = space->maxima[h] + logf(space->denominators[h]);
+}
+
+static void attend_item(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace)
+{
+    const attend_space space = cut_space(args, workspace);
+    decode_shared(args, item, &space);
+    for (uint32_t i = 0; i < item->n_queries; i++)
+        attend_query(args, item, item->first_query + i, &space);
 }
 
 static void unpack_rows(const kvf_unpack_args *args, uint64_t begin, uint64_t end)

@@ -26,8 +26,16 @@ void kvf_blas_matmul(uint32_t n_threads, const kvf_matmul_args *args)
 #include <cblas.h>
 #endif
 
-static void use_threads(uint32_t n_threads)
+/*
+ * Multiply-adds below which one thread is used: 2^20 take about 30 microseconds, no
+ * more than waking threads costs where other programs want the cores too.
+ */
+#define LEAST_THREADED_WORK (1u << 20)
+
+static void use_threads(uint32_t n_threads, const kvf_matmul_args *args)
 {
+    if ((uint64_t)args->n * args->weight.rows * args->weight.cols < LEAST_THREADED_WORK)
+        n_threads = 1;
 #if !defined(__APPLE__)
     if (openblas_get_num_threads() != (int)n_threads)
         openblas_set_num_threads((int)n_threads);
@@ -42,7 +50,7 @@ void kvf_blas_matmul(uint32_t n_threads, const kvf_matmul_args *args)
     const int cols = (int)args->weight.cols;
     if (args->n == 0 || rows == 0)
         return;
-    use_threads(n_threads);
+    use_threads(n_threads, args);
     if (args->n == 1)
         cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, cols, 1.0f, args->weight.data, cols,
                     args->in, 1, 0.0f, args->out, 1);

@@ -10,10 +10,18 @@
 #define KVF_CPU_KERNELS_H
 
 #include "backend/backend.h"
+#include "shared/workspace.h"
 
-/* One piece of attend's work: some heads of one query. */
+/*
+ * Multiply-adds of a stage below which it stays on one thread: about 50 microseconds,
+ * which is what waking the others can cost on a machine that is not idle.
+ */
+#define KVF_LEAST_THREADED_WORK (1u << 22)
+
+/* One piece of attend's work: some heads of a run of queries. */
 typedef struct kvf_attend_item {
-    uint32_t query;
+    uint32_t first_query;
+    uint32_t n_queries; /* at most KVF_ATTEND_RUN_QUERIES */
     uint32_t first_head;
     uint32_t n_heads; /* at most kvf_attend_block_heads() */
 } kvf_attend_item;
@@ -70,6 +78,9 @@ extern const kvf_cpu_kernels kvf_cpu_kernels_avx512vnni;
 #if defined(__aarch64__)
 extern const kvf_cpu_kernels kvf_cpu_kernels_neon;
 #endif
+
+/* attend.c: what a call needs of its workspace. */
+kvf_attend_size kvf_attend_size_of(const kvf_attend_args *args);
 
 /* The backend's device. */
 typedef struct kvf_cpu_device {

@@ -57,6 +57,9 @@ bool kvf_store_row(const kvf_rows *out, uint64_t row, kvf_grid grid, const float
                         out->width, values);
 }
 
+/* Rows that one thread packs in less time than it takes to wake another. */
+#define PACK_ALONE_ROWS 32
+
 /* Input row i as it goes to the grid: itself, or its Hadamard transform in buffer. */
 static const float *input_row(const kvf_pack_args *args, uint64_t i, float *buffer)
 {
@@ -95,7 +98,8 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
                              &args->bad_dim);
     }
     int64_t inexact = 0;
-#pragma omp parallel for schedule(static) reduction(+ : inexact) num_threads((int)device->n_threads)
+#pragma omp parallel for schedule(static) reduction(+ : inexact) num_threads((int)device->n_threads) \
+    if (n_rows > PACK_ALONE_ROWS)
     for (int64_t i = 0; i < n_rows; i++) {
         float buffer[KVF_INDEX_WIDTH];
         const uint64_t row = (args->first_row + (uint64_t)i) % args->out.n_rows;

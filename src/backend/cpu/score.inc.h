@@ -13,6 +13,8 @@
  * are multiples of 2^(x - 2) below 2^13 of them: exact in f32 in any order. Both
  * forms therefore give the same bits.
  */
+#include <math.h>
+
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
@@ -132,5 +134,6 @@ static void score_tile_rows(const kvf_index_query *query, const kvf_key_tile *ti
         }
     const v16 low = v16_add(v16_add(sums[0], sums[1]), v16_add(sums[2], sums[3]));
     const v16 high = v16_add(v16_add(sums[4], sums[5]), v16_add(sums[6], sums[7]));
-    v16_store(scores, v16_add(low, high));
+    /* Of a NaN the maximum is its second operand (docs/FORMAT.md 9.4). */
+    v16_store(scores, v16_max(v16_add(low, high), v16_set1(-INFINITY)));
 }

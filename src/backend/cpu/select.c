@@ -145,7 +145,8 @@ static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint
 {
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     const uint64_t visible = args->n_visible[i];
-    const uint32_t n_threads = device->n_threads;
+    const uint64_t work = visible * args->n_heads * KVF_INDEX_WIDTH;
+    const uint32_t n_threads = work < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
     const uint64_t share = (visible + n_threads - 1) / n_threads;
     const uint64_t step = (share + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS * KVF_TILE_ROWS;
     kvf_candidates first;
@@ -231,11 +232,14 @@ kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
     if (status != KVF_OK)
         return status;
     /* One query is cut by rows so that every thread has a part. */
-    const uint64_t parts = args->n_queries < device->n_threads ? device->n_threads : 1;
+    const uint64_t work =
+        args->n_queries * args->n_rows * args->select->n_heads * (uint64_t)KVF_INDEX_WIDTH;
+    const bool threaded = work >= KVF_LEAST_THREADED_WORK;
+    const uint64_t parts = threaded && args->n_queries < device->n_threads ? device->n_threads : 1;
     const uint64_t step =
         ((args->n_rows + parts - 1) / parts + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS * KVF_TILE_ROWS;
     const int64_t n_items = (int64_t)(args->n_queries * parts);
-#pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads)
+#pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads) if (threaded)
     for (int64_t item = 0; item < n_items; item++) {
         const uint64_t begin = (uint64_t)item % parts * step;
         const uint64_t end = begin + step < args->n_rows ? begin + step : args->n_rows;
@@ -270,7 +274,8 @@ static void mask_query(const kvf_mask_args *args, uint32_t i)
 
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args)
 {
-#pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads((int)device->n_threads) if (args->n_queries > 1)
     for (uint32_t i = 0; i < args->n_queries; i++)
         mask_query(args, i);
 }

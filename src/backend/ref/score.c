@@ -40,7 +40,9 @@ float kvf_ref_score_row(const kvf_select_args *args, uint32_t query, uint64_t ro
         float *lane = &a[h % KVF_REF_SCORE_LANES];
         *lane = fmaf(weights[h] * scale, s > 0.0f ? s : 0.0f, *lane);
     }
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+    const float score = ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+    /* Infinities of both signs add up to NaN: ordered as the lowest (docs/FORMAT.md 9.4). */
+    return score > -INFINITY ? score : -INFINITY;
 }
 
 kvf_status kvf_ref_check_head_weights(const kvf_select_args *args, uint32_t first, uint32_t n)

@@ -73,6 +73,42 @@ static inline float v16_sum(v16 a)
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 
+/* Two vectors to one: lane l + lane l + 8 of a in the low half, of b in the high half. */
+static inline v16 v16_fold_8(v16 a, v16 b)
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+}
+
+/* The next step of the tree, + 4: quarters a, b of the first and c, d of the second. */
+static inline v16 v16_fold_4(v16 ab, v16 cd)
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+/*
+ * scores[r * stride + h] = v16_sum(sums[h][r]) * scale, 16 trees at once: each step
+ * adds the same lanes as v16_sum and halves the number of vectors.
+ */
+#define V16_SUM_4X4
+static inline void v16_sum_4x4(v16 sums[4][4], float scale, float *scores, uint32_t stride)
+{
+    v16 head[4]; /* quarter r: the four lanes left of sums[h][r] */
+    for (int h = 0; h < 4; h++)
+        head[h] =
+            v16_fold_4(v16_fold_8(sums[h][0], sums[h][1]), v16_fold_8(sums[h][2], sums[h][3]));
+    /* + 2, then + 1, within quarters; heads end up beside each other. */
+    const v16 p = _mm512_add_ps(_mm512_shuffle_ps(head[0], head[1], 0x44),
+                                _mm512_shuffle_ps(head[0], head[1], 0xee));
+    const v16 q = _mm512_add_ps(_mm512_shuffle_ps(head[2], head[3], 0x44),
+                                _mm512_shuffle_ps(head[2], head[3], 0xee));
+    v16 all = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
+    all = _mm512_mul_ps(all, _mm512_set1_ps(scale));
+    _mm_storeu_ps(scores, _mm512_extractf32x4_ps(all, 0));
+    _mm_storeu_ps(scores + stride, _mm512_extractf32x4_ps(all, 1));
+    _mm_storeu_ps(scores + 2 * (size_t)stride, _mm512_extractf32x4_ps(all, 2));
+    _mm_storeu_ps(scores + 3 * (size_t)stride, _mm512_extractf32x4_ps(all, 3));
+}
+
 static inline v16 v16_exp_scale(v16 x, float lowest, v16 y, v16 n)
 {
     const __m512i bits =
