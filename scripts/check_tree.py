@@ -34,7 +34,7 @@ LAYERS = {
     "cache": ("shared/", "format/", "backend/backend.h"),
     "backend": ("shared/", "format/"),
     "model": ("shared/", "backend/backend.h"),
-    "cli": ("model/",),
+    "cli": ("model/", "bench/"),
 }
 
 

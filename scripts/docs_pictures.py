@@ -188,11 +188,11 @@ def number_lines():
 
 def score_lanes():
     p = Picture(490, "Scoring: 16 rows across the lanes, one query head at a time",
-                "Sixteen index rows lie side by side, one in each vector lane; a query head's codes "
-                "are broadcast to all of them, so no sum ever crosses lanes.")
+                "Sixteen index rows lie side by side, one in each vector lane; a query head's "
+                "codes are broadcast to all of them, so no sum ever crosses lanes.")
     x0, cell = 250, 37
-    p.text(x0 + 8 * cell, 66, "a tile: 16 index rows, one in each lane; a cell is a block of 32 codes",
-           "note")
+    p.text(x0 + 8 * cell, 66,
+           "a tile: 16 index rows, one in each lane; a cell is a block of 32 codes", "note")
     p.text(122, 66, "query head h", "note")
     for b in range(4):
         y = 76 + 46 * b

@@ -8,5 +8,6 @@ int cli_run(const cli_options *options);
 int cli_verify(const cli_options *options);
 int cli_score(const cli_options *options);
 int cli_plan(const cli_options *options);
+int cli_bench(const cli_options *options);
 
 #endif

@@ -15,6 +15,7 @@ static const char overview[] =
     "  verify  run one prompt under every cache profile and compare the logits bit by bit\n"
     "  score   bits per byte and perplexity of a text\n"
     "  plan    bytes of every buffer for a model, context and profile\n"
+    "  bench   time of every stage, and its share of what the machine allows\n"
     "  help    this, or the help of a command: kvfold help run\n"
     "\n"
     "  --version  print the version\n"
@@ -186,6 +187,64 @@ static const char plan_part[] =
     "  kvfold plan -m v4-flash --ctx 1M --profile fold --buffers\n"
     "  kvfold plan -m v4-flash --memory 96G --weights 80G --svg plan.svg\n";
 
+static const char bench_part[] =
+    "Usage: kvfold bench [OPTION]...\n"
+    "\n"
+    "Measures what this machine can do (f32 multiply-adds, int8 dots, reading memory), then\n"
+    "each stage on synthetic data, with its share of the tightest of these limits. Before\n"
+    "it is timed, the output of each profile is compared with the others': exit status 1\n"
+    "if a bit differs (openblas: more than rounding).\n"
+    "\n"
+    "What is measured\n"
+    "      --stage LIST       some of these, or a first word such as attend (all)\n"
+    "          pack, pack_index        f32 rows to bytes: a layer's rows of 512, of 128\n"
+    "          select                  1, 8 and 512 queries against a layer's index rows\n"
+    "          attend_csa, attend_hca  one query: the window with the selected rows, or with\n"
+    "                                  all rows of an HCA layer; with _cold appended: rows\n"
+    "                                  in memory, not in the caches\n"
+    "          layer                   a token through a CSA layer: append, select, attend;\n"
+    "                                  the mean over the tokens of one compressed row\n"
+    "          step                    a token through the caches of all layers\n"
+    "      --profile LIST     some of legacy, tiled, packed, fold; list: f32 rows and scores,\n"
+    "                         only the selected rows attended; openblas: select and attend\n"
+    "                         written with sgemm, f32 rows (all)\n"
+    "      --ctx LIST         contexts in tokens (8k,32k,96k,256k,1M)\n"
+    "  -m, --model DIR        the geometry of a checkpoint; default: DeepSeek-V4-Flash\n"
+    "      --runs N           at least N runs, 1 to 200; default: 20, fewer (3 at least) where\n"
+    "                         they would take more than 20 seconds\n"
+    "      --quick            a smoke test: a short context, 3 runs, nothing really cold\n"
+    "\n"
+    "What does not fit into the machine's memory is left out, which a line on stderr says.\n";
+
+static const char bench_device_part[] =
+    "\n"
+    "Device\n"
+    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
+    "      --isa LIST         some of scalar, avx2, avx512, avx512vnni, neon; default: the\n"
+    "                         best that this machine has; one that it lacks is refused\n"
+    "      --threads N        default: all that this process may use\n"
+    "\n"
+    "Output\n"
+    "      --svg FILE         draw time and bytes against context for each stage, a line a\n"
+    "                         profile, of the last ISA\n"
+    "      --json             one JSON object a line: stage, rows (compressed rows of a layer),\n"
+    "                         queries, profile, isa (openblas: its kernels), backend, threads,\n"
+    "                         median_us, p10_us, p90_us, bytes and ops (at least needed),\n"
+    "                         limit (int8, fma or bandwidth), limit_share\n"
+    "      --csv              the same as comma-separated values\n";
+
+static const char bench_end[] =
+    "\n"
+    "Environment (options win over it)\n"
+    "  KVFOLD_ISA=LIST            as --isa\n"
+    "  OPENBLAS_CORETYPE=NAME     the kernels that OpenBLAS takes, such as SkylakeX; which\n"
+    "                             ones it took is printed\n"
+    "\n"
+    "Examples\n"
+    "  kvfold bench --ctx 96k\n"
+    "  kvfold bench --stage select --ctx 96k,1M --json\n"
+    "  OPENBLAS_CORETYPE=SkylakeX kvfold bench --stage attend --profile openblas,fold\n";
+
 static const char help_option[] = "  -h, --help             this\n";
 
 void cli_help_print(cli_command command)
@@ -195,10 +254,11 @@ void cli_help_print(cli_command command)
         [CLI_VERIFY] = {verify_part, device_part, verify_end},
         [CLI_SCORE] = {score_part, device_part, environment_part, score_end},
         [CLI_PLAN] = {plan_part},
+        [CLI_BENCH] = {bench_part, bench_device_part, bench_end},
     };
     for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
         fputs(parts[command][i], stdout);
-        if (parts[command][i] == device_part)
+        if (parts[command][i] == device_part || parts[command][i] == bench_device_part)
             fputs(help_option, stdout);
     }
 }

@@ -12,14 +12,14 @@
 
 static int unknown_command(const char *name)
 {
-    static const char *const names[] = {"run",  "verify",    "score", "plan",
-                                        "help", "--version", "--help"};
+    static const char *const names[] = {"run",   "verify", "score",     "plan",
+                                        "bench", "help",   "--version", "--help"};
     const char *near = cli_nearest(name, names, sizeof names / sizeof names[0]);
     const char *what = name[0] == '-' ? "option" : "command";
     if (near)
         return cli_error(NULL, "unknown %s '%.60s'; did you mean %s?", what, name, near);
-    return cli_error(NULL, "unknown %s '%.60s'; there are run, verify, score, plan and help", what,
-                     name);
+    return cli_error(NULL, "unknown %s '%.60s'; there are run, verify, score, plan, bench and help",
+                     what, name);
 }
 
 /* kvfold help [COMMAND] */
@@ -38,11 +38,10 @@ static int help(int argc, char **argv)
 
 static int run_command(cli_command command, int argc, char **argv)
 {
-    static int (*const commands[CLI_COMMAND_COUNT])(const cli_options *) = {[CLI_RUN] = cli_run,
-                                                                            [CLI_VERIFY] =
-                                                                                cli_verify,
-                                                                            [CLI_SCORE] = cli_score,
-                                                                            [CLI_PLAN] = cli_plan};
+    static int (*const commands[])(const cli_options *) = {
+        [CLI_RUN] = cli_run,   [CLI_VERIFY] = cli_verify, [CLI_SCORE] = cli_score,
+        [CLI_PLAN] = cli_plan, [CLI_BENCH] = cli_bench,
+    };
     cli_options options;
     int status;
     if (!cli_options_parse(command, argc, argv, &options, &status))
@@ -55,7 +54,7 @@ static int run_command(cli_command command, int argc, char **argv)
 static int dispatch(int argc, char **argv)
 {
     if (argc < 2)
-        return cli_error(NULL, "no command; there are run, verify, score, plan and help");
+        return cli_error(NULL, "no command; there are run, verify, score, plan, bench and help");
     const char *name = argv[1];
     if (strcmp(name, "help") == 0)
         return help(argc - 1, argv + 1);

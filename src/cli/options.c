@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_names.h"
 #include "cli/help.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/units.h"
 
-static const char *const command_names[CLI_COMMAND_COUNT] = {"run", "verify", "score", "plan"};
+static const char *const command_names[CLI_COMMAND_COUNT] = {"run", "verify", "score", "plan",
+                                                             "bench"};
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
@@ -24,8 +26,9 @@ enum {
     VERIFY = 1 << CLI_VERIFY,
     SCORE = 1 << CLI_SCORE,
     PLAN = 1 << CLI_PLAN,
+    BENCH = 1 << CLI_BENCH,
     ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
-    ALL = ENGINE | PLAN
+    ALL = ENGINE | PLAN | BENCH
 };
 
 /* What getopt_long returns; above every character, so that letters cannot collide. */
@@ -56,6 +59,9 @@ typedef enum option_id {
     OPTION_WEIGHTS,
     OPTION_SVG,
     OPTION_BUFFERS,
+    OPTION_STAGE,
+    OPTION_RUNS,
+    OPTION_QUICK,
     OPTION_HELP
 } option_id;
 
@@ -69,16 +75,16 @@ typedef struct option_spec {
 
 static const option_spec specs[] = {
     {OPTION_MODEL, "model", 'm', required_argument, ALL},
-    {OPTION_BACKEND, "backend", 0, required_argument, ENGINE},
-    {OPTION_ISA, "isa", 0, required_argument, ENGINE},
+    {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH},
+    {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH},
     {OPTION_THREADS, "threads", 0, required_argument, ALL},
     {OPTION_PROFILE, "profile", 0, required_argument, ALL},
-    {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN},
-    {OPTION_CHUNK, "chunk", 0, required_argument, ALL},
+    {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN | BENCH},
+    {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
     {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
-    {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN},
+    {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
     {OPTION_JSON, "json", 0, no_argument, ALL},
-    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN},
+    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH},
     {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
     {OPTION_FILE, "file", 'f', required_argument, ENGINE},
     {OPTION_INTERACTIVE, "interactive", 'i', no_argument, RUN},
@@ -92,8 +98,11 @@ static const option_spec specs[] = {
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
     {OPTION_MEMORY, "memory", 0, required_argument, PLAN},
     {OPTION_WEIGHTS, "weights", 0, required_argument, PLAN},
-    {OPTION_SVG, "svg", 0, required_argument, PLAN},
+    {OPTION_SVG, "svg", 0, required_argument, PLAN | BENCH},
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
+    {OPTION_STAGE, "stage", 0, required_argument, BENCH},
+    {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_QUICK, "quick", 0, no_argument, BENCH},
     {OPTION_HELP, "help", 'h', no_argument, ALL},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0] };
@@ -203,10 +212,30 @@ static kvf_profile_id parse_profile(parser *p, const char *source, const char *n
     return id;
 }
 
-/* run, score: one name; verify, plan: a list. */
+/* bench: a list of names that it knows itself, as a set. */
+static void parse_bench_set(parser *p, const char *source, const char *text,
+                            cli_bench_name_finder *find, uint32_t *set)
+{
+    char entry[64];
+    char reason[256];
+    const char *rest = text;
+    *set = 0;
+    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+        if (!find(entry, set, reason, sizeof reason)) {
+            cli_error(p->name, "%s: %s", source, reason);
+            p->failed = true;
+        }
+    }
+}
+
+/* run, score: one name; verify, plan, bench: a list. */
 static void parse_profiles(parser *p, const char *source, const char *text)
 {
     cli_options *o = p->options;
+    if (p->command == CLI_BENCH) {
+        parse_bench_set(p, source, text, cli_bench_find_profile, &o->bench_profiles);
+        return;
+    }
     if (p->command == CLI_RUN || p->command == CLI_SCORE) {
         o->profile = parse_profile(p, source, text);
         return;
@@ -263,6 +292,9 @@ static void apply_numbers(parser *p, option_id id, const char *value)
         o->weights_bytes = parse_size(p, "--weights", value, 0, max_memory_bytes);
         o->weights_given = true;
         break;
+    case OPTION_RUNS:
+        o->n_runs = (uint32_t)parse_size(p, "--runs", value, 1, CLI_BENCH_MAX_RUNS);
+        break;
     default: apply_sampling(p, id, value); break;
     }
 }
@@ -287,6 +319,10 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_LOGITS: o->logits_file = value; break;
     case OPTION_SVG: o->svg_file = value; break;
     case OPTION_BUFFERS: o->list_buffers = true; break;
+    case OPTION_STAGE:
+        parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
+        break;
+    case OPTION_QUICK: o->quick = true; break;
     default: apply_numbers(p, id, value); break;
     }
 }
@@ -493,7 +529,7 @@ static bool check_score(const parser *p)
 static bool check(const parser *p)
 {
     const cli_options *o = p->options;
-    if (!o->model)
+    if (!o->model && p->command != CLI_BENCH)
         cli_error(p->name, "no model; give -m DIR%s", p->command == CLI_PLAN ? " or v4-flash" : "");
     else if (seen(p, OPTION_JSON) && seen(p, OPTION_CSV))
         cli_error(p->name, "--json and --csv are both given; choose one");
@@ -518,6 +554,7 @@ static void set_defaults(cli_options *o, cli_command command)
     static const uint64_t verify_contexts[] = {1024, 8192};
     static const uint64_t plan_contexts[] = {8192,   16384,  32768,  65536,  98304,
                                              131072, 262144, 524288, 1048576};
+    static const uint64_t bench_contexts[] = {8192, 32768, 98304, 262144, 1048576};
     memset(o, 0, sizeof *o);
     o->command = command_names[command];
     o->profile = KVF_PROFILE_FOLD;
@@ -534,6 +571,11 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_PLAN) {
         memcpy(o->contexts, plan_contexts, sizeof plan_contexts);
         o->n_contexts = sizeof plan_contexts / sizeof plan_contexts[0];
+    } else if (command == CLI_BENCH) {
+        memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
+        o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
+        o->bench_stages = UINT32_MAX;
+        o->bench_profiles = UINT32_MAX;
     }
 }
 

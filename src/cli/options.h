@@ -12,6 +12,7 @@ typedef enum cli_command {
     CLI_VERIFY,
     CLI_SCORE,
     CLI_PLAN,
+    CLI_BENCH,
     CLI_COMMAND_COUNT
 } cli_command;
 
@@ -23,9 +24,9 @@ typedef struct cli_options {
     const char *command; /* its name, for messages */
 
     /* Model and device. */
-    const char *model; /* a folder; plan: or "v4-flash" */
+    const char *model; /* a folder; plan: or "v4-flash"; bench: NULL for that */
     const char *backend;
-    const char *isa;           /* NULL: the best here */
+    const char *isa;           /* NULL: the best here; bench: a list "avx2,avx512" */
     bool isa_from_environment; /* KVFOLD_ISA, for messages */
     uint32_t n_threads;        /* 0: all; plan: 1 */
 
@@ -62,8 +63,14 @@ typedef struct cli_options {
     uint64_t memory_bytes; /* 0: not asked */
     uint64_t weights_bytes;
     bool weights_given;
-    const char *svg_file;
+    const char *svg_file; /* and bench */
     bool list_buffers;
+
+    /* bench */
+    uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */
+    uint32_t bench_profiles;
+    uint32_t n_runs; /* 0: 20, or fewer of very long ones */
+    bool quick;
 } cli_options;
 
 /* "run" .. ; and back, CLI_COMMAND_COUNT for an unknown name. */

@@ -352,8 +352,12 @@ static int write_svg(const planning *p)
 {
     const cli_options *options = p->options;
     uint64_t contexts[CLI_MAX_CONTEXTS];
-    uint64_t bytes[KVF_PROFILE_COUNT][CLI_MAX_CONTEXTS];
-    cli_chart chart = {.model = options->model, .contexts = contexts};
+    double bytes[KVF_PROFILE_COUNT][CLI_MAX_CONTEXTS];
+    cli_chart chart = {.title = "Session bytes against context",
+                       .subject = options->model,
+                       .note = "rows held, without page padding; 1 MB = 1,000,000 bytes",
+                       .unit = CLI_CHART_BYTES,
+                       .contexts = contexts};
     memcpy(contexts, p->contexts, p->n_contexts * sizeof contexts[0]);
     qsort(contexts, p->n_contexts, sizeof contexts[0], compare_contexts);
     for (uint32_t i = 0; i < p->n_contexts; i++) {
@@ -361,16 +365,18 @@ static int write_svg(const planning *p)
             contexts[chart.n_contexts++] = contexts[i];
     }
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-        chart.drawn[profile] = options->profiles[profile];
-        chart.bytes[profile] = bytes[profile];
-        for (uint32_t i = 0; chart.drawn[profile] && i < chart.n_contexts; i++) {
+        if (!options->profiles[profile])
+            continue;
+        for (uint32_t i = 0; i < chart.n_contexts; i++) {
             uint32_t found = 0;
             while (p->contexts[found] != contexts[i])
                 found++;
-            bytes[profile][i] = p->results[found][profile].session_bytes;
+            bytes[profile][i] = (double)p->results[found][profile].session_bytes;
         }
+        chart.lines[chart.n_lines++] =
+            (cli_chart_line){kvf_profile_get((kvf_profile_id)profile)->name, bytes[profile]};
     }
-    return cli_svg_write("plan", options->svg_file, &chart);
+    return cli_svg_write("plan", options->svg_file, &chart, 1);
 }
 
 /* ---- The command -------------------------------------------------------------------- */

@@ -1,19 +1,37 @@
-/* plan --svg: bytes against context, both axes logarithmic, one labelled line a profile. */
+/*
+ * --svg: charts of a value against context, both axes logarithmic, one labelled line a
+ * profile. A file holds one chart or several, two in a row.
+ */
 #ifndef KVF_CLI_SVG_H
 #define KVF_CLI_SVG_H
 
 #include "cli/options.h"
 
+typedef enum cli_chart_unit { CLI_CHART_BYTES, CLI_CHART_MICROSECONDS } cli_chart_unit;
+
+typedef struct cli_chart_line {
+    const char *name;     /* a profile's, or one more that svg.c has colours for */
+    const double *values; /* [n_contexts], above 0; NAN where there is none */
+} cli_chart_line;
+
+enum { CLI_MAX_CHART_LINES = 8 };
+
 typedef struct cli_chart {
-    const char *model; /* for the title */
+    const char *title;
+    const char *subject; /* the model, after the title; escaped */
+    const char *note;    /* what is drawn, a line below the title */
+    cli_chart_unit unit;
     uint32_t n_contexts;
     const uint64_t *contexts; /* [n_contexts], ascending, different */
-    bool drawn[KVF_PROFILE_COUNT];
-    const uint64_t *bytes[KVF_PROFILE_COUNT]; /* [n_contexts] each, above 0, where drawn */
+    uint32_t n_lines;
+    cli_chart_line lines[CLI_MAX_CHART_LINES]; /* at least one value among them */
 } cli_chart;
 
-/* Writes the file whole or not at all. Returns 0, or reports why not and returns the exit status.
+/*
+ * Writes the file whole or not at all. Returns 0, or reports why not and returns the
+ * exit status.
  */
-int cli_svg_write(const char *command, const char *path, const cli_chart *chart);
+int cli_svg_write(const char *command, const char *path, const cli_chart *charts,
+                  uint32_t n_charts);
 
 #endif

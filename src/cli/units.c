@@ -143,6 +143,23 @@ const char *cli_format_context(uint64_t tokens, char text[CLI_NUMBER_BYTES])
     return text;
 }
 
+const char *cli_format_microseconds(double microseconds, char text[CLI_NUMBER_BYTES])
+{
+    static const char *const units[] = {"us", "ms", "s"};
+    double value = microseconds;
+    unsigned unit = 0;
+    while (value >= 999.95 && unit < 2) {
+        value /= 1000;
+        unit++;
+    }
+    snprintf(text, CLI_NUMBER_BYTES, "%.*f %s",
+             value < 9.9995   ? 3
+             : value < 99.995 ? 2
+                              : 1,
+             value, units[unit]);
+    return text;
+}
+
 const char *cli_format_rate(double tokens_per_second, char text[CLI_NUMBER_BYTES])
 {
     if (!(tokens_per_second > 0) || !isfinite(tokens_per_second) || tokens_per_second > 1e15)

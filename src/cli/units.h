@@ -27,6 +27,8 @@ const char *cli_format_bytes(uint64_t bytes, char text[CLI_NUMBER_BYTES]);
 const char *cli_format_count(uint64_t count, char text[CLI_NUMBER_BYTES]);
 /* "8k", "1M", "96G" where it is a whole multiple of 1024, else "8,000". */
 const char *cli_format_context(uint64_t tokens, char text[CLI_NUMBER_BYTES]);
+/* "12.34 us", "1.234 ms", "5.678 s": four digits. */
+const char *cli_format_microseconds(double microseconds, char text[CLI_NUMBER_BYTES]);
 /* Tokens a second: "1,234" from 100 on, else "12.3"; "-" for none. */
 const char *cli_format_rate(double tokens_per_second, char text[CLI_NUMBER_BYTES]);
 

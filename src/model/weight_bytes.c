@@ -1,11 +1,10 @@
 /* What a config's weights take on the device, before any file is opened. */
-#include "cache/layout.h"
 #include "model/model.h"
 
 /* 4-byte values of one compressor: wkv and wgate, position bias, norm. */
 static uint64_t compressor_values(kvf_layer layer, uint64_t width, uint64_t hidden)
 {
-    const uint64_t out = kvf_layer_parts(layer) * width;
+    const uint64_t out = (layer.kind == KVF_LAYER_CSA ? 2 : 1) * width; /* Ca and Cb */
     return 2 * out * hidden + layer.ratio * out + width;
 }
 

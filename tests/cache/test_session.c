@@ -150,6 +150,42 @@ static void opening_a_million_tokens_allocates_state_only(void **state)
     kvf_session_close(session);
 }
 
+/* models/tiny's geometry at 64k: rows of real chunks, appended without attending. */
+static void fold_at_64k_on_the_tiny_model_s_geometry_holds_the_planned_bytes(void **state)
+{
+    (void)state;
+    const kvf_geometry small = geometry;
+    geometry = (kvf_geometry){.n_layers = 6,
+                              .vocab = 320,
+                              .n_heads = 8,
+                              .n_index_heads = 16,
+                              .top_k = 64,
+                              .window_tokens = 128,
+                              .max_tokens = 1 << 20};
+    geometry.layers[2] = geometry.layers[4] = (kvf_layer){KVF_LAYER_CSA, 4};
+    geometry.layers[3] = geometry.layers[5] = (kvf_layer){KVF_LAYER_HCA, 128};
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 65536);
+    const kvf_append_args args = append_args();
+    const int32_t tokens[CHUNK] = {0};
+    kvf_error error;
+    fill_inputs();
+    for (uint64_t held = 0; held < 65536; held = kvf_session_n_tokens(session)) {
+        const uint32_t n = 65536 - held < CHUNK ? (uint32_t)(65536 - held) : CHUNK;
+        assert_int_equal(kvf_session_begin(session, tokens, n, &error), KVF_OK);
+        for (uint32_t layer = 0; layer < geometry.n_layers; layer++)
+            assert_int_equal(kvf_session_append(session, layer, &args, &error), KVF_OK);
+        assert_int_equal(kvf_session_commit(session, &error), KVF_OK);
+    }
+    check_bytes(session, KVF_PROFILE_FOLD, 65536, true);
+    /* docs/FORMAT.md 8 with this geometry's numbers, by hand. */
+    const uint64_t state_bytes = 2 * 81920 + 2 * 524288;
+    assert_int_equal(kvf_session_held_bytes(session), 52 + 4 * 320 + 8 * 6 + 4 * 65536 +
+                                                          state_bytes + 6 * 128 * 584 +
+                                                          2 * 16384 * (584 + 68) + 2 * 512 * 584);
+    kvf_session_close(session);
+    geometry = small;
+}
+
 static void all_profiles_attend_to_the_same_bits(void **state)
 {
     (void)state;
@@ -300,6 +336,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(held_and_allocated_bytes_equal_the_plan_after_every_chunk),
         cmocka_unit_test(opening_a_million_tokens_allocates_state_only),
+        cmocka_unit_test(fold_at_64k_on_the_tiny_model_s_geometry_holds_the_planned_bytes),
         cmocka_unit_test(all_profiles_attend_to_the_same_bits),
         cmocka_unit_test(more_tokens_than_the_context_are_refused_and_nothing_changes),
         cmocka_unit_test(a_nan_in_decode_names_the_place_and_the_session_goes_on),

@@ -64,7 +64,7 @@ void kvf_candidates_push(kvf_candidates *candidates, const float *scores, uint32
                          uint32_t first_row)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (scores[i] >= candidates->floor_score)
+        if (!(scores[i] < candidates->floor_score)) /* most rows end here */
             kvf_candidates_push_key(candidates, kvf_candidate_key(scores[i], first_row + i));
 }
 

@@ -77,7 +77,7 @@ static void make_row(const kvf_cpu_kernels *kernels, const kvf_compress_args *ar
     rotate_tail(values, args->width, args->rope.cosines + i * (KVF_ROPE_WIDTH / 2),
                 args->rope.sines + i * (KVF_ROPE_WIDTH / 2));
     if (args->hadamard)
-        kvf_hadamard_128(values);
+        kernels->hadamard(values);
 }
 
 static void take_tokens(const kvf_compress_args *args)
@@ -120,13 +120,12 @@ static void run_pass(kvf_device *device, const kvf_compress_args *args, row_pass
         const float *pointers[3][most];
         candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
         float values[KVF_ROW_WIDTH];
-        uint32_t dim;
         const uint64_t row = pass->first_row + (uint64_t)i;
         make_row(kernels, args, row, (uint64_t)i, &list, values);
         const bool check = !pass->store || pass->n_rows == 1;
-        if (check && kvf_check_row(values, args->width, args->grid, &dim) != KVF_OK)
+        if (check && !kernels->row_is_storable(values, args->width, args->grid))
             bad_row = i < bad_row ? i : bad_row;
-        else if (pass->store && !kvf_store_row(&args->out, row, args->grid, values))
+        else if (pass->store && !kernels->store_row(&args->out, row, args->grid, values))
             inexact++;
     }
     /* A thread without rows leaves the reduction at its largest value. */

@@ -26,15 +26,30 @@ typedef struct kvf_attend_item {
     uint32_t n_heads; /* at most kvf_attend_block_heads() */
 } kvf_attend_item;
 
+/*
+ * What the aligned form of a score takes (score.inc.h): scale bytes of rows and heads
+ * within 127 +- 20, those of one row within a factor of 2^3, weights of a magnitude in
+ * 2^-40 .. 2^40 or zero.
+ */
+#define KVF_ALIGNED_KEY_SHIFT 3
+#define KVF_ALIGNED_LOWEST (127 - 20)
+#define KVF_ALIGNED_HIGHEST (127 + 20)
+#define KVF_ALIGNED_WEIGHT_LOWEST 0x1p-40f
+#define KVF_ALIGNED_WEIGHT_HIGHEST 0x1p+40f
+
 /* One query's index heads, ready to be scored against many rows. */
 typedef struct kvf_index_query {
     uint32_t n_heads;
-    bool packed;          /* codes and scales are filled; otherwise values */
-    int8_t *codes;        /* [n_heads][32][4] doubled codes in the order of the key tile */
-    float *scales;        /* [n_heads][4] 2^(e_b - 1) */
-    int32_t *sums;        /* [n_heads][4] sum of a block's codes */
-    float *values;        /* [n_heads][128] */
-    const float *weights; /* [n_heads], times c */
+    bool packed;             /* codes and scales are filled; otherwise values */
+    bool is_aligned;         /* aligned, aligned_starts and aligned_weights are filled */
+    float *weights;          /* [n_heads], times c */
+    float *values;           /* [n_heads][128] */
+    int8_t *codes;           /* [n_heads][32][4] doubled codes in the order of the key tile */
+    float *scales;           /* [n_heads][4] 2^(e_b - 1) */
+    int32_t *sums;           /* [n_heads][4] sum of a block's codes */
+    int8_t *aligned;         /* [n_heads / 8][32][8][4] codes shifted to the head's lowest scale */
+    int32_t *aligned_starts; /* [n_heads] takes the keys' offset off again */
+    float *aligned_weights;  /* [n_heads] weight * 2^(lowest e - 1) */
 } kvf_index_query;
 
 /* 16 index rows across the lanes. */
@@ -51,11 +66,12 @@ typedef struct kvf_cpu_kernels {
     const char *isa;
     /* Attends one item; workspace is one thread's. */
     void (*attend)(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace);
-    /* Loads n (1 .. 16) index rows into a tile of codes or of f32; the rest is arbitrary. */
-    void (*load_keys)(const kvf_rows *keys, uint64_t first_row, uint32_t n, bool packed,
-                      kvf_key_tile *tile);
-    /* scores[16] of one query against a tile of the same kind (packed or f32). */
-    void (*score)(const kvf_index_query *query, const kvf_key_tile *tile, float *scores);
+    /* The most that a query's codes may be shifted, and what is added to shifted keys. */
+    uint32_t query_shift;
+    int32_t aligned_offset;
+    /* out[query * stride + row - begin]: scores of rows begin .. end; all queries of one kind. */
+    void (*score)(const kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
+                  uint64_t begin, uint64_t end, float *out, size_t stride);
     /* RMS norm of one row (docs/FORMAT.md 9.7); weight may be NULL; width % 16 == 0 is faster. */
     void (*norm)(const float *in, float *out, const float *weight, uint32_t width, float eps);
     /*
@@ -64,6 +80,12 @@ typedef struct kvf_cpu_kernels {
      */
     void (*pool)(const float *const *kv, const float *const *gate, const float *const *bias,
                  uint32_t n, uint32_t width, float *out);
+    /* Hadamard-128 in place (docs/FORMAT.md 4). */
+    void (*hadamard)(float *values);
+    /* Whether kvf_check_row (rows.h) would find nothing. */
+    bool (*row_is_storable)(const float *values, uint32_t width, kvf_grid grid);
+    /* Rounds to the grid and stores; false where the format could not hold the row exactly. */
+    bool (*store_row)(const kvf_rows *out, uint64_t row, kvf_grid grid, const float *values);
     /* Decodes n_rows rows of a view, row_list as in kvf_unpack_args. */
     void (*unpack)(const kvf_unpack_args *args, uint64_t begin, uint64_t end);
 } kvf_cpu_kernels;

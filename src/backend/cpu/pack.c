@@ -8,13 +8,6 @@
 #include "format/format.h"
 #include "shared/layout.h"
 
-/* The largest magnitude of an FP4 block whose exponent is in -50 .. 50, and the smallest. */
-#define FP4_LARGEST 0x1.8p+52f  /* 6 * 2^50 */
-#define FP4_SMALLEST 0x1.8p-49f /* 6 * 2^-51: up to it e would be -51 */
-
-/* From here on an FP8 code is 256 * 2^120 = 2^128, which f32 lacks (docs/FORMAT.md 9.4). */
-#define FP8_TOO_LARGE 0x1.fp+127f
-
 kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uint32_t *bad_dim)
 {
     for (uint32_t i = 0; i < width; i++)
@@ -23,7 +16,7 @@ kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uin
             return KVF_NONFINITE;
         }
     for (uint32_t i = 0; grid == KVF_GRID_FP8 && i < KVF_NOPE_WIDTH; i++)
-        if (fabsf(values[i]) >= FP8_TOO_LARGE) {
+        if (fabsf(values[i]) >= KVF_FP8_TOO_LARGE) {
             *bad_dim = i;
             return KVF_RANGE;
         }
@@ -33,7 +26,7 @@ kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uin
         float largest = 0.0f;
         for (uint32_t i = block; i < block + KVF_FP4_BLOCK_VALUES; i++)
             largest = fmaxf(largest, fabsf(values[i]));
-        if (largest > FP4_LARGEST || (largest > 0.0f && largest <= FP4_SMALLEST)) {
+        if (largest > KVF_FP4_LARGEST || (largest > 0.0f && largest <= KVF_FP4_TOO_SMALL)) {
             *bad_dim = block;
             return KVF_RANGE;
         }
@@ -41,38 +34,24 @@ kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uin
     return KVF_OK;
 }
 
-bool kvf_store_row(const kvf_rows *out, uint64_t row, kvf_grid grid, const float *values)
-{
-    const kvf_format *format = kvf_format_get(out->format);
-    float rounded[KVF_ROW_WIDTH];
-    if (format->grid == KVF_GRID_NONE && grid != KVF_GRID_NONE) {
-        memcpy(rounded, values, out->width * sizeof *rounded);
-        if (grid == KVF_GRID_FP8)
-            kvf_grid_fp8(rounded);
-        else
-            kvf_grid_fp4(rounded);
-        values = rounded;
-    }
-    return format->pack(kvf_rows_page(out, row), out->page_rows, (uint32_t)(row % out->page_rows),
-                        out->width, values);
-}
-
 /* Rows that one thread packs in less time than it takes to wake another. */
 #define PACK_ALONE_ROWS 32
 
 /* Input row i as it goes to the grid: itself, or its Hadamard transform in buffer. */
-static const float *input_row(const kvf_pack_args *args, uint64_t i, float *buffer)
+static const float *input_row(const kvf_cpu_kernels *kernels, const kvf_pack_args *args, uint64_t i,
+                              float *buffer)
 {
     const float *values = args->rows + i * args->stride;
     if (!args->hadamard)
         return values;
     memcpy(buffer, values, KVF_INDEX_WIDTH * sizeof *buffer);
-    kvf_hadamard_128(buffer);
+    kernels->hadamard(buffer);
     return buffer;
 }
 
 kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
 {
+    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     const uint32_t width = args->out.width;
     const int64_t n_rows = (int64_t)args->n_rows;
     int64_t bad_row = n_rows;
@@ -80,11 +59,9 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
                                                     : bad_row) num_threads((int)device->n_threads)
     for (int64_t i = 0; i < n_rows; i++) {
         float buffer[KVF_INDEX_WIDTH];
-        uint32_t dim;
         /* Infinite input may cancel in the transform to NaN: still found. */
-        if (kvf_check_row(input_row(args, (uint64_t)i, buffer), width, args->grid, &dim) !=
-                KVF_OK &&
-            i < bad_row)
+        if (i < bad_row && !kernels->row_is_storable(input_row(kernels, args, (uint64_t)i, buffer),
+                                                     width, args->grid))
             bad_row = i;
     }
     if (bad_row < n_rows) {
@@ -94,7 +71,7 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
         if (kvf_check_row(args->rows + args->bad_row * args->stride, width, KVF_GRID_NONE,
                           &args->bad_dim) != KVF_OK)
             return KVF_NONFINITE;
-        return kvf_check_row(input_row(args, args->bad_row, buffer), width, args->grid,
+        return kvf_check_row(input_row(kernels, args, args->bad_row, buffer), width, args->grid,
                              &args->bad_dim);
     }
     int64_t inexact = 0;
@@ -103,7 +80,8 @@ kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
     for (int64_t i = 0; i < n_rows; i++) {
         float buffer[KVF_INDEX_WIDTH];
         const uint64_t row = (args->first_row + (uint64_t)i) % args->out.n_rows;
-        if (!kvf_store_row(&args->out, row, args->grid, input_row(args, (uint64_t)i, buffer)))
+        if (!kernels->store_row(&args->out, row, args->grid,
+                                input_row(kernels, args, (uint64_t)i, buffer)))
             inexact++;
     }
     args->inexact_rows += (uint64_t)inexact;
@@ -114,7 +92,7 @@ void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args)
 {
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     const int64_t blocks = (int64_t)((args->n_rows + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS);
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads)
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (blocks > 1)
     for (int64_t i = 0; i < blocks; i++) {
         const uint64_t begin = (uint64_t)i * KVF_PAGE_ROWS;
         const uint64_t end = begin + KVF_PAGE_ROWS;

@@ -12,41 +12,47 @@
 #include "shared/layout.h"
 #include "shared/workspace.h"
 
-/* One thread's part of the workspace (kvf_select_thread_bytes). */
-typedef struct thread_space {
-    float *scores;  /* [KVF_SELECT_BLOCK_ROWS] */
-    uint64_t *keys; /* [2 * top_k + KVF_SELECT_BLOCK_ROWS] */
-    kvf_index_query query;
-    float *weights;
-} thread_space;
+/* A thread's group of queries in its part of the workspace (kvf_select_thread_bytes). */
+typedef struct query_group {
+    kvf_index_query queries[KVF_SELECT_GROUP_QUERIES];
+    kvf_candidates candidates[KVF_SELECT_GROUP_QUERIES];
+    float *scores; /* [KVF_SELECT_GROUP_QUERIES][KVF_SELECT_BLOCK_ROWS] */
+} query_group;
 
 static uint32_t key_capacity(uint32_t top_k)
 {
     return 2 * top_k + KVF_SELECT_BLOCK_ROWS;
 }
 
-static thread_space space_of_thread(const kvf_select_args *args, size_t thread)
+/* Cuts the heads' part of one query: weight, then f32 values or the packed forms. */
+static void cut_query(uint8_t *place, uint32_t n_heads, kvf_index_query *query)
+{
+    query->n_heads = n_heads;
+    query->weights = (float *)place;
+    query->values = (float *)(place += 4ull * n_heads);
+    query->scales = (float *)place;
+    query->sums = (int32_t *)(place += 4ull * KVF_FP4_BLOCKS * n_heads);
+    query->aligned_starts = (int32_t *)(place += 4ull * KVF_FP4_BLOCKS * n_heads);
+    query->aligned_weights = (float *)(place += 4ull * n_heads);
+    query->codes = (int8_t *)(place += 4ull * n_heads);
+    query->aligned = (int8_t *)(place += (size_t)KVF_INDEX_WIDTH * n_heads);
+}
+
+static query_group group_of_thread(const kvf_select_args *args, size_t thread)
 {
     uint8_t *place =
         (uint8_t *)args->workspace + thread * kvf_select_thread_bytes(args->n_heads, args->top_k);
-    thread_space space;
-    space.scores = (float *)place;
-    place += kvf_round_up_64(4ull * KVF_SELECT_BLOCK_ROWS);
-    space.keys = (uint64_t *)place;
-    place += kvf_round_up_64(8ull * key_capacity(args->top_k));
-    /* Per head: 128 f32 values, 128 codes, 4 scales, 4 sums, 1 weight: under 5 * 128 + 64 bytes. */
-    space.query.n_heads = args->n_heads;
-    space.query.values = (float *)place;
-    place += 4ull * KVF_INDEX_WIDTH * args->n_heads;
-    space.query.scales = (float *)place;
-    place += 4ull * KVF_FP4_BLOCKS * args->n_heads;
-    space.query.sums = (int32_t *)place;
-    place += 4ull * KVF_FP4_BLOCKS * args->n_heads;
-    space.weights = (float *)place;
-    space.query.weights = space.weights;
-    place += 4ull * args->n_heads;
-    space.query.codes = (int8_t *)place;
-    return space;
+    query_group group;
+    group.scores = (float *)place;
+    place += KVF_SELECT_GROUP_QUERIES * kvf_round_up_64(4ull * KVF_SELECT_BLOCK_ROWS);
+    for (uint32_t i = 0; i < KVF_SELECT_GROUP_QUERIES; i++) {
+        const uint32_t capacity = key_capacity(args->top_k);
+        kvf_candidates_start(&group.candidates[i], (uint64_t *)place, capacity, args->top_k);
+        place += kvf_round_up_64(8ull * capacity);
+        cut_query(place, args->n_heads, &group.queries[i]);
+        place += kvf_round_up_64(args->n_heads * (KVF_INDEX_WIDTH * 4ull + 16));
+    }
+    return group;
 }
 
 size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args)
@@ -56,7 +62,7 @@ size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args 
 
 /* One head's codes in the order of the key tile, with scales and sums of blocks. */
 static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_query *query,
-                             uint32_t h)
+                             uint32_t h, uint8_t scale_bytes[KVF_FP4_BLOCKS])
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     const uint8_t *page = kvf_rows_page(queries, row);
@@ -65,6 +71,7 @@ static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_qu
     const uint8_t *scales = page + (size_t)queries->page_rows * KVF_FP4_CODE_BYTES +
                             (size_t)in_page * KVF_FP4_SCALE_BYTES;
     int8_t *out = query->codes + (size_t)h * KVF_INDEX_WIDTH;
+    memcpy(scale_bytes, scales, KVF_FP4_SCALE_BYTES);
     for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
         int32_t sum = 0;
         for (uint32_t i = 0; i < KVF_FP4_BLOCK_CODE_BYTES; i++) {
@@ -82,21 +89,62 @@ static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_qu
     }
 }
 
+/*
+ * The aligned form of a head (score.inc.h), from its codes; false if it has none. A
+ * zero block (scale byte 1) does not count, as in load_aligned_tile.
+ */
+static bool align_head(const kvf_cpu_kernels *kernels, kvf_index_query *query, uint32_t h,
+                       const uint8_t scale_bytes[KVF_FP4_BLOCKS])
+{
+    uint32_t low = 255;
+    uint32_t high = 0;
+    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
+        low = scale_bytes[b] > 1 && scale_bytes[b] < low ? scale_bytes[b] : low;
+        high = scale_bytes[b] > high ? scale_bytes[b] : high;
+    }
+    if (high <= 1)
+        low = high = 127; /* a zero head */
+    const float weight = fabsf(query->weights[h]);
+    if (high - low > kernels->query_shift || low < KVF_ALIGNED_LOWEST ||
+        high > KVF_ALIGNED_HIGHEST ||
+        (weight != 0.0f &&
+         (weight < KVF_ALIGNED_WEIGHT_LOWEST || weight > KVF_ALIGNED_WEIGHT_HIGHEST)))
+        return false;
+    int32_t sum = 0;
+    for (uint32_t j = 0; j < KVF_INDEX_WIDTH / 4; j++) {
+        const uint8_t byte = scale_bytes[j / 8];
+        const int32_t scale = 1 << (byte > 1 ? byte - low : 0);
+        for (uint32_t i = 0; i < 4; i++) {
+            const int32_t code = query->codes[(size_t)h * KVF_INDEX_WIDTH + 4 * j + i] * scale;
+            query->aligned[(((size_t)(h / 8) * 32 + j) * 8 + h % 8) * 4 + i] = (int8_t)code;
+            sum += code;
+        }
+    }
+    query->aligned_starts[h] = -kernels->aligned_offset * sum;
+    query->aligned_weights[h] = ldexpf(query->weights[h], (int)low - 128); /* * 2^(e - 1) */
+    return true;
+}
+
 /* Query i, ready to be scored. */
-static void load_query(const kvf_select_args *args, uint32_t i, bool packed, thread_space *space)
+static void load_query(const kvf_cpu_kernels *kernels, const kvf_select_args *args, uint32_t i,
+                       bool packed, kvf_index_query *query)
 {
     const float c = (float)(1.0 / sqrt(args->n_heads * (double)KVF_INDEX_WIDTH));
-    space->query.packed = packed;
+    query->packed = packed;
+    query->is_aligned = packed;
     for (uint32_t h = 0; h < args->n_heads; h++) {
         const uint64_t row = (uint64_t)i * args->n_heads + h;
-        space->weights[h] = args->head_weights[row] * c;
-        if (packed)
-            load_packed_head(&args->queries, row, &space->query, h);
-        else
+        uint8_t scale_bytes[KVF_FP4_BLOCKS];
+        query->weights[h] = args->head_weights[row] * c;
+        if (packed) {
+            load_packed_head(&args->queries, row, query, h, scale_bytes);
+            query->is_aligned = query->is_aligned && align_head(kernels, query, h, scale_bytes);
+        } else {
             kvf_format_get(args->queries.format)
                 ->unpack(kvf_rows_page(&args->queries, row), args->queries.page_rows,
                          (uint32_t)(row % args->queries.page_rows), KVF_INDEX_WIDTH,
-                         space->query.values + (size_t)h * KVF_INDEX_WIDTH);
+                         query->values + (size_t)h * KVF_INDEX_WIDTH);
+        }
     }
 }
 
@@ -114,79 +162,73 @@ static kvf_status check_weights(const kvf_select_args *args, uint32_t first, uin
     return KVF_OK;
 }
 
-/* Scores of rows begin .. end into out. */
-static void score_rows(const kvf_cpu_kernels *kernels, const kvf_select_args *args,
-                       const kvf_index_query *query, uint64_t begin, uint64_t end, float *out)
-{
-    kvf_key_tile tile;
-    for (uint64_t row = begin; row < end; row += KVF_TILE_ROWS) {
-        const uint32_t n = end - row < KVF_TILE_ROWS ? (uint32_t)(end - row) : KVF_TILE_ROWS;
-        float scores[KVF_TILE_ROWS];
-        kernels->load_keys(&args->keys, row, n, query->packed, &tile);
-        kernels->score(query, &tile, scores);
-        memcpy(out + (row - begin), scores, n * sizeof *scores);
-    }
-}
-
-/* Streams rows begin .. end through the candidates. */
+/* Streams rows begin .. end through the candidates of n queries, each up to its last visible row.
+ */
 static void select_rows(const kvf_cpu_kernels *kernels, const kvf_select_args *args,
-                        thread_space *space, uint64_t begin, uint64_t end,
-                        kvf_candidates *candidates)
+                        query_group *group, const uint32_t *n_visible, uint32_t n, uint64_t begin,
+                        uint64_t end)
 {
     for (uint64_t row = begin; row < end; row += KVF_SELECT_BLOCK_ROWS) {
         const uint64_t last = end - row < KVF_SELECT_BLOCK_ROWS ? end : row + KVF_SELECT_BLOCK_ROWS;
-        score_rows(kernels, args, &space->query, row, last, space->scores);
-        kvf_candidates_push(candidates, space->scores, (uint32_t)(last - row), (uint32_t)row);
+        kernels->score(group->queries, n, &args->keys, row, last, group->scores,
+                       KVF_SELECT_BLOCK_ROWS);
+        for (uint32_t i = 0; i < n; i++) {
+            const uint64_t visible = n_visible[i] < last ? n_visible[i] : last;
+            if (row < visible)
+                kvf_candidates_push(&group->candidates[i],
+                                    group->scores + (size_t)i * KVF_SELECT_BLOCK_ROWS,
+                                    (uint32_t)(visible - row), (uint32_t)row);
+        }
     }
 }
 
 /* Few queries: each query's rows are shared out, then the threads' best are merged. */
-static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t i)
+static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t query)
 {
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const uint64_t visible = args->n_visible[i];
-    const uint64_t work = visible * args->n_heads * KVF_INDEX_WIDTH;
+    const uint32_t visible = args->n_visible[query];
+    const uint64_t work = (uint64_t)visible * args->n_heads * KVF_INDEX_WIDTH;
     const uint32_t n_threads = work < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
-    const uint64_t share = (visible + n_threads - 1) / n_threads;
-    const uint64_t step = (share + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS * KVF_TILE_ROWS;
-    kvf_candidates first;
-    kvf_candidates_start(&first, space_of_thread(args, 0).keys, key_capacity(args->top_k),
-                         args->top_k);
+    const uint64_t share = ((uint64_t)visible + n_threads - 1) / n_threads;
+    const uint64_t step = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS;
+    kvf_candidates best = group_of_thread(args, 0).candidates[0];
 #pragma omp parallel for schedule(static, 1) num_threads((int)n_threads)
     for (uint32_t t = 0; t < n_threads; t++) {
-        thread_space space = space_of_thread(args, t);
+        query_group group = group_of_thread(args, t);
         const uint64_t begin = t * step < visible ? t * step : visible;
         const uint64_t end = begin + step < visible ? begin + step : visible;
-        kvf_candidates candidates;
-        kvf_candidates_start(&candidates, space.keys, key_capacity(args->top_k), args->top_k);
-        load_query(args, i, both_packed(args), &space);
-        select_rows(kernels, args, &space, begin, end, &candidates);
-        kvf_candidates_thin(&candidates);
+        load_query(kernels, args, query, both_packed(args), &group.queries[0]);
+        select_rows(kernels, args, &group, &visible, 1, begin, end);
+        kvf_candidates_thin(&group.candidates[0]);
         if (t == 0)
-            first = candidates;
+            best = group.candidates[0];
         else
-            /* Where the scores of the block were: how many keys this thread leaves. */
-            memcpy(space.scores, &candidates.n, sizeof candidates.n);
+            /* Where its scores were: how many keys this thread leaves. */
+            memcpy(group.scores, &group.candidates[0].n, sizeof group.candidates[0].n);
     }
     for (uint32_t t = 1; t < n_threads; t++) {
-        const thread_space space = space_of_thread(args, t);
+        const query_group group = group_of_thread(args, t);
         uint32_t n;
-        memcpy(&n, space.scores, sizeof n);
+        memcpy(&n, group.scores, sizeof n);
         for (uint32_t j = 0; j < n; j++)
-            kvf_candidates_push_key(&first, space.keys[j]);
+            kvf_candidates_push_key(&best, group.candidates[0].keys[j]);
     }
-    args->list_len[i] = kvf_candidates_finish(&first, args->list + (size_t)i * args->top_k);
+    args->list_len[query] = kvf_candidates_finish(&best, args->list + (size_t)query * args->top_k);
 }
 
-static void select_query(const kvf_cpu_kernels *kernels, const kvf_select_args *args, uint32_t i,
-                         size_t thread)
+static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *args,
+                         uint32_t first, uint32_t n, size_t thread)
 {
-    thread_space space = space_of_thread(args, thread);
-    kvf_candidates candidates;
-    kvf_candidates_start(&candidates, space.keys, key_capacity(args->top_k), args->top_k);
-    load_query(args, i, both_packed(args), &space);
-    select_rows(kernels, args, &space, 0, args->n_visible[i], &candidates);
-    args->list_len[i] = kvf_candidates_finish(&candidates, args->list + (size_t)i * args->top_k);
+    query_group group = group_of_thread(args, thread);
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        load_query(kernels, args, first + i, both_packed(args), &group.queries[i]);
+        most = args->n_visible[first + i] > most ? args->n_visible[first + i] : most;
+    }
+    select_rows(kernels, args, &group, args->n_visible + first, n, 0, most);
+    for (uint32_t i = 0; i < n; i++)
+        args->list_len[first + i] = kvf_candidates_finish(
+            &group.candidates[i], args->list + (size_t)(first + i) * args->top_k);
 }
 
 kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
@@ -200,29 +242,40 @@ kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
         return KVF_OK;
     }
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
+    /* Groups as large as leaves every thread a few. */
+    const uint32_t share = args->n_queries / (2 * device->n_threads);
+    const uint32_t step = share < 1                          ? 1
+                          : share < KVF_SELECT_GROUP_QUERIES ? share
+                                                             : KVF_SELECT_GROUP_QUERIES;
 #pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads)
-    for (uint32_t i = 0; i < args->n_queries; i++)
-        select_query(kernels, args, i, (size_t)omp_get_thread_num());
+    for (uint32_t i = 0; i < args->n_queries; i += step)
+        select_group(kernels, args, i, args->n_queries - i < step ? args->n_queries - i : step,
+                     (size_t)omp_get_thread_num());
     return KVF_OK;
 }
 
 /* ---- The masked profiles ------------------------------------------------------ */
 
-static void score_query(const kvf_cpu_kernels *kernels, const kvf_score_args *args, uint32_t i,
-                        uint64_t begin, uint64_t end, size_t thread)
+/* Rows begin .. end of the score matrix for a group of queries; hidden rows are -infinity. */
+static void score_group(const kvf_cpu_kernels *kernels, const kvf_score_args *args, uint32_t first,
+                        uint32_t n, uint64_t begin, uint64_t end, size_t thread)
 {
     const kvf_select_args *select = args->select;
-    const uint32_t query = args->first_query + i;
-    const uint64_t visible = select->n_visible[query];
-    float *scores = args->scores + i * args->stride;
-    const uint64_t scored = end < visible ? end : visible;
-    if (begin < scored) {
-        thread_space space = space_of_thread(select, thread);
-        load_query(select, query, both_packed(select), &space);
-        score_rows(kernels, select, &space.query, begin, scored, scores + begin);
+    query_group group = group_of_thread(select, thread);
+    const uint32_t *n_visible = select->n_visible + args->first_query + first;
+    uint64_t most = begin;
+    for (uint32_t i = 0; i < n; i++) {
+        load_query(kernels, select, args->first_query + first + i, both_packed(select),
+                   &group.queries[i]);
+        most = n_visible[i] > most ? n_visible[i] : most;
     }
-    for (uint64_t row = begin > visible ? begin : visible; row < end; row++)
-        scores[row] = -INFINITY;
+    float *scores = args->scores + first * args->stride;
+    if (begin < most)
+        kernels->score(group.queries, n, &select->keys, begin, end < most ? end : most,
+                       scores + begin, args->stride);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint64_t row = begin > n_visible[i] ? begin : n_visible[i]; row < end; row++)
+            scores[i * args->stride + row] = -INFINITY;
 }
 
 kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
@@ -231,21 +284,24 @@ kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
     const kvf_status status = check_weights(args->select, args->first_query, args->n_queries);
     if (status != KVF_OK)
         return status;
-    /* One query is cut by rows so that every thread has a part. */
     const uint64_t work =
         args->n_queries * args->n_rows * args->select->n_heads * (uint64_t)KVF_INDEX_WIDTH;
     const bool threaded = work >= KVF_LEAST_THREADED_WORK;
+    /* One query is cut by rows so that every thread has a part. */
     const uint64_t parts = threaded && args->n_queries < device->n_threads ? device->n_threads : 1;
-    const uint64_t step =
-        ((args->n_rows + parts - 1) / parts + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS * KVF_TILE_ROWS;
-    const int64_t n_items = (int64_t)(args->n_queries * parts);
+    const uint64_t share = (args->n_rows + parts - 1) / parts;
+    const uint64_t step = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS;
+    const uint32_t queries = parts > 1 ? 1 : KVF_SELECT_GROUP_QUERIES;
+    const uint64_t groups = (args->n_queries + queries - 1) / queries;
+    const int64_t n_items = (int64_t)(groups * parts);
 #pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads) if (threaded)
     for (int64_t item = 0; item < n_items; item++) {
         const uint64_t begin = (uint64_t)item % parts * step;
         const uint64_t end = begin + step < args->n_rows ? begin + step : args->n_rows;
+        const uint32_t first = (uint32_t)((uint64_t)item / parts) * queries;
+        const uint32_t n = args->n_queries - first < queries ? args->n_queries - first : queries;
         if (begin < end)
-            score_query(kernels, args, (uint32_t)((uint64_t)item / parts), begin, end,
-                        (size_t)omp_get_thread_num());
+            score_group(kernels, args, first, n, begin, end, (size_t)omp_get_thread_num());
     }
     return KVF_OK;
 }

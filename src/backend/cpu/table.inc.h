@@ -2,9 +2,13 @@
 const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
     .attend = attend_item,
-    .load_keys = load_keys,
-    .score = score_tile_rows,
+    .query_shift = V16_QUERY_SHIFT,
+    .aligned_offset = V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT,
+    .score = score_rows,
     .norm = norm_row,
     .pool = pool_row,
+    .hadamard = hadamard_row,
+    .row_is_storable = row_is_storable,
+    .store_row = store_row,
     .unpack = unpack_rows,
 };

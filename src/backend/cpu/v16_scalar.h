@@ -22,6 +22,10 @@ typedef struct v16i {
 #define V16_OUT_VECTORS 1
 /* What key codes are stored plus; 0: stored signed. */
 #define V16_KEY_OFFSET 0
+#define V16_QUERY_SHIFT 3
+/* Heads x tiles of 16 rows scored together in registers. */
+#define V16_SCORE_HEADS 1
+#define V16_SCORE_TILES 1
 
 static inline v16 v16_set1(float x)
 {
@@ -162,20 +166,97 @@ static inline v16 v16i_to_float(v16i a)
     return r;
 }
 
+/* words[j][r] = word j of row r: 16 rows of 64 bytes, transposed. */
+static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])
+{
+    for (int r = 0; r < 16; r++)
+        for (int j = 0; j < 16; j++)
+            memcpy(&words[j][r], rows[r] + 4 * j, 4);
+}
+
 /*
- * 16 words of 8 nibbles (e2m1) to doubled codes plus V16_KEY_OFFSET: the low nibbles
- * of word i to low[i], the high ones to high[i].
+ * 16 words of 8 nibbles (e2m1) to doubled codes: ((code + V16_KEY_OFFSET) << shifts[i])
+ * plus the bytes of offsets[i]; the low nibbles of word i to low[i], the high to high[i].
  */
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+static inline void v16_expand_codes(const uint32_t words[16], const uint32_t shifts[16],
+                                    const uint32_t offsets[16], uint8_t low[16][4],
                                     uint8_t high[16][4])
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     for (int i = 0; i < 16; i++)
         for (int j = 0; j < 4; j++) {
             const uint32_t byte = words[i] >> 8 * j;
-            low[i][j] = (uint8_t)(doubled[byte & 15] + V16_KEY_OFFSET);
-            high[i][j] = (uint8_t)(doubled[byte >> 4 & 15] + V16_KEY_OFFSET);
+            const int scale = 1 << shifts[i];
+            low[i][j] =
+                (uint8_t)((doubled[byte & 15] + V16_KEY_OFFSET) * scale + (int)(offsets[i] & 255));
+            high[i][j] = (uint8_t)((doubled[byte >> 4 & 15] + V16_KEY_OFFSET) * scale +
+                                   (int)(offsets[i] & 255));
         }
+}
+
+static inline v16 v16_abs(v16 a)
+{
+    for (int i = 0; i < 16; i++)
+        a.lane[i] = fabsf(a.lane[i]);
+    return a;
+}
+
+/* The largest lane; no lane is NaN. */
+static inline float v16_highest(v16 a)
+{
+    float highest = a.lane[0];
+    for (int i = 1; i < 16; i++)
+        highest = a.lane[i] > highest ? a.lane[i] : highest;
+    return highest;
+}
+
+/* Lane l takes lane l ^ stride; stride 1, 2, 4 or 8. */
+static inline v16 v16_swap(v16 a, int stride)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = a.lane[i ^ stride];
+    return r;
+}
+
+/* a with the sign of lane l turned where l & stride. */
+static inline v16 v16_negate_odd(v16 a, int stride)
+{
+    for (int i = 0; i < 16; i++)
+        if (i & stride)
+            a.lane[i] = -a.lane[i];
+    return a;
+}
+
+/*
+ * Rounds to a small float, ties to even, the sign kept: magnitudes from `normal` on by
+ * dropping mantissa bits, smaller ones to multiples of the step that adding `magic` has.
+ */
+static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
+{
+    for (int i = 0; i < 16; i++) {
+        const float size = fabsf(a.lane[i]);
+        uint32_t bits;
+        memcpy(&bits, &size, sizeof bits);
+        bits += ((1u << (drop - 1)) - 1) + (bits >> drop & 1);
+        bits &= ~((1u << drop) - 1);
+        float rounded;
+        memcpy(&rounded, &bits, sizeof bits);
+        if (size < normal)
+            rounded = (size + magic) - magic;
+        a.lane[i] = copysignf(rounded, a.lane[i]);
+    }
+    return a;
+}
+
+/* 16 f16, round to nearest even; finite within +-65504. */
+static inline void v16_store_f16(uint16_t *p, v16 a)
+{
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits;
+        memcpy(&bits, &a.lane[i], sizeof bits);
+        p[i] = (uint16_t)kvf_f16_encode(bits);
+    }
 }
 
 #endif

@@ -19,6 +19,10 @@ typedef struct v16i {
 #define V16_OUT_HEADS 2
 #define V16_OUT_VECTORS 2
 #define V16_KEY_OFFSET 0
+#define V16_QUERY_SHIFT 3
+/* Heads x tiles of 16 rows scored together in registers. */
+#define V16_SCORE_HEADS 4
+#define V16_SCORE_TILES 1
 
 static inline v16 v16_set1(float x)
 {
@@ -148,18 +152,89 @@ static inline v16 v16i_to_float(v16i a)
     return r;
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])
+{
+    for (int r = 0; r < 16; r++)
+        for (int j = 0; j < 16; j++)
+            memcpy(&words[j][r], rows[r] + 4 * j, 4);
+}
+
+static inline void v16_expand_codes(const uint32_t words[16], const uint32_t shifts[16],
+                                    const uint32_t offsets[16], uint8_t low[16][4],
                                     uint8_t high[16][4])
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     const int8x16_t table = vld1q_s8(doubled);
+    (void)offsets; /* keys are signed: nothing is added */
     for (int i = 0; i < 4; i++) {
         const uint8x16_t word = vreinterpretq_u8_u32(vld1q_u32(words + 4 * i));
+        /* a row's shift in each of its four bytes */
+        const uint32x4_t shift = vmulq_n_u32(vld1q_u32(shifts + 4 * i), 0x01010101);
+        const int8x16_t by = vreinterpretq_s8_u32(shift);
         const int8x16_t even = vqtbl1q_s8(table, vandq_u8(word, vdupq_n_u8(15)));
         const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(word, 4));
-        vst1q_s8((int8_t *)low + 16 * i, even);
-        vst1q_s8((int8_t *)high + 16 * i, odd);
+        vst1q_s8((int8_t *)low + 16 * i, vshlq_s8(even, by));
+        vst1q_s8((int8_t *)high + 16 * i, vshlq_s8(odd, by));
     }
+}
+
+static inline v16 v16_abs(v16 a)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vabsq_f32(a.part[i]);
+    return a;
+}
+
+static inline float v16_highest(v16 a)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.part[0], a.part[1]), vmaxq_f32(a.part[2], a.part[3])));
+}
+
+static inline v16 v16_swap(v16 a, int stride)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++)
+        r.part[i] = stride == 1   ? vrev64q_f32(a.part[i])
+                    : stride == 2 ? vextq_f32(a.part[i], a.part[i], 2)
+                                  : a.part[i ^ stride / 4];
+    return r;
+}
+
+static inline v16 v16_negate_odd(v16 a, int stride)
+{
+    static const uint32_t flips[2][4] = {{0, 1u << 31, 0, 1u << 31}, {0, 0, 1u << 31, 1u << 31}};
+    for (int i = 0; i < 4; i++)
+        if (stride >= 4)
+            a.part[i] = i & stride / 4 ? vnegq_f32(a.part[i]) : a.part[i];
+        else
+            a.part[i] = vreinterpretq_f32_u32(
+                veorq_u32(vreinterpretq_u32_f32(a.part[i]), vld1q_u32(flips[stride - 1])));
+    return a;
+}
+
+static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
+{
+    const uint32x4_t minus = vdupq_n_u32(1u << 31);
+    const float32x4_t step = vdupq_n_f32(magic);
+    for (int i = 0; i < 4; i++) {
+        const float32x4_t size = vabsq_f32(a.part[i]);
+        uint32x4_t bits = vreinterpretq_u32_f32(size);
+        const uint32x4_t odd = vandq_u32(vshlq_u32(bits, vdupq_n_s32(-drop)), vdupq_n_u32(1));
+        bits = vaddq_u32(vaddq_u32(bits, odd), vdupq_n_u32((1u << (drop - 1)) - 1));
+        bits = vbicq_u32(bits, vdupq_n_u32((1u << drop) - 1));
+        const float32x4_t small = vsubq_f32(vaddq_f32(size, step), step);
+        const uint32x4_t is_small = vcltq_f32(size, vdupq_n_f32(normal));
+        const uint32x4_t rounded = vbslq_u32(is_small, vreinterpretq_u32_f32(small), bits);
+        const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(a.part[i]), minus);
+        a.part[i] = vreinterpretq_f32_u32(vorrq_u32(rounded, sign));
+    }
+    return a;
+}
+
+static inline void v16_store_f16(uint16_t *p, v16 a)
+{
+    for (int i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.part[i])));
 }
 
 #endif

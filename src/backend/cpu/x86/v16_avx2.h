@@ -20,6 +20,11 @@ typedef struct v16i {
 #define V16_OUT_VECTORS 2
 /* maddubs wants one unsigned factor. */
 #define V16_KEY_OFFSET 12
+/* maddubs saturates at 2^15: 2 * (24 << 3) * (12 << 2) = 18432 fits, << 3 does not. */
+#define V16_QUERY_SHIFT 2
+/* Heads x tiles of 16 rows scored together in registers. */
+#define V16_SCORE_HEADS 4
+#define V16_SCORE_TILES 1
 
 static inline v16 v16_set1(float x)
 {
@@ -132,21 +137,99 @@ static inline v16 v16i_to_float(v16i a)
     return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])
+{
+    for (int r = 0; r < 16; r++)
+        for (int j = 0; j < 16; j++)
+            memcpy(&words[j][r], rows[r] + 4 * j, 4);
+}
+
+static inline void v16_expand_codes(const uint32_t words[16], const uint32_t shifts[16],
+                                    const uint32_t offsets[16], uint8_t low[16][4],
                                     uint8_t high[16][4])
 {
-    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
+    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12: at most 24, so that a
+       shift by 3 stays within its byte */
     const __m256i table = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m256i nibble = _mm256_set1_epi8(15);
     for (int i = 0; i < 2; i++) {
         const __m256i word = _mm256_load_si256((const __m256i *)words + i);
+        const __m256i shift = _mm256_load_si256((const __m256i *)shifts + i);
+        const __m256i offset = _mm256_load_si256((const __m256i *)offsets + i);
+        const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble));
+        const __m256i odd =
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble));
         _mm256_store_si256((__m256i *)low + i,
-                           _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble)));
-        _mm256_store_si256(
-            (__m256i *)high + i,
-            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble)));
+                           _mm256_add_epi8(_mm256_sllv_epi32(even, shift), offset));
+        _mm256_store_si256((__m256i *)high + i,
+                           _mm256_add_epi8(_mm256_sllv_epi32(odd, shift), offset));
     }
+}
+
+static inline v16 v16_abs(v16 a)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+
+static inline float v16_highest(v16 a)
+{
+    const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+static inline __m256 v8_swap(__m256 a, int stride)
+{
+    return stride == 1   ? _mm256_permute_ps(a, 0xb1)
+           : stride == 2 ? _mm256_permute_ps(a, 0x4e)
+                         : _mm256_permute2f128_ps(a, a, 0x01);
+}
+
+static inline v16 v16_swap(v16 a, int stride)
+{
+    return stride == 8 ? (v16){a.hi, a.lo} : (v16){v8_swap(a.lo, stride), v8_swap(a.hi, stride)};
+}
+
+static inline v16 v16_negate_odd(v16 a, int stride)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256 minus = _mm256_set1_ps(-0.0f);
+    if (stride == 8)
+        return (v16){a.lo, _mm256_xor_ps(a.hi, minus)};
+    const __m256i even = _mm256_cmpeq_epi32(_mm256_and_si256(lane, _mm256_set1_epi32(stride)),
+                                            _mm256_setzero_si256());
+    const __m256 flip = _mm256_andnot_ps(_mm256_castsi256_ps(even), minus);
+    return (v16){_mm256_xor_ps(a.lo, flip), _mm256_xor_ps(a.hi, flip)};
+}
+
+static inline __m256 v8_round_small(__m256 a, int drop, float normal, float magic)
+{
+    const __m256 minus = _mm256_set1_ps(-0.0f);
+    const __m256 size = _mm256_andnot_ps(minus, a);
+    __m256i bits = _mm256_castps_si256(size);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, drop), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32((1 << (drop - 1)) - 1));
+    bits = _mm256_andnot_si256(_mm256_set1_epi32((1 << drop) - 1), bits);
+    const __m256 step = _mm256_set1_ps(magic);
+    const __m256 small = _mm256_sub_ps(_mm256_add_ps(size, step), step);
+    const __m256 is_small = _mm256_cmp_ps(size, _mm256_set1_ps(normal), _CMP_LT_OQ);
+    const __m256 rounded = _mm256_blendv_ps(_mm256_castsi256_ps(bits), small, is_small);
+    return _mm256_or_ps(rounded, _mm256_and_ps(a, minus));
+}
+
+static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
+{
+    return (v16){v8_round_small(a.lo, drop, normal, magic),
+                 v8_round_small(a.hi, drop, normal, magic)};
+}
+
+static inline void v16_store_f16(uint16_t *p, v16 a)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
 }
 
 #endif

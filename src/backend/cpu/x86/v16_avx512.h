@@ -19,6 +19,18 @@ typedef __m512i v16i;
 #define V16_OUT_VECTORS 4
 /* dpbusd and maddubs want one unsigned factor. */
 #define V16_KEY_OFFSET 12
+/*
+ * maddubs saturates at 2^15: 2 * (24 << 3) * (12 << 2) = 18432 fits, << 3 does not.
+ * dpbusd adds up in 32 bits.
+ */
+#ifdef __AVX512VNNI__
+#define V16_QUERY_SHIFT 3
+#else
+#define V16_QUERY_SHIFT 2
+#endif
+/* Heads x tiles of 16 rows scored together in registers. */
+#define V16_SCORE_HEADS 8
+#define V16_SCORE_TILES 2
 
 static inline v16 v16_set1(float x)
 {
@@ -155,17 +167,98 @@ static inline v16 v16i_to_float(v16i a)
     return _mm512_cvtepi32_ps(a);
 }
 
-static inline void v16_unpack_codes(const uint32_t words[16], uint8_t low[16][4],
+/* A 16 x 16 transpose of words: pairs of rows, then fours, then quarters of vectors. */
+static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])
+{
+    __m512i a[16], b[16];
+    for (int r = 0; r < 16; r++)
+        a[r] = _mm512_loadu_si512(rows[r]);
+    for (int r = 0; r < 16; r += 2) {
+        b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+        b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4) { /* a[r + k]: word 4 q + k of rows r .. r + 3 in quarter q */
+        a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+        a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+        a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+        a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    for (int k = 0; k < 4; k++) {
+        const __m512i low01 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0x44);
+        const __m512i high01 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0xee);
+        const __m512i low23 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x44);
+        const __m512i high23 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xee);
+        _mm512_store_si512(words[k], _mm512_shuffle_i32x4(low01, low23, 0x88));
+        _mm512_store_si512(words[4 + k], _mm512_shuffle_i32x4(low01, low23, 0xdd));
+        _mm512_store_si512(words[8 + k], _mm512_shuffle_i32x4(high01, high23, 0x88));
+        _mm512_store_si512(words[12 + k], _mm512_shuffle_i32x4(high01, high23, 0xdd));
+    }
+}
+
+static inline void v16_expand_codes(const uint32_t words[16], const uint32_t shifts[16],
+                                    const uint32_t offsets[16], uint8_t low[16][4],
                                     uint8_t high[16][4])
 {
-    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12 */
+    /* doubled codes 0 1 2 3 4 6 8 12 and their negatives, plus 12: at most 24, so that a
+       shift by 3 stays within its byte */
     const __m512i table = _mm512_broadcast_i32x4(
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibble = _mm512_set1_epi8(15);
     const __m512i word = _mm512_load_si512(words);
-    _mm512_store_si512(low, _mm512_shuffle_epi8(table, _mm512_and_si512(word, nibble)));
-    _mm512_store_si512(
-        high, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble)));
+    const __m512i shift = _mm512_load_si512(shifts);
+    const __m512i offset = _mm512_load_si512(offsets);
+    const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(word, nibble));
+    const __m512i odd =
+        _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble));
+    _mm512_store_si512(low, _mm512_add_epi8(_mm512_sllv_epi32(even, shift), offset));
+    _mm512_store_si512(high, _mm512_add_epi8(_mm512_sllv_epi32(odd, shift), offset));
+}
+
+static inline v16 v16_abs(v16 a)
+{
+    return _mm512_abs_ps(a);
+}
+
+static inline float v16_highest(v16 a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+
+static inline v16 v16_swap(v16 a, int stride)
+{
+    return stride == 1   ? _mm512_permute_ps(a, 0xb1)
+           : stride == 2 ? _mm512_permute_ps(a, 0x4e)
+           : stride == 4 ? _mm512_shuffle_f32x4(a, a, 0xb1)
+                         : _mm512_shuffle_f32x4(a, a, 0x4e);
+}
+
+static inline v16 v16_negate_odd(v16 a, int stride)
+{
+    const __mmask16 odd = stride == 1   ? 0xaaaa
+                          : stride == 2 ? 0xcccc
+                          : stride == 4 ? 0xf0f0
+                                        : 0xff00;
+    return _mm512_mask_xor_ps(a, odd, a, _mm512_set1_ps(-0.0f));
+}
+
+static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
+{
+    const __m512 size = _mm512_abs_ps(a);
+    __m512i bits = _mm512_castps_si512(size);
+    const __m512i odd =
+        _mm512_and_si512(_mm512_srli_epi32(bits, (unsigned)drop), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32((1 << (drop - 1)) - 1));
+    bits = _mm512_andnot_si512(_mm512_set1_epi32((1 << drop) - 1), bits);
+    const __m512 step = _mm512_set1_ps(magic);
+    const __mmask16 small = _mm512_cmp_ps_mask(size, _mm512_set1_ps(normal), _CMP_LT_OQ);
+    const __m512 rounded =
+        _mm512_mask_sub_ps(_mm512_castsi512_ps(bits), small, _mm512_add_ps(size, step), step);
+    return _mm512_or_ps(rounded, _mm512_and_ps(a, _mm512_set1_ps(-0.0f)));
+}
+
+static inline void v16_store_f16(uint16_t *p, v16 a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
 #endif

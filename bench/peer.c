@@ -1,0 +1,154 @@
+#include "bench/peer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cblas.h>
+
+/* ---- The k best ---------------------------------------------------------------- */
+
+/* Higher score first, then lower row. */
+static bool before(const float *scores, int32_t a, int32_t b)
+{
+    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+}
+
+static void swap(int32_t *order, int64_t i, int64_t j)
+{
+    const int32_t row = order[i];
+    order[i] = order[j];
+    order[j] = row;
+}
+
+/* Quickselect: afterwards the k best rows are order[0 .. k). */
+static void select_best(const float *scores, int32_t *order, int64_t n, int64_t k)
+{
+    int64_t low = 0;
+    int64_t high = n - 1;
+    while (low < high) {
+        const int32_t pivot = order[low + (high - low) / 2];
+        int64_t i = low;
+        int64_t j = high;
+        while (i <= j) {
+            while (before(scores, order[i], pivot))
+                i++;
+            while (before(scores, pivot, order[j]))
+                j--;
+            if (i <= j)
+                swap(order, i++, j--);
+        }
+        if (k - 1 <= j)
+            high = j;
+        else if (k - 1 >= i)
+            low = i;
+        else
+            return;
+    }
+}
+
+static int compare_rows(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a;
+    const int32_t y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* ---- With OpenBLAS ------------------------------------------------------------- */
+
+bool bench_peer_available(void)
+{
+    return true;
+}
+
+/* openblas_get_config: "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..". */
+const char *bench_peer_version(char *text, size_t text_bytes)
+{
+    const char *config = openblas_get_config();
+    size_t length = strcspn(config, " ");
+    if (config[length])
+        length += 1 + strcspn(config + length + 1, " ");
+    snprintf(text, text_bytes, "%.*s", (int)length, config);
+    return text;
+}
+
+const char *bench_peer_core(void)
+{
+    return openblas_get_corename();
+}
+
+static void use_threads(uint32_t n_threads)
+{
+    if (openblas_get_num_threads() != (int)n_threads)
+        openblas_set_num_threads((int)n_threads);
+}
+
+static void select_query(const bench_peer_select_args *args, uint32_t query)
+{
+    const int n_rows = (int)args->n_rows;
+    const int n_heads = (int)args->n_heads;
+    const float *q = args->queries + (size_t)query * args->n_heads * KVF_INDEX_WIDTH;
+    const float *weights = args->head_weights + (size_t)query * args->n_heads;
+    int32_t *list = args->list + (size_t)query * args->top_k;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_heads, KVF_INDEX_WIDTH, 1.0f,
+                args->keys, KVF_INDEX_WIDTH, q, KVF_INDEX_WIDTH, 0.0f, args->head_scores, n_heads);
+    const int64_t n = (int64_t)args->n_rows * n_heads;
+    float *head_scores = args->head_scores;
+#pragma omp parallel for simd schedule(static) num_threads((int)args->n_threads)
+    for (int64_t i = 0; i < n; i++)
+        head_scores[i] = head_scores[i] > 0.0f ? head_scores[i] : 0.0f;
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, head_scores, n_heads, weights,
+                1, 0.0f, args->scores, 1);
+    for (int32_t row = 0; row < n_rows; row++)
+        args->order[row] = row;
+    select_best(args->scores, args->order, n_rows, args->top_k);
+    memcpy(list, args->order, args->top_k * sizeof *list);
+    qsort(list, args->top_k, sizeof *list, compare_rows);
+}
+
+void bench_peer_select(const bench_peer_select_args *args)
+{
+    use_threads(args->n_threads);
+    for (uint32_t query = 0; query < args->n_queries; query++)
+        select_query(args, query);
+}
+
+/* scores[n_rows] to probabilities; the sink takes its share. */
+static void softmax(float *scores, uint32_t n_rows, float sink)
+{
+    float max = sink;
+    float sum;
+    for (uint32_t i = 0; i < n_rows; i++)
+        max = scores[i] > max ? scores[i] : max;
+    sum = expf(sink - max);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        scores[i] = expf(scores[i] - max);
+        sum += scores[i];
+    }
+    for (uint32_t i = 0; i < n_rows; i++)
+        scores[i] /= sum;
+}
+
+void bench_peer_attend(const bench_peer_attend_args *args)
+{
+    const uint32_t total = args->n_window + args->n_rows;
+    const int n = (int)total;
+    const int n_heads = (int)args->n_heads;
+    use_threads(args->n_threads);
+#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
+    for (uint32_t i = 0; i < total; i++) {
+        const uint32_t row = i - args->n_window;
+        const float *from = i < args->n_window ? args->window + (size_t)i * KVF_ROW_WIDTH
+                            : args->list ? args->rows + (size_t)args->list[row] * KVF_ROW_WIDTH
+                                         : args->rows + (size_t)row * KVF_ROW_WIDTH;
+        memcpy(args->gathered + (size_t)i * KVF_ROW_WIDTH, from, KVF_ROW_WIDTH * sizeof *from);
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_heads, n, KVF_ROW_WIDTH, args->scale,
+                args->q, KVF_ROW_WIDTH, args->gathered, KVF_ROW_WIDTH, 0.0f, args->scores, n);
+#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
+    for (int h = 0; h < n_heads; h++)
+        softmax(args->scores + (size_t)h * total, total, args->sinks[h]);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_heads, KVF_ROW_WIDTH, n, 1.0f,
+                args->scores, n, args->gathered, KVF_ROW_WIDTH, 0.0f, args->out, KVF_ROW_WIDTH);
+}

@@ -1,0 +1,386 @@
+/*
+ * kvfold bench: what the machine can do, then what each stage takes of it, on synthetic
+ * data at a model's geometry. The cases are bench/'s; here is what is measured, in which
+ * order, and whether it fits.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/bench_report.h"
+#include "cli/budget.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/message.h"
+#include "cli/units.h"
+#include "bench/peer.h"
+#include "model/config.h"
+
+enum { MAX_ISAS = 8, ISA_BYTES = 32 };
+
+/* Quick: one short context, few runs, no working set that is worth the name. */
+static const uint64_t quick_context_tokens = 4096;
+static const uint64_t quick_cold_bytes = 16u << 20;
+static const uint64_t check_context_tokens = 8192;
+
+typedef struct benchmark {
+    const cli_options *options;
+    const char *model;
+    kvf_geometry geometry;
+    bench_machine machine;
+    uint64_t memory_bytes; /* that cases may take */
+    uint64_t cold_bytes;
+    uint64_t contexts[CLI_MAX_CONTEXTS];
+    uint32_t n_contexts;
+    char isas[MAX_ISAS][ISA_BYTES]; /* "": the best */
+    uint32_t n_isas;
+    /* The device that is measured now. */
+    kvf_device *device;
+    uint32_t i_device;
+    bench_peaks peaks;
+    cli_bench_rows rows;
+} benchmark;
+
+/* ---- What is asked for ------------------------------------------------------------ */
+
+static int load_geometry(benchmark *b)
+{
+    const cli_options *options = b->options;
+    kvf_error error;
+    b->model = options->model ? options->model : "DeepSeek-V4-Flash";
+    if (!options->model) {
+        kvf_geometry_v4_flash(&b->geometry);
+        return CLI_EXIT_OK;
+    }
+    kvf_model_config *config = calloc(1, sizeof *config);
+    if (!config)
+        return cli_error("bench", "out of memory");
+    const kvf_status status = kvf_config_load(options->model, config, &error);
+    b->geometry = config->geometry;
+    free(config);
+    return status == KVF_OK ? CLI_EXIT_OK : cli_error("bench", "%s", error.message);
+}
+
+/* Contexts that were asked for must exist; of the default ones those that do. */
+static int choose_contexts(benchmark *b)
+{
+    const cli_options *options = b->options;
+    const uint64_t most = b->geometry.max_tokens;
+    for (uint32_t i = 0; i < options->n_contexts; i++) {
+        char context[CLI_NUMBER_BYTES];
+        char limit[CLI_NUMBER_BYTES];
+        if (options->contexts[i] <= most)
+            b->contexts[b->n_contexts++] = options->contexts[i];
+        else if (options->contexts_given)
+            return cli_error("bench", "--ctx %s is more than the model's maximum of %s tokens",
+                             cli_format_count(options->contexts[i], context),
+                             cli_format_count(most, limit));
+    }
+    if (!options->contexts_given && (options->quick || b->n_contexts == 0)) {
+        b->contexts[0] = quick_context_tokens < most ? quick_context_tokens : most;
+        b->n_contexts = 1;
+    }
+    return CLI_EXIT_OK;
+}
+
+/* --isa as a list; one empty name where there is none. */
+static int choose_isas(benchmark *b)
+{
+    const char *rest = b->options->isa;
+    do {
+        const int length = rest ? (int)strcspn(rest, ",") : 0;
+        if (b->n_isas == MAX_ISAS || length >= ISA_BYTES || (rest && length == 0))
+            return cli_error("bench", "--isa: '%.60s' is not a list of up to %d ISAs",
+                             b->options->isa, MAX_ISAS);
+        snprintf(b->isas[b->n_isas++], ISA_BYTES, "%.*s", length, rest ? rest : "");
+        rest = rest && rest[length] == ',' ? rest + length + 1 : NULL;
+    } while (rest);
+    return CLI_EXIT_OK;
+}
+
+static bool wants_profile(const benchmark *b, bench_profile profile)
+{
+    return b->options->bench_profiles >> profile & 1;
+}
+
+/* Without OpenBLAS only those who asked for nothing else can be helped by an error. */
+static int check_peer(const benchmark *b)
+{
+    if (b->options->bench_profiles == 1u << BENCH_OPENBLAS && !bench_peer_available())
+        return cli_error("bench", "--profile openblas: this build has no OpenBLAS");
+    return CLI_EXIT_OK;
+}
+
+static void choose_sizes(benchmark *b)
+{
+    const uint64_t physical = cli_physical_memory_bytes();
+    bench_machine_describe(&b->machine);
+    b->memory_bytes = physical / 10 * 9; /* the rest is the system's */
+    b->cold_bytes = b->machine.l3_bytes / 2 * 3;
+    if (b->cold_bytes > physical / 4)
+        b->cold_bytes = physical / 4;
+    if (b->options->quick)
+        b->cold_bytes = quick_cold_bytes;
+    b->cold_bytes = b->cold_bytes / 512 * 512;
+}
+
+/* ---- The machine ------------------------------------------------------------------ */
+
+static FILE *report_stream(const benchmark *b)
+{
+    return b->options->output == CLI_OUTPUT_TABLE ? stdout : stderr;
+}
+
+static int open_device(benchmark *b, const char *isa)
+{
+    const cli_options *options = b->options;
+    kvf_error error;
+    const kvf_device_options device_options = {
+        .backend = options->backend, .isa = isa[0] ? isa : NULL, .n_threads = options->n_threads};
+    if (kvf_device_open(&device_options, &b->device, &error) != KVF_OK)
+        return cli_error("bench", "%s%s", error.message,
+                         options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
+    return CLI_EXIT_OK;
+}
+
+static int measure_machine(benchmark *b)
+{
+    const char *isa = kvf_device_isa_name(b->device);
+    const uint32_t n_threads = kvf_device_n_threads(b->device);
+    kvf_error error;
+    bench_peaks one;
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, b->cold_bytes) != 0)
+        return cli_error("bench", "no memory for %llu bytes to read",
+                         (unsigned long long)b->cold_bytes);
+    memset(memory, 1, b->cold_bytes);
+    kvf_status status =
+        bench_peaks_measure(isa, 1, memory, b->cold_bytes, b->options->quick, &one, &error);
+    if (status == KVF_OK)
+        status = bench_peaks_measure(isa, n_threads, memory, b->cold_bytes, b->options->quick,
+                                     &b->peaks, &error);
+    free(memory);
+    if (status != KVF_OK)
+        return cli_error("bench", "%s", error.message);
+    cli_bench_print_peaks(report_stream(b), isa, &one, &b->peaks);
+    return CLI_EXIT_OK;
+}
+
+/* ---- Cases ------------------------------------------------------------------------ */
+
+static bench_sampling sampling_of(const benchmark *b, bench_stage stage)
+{
+    /* A session's context grows with its runs; they stay a small part of it. */
+    static const uint32_t max_session_runs = 50;
+    const cli_options *options = b->options;
+    bench_sampling sampling = {.min_runs = options->n_runs ? options->n_runs : 20,
+                               .max_runs = BENCH_MAX_RUNS,
+                               .target_seconds = 0.5,
+                               .limit_seconds = options->n_runs ? 0 : 20};
+    if (options->quick && !options->n_runs)
+        sampling.min_runs = 3;
+    if (options->quick)
+        sampling.target_seconds = 0;
+    if (stage == BENCH_LAYER || stage == BENCH_STEP)
+        sampling.max_runs =
+            sampling.min_runs > max_session_runs ? sampling.min_runs : max_session_runs;
+    return sampling;
+}
+
+/* Says on stderr what is left out for want of memory. */
+static bool fits(const benchmark *b, const bench_input *input)
+{
+    const uint64_t needed = bench_input_bytes(input);
+    if (needed <= b->memory_bytes)
+        return true;
+    char context[CLI_NUMBER_BYTES];
+    char text[CLI_NUMBER_BYTES];
+    char available[CLI_NUMBER_BYTES];
+    fprintf(stderr,
+            "kvfold: bench: left out: %s, %s at %s, %u queries; it needs %s, there are %s\n",
+            bench_stage_name(input->stage), bench_profile_name(input->profile),
+            cli_format_context(input->context_tokens, context), input->n_queries,
+            cli_format_bytes(needed, text), cli_format_bytes(b->memory_bytes, available));
+    return false;
+}
+
+static int report_difference(const bench_input *input, const kvf_error *error)
+{
+    char context[CLI_NUMBER_BYTES];
+    cli_error("bench", "%s, %s at %s, %u queries: not the output of the other profiles: %s",
+              bench_stage_name(input->stage), bench_profile_name(input->profile),
+              cli_format_context(input->context_tokens, context), input->n_queries, error->message);
+    return CLI_EXIT_DIFFERENT;
+}
+
+static int add_row(benchmark *b, const bench_input *input, const bench_result *result)
+{
+    const bool peer = input->profile == BENCH_OPENBLAS;
+    cli_bench_row *row = cli_bench_rows_add(&b->rows);
+    if (!row)
+        return cli_error("bench", "out of memory for results");
+    *row = (cli_bench_row){.stage = input->stage,
+                           .profile = input->profile,
+                           .context_tokens = input->context_tokens,
+                           .n_queries = input->n_queries,
+                           .isa = peer ? bench_peer_core() : kvf_device_isa_name(b->device),
+                           .backend = peer ? "openblas" : kvf_device_backend_name(b->device),
+                           .n_threads = kvf_device_n_threads(b->device),
+                           .i_device = b->i_device,
+                           .result = *result};
+    return b->options->output == CLI_OUTPUT_TABLE
+               ? CLI_EXIT_OK
+               : cli_bench_print_record(&b->rows, b->options->output);
+}
+
+static int measure_case(benchmark *b, const bench_input *input, bench_expected *expected)
+{
+    const bench_sampling sampling = sampling_of(b, input->stage);
+    kvf_error error;
+    bench_result result;
+    bool agrees;
+    if (cli_interrupted())
+        return CLI_EXIT_INTERRUPTED;
+    if (!bench_input_exists(input) || !fits(b, input))
+        return CLI_EXIT_OK;
+    const kvf_status status =
+        bench_measure(input, &b->peaks, &sampling, expected, &agrees, &result, &error);
+    if (status != KVF_OK)
+        return cli_error("bench", "%s, %s: %s", bench_stage_name(input->stage),
+                         bench_profile_name(input->profile), error.message);
+    return agrees ? add_row(b, input, &result) : report_difference(input, &error);
+}
+
+static bench_input make_input(const benchmark *b, bench_stage stage, uint64_t context_tokens,
+                              uint32_t n_queries)
+{
+    return (bench_input){.device = b->device,
+                         .geometry = &b->geometry,
+                         .stage = stage,
+                         .context_tokens = context_tokens,
+                         .n_queries = n_queries,
+                         .cold_bytes = b->cold_bytes,
+                         .max_runs = sampling_of(b, stage).max_runs};
+}
+
+/* All profiles at one size, each held to the first one's output. */
+static int measure_profiles(benchmark *b, bench_stage stage, uint64_t context_tokens,
+                            uint32_t n_queries)
+{
+    bench_input input = make_input(b, stage, context_tokens, n_queries);
+    bench_expected expected = {0};
+    int status = CLI_EXIT_OK;
+    for (int i = 0; i < BENCH_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
+        input.profile = (bench_profile)i;
+        if (wants_profile(b, input.profile))
+            status = measure_case(b, &input, &expected);
+    }
+    bench_expected_free(&expected);
+    return status;
+}
+
+static int measure_stage(benchmark *b, bench_stage stage)
+{
+    static const uint32_t n_queries[] = {1, 8, 512};
+    const int n_sizes = stage == BENCH_SELECT ? 3 : 1;
+    int status = CLI_EXIT_OK;
+    for (int q = 0; q < n_sizes; q++)
+        for (uint32_t i = 0; i < b->n_contexts && status == CLI_EXIT_OK; i++)
+            status = measure_profiles(b, stage, b->contexts[i], n_queries[q]);
+    if (b->options->output == CLI_OUTPUT_TABLE) {
+        const int printed = cli_bench_print_table(&b->rows, b->i_device, stage);
+        status = status == CLI_EXIT_OK ? printed : status;
+    }
+    return status;
+}
+
+/*
+ * Whatever is asked for: fold selects the rows that list selects, and what is attended is
+ * the same to the bit. Otherwise times mean nothing.
+ */
+static int check_device(benchmark *b)
+{
+    static const bench_profile compared[] = {BENCH_LIST, BENCH_FOLD};
+    const uint64_t most = b->geometry.max_tokens;
+    bench_input input =
+        make_input(b, BENCH_LAYER, most < check_context_tokens ? most : check_context_tokens, 1);
+    bench_expected expected = {0};
+    int status = CLI_EXIT_OK;
+    for (int i = 0; i < 2 && status == CLI_EXIT_OK; i++) {
+        kvf_error error;
+        bool agrees = true;
+        input.profile = compared[i];
+        if (bench_input_exists(&input) &&
+            bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
+            status = cli_error("bench", "%s", error.message);
+        else if (!agrees)
+            status = report_difference(&input, &error);
+    }
+    bench_expected_free(&expected);
+    return status;
+}
+
+/* ---- The command ------------------------------------------------------------------ */
+
+static int measure_device(benchmark *b, const char *isa)
+{
+    int status = open_device(b, isa);
+    if (status != CLI_EXIT_OK)
+        return status;
+    status = measure_machine(b);
+    if (status == CLI_EXIT_OK)
+        status = check_device(b);
+    for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
+        if (b->options->bench_stages >> stage & 1)
+            status = measure_stage(b, (bench_stage)stage);
+    }
+    kvf_device_close(b->device);
+    b->device = NULL;
+    return status;
+}
+
+/* Every ISA is there before the first is measured for half an hour. */
+static int check_isas(benchmark *b)
+{
+    for (uint32_t i = 0; i < b->n_isas; i++) {
+        const int status = open_device(b, b->isas[i]);
+        if (status != CLI_EXIT_OK)
+            return status;
+        kvf_device_close(b->device);
+        b->device = NULL;
+    }
+    return CLI_EXIT_OK;
+}
+
+static int prepare_all(benchmark *b)
+{
+    int status = load_geometry(b);
+    if (status == CLI_EXIT_OK)
+        status = choose_contexts(b);
+    if (status == CLI_EXIT_OK)
+        status = choose_isas(b);
+    if (status == CLI_EXIT_OK)
+        status = check_peer(b);
+    return status == CLI_EXIT_OK ? check_isas(b) : status;
+}
+
+int cli_bench(const cli_options *options)
+{
+    benchmark *b = calloc(1, sizeof *b);
+    if (!b)
+        return cli_error("bench", "out of memory");
+    b->options = options;
+    int status = prepare_all(b);
+    if (status == CLI_EXIT_OK) {
+        choose_sizes(b);
+        cli_bench_print_machine(report_stream(b), b->model, &b->geometry, &b->machine);
+        if (options->quick)
+            fprintf(report_stream(b), "Quick: few runs, and the cold stages are not cold\n");
+    }
+    for (; b->i_device < b->n_isas && status == CLI_EXIT_OK; b->i_device++)
+        status = measure_device(b, b->isas[b->i_device]);
+    if (status == CLI_EXIT_OK && options->svg_file)
+        status = cli_bench_write_svg(&b->rows, b->n_isas - 1, b->model, options->svg_file);
+    cli_bench_rows_free(&b->rows);
+    free(b);
+    return status;
+}

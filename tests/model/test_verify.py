@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""`kvfold verify`: four profiles, no differing bit, bytes as planned. Slow: --ctx 96k."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+DECODE_STEPS = 64  # what verify appends after the prompt
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--kvfold", required=True)
+parser.add_argument("--model", required=True)
+parser.add_argument("--data")
+parser.add_argument("--contexts", default="1k,8k,32k")
+options, rest = parser.parse_known_args()
+
+
+def lines(*command):
+    done = subprocess.run([options.kvfold, *command], capture_output=True, text=True)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+class Verify(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.status, cls.records, cls.stderr = lines("verify", "-m", options.model, "--ctx",
+                                                    options.contexts, "--json")
+        for r in cls.records:
+            print(f"{r['ctx']:>6} {r['profile']:<7} {r['prefill_tps']:8.0f} prefill "
+                  f"{r['decode_tps']:6.0f} decode tok/s, {r['differing_logits']} of "
+                  f"{r['compared_logits']} logits differ", file=sys.stderr)
+
+    def test_no_bit_differs_in_any_profile(self):
+        self.assertEqual(self.status, 0, self.stderr)
+        n_contexts = len(options.contexts.split(","))
+        self.assertEqual(len(self.records), 4 * n_contexts)
+        for r in self.records:
+            with self.subTest(ctx=r["ctx"], profile=r["profile"]):
+                self.assertEqual(r["differing_logits"], 0)
+                self.assertEqual(r["max_abs_logit_diff"], 0)
+                self.assertTrue(r["argmax_equal"])
+                self.assertEqual(r["inexact_rows"], 0)
+
+    def test_every_logit_was_compared_while_they_fit_a_gibibyte(self):
+        for r in self.records:
+            if r["profile"] == "legacy":
+                continue
+            positions = r["ctx"] if r["ctx"] * 320 * 4 <= 1 << 30 else -(-r["ctx"] // 4096)
+            self.assertEqual(r["compared_logits"], (positions + DECODE_STEPS) * 320)
+
+    def test_session_and_scratch_bytes_are_the_plan_s(self):
+        # session_bytes is of the prompt; scratch is sized for the decode steps too.
+        for r in self.records:
+            plan = ["plan", "-m", options.model, "--profile", r["profile"], "--threads",
+                    str(len(os.sched_getaffinity(0))), "--json", "--ctx"]
+            status, prompt, stderr = lines(*plan, str(r["ctx"]))
+            self.assertEqual(status, 0, stderr)
+            self.assertEqual(r["session_bytes"], prompt[0]["session_bytes"])
+            _, whole, _ = lines(*plan, str(r["ctx"] + DECODE_STEPS))
+            self.assertEqual(r["scratch_peak_bytes"], whole[0]["scratch_bytes"])
+
+    def test_fold_holds_less_than_packed_and_packed_less_than_tiled(self):
+        for ctx in {r["ctx"] for r in self.records}:
+            held = {r["profile"]: r["session_bytes"] for r in self.records if r["ctx"] == ctx}
+            self.assertLess(held["fold"], held["packed"])
+            self.assertLess(held["packed"], held["tiled"])
+            self.assertLess(held["tiled"], held["legacy"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
