@@ -137,7 +137,7 @@ static double run_all(const peak_work *work)
 /* The best of several tries that together last `seconds`. */
 static double best_of(peak_work *work, double seconds)
 {
-    static const int n_tries = 8;
+    static const int n_tries = 20;
     double best = 0;
     /* As many rounds as take one try's time. */
     work->rounds = 1000;
@@ -161,7 +161,7 @@ kvf_status bench_peaks_measure(const char *isa, uint32_t n_threads, const void *
                                kvf_error *error)
 {
     const bench_peak_kernels *kernels = find_kernels(isa);
-    const double seconds = quick ? 0.02 : 0.4;
+    const double seconds = quick ? 0.02 : 0.5;
     if (!kernels)
         return kvf_fail(error, KVF_UNSUPPORTED, "no peak loops for the ISA '%.40s'", isa);
     peak_work work = {

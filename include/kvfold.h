@@ -398,10 +398,11 @@ typedef struct kvf_append_args {
  *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
  *   kvf_session_commit
  * begin reserves every page the chunk needs, so KVF_OUT_OF_MEMORY and
- * KVF_CONTEXT_FULL come before anything is changed. begin without commit starts
- * the chunk anew. If append reports KVF_NONFINITE (the message names layer, row
- * and dimension) for a chunk of one token, the session is as before begin; for a
- * longer chunk it refuses further chunks with KVF_SESSION_FAILED.
+ * KVF_CONTEXT_FULL come before anything is changed. A chunk of one token may be
+ * dropped at any point: begin without commit starts it anew, and after append
+ * reported KVF_NONFINITE or KVF_RANGE (the message names layer, row and dimension)
+ * the session is as before begin. A longer chunk that failed or was dropped after an
+ * append has moved the rings on: further chunks are refused with KVF_SESSION_FAILED.
  */
 KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                      kvf_error *error);

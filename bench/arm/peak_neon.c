@@ -3,7 +3,7 @@
 
 #include "bench/peak.h"
 
-/* Up to four ports of latency 4 need 16 sums. */
+/* Up to four ports of latency 4 need 16 sums. Equal ones would be computed once: they differ. */
 enum { N_SUMS = 16 };
 
 static uint64_t fma_neon(uint64_t rounds, float *sink)
@@ -12,7 +12,7 @@ static uint64_t fma_neon(uint64_t rounds, float *sink)
     const float32x4_t y = vdupq_n_f32(0.25f);
     float32x4_t sums[N_SUMS];
     for (int i = 0; i < N_SUMS; i++)
-        sums[i] = y;
+        sums[i] = vdupq_n_f32((float)i);
     for (uint64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 16
         for (int i = 0; i < N_SUMS; i++)

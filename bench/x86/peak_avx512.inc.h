@@ -9,12 +9,15 @@
 /* Hides the value from the compiler, so that the product is made anew each time. */
 #define KEEP(x) __asm__ volatile("" : "+v"(x))
 
-/* Two ports of latency 4 or 5 need 10 sums. */
+/* Two ports of latency 4 or 5 need 10 sums. Equal ones would be computed once: they differ. */
 static uint64_t fma_avx512(uint64_t rounds, float *sink)
 {
     const __m512 x = _mm512_set1_ps(0.5f);
     const __m512 y = _mm512_set1_ps(0.25f);
-    __m512 a = y, b = y, c = y, d = y, e = y, f = y, g = y, h = y, i = y, j = y, k = y, l = y;
+    __m512 a = _mm512_set1_ps(1.0f), b = _mm512_set1_ps(2.0f), c = _mm512_set1_ps(3.0f),
+           d = _mm512_set1_ps(4.0f), e = _mm512_set1_ps(5.0f), f = _mm512_set1_ps(6.0f),
+           g = _mm512_set1_ps(7.0f), h = _mm512_set1_ps(8.0f), i = _mm512_set1_ps(9.0f),
+           j = _mm512_set1_ps(10.0f), k = _mm512_set1_ps(11.0f), l = _mm512_set1_ps(12.0f);
     for (uint64_t round = 0; round < rounds; round++) {
         a = _mm512_fmadd_ps(a, x, y);
         b = _mm512_fmadd_ps(b, x, y);

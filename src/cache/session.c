@@ -154,9 +154,11 @@ static kvf_status reserve_layers(kvf_session *session, uint64_t n_tokens, kvf_er
 kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                              kvf_error *error)
 {
+    /* The rings have moved on with the chunk that was dropped. */
+    session->failed = session->failed || session->appended;
     if (session->failed)
         return kvf_fail(error, KVF_SESSION_FAILED,
-                        "an append failed inside a chunk; open a new session");
+                        "a chunk failed or was dropped after an append; open a new session");
     if (n_tokens == 0 || n_tokens > session->options.chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this session takes 1 to %u", n_tokens,
@@ -195,6 +197,7 @@ kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
             (uint32_t)kvf_layer_index_rows(layer, session->header->n_tokens);
     }
     session->chunk_tokens = 0;
+    session->appended = false;
     return kvf_ok(error);
 }
 

@@ -13,7 +13,7 @@ static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_er
 {
     if (session->failed)
         return kvf_fail(error, KVF_SESSION_FAILED,
-                        "an append failed inside a chunk; open a new session");
+                        "a chunk failed or was dropped after an append; open a new session");
     if (session->chunk_tokens == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
     if (layer >= session->geometry.n_layers)
@@ -120,6 +120,7 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
     const uint32_t window = session->geometry.window_tokens;
     kvf_pack_args packed;
     if (n > 1) {
+        session->appended = true;
         copy_window_before(session, layer);
         status = pack_window(session, args->window, n, chunk_window_view(session), &packed);
         if (status != KVF_OK)

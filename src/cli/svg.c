@@ -113,12 +113,18 @@ static void print_start(FILE *out, const cli_chart *charts, uint32_t n_charts)
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" "
             "height=\"%d\" role=\"img\" aria-labelledby=\"title description\">\n",
             width, height, width, height);
-    fprintf(out, "<title id=\"title\">%s, ", charts[0].title);
+    fputs("<title id=\"title\">", out);
+    if (n_charts > 1)
+        fprintf(out, "%u charts, ", n_charts);
+    else
+        fprintf(out, "%s, ", charts[0].title);
     print_escaped(out, charts[0].subject);
-    fprintf(out,
-            "</title>\n<desc id=\"description\">One line for each profile; both axes are "
-            "logarithmic. %s</desc>\n",
-            charts[0].note);
+    fputs("</title>\n<desc id=\"description\">One line for each profile; both axes are "
+          "logarithmic.",
+          out);
+    for (uint32_t i = 0; i < n_charts; i++)
+        fprintf(out, " %s: %s.", charts[i].title, charts[i].note);
+    fputs("</desc>\n", out);
     fputs(style, out);
     fprintf(out, "<rect class=\"page\" width=\"%d\" height=\"%d\"/>\n", width, height);
 }

@@ -273,6 +273,39 @@ static void a_nan_in_a_longer_chunk_closes_the_session(void **state)
     kvf_session_close(session);
 }
 
+static void
+a_dropped_chunk_of_one_token_starts_anew_and_a_longer_one_closes_the_session(void **state)
+{
+    (void)state;
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_session *clean = open_session(KVF_PROFILE_FOLD, 1024);
+    const kvf_append_args args = append_args();
+    const int32_t tokens[2] = {0};
+    kvf_error error;
+    fill_inputs();
+    assert_int_equal(run_chunk(session, 131, &error), KVF_OK);
+    assert_int_equal(run_chunk(clean, 131, &error), KVF_OK);
+    fill_inputs(); /* token 131 closes a CSA row */
+    assert_int_equal(kvf_session_begin(session, tokens, 1, &error), KVF_OK);
+    for (uint32_t layer = 0; layer < geometry.n_layers; layer++)
+        assert_int_equal(kvf_session_append(session, layer, &args, &error), KVF_OK);
+    fill_inputs();
+    const uint64_t before = random_state;
+    assert_int_equal(run_chunk(session, 1, &error), KVF_OK);
+    float *kept = malloc(sizeof in->out);
+    memcpy(kept, in->out, sizeof in->out);
+    random_state = before;
+    assert_int_equal(run_chunk(clean, 1, &error), KVF_OK);
+    assert_memory_equal(kept, in->out, 2 * 512 * sizeof(float));
+    free(kept);
+    assert_int_equal(kvf_session_begin(session, tokens, 2, &error), KVF_OK);
+    assert_int_equal(kvf_session_begin(session, tokens, 2, &error), KVF_OK); /* nothing appended */
+    assert_int_equal(kvf_session_append(session, 0, &args, &error), KVF_OK);
+    assert_int_equal(kvf_session_begin(session, tokens, 2, &error), KVF_SESSION_FAILED);
+    kvf_session_close(clean);
+    kvf_session_close(session);
+}
+
 static void an_index_scale_outside_the_exact_range_is_refused(void **state)
 {
     (void)state;
@@ -341,6 +374,8 @@ int main(void)
         cmocka_unit_test(more_tokens_than_the_context_are_refused_and_nothing_changes),
         cmocka_unit_test(a_nan_in_decode_names_the_place_and_the_session_goes_on),
         cmocka_unit_test(a_nan_in_a_longer_chunk_closes_the_session),
+        cmocka_unit_test(
+            a_dropped_chunk_of_one_token_starts_anew_and_a_longer_one_closes_the_session),
         cmocka_unit_test(an_index_scale_outside_the_exact_range_is_refused),
         cmocka_unit_test(absurd_options_are_refused),
     };

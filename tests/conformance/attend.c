@@ -62,7 +62,7 @@ static kvf_attend_args make_queries(cf_run *run, uint32_t n_rows)
 {
     uint64_t *random = &run->random;
     const bool large = n_rows == 1000;
-    kvf_attend_args args = {.n_queries = large ? 1 : CF_ONE_OF(random, 1, 2, 3, 5),
+    kvf_attend_args args = {.n_queries = large ? 1 : CF_ONE_OF(random, 1, 2, 3, 23, 41),
                             .n_heads = large ? 3 : CF_ONE_OF(random, 1, 3, 8, 17),
                             .scale = (float)(1.0 / sqrt(512.0))};
     const size_t n_q = (size_t)args.n_queries * args.n_heads * KVF_ROW_WIDTH;

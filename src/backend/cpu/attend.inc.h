@@ -319,6 +319,16 @@ static uint64_t window_begin(const kvf_attend_args *args, uint32_t query)
     return end < args->window_tokens ? 0 : end - args->window_tokens;
 }
 
+/* The most compressed rows that a query of the item sees; they need not ascend. */
+static uint32_t most_visible(const kvf_attend_args *args, const kvf_attend_item *item)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < item->n_queries; i++)
+        if (args->n_visible[item->first_query + i] > most)
+            most = args->n_visible[item->first_query + i];
+    return most;
+}
+
 /* Decodes what all queries of the item share: the windows' rows, and rows without a list. */
 static void decode_shared(const kvf_attend_args *args, const kvf_attend_item *item,
                           const attend_space *space)
@@ -331,10 +341,11 @@ static void decode_shared(const kvf_attend_args *args, const kvf_attend_item *it
                        space->window + (token - begin) * KVF_ROW_WIDTH);
     }
     const bool all_rows = args->rows.n_rows && !args->list && !args->mask_f16;
-    if (all_rows && args->rows.format != KVF_FORMAT_F32 &&
-        args->n_visible[last] <= KVF_ATTEND_DECODED_ROWS)
-        for (uint32_t row = 0; row < args->n_visible[last]; row++)
-            decode_row(&args->rows, row, space->rows + (size_t)row * KVF_ROW_WIDTH);
+    if (!all_rows || args->rows.format == KVF_FORMAT_F32)
+        return;
+    const uint32_t most = most_visible(args, item);
+    for (uint32_t row = 0; most <= KVF_ATTEND_DECODED_ROWS && row < most; row++)
+        decode_row(&args->rows, row, space->rows + (size_t)row * KVF_ROW_WIDTH);
 }
 
 /* Points the walk at decoded rows; those of a list are decoded here, once for all heads. */
@@ -348,9 +359,8 @@ static void use_decoded(const kvf_attend_args *args, const kvf_attend_item *item
     if (walk->n_rows == 0 || args->rows.format == KVF_FORMAT_F32 ||
         walk->n_rows > KVF_ATTEND_DECODED_ROWS)
         return;
-    if (!walk->list &&
-        args->n_visible[item->first_query + item->n_queries - 1] > KVF_ATTEND_DECODED_ROWS)
-        return; /* the run's last query has too many: none were decoded */
+    if (!walk->list && most_visible(args, item) > KVF_ATTEND_DECODED_ROWS)
+        return; /* a query of the run has too many: none were decoded */
     walk->decoded_rows = space->rows;
     for (uint32_t i = 0; walk->list && i < walk->n_rows; i++)
         decode_row(&args->rows, (uint64_t)walk->list[i], space->rows + (size_t)i * KVF_ROW_WIDTH);
