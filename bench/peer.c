@@ -95,7 +95,7 @@ static void select_query(const bench_peer_select_args *args, uint32_t query)
                 args->keys, KVF_INDEX_WIDTH, q, KVF_INDEX_WIDTH, 0.0f, args->head_scores, n_heads);
     const int64_t n = (int64_t)args->n_rows * n_heads;
     float *head_scores = args->head_scores;
-#pragma omp parallel for simd schedule(static) num_threads((int)args->n_threads)
+#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
     for (int64_t i = 0; i < n; i++)
         head_scores[i] = head_scores[i] > 0.0f ? head_scores[i] : 0.0f;
     cblas_sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, head_scores, n_heads, weights,

@@ -27,7 +27,7 @@ typedef struct attend_case {
     bool masked;
     kvf_attend_args args;
     kvf_rows slots;   /* [n_slots] times the pages of a slot */
-    kvf_rows windows; /* [n_variants] times the window's rows */
+    kvf_rows windows; /* [n_windows] times the window's rows */
     uint64_t slot_rows;
     uint32_t n_slots;
     uint32_t n_windows;

@@ -15,7 +15,7 @@
 #include "bench/peer.h"
 #include "model/config.h"
 
-enum { MAX_ISAS = 8, ISA_BYTES = 32 };
+enum { MAX_ISAS = 8, ISA_BYTES = 32, DESCRIPTION_BYTES = 128 };
 
 /* Quick: one short context, few runs, no working set that is worth the name. */
 static const uint64_t quick_context_tokens = 4096;
@@ -206,29 +206,36 @@ static bench_sampling sampling_of(const benchmark *b, bench_stage stage)
     return sampling;
 }
 
+/* "select, fold at 96k, 8 queries" */
+static const char *describe(const bench_input *input, char *text, size_t text_bytes)
+{
+    char context[CLI_NUMBER_BYTES];
+    snprintf(text, text_bytes, "%s, %s at %s, %u %s", bench_stage_name(input->stage),
+             bench_profile_name(input->profile), cli_format_context(input->context_tokens, context),
+             input->n_queries, input->n_queries == 1 ? "query" : "queries");
+    return text;
+}
+
 /* Says on stderr what is left out for want of memory. */
 static bool fits(const benchmark *b, const bench_input *input)
 {
-    const uint64_t needed = bench_input_bytes(input);
-    if (needed <= b->memory_bytes)
-        return true;
-    char context[CLI_NUMBER_BYTES];
-    char text[CLI_NUMBER_BYTES];
+    const uint64_t needed_bytes = bench_input_bytes(input);
+    char what[DESCRIPTION_BYTES];
+    char needed[CLI_NUMBER_BYTES];
     char available[CLI_NUMBER_BYTES];
-    fprintf(stderr,
-            "kvfold: bench: left out: %s, %s at %s, %u queries; it needs %s, there are %s\n",
-            bench_stage_name(input->stage), bench_profile_name(input->profile),
-            cli_format_context(input->context_tokens, context), input->n_queries,
-            cli_format_bytes(needed, text), cli_format_bytes(b->memory_bytes, available));
+    if (needed_bytes <= b->memory_bytes)
+        return true;
+    fprintf(stderr, "kvfold: bench: left out: %s needs %s, this machine has %s for it\n",
+            describe(input, what, sizeof what), cli_format_bytes(needed_bytes, needed),
+            cli_format_bytes(b->memory_bytes, available));
     return false;
 }
 
 static int report_difference(const bench_input *input, const kvf_error *error)
 {
-    char context[CLI_NUMBER_BYTES];
-    cli_error("bench", "%s, %s at %s, %u queries: not the output of the other profiles: %s",
-              bench_stage_name(input->stage), bench_profile_name(input->profile),
-              cli_format_context(input->context_tokens, context), input->n_queries, error->message);
+    char what[DESCRIPTION_BYTES];
+    cli_error("bench", "%s: not the output of the other profiles: %s",
+              describe(input, what, sizeof what), error->message);
     return CLI_EXIT_DIFFERENT;
 }
 
@@ -258,6 +265,7 @@ static int measure_case(benchmark *b, const bench_input *input, bench_expected *
     kvf_error error;
     bench_result result;
     bool agrees;
+    char what[DESCRIPTION_BYTES];
     if (cli_interrupted())
         return CLI_EXIT_INTERRUPTED;
     if (!bench_input_exists(input) || !fits(b, input))
@@ -266,8 +274,7 @@ static int measure_case(benchmark *b, const bench_input *input, bench_expected *
     const kvf_status status =
         bench_measure(input, peaks, &sampling, expected, &agrees, &result, &error);
     if (status != KVF_OK)
-        return cli_error("bench", "%s, %s: %s", bench_stage_name(input->stage),
-                         bench_profile_name(input->profile), error.message);
+        return cli_error("bench", "%s: %s", describe(input, what, sizeof what), error.message);
     return agrees ? add_row(b, input, &result) : report_difference(input, &error);
 }
 

@@ -65,6 +65,9 @@ void cli_bench_print_machine(FILE *out, const char *model, const kvf_geometry *g
     }
 }
 
+/* Of a thread's own peak, on a machine whose cores are free. */
+static const double least_gain = 0.75;
+
 void cli_bench_print_peaks(FILE *out, const char *isa, const bench_peaks *one,
                            const bench_peaks *all)
 {
@@ -76,6 +79,12 @@ void cli_bench_print_peaks(FILE *out, const char *isa, const bench_peaks *one,
                 both[i]->fma_ops * 1e-9, both[i]->int8_ops * 1e-9, both[i]->read_bytes * 1e-9);
     fprintf(out, "int8 dot by %s; a multiply and an add are two operations\n",
             all->int8_instruction);
+    const double gain = all->fma_ops / one->fma_ops;
+    if (gain < least_gain * all->n_threads)
+        fprintf(out,
+                "Note: %u threads do only %.1f times as much as one. Other programs run, or cores "
+                "share\ntheir units; the shares below are of what was reached.\n",
+                all->n_threads, gain);
 }
 
 /* ---- For machines ----------------------------------------------------------------- */

@@ -107,6 +107,20 @@ static void sinkhorn(float *comb, uint32_t n, uint32_t rounds, float eps)
     }
 }
 
+/* Eight partial sums, so that the loop is not one chain of additions. */
+static float sum_of_squares(const float *values, size_t n)
+{
+    float sums[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t l = 0; l < 8; l++)
+            sums[l] += values[i + l] * values[i + l];
+    for (; i < n; i++)
+        sums[i % 8] += values[i] * values[i];
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
 /* One token: mix holds the raw products with fn. */
 static void mix_token(const kvf_mix_args *args, uint32_t i)
 {
@@ -116,9 +130,7 @@ static void mix_token(const kvf_mix_args *args, uint32_t i)
     const bool head = args->sinkhorn_rounds == 0;
     const uint32_t n_mix = head ? n : n * (2 + n);
     float *mix = args->mix + (size_t)i * n_mix;
-    float square = 0.0f;
-    for (size_t j = 0; j < flat_width; j++)
-        square += flat[j] * flat[j];
+    const float square = sum_of_squares(flat, flat_width);
     const float rms = 1.0f / sqrtf(square / (float)flat_width + args->norm_eps);
     float pre[KVF_MAX_STREAMS];
     for (uint32_t m = 0; m < n_mix; m++) {
@@ -134,12 +146,11 @@ static void mix_token(const kvf_mix_args *args, uint32_t i)
     if (!head)
         sinkhorn(args->comb + (size_t)i * n * n, n, args->sinkhorn_rounds, args->eps);
     float *out = args->out + (size_t)i * args->hidden;
-    for (uint32_t d = 0; d < args->hidden; d++) {
-        float sum = pre[0] * flat[d];
-        for (uint32_t j = 1; j < n; j++)
-            sum += pre[j] * flat[j * args->hidden + d];
-        out[d] = sum;
-    }
+    for (uint32_t d = 0; d < args->hidden; d++)
+        out[d] = pre[0] * flat[d];
+    for (uint32_t j = 1; j < n; j++)
+        for (uint32_t d = 0; d < args->hidden; d++)
+            out[d] += pre[j] * flat[(size_t)j * args->hidden + d];
 }
 
 void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
@@ -159,26 +170,37 @@ void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
         mix_token(args, i);
 }
 
-void kvf_cpu_unmix(kvf_device *device, const kvf_unmix_args *args)
+/* Values of each stream that are mixed at a time: the old ones stay in the L1 cache. */
+#define UNMIX_BLOCK 64
+
+/* streams[k] = post[k] * sublayer + comb[0][k] * old[0] + ..., for one block of values. */
+static void unmix_block(const kvf_unmix_args *args, uint32_t i, uint32_t first, uint32_t n_values)
 {
     const uint32_t n = args->n_streams;
-    const uint32_t hidden = args->hidden;
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
-    for (uint32_t i = 0; i < args->n; i++) {
-        float *streams = args->streams + (size_t)i * n * hidden;
-        const float *sublayer = args->sublayer + (size_t)i * hidden;
-        const float *post = args->post + (size_t)i * n;
-        const float *comb = args->comb + (size_t)i * n * n;
-        for (uint32_t d = 0; d < hidden; d++) {
-            float old[KVF_MAX_STREAMS];
-            for (uint32_t j = 0; j < n; j++)
-                old[j] = streams[j * hidden + d];
-            for (uint32_t k = 0; k < n; k++) {
-                float sum = post[k] * sublayer[d];
-                for (uint32_t j = 0; j < n; j++)
-                    sum += comb[j * n + k] * old[j];
-                streams[k * hidden + d] = sum;
-            }
-        }
+    float *streams = args->streams + (size_t)i * n * args->hidden + first;
+    const float *sublayer = args->sublayer + (size_t)i * args->hidden + first;
+    const float *post = args->post + (size_t)i * n;
+    const float *comb = args->comb + (size_t)i * n * n;
+    float old[KVF_MAX_STREAMS][UNMIX_BLOCK];
+    for (uint32_t j = 0; j < n; j++)
+        memcpy(old[j], streams + (size_t)j * args->hidden, n_values * sizeof *streams);
+    for (uint32_t k = 0; k < n; k++) {
+        float sums[UNMIX_BLOCK];
+        for (uint32_t d = 0; d < n_values; d++)
+            sums[d] = post[k] * sublayer[d];
+        for (uint32_t j = 0; j < n; j++)
+            for (uint32_t d = 0; d < n_values; d++)
+                sums[d] += comb[j * n + k] * old[j][d];
+        memcpy(streams + (size_t)k * args->hidden, sums, n_values * sizeof *sums);
     }
+}
+
+void kvf_cpu_unmix(kvf_device *device, const kvf_unmix_args *args)
+{
+#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
+    for (uint32_t i = 0; i < args->n; i++)
+        for (uint32_t first = 0; first < args->hidden; first += UNMIX_BLOCK) {
+            const uint32_t left = args->hidden - first;
+            unmix_block(args, i, first, left < UNMIX_BLOCK ? left : UNMIX_BLOCK);
+        }
 }
