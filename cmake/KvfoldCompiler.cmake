@@ -41,7 +41,9 @@ function(kvf_isa_sources result parent)
     foreach(source IN LISTS sources)
       foreach(suffix IN LISTS suffixes)
         if(source MATCHES "_${suffix}\\.c$")
-          set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${KVF_FLAGS_${suffix}}")
+          # -O3: the templates count on their register blocks being unrolled.
+          set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+                                                           "${KVF_FLAGS_${suffix}};$<$<CONFIG:Release>:-O3>")
         endif()
       endforeach()
     endforeach()

@@ -190,22 +190,36 @@ static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tok
     set_shape(buffer, 1, tokens_allocated, 0, 0);
 }
 
+/* Workspace of attend in one layer; the dense form is CSA's alone. */
+static uint64_t attend_thread_bytes(const kvf_geometry *geometry, const kvf_profile *profile,
+                                    kvf_layer layer, uint64_t rows)
+{
+    const bool csa = layer.kind == KVF_LAYER_CSA;
+    const kvf_attend_size size = {.n_heads = geometry->n_heads,
+                                  .window_tokens = geometry->window_tokens,
+                                  .n_rows = csa && profile->mask == KVF_MASK_NONE ? geometry->top_k
+                                                                                  : rows,
+                                  .dense = csa && profile->mask == KVF_MASK_F32,
+                                  .window_decoded = profile->window_format != KVF_FORMAT_F32,
+                                  .rows_decoded = rows && profile->row_format != KVF_FORMAT_F32};
+    return kvf_attend_thread_parts(&size).total;
+}
+
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,
                        kvf_scratch_size *size)
 {
     const kvf_profile *profile = kvf_profile_get(options->profile);
     const uint64_t chunk = options->chunk_tokens;
     memset(size, 0, sizeof *size);
-    uint64_t attend_rows = 0;
     for (uint32_t i = 0; i < geometry->n_layers; i++) {
         const kvf_layer layer = geometry->layers[i];
         const uint64_t rows = kvf_layer_rows(layer, options->max_tokens);
+        const uint64_t attend_bytes =
+            options->n_threads * attend_thread_bytes(geometry, profile, layer, rows);
         if (layer.kind == KVF_LAYER_CSA && rows > size->select_rows)
             size->select_rows = rows;
-        const bool listed = layer.kind == KVF_LAYER_CSA && profile->mask == KVF_MASK_NONE;
-        const uint64_t attended = listed ? geometry->top_k : rows;
-        if (attended > attend_rows)
-            attend_rows = attended;
+        if (attend_bytes > size->attend_bytes)
+            size->attend_bytes = attend_bytes;
         size->selects = size->selects || layer.kind == KVF_LAYER_CSA;
     }
     size->window_rows = kvf_chunk_window_rows(geometry->window_tokens, options->chunk_tokens);
@@ -213,13 +227,6 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     size->visible_bytes = 4 * chunk;
-    const kvf_attend_size attend = {.n_heads = geometry->n_heads,
-                                    .window_tokens = geometry->window_tokens,
-                                    .n_rows = attend_rows,
-                                    .dense = profile->mask == KVF_MASK_F32,
-                                    .window_decoded = profile->window_format != KVF_FORMAT_F32,
-                                    .rows_decoded = profile->row_format != KVF_FORMAT_F32};
-    size->attend_bytes = options->n_threads * kvf_attend_thread_parts(&attend).total;
     if (!size->selects)
         return;
     if (profile->mask == KVF_MASK_NONE) {

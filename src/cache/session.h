@@ -54,7 +54,7 @@ struct kvf_session {
     uint64_t scratch_bytes;
     uint64_t inexact_rows;
     uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
-    bool appended; /* the open chunk has more than one token and changed a layer */
+    bool appended;         /* the open chunk has more than one token and changed a layer */
     bool failed;
 };
 

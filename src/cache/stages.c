@@ -313,6 +313,11 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float 
             args.list_len = session->scratch.list_len;
         }
     }
+    const size_t needed = session->device->backend->attend_workspace_bytes(session->device, &args);
+    if (needed > args.workspace_bytes)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
+                        needed, args.workspace_bytes);
     session->device->backend->attend(session->device, &args);
     return kvf_ok(error);
 }

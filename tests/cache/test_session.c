@@ -210,6 +210,38 @@ static void all_profiles_attend_to_the_same_bits(void **state)
     free(expected);
 }
 
+/* 64 heads at short contexts: blocks of heads differ between the dense form and the others. */
+static void the_planned_workspace_is_enough_for_64_heads(void **state)
+{
+    (void)state;
+    const kvf_geometry small = geometry;
+    static const uint64_t contexts[] = {3, 40, 700, 2500, 9000};
+    geometry.n_heads = 64;
+    float *q = calloc(3 * 64 * 512, sizeof *q);
+    float *out = calloc(3 * 64 * 512, sizeof *out);
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++)
+        for (size_t i = 0; i < sizeof contexts / sizeof *contexts; i++) {
+            kvf_session *session = open_session((kvf_profile_id)profile, contexts[i]);
+            const kvf_append_args args = append_args();
+            const int32_t tokens[3] = {0};
+            kvf_error error;
+            fill_inputs();
+            assert_int_equal(kvf_session_begin(session, tokens, 3, &error), KVF_OK);
+            for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
+                assert_int_equal(kvf_session_append(session, layer, &args, &error), KVF_OK);
+                if (geometry.layers[layer].kind == KVF_LAYER_CSA)
+                    assert_int_equal(
+                        kvf_session_select(session, layer, in->index_q, in->head_weights, &error),
+                        KVF_OK);
+                assert_int_equal(kvf_session_attend(session, layer, q, NULL, out, &error), KVF_OK);
+            }
+            kvf_session_close(session);
+        }
+    free(q);
+    free(out);
+    geometry = small;
+}
+
 static void more_tokens_than_the_context_are_refused_and_nothing_changes(void **state)
 {
     (void)state;
@@ -371,6 +403,7 @@ int main(void)
         cmocka_unit_test(opening_a_million_tokens_allocates_state_only),
         cmocka_unit_test(fold_at_64k_on_the_tiny_model_s_geometry_holds_the_planned_bytes),
         cmocka_unit_test(all_profiles_attend_to_the_same_bits),
+        cmocka_unit_test(the_planned_workspace_is_enough_for_64_heads),
         cmocka_unit_test(more_tokens_than_the_context_are_refused_and_nothing_changes),
         cmocka_unit_test(a_nan_in_decode_names_the_place_and_the_session_goes_on),
         cmocka_unit_test(a_nan_in_a_longer_chunk_closes_the_session),

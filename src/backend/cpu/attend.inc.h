@@ -160,15 +160,20 @@ dot_block(const float *q, const float *const *rows, const int n_heads, const int
           float scale, float *scores, uint32_t stride)
 {
     v16 sums[V16_DOT_HEADS][V16_DOT_ROWS];
+    KVF_UNROLL
     for (int h = 0; h < n_heads; h++)
-        for (int r = 0; r < n_rows; r++)
-            sums[h][r] = v16_set1(0.0f);
+        KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        sums[h][r] = v16_set1(0.0f);
     for (int i = 0; i < KVF_ROW_WIDTH; i += 16) {
         v16 row[V16_DOT_ROWS];
+        KVF_UNROLL
         for (int r = 0; r < n_rows; r++)
             row[r] = v16_load(rows[r] + i);
+        KVF_UNROLL
         for (int h = 0; h < n_heads; h++) {
             const v16 query = v16_load(q + (size_t)h * KVF_ROW_WIDTH + i);
+            KVF_UNROLL
             for (int r = 0; r < n_rows; r++)
                 sums[h][r] = v16_fma(query, row[r], sums[h][r]);
         }
@@ -179,9 +184,11 @@ dot_block(const float *q, const float *const *rows, const int n_heads, const int
         return;
     }
 #endif
+    KVF_UNROLL
     for (int h = 0; h < n_heads; h++)
-        for (int r = 0; r < n_rows; r++)
-            scores[(size_t)r * stride + h] = v16_sum(sums[h][r]) * scale;
+        KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        scores[(size_t)r * stride + h] = v16_sum(sums[h][r]) * scale;
 }
 
 /* scores[row][head] of a tile for all heads of the item. */
@@ -237,22 +244,29 @@ out_block(const float *p, uint32_t stride, const float *const *rows, uint32_t n_
           const int n_heads, const int n_vectors, float *out)
 {
     v16 sums[V16_OUT_HEADS][V16_OUT_VECTORS];
+    KVF_UNROLL
     for (int h = 0; h < n_heads; h++)
-        for (int v = 0; v < n_vectors; v++)
-            sums[h][v] = v16_load(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v);
+        KVF_UNROLL
+    for (int v = 0; v < n_vectors; v++)
+        sums[h][v] = v16_load(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v);
     for (uint32_t r = 0; r < n_rows; r++) {
         v16 row[V16_OUT_VECTORS];
+        KVF_UNROLL
         for (int v = 0; v < n_vectors; v++)
             row[v] = v16_load(rows[r] + dim + 16 * v);
+        KVF_UNROLL
         for (int h = 0; h < n_heads; h++) {
             const v16 weight = v16_set1(p[(size_t)r * stride + h]);
+            KVF_UNROLL
             for (int v = 0; v < n_vectors; v++)
                 sums[h][v] = v16_fma(weight, row[v], sums[h][v]);
         }
     }
+    KVF_UNROLL
     for (int h = 0; h < n_heads; h++)
-        for (int v = 0; v < n_vectors; v++)
-            v16_store(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v, sums[h][v]);
+        KVF_UNROLL
+    for (int v = 0; v < n_vectors; v++)
+        v16_store(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v, sums[h][v]);
 }
 
 static void out_tile(const float *p, uint32_t stride, uint32_t n_heads, const float *const *tile,

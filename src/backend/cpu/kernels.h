@@ -18,6 +18,12 @@
  */
 #define KVF_LEAST_THREADED_WORK (1u << 22)
 
+/*
+ * Before a loop over a register block: unrolled as a whole, so that the block's array
+ * becomes registers.
+ */
+#define KVF_UNROLL _Pragma("GCC unroll 16")
+
 /* One piece of attend's work: some heads of a run of queries. */
 typedef struct kvf_attend_item {
     uint32_t first_query;

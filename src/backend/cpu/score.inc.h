@@ -51,19 +51,29 @@ static inline float half_scale(uint8_t byte)
 /* Where 16 packed rows lie; rows past the n-th repeat the first. */
 typedef struct packed_rows {
     const uint8_t *codes[KVF_TILE_ROWS];
-    uint8_t scales[KVF_TILE_ROWS][KVF_FP4_SCALE_BYTES];
+    uint32_t scales[KVF_TILE_ROWS]; /* the four scale bytes, block 0 lowest */
 } packed_rows;
+
+_Static_assert(KVF_FP4_SCALE_BYTES == sizeof(uint32_t), "a row's scales are one word");
 
 static inline void find_packed_rows(const kvf_rows *keys, uint64_t first_row, uint32_t n,
                                     packed_rows *rows)
 {
     const uint32_t page_rows = keys->page_rows;
+    const size_t scales_at = (size_t)page_rows * KVF_FP4_CODE_BYTES;
     uint32_t in_page = (uint32_t)(first_row % page_rows);
     const uint8_t *page = kvf_rows_page(keys, first_row);
+    if (n == KVF_TILE_ROWS && page_rows - in_page >= KVF_TILE_ROWS) { /* all in one page */
+        for (uint32_t r = 0; r < KVF_TILE_ROWS; r++)
+            rows->codes[r] = page + (size_t)(in_page + r) * KVF_FP4_CODE_BYTES;
+        memcpy(rows->scales, page + scales_at + (size_t)in_page * KVF_FP4_SCALE_BYTES,
+               sizeof rows->scales);
+        return;
+    }
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
         if (r >= n) {
             rows->codes[r] = rows->codes[0];
-            memcpy(rows->scales[r], rows->scales[0], KVF_FP4_SCALE_BYTES);
+            rows->scales[r] = rows->scales[0];
             continue;
         }
         if (in_page == page_rows) {
@@ -71,12 +81,16 @@ static inline void find_packed_rows(const kvf_rows *keys, uint64_t first_row, ui
             in_page = 0;
         }
         rows->codes[r] = page + (size_t)in_page * KVF_FP4_CODE_BYTES;
-        memcpy(rows->scales[r],
-               page + (size_t)page_rows * KVF_FP4_CODE_BYTES +
-                   (size_t)in_page * KVF_FP4_SCALE_BYTES,
+        memcpy(&rows->scales[r], page + scales_at + (size_t)in_page * KVF_FP4_SCALE_BYTES,
                KVF_FP4_SCALE_BYTES);
         in_page++;
     }
+}
+
+/* Scale byte of block b. */
+static inline uint32_t scale_byte(uint32_t scales, uint32_t b)
+{
+    return scales >> 8 * b & 255;
 }
 
 /* Codes of a tile, shifted by shifts[block][row]; offsets[block][row] is what is added then. */
@@ -95,7 +109,7 @@ static void load_blocks_tile(const packed_rows *rows, kvf_key_tile *tile)
     _Alignas(64) uint32_t none[4][KVF_TILE_ROWS] = {{0}};
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++)
         for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
-            tile->scales[b][r] = half_scale(rows->scales[r][b]);
+            tile->scales[b][r] = half_scale((uint8_t)scale_byte(rows->scales[r], b));
     expand_tile(rows, none, none, tile);
 }
 
@@ -105,31 +119,44 @@ static void load_blocks_tile(const packed_rows *rows, kvf_key_tile *tile)
  */
 static bool load_aligned_tile(const packed_rows *rows, kvf_key_tile *tile)
 {
-    _Alignas(64) uint32_t shifts[4][KVF_TILE_ROWS];
-    _Alignas(64) uint32_t offsets[4][KVF_TILE_ROWS];
+    _Alignas(64) uint32_t shifts[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+    _Alignas(64) uint32_t offsets[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+    _Alignas(64) uint32_t low[KVF_TILE_ROWS];
+    _Alignas(64) uint32_t high[KVF_TILE_ROWS];
+    uint32_t outside = 0;
+    /* Loops over rows inside, without branches: a vector each. */
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
-        uint32_t low = 255;
-        uint32_t high = 0;
-        for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
-            const uint32_t byte = rows->scales[r][b];
-            low = byte > 1 && byte < low ? byte : low;
-            high = byte > high ? byte : high;
+        low[r] = 255;
+        high[r] = 0;
+    }
+    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
+        for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
+            const uint32_t byte = scale_byte(rows->scales[r], b);
+            const uint32_t counted = byte > 1 ? byte : 255;
+            low[r] = counted < low[r] ? counted : low[r];
+            high[r] = byte > high[r] ? byte : high[r];
         }
-        if (high <= 1)
-            low = high = 127; /* a zero row */
-        if (high - low > KVF_ALIGNED_KEY_SHIFT || low < KVF_ALIGNED_LOWEST ||
-            high > KVF_ALIGNED_HIGHEST)
-            return false;
-        tile->scales[0][r] = half_scale((uint8_t)low);
-        for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
-            const uint32_t byte = rows->scales[r][b];
-            const uint32_t shift = byte > 1 ? byte - low : 0;
+    for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
+        const bool is_zero = high[r] <= 1;
+        low[r] = is_zero ? 127 : low[r];
+        high[r] = is_zero ? 127 : high[r];
+        outside |= (high[r] - low[r] > KVF_ALIGNED_KEY_SHIFT) | (low[r] < KVF_ALIGNED_LOWEST) |
+                   (high[r] > KVF_ALIGNED_HIGHEST);
+    }
+    if (outside)
+        return false;
+    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
+        for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
+            const uint32_t byte = scale_byte(rows->scales[r], b);
+            const uint32_t shift = byte > 1 ? byte - low[r] : 0;
             shifts[b][r] = shift;
             /* (code + 12) << shift is to become (code << shift) + (12 << KEY_SHIFT). */
-            offsets[b][r] = 0x01010101u *
-                            ((V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT) - (V16_KEY_OFFSET << shift));
+            offsets[b][r] = 0x01010101u * ((V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT) -
+                                           ((uint32_t)V16_KEY_OFFSET << shift));
         }
-    }
+    for (uint32_t r = 0; r < KVF_TILE_ROWS; r++)
+        low[r] = (low[r] - 1) << 23; /* 2^(e - 1), as half_scale */
+    memcpy(tile->scales[0], low, sizeof low);
     expand_tile(rows, shifts, offsets, tile);
     return true;
 }
@@ -168,40 +195,50 @@ static inline v16 sum_lanes(const v16 sums[8])
 /* Dots of V16_SCORE_HEADS heads with n_tiles (a constant) aligned tiles, into sums. */
 static inline __attribute__((always_inline)) void
 score_aligned_heads(const kvf_index_query *query, uint32_t h, const kvf_key_tile *tiles,
-                    const int n_tiles, v16 sums[][8])
+                    const int n_tiles, float sums[][8][KVF_TILE_ROWS])
 {
     /* [n_heads / 8][32][8][4]: the same four places of eight heads beside each other */
     const int8_t *codes = query->aligned + (size_t)(h / 8) * 8 * KVF_INDEX_WIDTH + h % 8 * 4;
     v16i dots[V16_SCORE_TILES][V16_SCORE_HEADS];
+    KVF_UNROLL
     for (int i = 0; i < V16_SCORE_HEADS; i++)
-        for (int t = 0; t < n_tiles; t++)
-            dots[t][i] = v16i_set1(query->aligned_starts[h + i]);
+        KVF_UNROLL
+    for (int t = 0; t < n_tiles; t++)
+        dots[t][i] = v16i_set1(query->aligned_starts[h + i]);
+        /* Several steps at a time: gcc copies every sum twice around the loop's end. */
+#pragma GCC unroll 8
     for (int j = 0; j < KVF_INDEX_WIDTH / 4; j++)
-        for (int i = 0; i < V16_SCORE_HEADS; i++)
-            for (int t = 0; t < n_tiles; t++)
-                dots[t][i] = v16i_dot4(dots[t][i], tiles[t].codes[j], codes + 32 * j + 4 * i);
-    const v16 zero = v16_set1(0.0f);
+        KVF_UNROLL
     for (int i = 0; i < V16_SCORE_HEADS; i++)
-        for (int t = 0; t < n_tiles; t++) {
-            v16 *sum = &sums[t][(h + i) % 8];
-            *sum = v16_fma(v16_set1(query->aligned_weights[h + i]),
-                           v16_max(v16i_to_float(dots[t][i]), zero), *sum);
-        }
+        KVF_UNROLL
+    for (int t = 0; t < n_tiles; t++)
+        dots[t][i] = v16i_dot4(dots[t][i], tiles[t].codes[j], codes + 32 * j + 4 * i);
+    const v16 zero = v16_set1(0.0f);
+    KVF_UNROLL
+    for (int i = 0; i < V16_SCORE_HEADS; i++)
+        KVF_UNROLL
+    for (int t = 0; t < n_tiles; t++) {
+        float *sum = sums[t][(h + i) % 8];
+        v16_store(sum, v16_fma(v16_set1(query->aligned_weights[h + i]),
+                               v16_max(v16i_to_float(dots[t][i]), zero), v16_load(sum)));
+    }
 }
 
 static inline __attribute__((always_inline)) void score_aligned(const kvf_index_query *query,
                                                                 const kvf_key_tile *tiles,
                                                                 const int n_tiles, float *scores)
 {
-    v16 sums[V16_SCORE_TILES][8];
-    for (int t = 0; t < n_tiles; t++)
-        for (int l = 0; l < 8; l++)
-            sums[t][l] = v16_set1(0.0f);
+    /* In memory: the registers are the dots'. */
+    _Alignas(64) float sums[V16_SCORE_TILES][8][KVF_TILE_ROWS] = {{{0}}};
     for (uint32_t h = 0; h < query->n_heads; h += V16_SCORE_HEADS)
         score_aligned_heads(query, h, tiles, n_tiles, sums);
-    for (int t = 0; t < n_tiles; t++)
+    for (int t = 0; t < n_tiles; t++) {
+        v16 lanes[8];
+        for (int l = 0; l < 8; l++)
+            lanes[l] = v16_load(sums[t][l]);
         v16_store(scores + t * KVF_TILE_ROWS,
-                  v16_mul(sum_lanes(sums[t]), v16_load(tiles[t].scales[0])));
+                  v16_mul(sum_lanes(lanes), v16_load(tiles[t].scales[0])));
+    }
 }
 
 /* s_h of 16 packed rows, block by block. */
