@@ -9,6 +9,7 @@
  *   V16_SCORE_HEADS     heads computed together in registers, a divisor of 8
  *   V16_SCORE_TILES     tiles of 16 rows computed together in registers
  *   v16_load_words      16 rows of 64 bytes to 16 vectors of 4-byte words
+ *   v16_align_scales    may be there (V16_ALIGN_SCALES): the generic one is below
  *   v16_expand_codes    a vector of words to the doubled codes of their low and high
  *                       nibbles, plus offset, shifted by row
  *   v16i_dot4           += dots of 4 codes a row
@@ -51,7 +52,7 @@ static inline float half_scale(uint8_t byte)
 /* Where 16 packed rows lie; rows past the n-th repeat the first. */
 typedef struct packed_rows {
     const uint8_t *codes[KVF_TILE_ROWS];
-    uint32_t scales[KVF_TILE_ROWS]; /* the four scale bytes, block 0 lowest */
+    _Alignas(64) uint32_t scales[KVF_TILE_ROWS]; /* the four scale bytes, block 0 lowest */
 } packed_rows;
 
 _Static_assert(KVF_FP4_SCALE_BYTES == sizeof(uint32_t), "a row's scales are one word");
@@ -114,49 +115,50 @@ static void load_blocks_tile(const packed_rows *rows, kvf_key_tile *tile)
 }
 
 /*
- * The aligned form of a tile, if all of its rows have one. A zero block has scale
- * byte 1 and no nonzero block has (the range of pack), so it does not count.
+ * How the codes of 16 rows are aligned, from their scale bytes: shifts and offsets for
+ * v16_expand_codes, and 2^(e - 1) of each row's lowest scale. False if a row has no
+ * aligned form. A zero block has scale byte 1 and no nonzero block has (the range of
+ * pack), so it does not count.
  */
-static bool load_aligned_tile(const packed_rows *rows, kvf_key_tile *tile)
+#ifndef V16_ALIGN_SCALES
+static bool v16_align_scales(const uint32_t scales[KVF_TILE_ROWS],
+                             uint32_t shifts[4][KVF_TILE_ROWS], uint32_t offsets[4][KVF_TILE_ROWS],
+                             float *half_scales)
 {
-    _Alignas(64) uint32_t shifts[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
-    _Alignas(64) uint32_t offsets[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
-    _Alignas(64) uint32_t low[KVF_TILE_ROWS];
-    _Alignas(64) uint32_t high[KVF_TILE_ROWS];
-    uint32_t outside = 0;
-    /* Loops over rows inside, without branches: a vector each. */
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
-        low[r] = 255;
-        high[r] = 0;
-    }
-    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
-        for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
-            const uint32_t byte = scale_byte(rows->scales[r], b);
-            const uint32_t counted = byte > 1 ? byte : 255;
-            low[r] = counted < low[r] ? counted : low[r];
-            high[r] = byte > high[r] ? byte : high[r];
+        uint32_t low = 255;
+        uint32_t high = 0;
+        for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
+            const uint32_t byte = scale_byte(scales[r], b);
+            low = byte > 1 && byte < low ? byte : low;
+            high = byte > high ? byte : high;
         }
-    for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
-        const bool is_zero = high[r] <= 1;
-        low[r] = is_zero ? 127 : low[r];
-        high[r] = is_zero ? 127 : high[r];
-        outside |= (high[r] - low[r] > KVF_ALIGNED_KEY_SHIFT) | (low[r] < KVF_ALIGNED_LOWEST) |
-                   (high[r] > KVF_ALIGNED_HIGHEST);
-    }
-    if (outside)
-        return false;
-    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
-        for (uint32_t r = 0; r < KVF_TILE_ROWS; r++) {
-            const uint32_t byte = scale_byte(rows->scales[r], b);
-            const uint32_t shift = byte > 1 ? byte - low[r] : 0;
+        if (high <= 1)
+            low = high = 127; /* a zero row */
+        if (high - low > KVF_ALIGNED_KEY_SHIFT || low < KVF_ALIGNED_LOWEST ||
+            high > KVF_ALIGNED_HIGHEST)
+            return false;
+        half_scales[r] = half_scale((uint8_t)low);
+        for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
+            const uint32_t byte = scale_byte(scales[r], b);
+            const uint32_t shift = byte > 1 ? byte - low : 0;
             shifts[b][r] = shift;
             /* (code + 12) << shift is to become (code << shift) + (12 << KEY_SHIFT). */
             offsets[b][r] = 0x01010101u * ((V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT) -
                                            ((uint32_t)V16_KEY_OFFSET << shift));
         }
-    for (uint32_t r = 0; r < KVF_TILE_ROWS; r++)
-        low[r] = (low[r] - 1) << 23; /* 2^(e - 1), as half_scale */
-    memcpy(tile->scales[0], low, sizeof low);
+    }
+    return true;
+}
+#endif
+
+/* The aligned form of a tile, if all of its rows have one. */
+static bool load_aligned_tile(const packed_rows *rows, kvf_key_tile *tile)
+{
+    _Alignas(64) uint32_t shifts[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+    _Alignas(64) uint32_t offsets[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+    if (!v16_align_scales(rows->scales, shifts, offsets, tile->scales[0]))
+        return false;
     expand_tile(rows, shifts, offsets, tile);
     return true;
 }

@@ -6,8 +6,11 @@
 #define KVF_CPU_V16_AVX512_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "backend/cpu/kernels.h"
 
 typedef __m512 v16;
 typedef __m512i v16i;
@@ -259,6 +262,47 @@ static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
 static inline void v16_store_f16(uint16_t *p, v16 a)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* v16_align_scales of score.inc.h, 16 rows at once. */
+#define V16_ALIGN_SCALES
+static inline bool v16_align_scales(const uint32_t scales[16], uint32_t shifts[4][16],
+                                    uint32_t offsets[4][16], float *half_scales)
+{
+    const __m512i words = _mm512_load_si512(scales);
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i most = _mm512_set1_epi32(255);
+    __m512i bytes[4];
+    __m512i low = most;
+    __m512i high = _mm512_setzero_si512();
+    for (unsigned b = 0; b < 4; b++) {
+        bytes[b] = _mm512_and_si512(_mm512_srli_epi32(words, 8 * b), most);
+        low = _mm512_mask_min_epu32(low, _mm512_cmpgt_epu32_mask(bytes[b], one), low, bytes[b]);
+        high = _mm512_max_epu32(high, bytes[b]);
+    }
+    const __mmask16 zero = _mm512_cmple_epu32_mask(high, one);
+    low = _mm512_mask_mov_epi32(low, zero, _mm512_set1_epi32(127));
+    high = _mm512_mask_mov_epi32(high, zero, _mm512_set1_epi32(127));
+    const __mmask16 outside = _mm512_cmpgt_epu32_mask(_mm512_sub_epi32(high, low),
+                                                      _mm512_set1_epi32(KVF_ALIGNED_KEY_SHIFT)) |
+                              _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32(KVF_ALIGNED_LOWEST)) |
+                              _mm512_cmpgt_epu32_mask(high, _mm512_set1_epi32(KVF_ALIGNED_HIGHEST));
+    if (outside)
+        return false;
+    _mm512_storeu_si512(half_scales, _mm512_slli_epi32(_mm512_sub_epi32(low, one), 23));
+    const __m512i offset = _mm512_set1_epi32(V16_KEY_OFFSET);
+    const __m512i largest = _mm512_set1_epi32(V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT);
+    /* the lowest byte of each word into all four */
+    const __m512i spread =
+        _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    for (unsigned b = 0; b < 4; b++) {
+        const __mmask16 nonzero = _mm512_cmpgt_epu32_mask(bytes[b], one);
+        const __m512i shift = _mm512_maskz_sub_epi32(nonzero, bytes[b], low);
+        const __m512i missing = _mm512_sub_epi32(largest, _mm512_sllv_epi32(offset, shift));
+        _mm512_store_si512(shifts[b], shift);
+        _mm512_store_si512(offsets[b], _mm512_shuffle_epi8(missing, spread));
+    }
+    return true;
 }
 
 #endif
