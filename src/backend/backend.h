@@ -6,8 +6,8 @@
  *
  * Operations are synchronous: when one returns, its results can be read. All
  * sizes were checked by the caller; what the data itself can get wrong (non-finite
- * rows, ranges) is reported. An operation that a backend lacks is NULL and the
- * device cannot be opened for a model (KVF_UNSUPPORTED); nothing falls back.
+ * rows, ranges) is reported. A backend has every operation; nothing falls back. The
+ * conformance suite names those that one in the making still lacks (NULL).
  */
 #ifndef KVF_BACKEND_BACKEND_H
 #define KVF_BACKEND_BACKEND_H

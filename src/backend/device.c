@@ -196,6 +196,12 @@ size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_arg
     return device->backend->select_workspace_bytes(device, args);
 }
 
+/* What select scores: codes, or f32 of the same grid. */
+static bool is_index_format(kvf_format_id format)
+{
+    return format == KVF_FORMAT_FP4 || format == KVF_FORMAT_F32;
+}
+
 kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error *error)
 {
     kvf_status status = check_rows(&args->queries, KVF_INDEX_WIDTH, "kvf_select: queries", error);
@@ -214,14 +220,10 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
                         "kvf_select: %llu query rows for %u queries of %u heads, %llu keys",
                         (unsigned long long)args->queries.n_rows, args->n_queries, args->n_heads,
                         (unsigned long long)args->keys.n_rows);
-    for (kvf_format_id format = args->queries.format;; format = args->keys.format) {
-        if (format != KVF_FORMAT_F32 && format != KVF_FORMAT_FP4)
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "kvf_select: index rows are fp4 or f32, not %s",
-                            kvf_format_name(format));
-        if (format == args->keys.format)
-            break;
-    }
+    if (!is_index_format(args->queries.format) || !is_index_format(args->keys.format))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_select: index rows are fp4 or f32, not queries %s with keys %s",
+                        kvf_format_name(args->queries.format), kvf_format_name(args->keys.format));
     for (uint32_t i = 0; i < args->n_queries; i++)
         if (args->n_visible[i] > args->keys.n_rows)
             return kvf_fail(error, KVF_INVALID_ARGUMENT,
@@ -229,10 +231,9 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
                             args->n_visible[i], (unsigned long long)args->keys.n_rows);
     status = check_workspace(device->backend->select_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_select", error);
-    if (status == KVF_OK)
-        status = device->backend->select(device, args);
-    else
+    if (status != KVF_OK)
         return status;
+    status = device->backend->select(device, args);
     return status == KVF_OK ? kvf_ok(error)
                             : kvf_fail(error, status, "kvf_select: a head weight is not finite");
 }

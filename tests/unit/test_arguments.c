@@ -1,0 +1,126 @@
+/* The public stages refuse arguments that would be read out of bounds or mean two things. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "kvfold.h"
+
+#define N_ROWS 64
+#define N_HEADS 8
+
+static kvf_device *device;
+static _Alignas(64) uint8_t memory[N_ROWS * 512 * 4];
+static _Alignas(64) uint8_t workspace[1 << 20];
+
+static kvf_rows view(kvf_format_id format, uint32_t width)
+{
+    return (kvf_rows){.format = format,
+                      .width = width,
+                      .page_rows = N_ROWS,
+                      .n_rows = N_ROWS,
+                      .base = memory,
+                      .page_stride_bytes = kvf_format_page_bytes(format, width, N_ROWS)};
+}
+
+static kvf_status select_with(kvf_format_id queries, kvf_format_id keys, uint32_t visible,
+                              size_t workspace_bytes, kvf_error *error)
+{
+    static float weights[N_HEADS];
+    int32_t list[4];
+    uint32_t list_len;
+    const kvf_select_args args = {.n_queries = 1,
+                                  .n_heads = N_HEADS,
+                                  .top_k = 4,
+                                  .queries = view(queries, KVF_INDEX_WIDTH),
+                                  .head_weights = weights,
+                                  .keys = view(keys, KVF_INDEX_WIDTH),
+                                  .n_visible = &visible,
+                                  .list = list,
+                                  .list_len = &list_len,
+                                  .workspace = workspace,
+                                  .workspace_bytes = workspace_bytes};
+    return kvf_select(device, &args, error);
+}
+
+static void select_takes_fp4_and_f32_and_no_other_format(void **state)
+{
+    (void)state;
+    kvf_error error;
+    const size_t enough = sizeof workspace;
+    assert_int_equal(select_with(KVF_FORMAT_FP4, KVF_FORMAT_FP4, N_ROWS, enough, &error), KVF_OK);
+    assert_int_equal(select_with(KVF_FORMAT_F32, KVF_FORMAT_FP4, N_ROWS, enough, &error), KVF_OK);
+    assert_int_equal(select_with(KVF_FORMAT_FP4, KVF_FORMAT_F32, N_ROWS, enough, &error), KVF_OK);
+    assert_int_equal(select_with(KVF_FORMAT_F16, KVF_FORMAT_FP4, N_ROWS, enough, &error),
+                     KVF_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "f16"));
+    assert_int_equal(select_with(KVF_FORMAT_FP4, KVF_FORMAT_F16, N_ROWS, enough, &error),
+                     KVF_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "f16"));
+}
+
+static void select_refuses_hidden_rows_and_a_small_workspace(void **state)
+{
+    (void)state;
+    kvf_error error;
+    assert_int_equal(
+        select_with(KVF_FORMAT_FP4, KVF_FORMAT_FP4, N_ROWS + 1, sizeof workspace, &error),
+        KVF_INVALID_ARGUMENT);
+    assert_int_equal(select_with(KVF_FORMAT_FP4, KVF_FORMAT_FP4, N_ROWS, 64, &error),
+                     KVF_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "workspace"));
+}
+
+static void attend_refuses_two_modes_and_rows_outside_the_view(void **state)
+{
+    (void)state;
+    static float q[512], out[512], mask[N_ROWS];
+    int32_t list[1] = {N_ROWS};
+    const uint32_t list_len = 1;
+    const uint32_t visible = N_ROWS;
+    kvf_error error;
+    kvf_attend_args args = {.n_queries = 1,
+                            .n_heads = 1,
+                            .q = q,
+                            .scale = 1.0f,
+                            .rows = view(KVF_FORMAT_F32, KVF_ROW_WIDTH),
+                            .n_visible = &visible,
+                            .list = list,
+                            .list_stride = 1,
+                            .list_len = &list_len,
+                            .out = out,
+                            .workspace = workspace,
+                            .workspace_bytes = sizeof workspace};
+    assert_int_equal(kvf_attend(device, &args, &error), KVF_INVALID_ARGUMENT);
+    list[0] = N_ROWS - 1;
+    assert_int_equal(kvf_attend(device, &args, &error), KVF_OK);
+    args.mask_f32 = mask;
+    args.mask_stride = N_ROWS;
+    assert_int_equal(kvf_attend(device, &args, &error), KVF_INVALID_ARGUMENT);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    const kvf_device_options options = {.n_threads = 1};
+    return kvf_device_open(&options, &device, NULL) != KVF_OK;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    kvf_device_close(device);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(select_takes_fp4_and_f32_and_no_other_format),
+        cmocka_unit_test(select_refuses_hidden_rows_and_a_small_workspace),
+        cmocka_unit_test(attend_refuses_two_modes_and_rows_outside_the_view),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
