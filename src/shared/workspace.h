@@ -27,6 +27,12 @@ static inline uint64_t kvf_round_up_64(uint64_t bytes)
 /* Queries scored together, so that a tile of rows is unpacked once for all of them. */
 #define KVF_SELECT_GROUP_QUERIES 8
 
+/* Candidates kept before they are thinned to top_k. */
+static inline uint32_t kvf_select_key_capacity(uint32_t top_k)
+{
+    return 2 * top_k + KVF_SELECT_BLOCK_ROWS;
+}
+
 /*
  * One query in select: candidates (8 bytes: score and row), of which the best top_k
  * are kept, a block of scores, and its heads: 512 bytes of f32, or codes, shifted
@@ -35,13 +41,15 @@ static inline uint64_t kvf_round_up_64(uint64_t bytes)
 static inline uint64_t kvf_select_query_bytes(uint32_t n_heads, uint32_t top_k)
 {
     return kvf_round_up_64(4ull * KVF_SELECT_BLOCK_ROWS) +
-           kvf_round_up_64(8ull * (2ull * top_k + KVF_SELECT_BLOCK_ROWS)) +
+           kvf_round_up_64(8ull * kvf_select_key_capacity(top_k)) +
            kvf_round_up_64(n_heads * (KVF_INDEX_WIDTH * 4ull + 16));
 }
 
 static inline uint64_t kvf_select_thread_bytes(uint32_t n_heads, uint32_t top_k)
 {
-    return KVF_SELECT_GROUP_QUERIES * kvf_select_query_bytes(n_heads, top_k);
+    /* and one more set of candidates, which thinning reorders */
+    return KVF_SELECT_GROUP_QUERIES * kvf_select_query_bytes(n_heads, top_k) +
+           kvf_round_up_64(8ull * kvf_select_key_capacity(top_k));
 }
 
 /* Heads that one piece of attend's work covers. */

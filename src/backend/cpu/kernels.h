@@ -10,6 +10,7 @@
 #define KVF_CPU_KERNELS_H
 
 #include "backend/backend.h"
+#include "backend/cpu/candidates.h"
 #include "shared/workspace.h"
 
 /*
@@ -46,8 +47,11 @@ typedef struct kvf_attend_item {
 /* One query's index heads, ready to be scored against many rows. */
 typedef struct kvf_index_query {
     uint32_t n_heads;
-    bool packed;             /* codes and scales are filled; otherwise values */
-    bool is_aligned;         /* aligned, aligned_starts and aligned_weights are filled */
+    bool packed;           /* otherwise values */
+    bool is_aligned;       /* aligned, aligned_starts and aligned_weights are filled */
+    bool has_blocks;       /* codes, scales and sums are filled */
+    const kvf_rows *heads; /* where to fill them from */
+    uint64_t first_row;
     float *weights;          /* [n_heads], times c */
     float *values;           /* [n_heads][128] */
     int8_t *codes;           /* [n_heads][32][4] doubled codes in the order of the key tile */
@@ -72,12 +76,13 @@ typedef struct kvf_cpu_kernels {
     const char *isa;
     /* Attends one item; workspace is one thread's. */
     void (*attend)(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace);
-    /* The most that a query's codes may be shifted, and what is added to shifted keys. */
-    uint32_t query_shift;
-    int32_t aligned_offset;
+    /* Readies a packed query, its weights given; its heads are rows first_row .. of `heads`. */
+    void (*load_query)(const kvf_rows *heads, uint64_t first_row, kvf_index_query *query);
     /* out[query * stride + row - begin]: scores of rows begin .. end; all queries of one kind. */
-    void (*score)(const kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
+    void (*score)(kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
                   uint64_t begin, uint64_t end, float *out, size_t stride);
+    /* Adds rows first_row .. + n, above all before, to the candidates. */
+    void (*push)(kvf_candidates *candidates, const float *scores, uint32_t n, uint32_t first_row);
     /* RMS norm of one row (docs/FORMAT.md 9.7); weight may be NULL; width % 16 == 0 is faster. */
     void (*norm)(const float *in, float *out, const float *weight, uint32_t width, float eps);
     /*

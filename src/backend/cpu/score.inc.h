@@ -10,6 +10,8 @@
  *   V16_SCORE_TILES     tiles of 16 rows computed together in registers
  *   v16_load_words      16 rows of 64 bytes to 16 vectors of 4-byte words
  *   v16_align_scales    may be there (V16_ALIGN_SCALES): the generic one is below
+ *   v16i_keep           may be there (V16_KEEP): holds a sum in its register
+ *   v16_not_below       bit mask of the lanes that are not below a number
  *   v16_expand_codes    a vector of words to the doubled codes of their low and high
  *                       nibbles, plus offset, shifted by row
  *   v16i_dot4           += dots of 4 codes a row
@@ -34,6 +36,7 @@
  */
 #include <math.h>
 
+#include "backend/cpu/candidates.h"
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
@@ -94,34 +97,82 @@ static inline uint32_t scale_byte(uint32_t scales, uint32_t b)
     return scales >> 8 * b & 255;
 }
 
-/* Codes of a tile, shifted by shifts[block][row]; offsets[block][row] is what is added then. */
-static inline void expand_tile(const packed_rows *rows, uint32_t shifts[4][KVF_TILE_ROWS],
-                               uint32_t offsets[4][KVF_TILE_ROWS], kvf_key_tile *tile)
-{
+/* How the codes of a tile are to be shifted, and what is added then, by block and row. */
+typedef struct tile_shifts {
+    _Alignas(64) uint32_t shifts[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+    _Alignas(64) uint32_t offsets[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
+} tile_shifts;
+
+/* words[j][r]: word j of row r. quads is what some ISAs keep on the way there. */
+typedef struct tile_words {
     _Alignas(64) uint32_t words[KVF_FP4_CODE_BYTES / 4][KVF_TILE_ROWS];
-    v16_load_words(rows->codes, words);
-    for (uint32_t j = 0; j < KVF_FP4_CODE_BYTES / 4; j++)
-        v16_expand_codes(words[j], shifts[j / 4], offsets[j / 4], tile->codes[2 * j],
+    _Alignas(64) uint32_t quads[KVF_FP4_CODE_BYTES / 4][KVF_TILE_ROWS];
+} tile_words;
+
+/* Words of rows 4 q .. + 4, or what v16_merge_quad_words makes words of. */
+static inline void load_quad(const uint8_t *const rows[KVF_TILE_ROWS], uint32_t q, tile_words *to)
+{
+#ifdef V16_QUADS
+    v16_load_quad_words(rows + 4 * q, to->quads + 4 * q);
+#else
+    for (uint32_t r = 4 * q; r < 4 * q + 4; r++)
+        for (uint32_t j = 0; j < KVF_FP4_CODE_BYTES / 4; j++)
+            memcpy(&to->words[j][r], rows[r] + 4 * j, 4);
+#endif
+}
+
+static inline void merge_quads(tile_words *words, uint32_t k)
+{
+#ifdef V16_QUADS
+    v16_merge_quad_words(words->quads, k, words->words);
+#else
+    (void)words;
+    (void)k;
+#endif
+}
+
+/* One of the steps from packed rows to a tile: quads, words, then a word's codes. */
+#define TILE_STEPS (4 + 4 + KVF_FP4_CODE_BYTES / 4)
+static inline __attribute__((always_inline)) void expand_step(const packed_rows *rows,
+                                                              const tile_shifts *by, uint32_t step,
+                                                              tile_words *words, kvf_key_tile *tile)
+{
+    if (step < 4) {
+        load_quad(rows->codes, step, words);
+    } else if (step < 8) {
+        merge_quads(words, step - 4);
+    } else {
+        const uint32_t j = step - 8;
+        const uint32_t block = j / (KVF_FP4_BLOCK_CODE_BYTES / 4);
+        v16_expand_codes(words->words[j], by->shifts[block], by->offsets[block], tile->codes[2 * j],
                          tile->codes[2 * j + 1]);
+    }
+}
+
+static inline void expand_tile(const packed_rows *rows, const tile_shifts *by, kvf_key_tile *tile)
+{
+    tile_words words;
+    for (uint32_t step = 0; step < TILE_STEPS; step++)
+        expand_step(rows, by, step, &words, tile);
 }
 
 static void load_blocks_tile(const packed_rows *rows, kvf_key_tile *tile)
 {
-    _Alignas(64) uint32_t none[4][KVF_TILE_ROWS] = {{0}};
+    const tile_shifts none = {{{0}}, {{0}}};
     for (uint32_t r = 0; r < KVF_TILE_ROWS; r++)
         for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++)
             tile->scales[b][r] = half_scale((uint8_t)scale_byte(rows->scales[r], b));
-    expand_tile(rows, none, none, tile);
+    expand_tile(rows, &none, tile);
 }
 
 /*
  * How the codes of 16 rows are aligned, from their scale bytes: shifts and offsets for
  * v16_expand_codes, and 2^(e - 1) of each row's lowest scale. False if a row has no
- * aligned form. A zero block has scale byte 1 and no nonzero block has (the range of
- * pack), so it does not count.
+ * aligned form with shifts of at most most_shift <= KEY_SHIFT. A zero block has scale byte 1 and no
+ * nonzero block has (the range of pack), so it does not count.
  */
 #ifndef V16_ALIGN_SCALES
-static bool v16_align_scales(const uint32_t scales[KVF_TILE_ROWS],
+static bool v16_align_scales(const uint32_t scales[KVF_TILE_ROWS], uint32_t most_shift,
                              uint32_t shifts[4][KVF_TILE_ROWS], uint32_t offsets[4][KVF_TILE_ROWS],
                              float *half_scales)
 {
@@ -135,8 +186,7 @@ static bool v16_align_scales(const uint32_t scales[KVF_TILE_ROWS],
         }
         if (high <= 1)
             low = high = 127; /* a zero row */
-        if (high - low > KVF_ALIGNED_KEY_SHIFT || low < KVF_ALIGNED_LOWEST ||
-            high > KVF_ALIGNED_HIGHEST)
+        if (high - low > most_shift || low < KVF_ALIGNED_LOWEST || high > KVF_ALIGNED_HIGHEST)
             return false;
         half_scales[r] = half_scale((uint8_t)low);
         for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
@@ -153,14 +203,70 @@ static bool v16_align_scales(const uint32_t scales[KVF_TILE_ROWS],
 #endif
 
 /* The aligned form of a tile, if all of its rows have one. */
-static bool load_aligned_tile(const packed_rows *rows, kvf_key_tile *tile)
+static bool load_aligned_tile(const packed_rows *rows, uint32_t most_shift, kvf_key_tile *tile)
 {
-    _Alignas(64) uint32_t shifts[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
-    _Alignas(64) uint32_t offsets[KVF_FP4_BLOCKS][KVF_TILE_ROWS];
-    if (!v16_align_scales(rows->scales, shifts, offsets, tile->scales[0]))
+    tile_shifts by;
+    if (!v16_align_scales(rows->scales, most_shift, by.shifts, by.offsets, tile->scales[0]))
         return false;
-    expand_tile(rows, shifts, offsets, tile);
+    expand_tile(rows, &by, tile);
     return true;
+}
+
+/*
+ * The next tiles, aligned in small steps, which the dots of the tiles before take between
+ * them: a few at a time, as the processor looks only so far ahead for work that can go on
+ * beside dots.
+ */
+typedef struct tile_loader {
+    packed_rows rows[V16_SCORE_TILES];
+    tile_shifts by[V16_SCORE_TILES];
+    tile_words words;
+    kvf_key_tile *tiles; /* [V16_SCORE_TILES] */
+    uint32_t n_tiles;
+    bool aligned;  /* all tiles have that form; otherwise there are no steps */
+    uint32_t tile; /* of the next step */
+    uint32_t step;
+    uint32_t steps_left;
+} tile_loader;
+
+/* n rows from first_row on, at most V16_SCORE_TILES tiles. */
+static void loader_start(tile_loader *loader, const kvf_rows *keys, uint64_t first_row, uint32_t n,
+                         kvf_key_tile *tiles)
+{
+    loader->tiles = tiles;
+    loader->n_tiles = (n + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS;
+    loader->aligned = true;
+    loader->tile = 0;
+    loader->step = 0;
+    for (uint32_t t = 0; t < loader->n_tiles; t++) {
+        const uint32_t left = n - t * KVF_TILE_ROWS;
+        find_packed_rows(keys, first_row + t * KVF_TILE_ROWS,
+                         left < KVF_TILE_ROWS ? left : KVF_TILE_ROWS, &loader->rows[t]);
+        loader->aligned =
+            loader->aligned &&
+            v16_align_scales(loader->rows[t].scales, KVF_ALIGNED_KEY_SHIFT, loader->by[t].shifts,
+                             loader->by[t].offsets, tiles[t].scales[0]);
+    }
+    loader->steps_left = loader->aligned ? loader->n_tiles * TILE_STEPS : 0;
+}
+
+static inline __attribute__((always_inline)) void loader_step(tile_loader *loader)
+{
+    if (loader->steps_left == 0)
+        return;
+    const uint32_t t = loader->tile;
+    expand_step(&loader->rows[t], &loader->by[t], loader->step, &loader->words, &loader->tiles[t]);
+    loader->steps_left--;
+    if (++loader->step == TILE_STEPS) {
+        loader->step = 0;
+        loader->tile++;
+    }
+}
+
+static void loader_finish(tile_loader *loader)
+{
+    while (loader->steps_left)
+        loader_step(loader);
 }
 
 static void load_f32_tile(const kvf_rows *keys, uint64_t first_row, uint32_t n, kvf_key_tile *tile)
@@ -184,6 +290,98 @@ static void load_f32_tile(const kvf_rows *keys, uint64_t first_row, uint32_t n, 
             tile->values[i][r] = rows[r][i];
 }
 
+/* ---- Queries ------------------------------------------------------------------- */
+
+/* 16 sums of unsigned or signed bytes of a tile, words begin .. end. */
+static inline v16i sum_codes(const kvf_key_tile *tile, uint32_t begin, uint32_t end)
+{
+    static const int8_t ones[4] = {1, 1, 1, 1};
+    v16i sum = v16i_set1(0);
+    for (uint32_t j = begin; j < end; j++)
+        sum = v16i_dot4(sum, tile->codes[j], ones);
+    return sum;
+}
+
+/* Codes, scales and sums of blocks of heads h .. h + n from their tile. */
+static void keep_head_blocks(const kvf_key_tile *tile, uint32_t h, uint32_t n,
+                             kvf_index_query *query)
+{
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t j = 0; j < KVF_INDEX_WIDTH / 4; j++)
+            for (uint32_t i = 0; i < 4; i++)
+                query->codes[(size_t)(h + r) * KVF_INDEX_WIDTH + 4 * j + i] =
+                    (int8_t)(tile->codes[j][r][i] - V16_KEY_OFFSET);
+    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
+        _Alignas(64) int32_t sums[KVF_TILE_ROWS];
+        v16i_store(sums, sum_codes(tile, 8 * b, 8 * b + 8));
+        for (uint32_t r = 0; r < n; r++) {
+            query->scales[(h + r) * KVF_FP4_BLOCKS + b] = tile->scales[b][r];
+            query->sums[(h + r) * KVF_FP4_BLOCKS + b] =
+                sums[r] - V16_KEY_OFFSET * KVF_FP4_BLOCK_VALUES;
+        }
+    }
+}
+
+/* The aligned form of heads h .. h + n from their tile; false if a weight does not allow it. */
+static bool keep_aligned_heads(const kvf_key_tile *tile, uint32_t h, uint32_t n,
+                               kvf_index_query *query)
+{
+    const int32_t offset = V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT; /* of every code */
+    _Alignas(64) int32_t sums[KVF_TILE_ROWS];
+    v16i_store(sums, sum_codes(tile, 0, KVF_INDEX_WIDTH / 4));
+    for (uint32_t r = 0; r < n; r++) {
+        const float weight = fabsf(query->weights[h + r]);
+        if (weight != 0.0f &&
+            (weight < KVF_ALIGNED_WEIGHT_LOWEST || weight > KVF_ALIGNED_WEIGHT_HIGHEST))
+            return false;
+        query->aligned_starts[h + r] = -offset * (sums[r] - offset * KVF_INDEX_WIDTH);
+        query->aligned_weights[h + r] = query->weights[h + r] * tile->scales[0][r];
+    }
+    /* [n_heads / 8][32][8][4]: the same four places of eight heads beside each other */
+    for (uint32_t r = 0; r < n; r += 8) {
+        int8_t *restrict out = query->aligned + (size_t)(h + r) * KVF_INDEX_WIDTH;
+        for (uint32_t j = 0; j < KVF_INDEX_WIDTH / 4; j++) {
+            const uint8_t *codes = tile->codes[j][r];
+            for (uint32_t i = 0; i < 32; i++)
+                out[32 * j + i] = (int8_t)(codes[i] - offset);
+        }
+    }
+    return true;
+}
+
+/* Readies a query whose heads are rows first_row .. of `heads`, its weights given. */
+static void load_query(const kvf_rows *heads, uint64_t first_row, kvf_index_query *query)
+{
+    query->heads = heads;
+    query->first_row = first_row;
+    query->has_blocks = false;
+    query->is_aligned = true;
+    for (uint32_t h = 0; h < query->n_heads; h += KVF_TILE_ROWS) {
+        const uint32_t left = query->n_heads - h;
+        const uint32_t n = left < KVF_TILE_ROWS ? left : KVF_TILE_ROWS;
+        packed_rows rows;
+        kvf_key_tile tile;
+        find_packed_rows(heads, first_row + h, n, &rows);
+        query->is_aligned = query->is_aligned && load_aligned_tile(&rows, V16_QUERY_SHIFT, &tile) &&
+                            keep_aligned_heads(&tile, h, n, query);
+    }
+}
+
+/* Fills the form by blocks, if it is not there: most queries never need it. */
+static void need_blocks(kvf_index_query *query)
+{
+    for (uint32_t h = 0; !query->has_blocks && h < query->n_heads; h += KVF_TILE_ROWS) {
+        const uint32_t left = query->n_heads - h;
+        const uint32_t n = left < KVF_TILE_ROWS ? left : KVF_TILE_ROWS;
+        packed_rows rows;
+        kvf_key_tile tile;
+        find_packed_rows(query->heads, query->first_row + h, n, &rows);
+        load_blocks_tile(&rows, &tile);
+        keep_head_blocks(&tile, h, n, query);
+    }
+    query->has_blocks = true;
+}
+
 /* ---- Scores of a tile ----------------------------------------------------------- */
 
 /* ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) */
@@ -194,10 +392,40 @@ static inline v16 sum_lanes(const v16 sums[8])
     return v16_add(low, high);
 }
 
-/* Dots of V16_SCORE_HEADS heads with n_tiles (a constant) aligned tiles, into sums. */
+#ifndef V16_KEEP
+static inline void v16i_keep(v16i *a)
+{
+    (void)a;
+}
+#endif
+
+/* Dots of four codes between two steps of the loader: 8 x 8 heads give 64 steps, 48 are needed. */
+#define DOTS_A_STEP 4
+
+/* += dots of V16_SCORE_HEADS heads with n_tiles (a constant) tiles, four codes a row. */
+static inline __attribute__((always_inline)) void
+add_dots(v16i dots[V16_SCORE_TILES][V16_SCORE_HEADS], const kvf_key_tile *tiles, const int n_tiles,
+         int j, const int8_t *codes)
+{
+    KVF_UNROLL
+    for (int i = 0; i < V16_SCORE_HEADS; i++)
+        KVF_UNROLL
+    for (int t = 0; t < n_tiles; t++)
+        dots[t][i] = v16i_dot4(dots[t][i], tiles[t].codes[j], codes + 32 * j + 4 * i);
+    KVF_UNROLL
+    for (int i = 0; i < V16_SCORE_HEADS; i++)
+        KVF_UNROLL
+    for (int t = 0; t < n_tiles; t++)
+        v16i_keep(&dots[t][i]);
+}
+
+/*
+ * Dots of V16_SCORE_HEADS heads from h on with n_tiles (a constant) aligned tiles; their
+ * weighted maxima are added to sums. Meanwhile the next tiles are loaded.
+ */
 static inline __attribute__((always_inline)) void
 score_aligned_heads(const kvf_index_query *query, uint32_t h, const kvf_key_tile *tiles,
-                    const int n_tiles, float sums[][8][KVF_TILE_ROWS])
+                    const int n_tiles, tile_loader *next, float sums[][8][KVF_TILE_ROWS])
 {
     /* [n_heads / 8][32][8][4]: the same four places of eight heads beside each other */
     const int8_t *codes = query->aligned + (size_t)(h / 8) * 8 * KVF_INDEX_WIDTH + h % 8 * 4;
@@ -207,14 +435,12 @@ score_aligned_heads(const kvf_index_query *query, uint32_t h, const kvf_key_tile
         KVF_UNROLL
     for (int t = 0; t < n_tiles; t++)
         dots[t][i] = v16i_set1(query->aligned_starts[h + i]);
-        /* Several steps at a time: gcc copies every sum twice around the loop's end. */
-#pragma GCC unroll 8
-    for (int j = 0; j < KVF_INDEX_WIDTH / 4; j++)
-        KVF_UNROLL
-    for (int i = 0; i < V16_SCORE_HEADS; i++)
-        KVF_UNROLL
-    for (int t = 0; t < n_tiles; t++)
-        dots[t][i] = v16i_dot4(dots[t][i], tiles[t].codes[j], codes + 32 * j + 4 * i);
+    for (int j = 0; j < KVF_INDEX_WIDTH / 4; j += DOTS_A_STEP) {
+        /* Not unrolled further: it would not fit the cache of decoded instructions. */
+        for (int k = 0; k < DOTS_A_STEP; k++)
+            add_dots(dots, tiles, n_tiles, j + k, codes);
+        loader_step(next);
+    }
     const v16 zero = v16_set1(0.0f);
     KVF_UNROLL
     for (int i = 0; i < V16_SCORE_HEADS; i++)
@@ -226,15 +452,41 @@ score_aligned_heads(const kvf_index_query *query, uint32_t h, const kvf_key_tile
     }
 }
 
-static inline __attribute__((always_inline)) void score_aligned(const kvf_index_query *query,
-                                                                const kvf_key_tile *tiles,
-                                                                const int n_tiles, float *scores)
+/*
+ * Functions of their own: within a caller's loop the compiler would keep sums in registers,
+ * which the dots need.
+ */
+static __attribute__((noinline)) void score_aligned_pair(const kvf_index_query *query, uint32_t h,
+                                                         const kvf_key_tile *tiles,
+                                                         tile_loader *next,
+                                                         float sums[][8][KVF_TILE_ROWS])
 {
-    /* In memory: the registers are the dots'. */
-    _Alignas(64) float sums[V16_SCORE_TILES][8][KVF_TILE_ROWS] = {{{0}}};
-    for (uint32_t h = 0; h < query->n_heads; h += V16_SCORE_HEADS)
-        score_aligned_heads(query, h, tiles, n_tiles, sums);
-    for (int t = 0; t < n_tiles; t++) {
+    score_aligned_heads(query, h, tiles, V16_SCORE_TILES, next, sums);
+}
+
+static __attribute__((noinline)) void score_aligned_one(const kvf_index_query *query, uint32_t h,
+                                                        const kvf_key_tile *tile, tile_loader *next,
+                                                        float sums[][8][KVF_TILE_ROWS])
+{
+    score_aligned_heads(query, h, tile, 1, next, sums);
+}
+
+/* Scores of n_tiles aligned tiles, 1 or V16_SCORE_TILES; meanwhile the next ones are loaded. */
+static void score_aligned(const kvf_index_query *query, const kvf_key_tile *tiles, uint32_t n_tiles,
+                          tile_loader *next, float *scores)
+{
+    _Alignas(64) float sums[V16_SCORE_TILES][8][KVF_TILE_ROWS];
+    const v16 zero = v16_set1(0.0f);
+    for (uint32_t t = 0; t < n_tiles; t++)
+        for (int l = 0; l < 8; l++)
+            v16_store(sums[t][l], zero);
+    for (uint32_t h = 0; h < query->n_heads; h += V16_SCORE_HEADS) {
+        if (n_tiles == V16_SCORE_TILES)
+            score_aligned_pair(query, h, tiles, next, sums);
+        else
+            score_aligned_one(query, h, tiles, next, sums);
+    }
+    for (uint32_t t = 0; t < n_tiles; t++) {
         v16 lanes[8];
         for (int l = 0; l < 8; l++)
             lanes[l] = v16_load(sums[t][l]);
@@ -302,64 +554,107 @@ static void score_tile_heads(const kvf_index_query *query, const kvf_key_tile *t
 
 /* ---- Rows ------------------------------------------------------------------------ */
 
-/* Up to V16_SCORE_TILES tiles from first_row on, for all queries; n rows are stored. */
-static void score_packed_rows(const kvf_index_query *queries, uint32_t n_queries,
-                              const kvf_rows *keys, uint64_t first_row, uint32_t n, float *out,
-                              size_t stride)
+/* Stores the loaded rows' scores block by block, for queries that are not aligned with them. */
+static void score_by_blocks(kvf_index_query *queries, uint32_t n_queries, const tile_loader *rows,
+                            uint32_t n, float *out, size_t stride)
 {
-    kvf_key_tile tiles[V16_SCORE_TILES];
-    kvf_key_tile blocks;
-    packed_rows rows[V16_SCORE_TILES];
-    float scores[V16_SCORE_TILES * KVF_TILE_ROWS];
-    const uint32_t n_tiles = (n + KVF_TILE_ROWS - 1) / KVF_TILE_ROWS;
-    bool aligned = true;
-    for (uint32_t t = 0; t < n_tiles; t++) {
+    kvf_key_tile tile;
+    float scores[KVF_TILE_ROWS];
+    for (uint32_t t = 0; t < rows->n_tiles; t++) {
         const uint32_t left = n - t * KVF_TILE_ROWS;
-        find_packed_rows(keys, first_row + t * KVF_TILE_ROWS,
-                         left < KVF_TILE_ROWS ? left : KVF_TILE_ROWS, &rows[t]);
-        aligned = aligned && load_aligned_tile(&rows[t], &tiles[t]);
-    }
-    for (uint32_t i = 0; i < n_queries; i++) {
-        if (aligned && queries[i].is_aligned) {
-            if (n_tiles == V16_SCORE_TILES)
-                score_aligned(&queries[i], tiles, V16_SCORE_TILES, scores);
-            else
-                score_aligned(&queries[i], tiles, 1, scores);
-            memcpy(out + i * stride, scores, n * sizeof *out);
-        }
-    }
-    for (uint32_t t = 0; t < n_tiles; t++) {
         bool loaded = false;
         for (uint32_t i = 0; i < n_queries; i++) {
-            if (aligned && queries[i].is_aligned)
+            if (rows->aligned && queries[i].is_aligned)
                 continue;
             if (!loaded)
-                load_blocks_tile(&rows[t], &blocks);
+                load_blocks_tile(&rows->rows[t], &tile);
             loaded = true;
-            score_tile_heads(&queries[i], &blocks, true, scores);
-            const uint32_t left = n - t * KVF_TILE_ROWS;
+            need_blocks(&queries[i]);
+            score_tile_heads(&queries[i], &tile, true, scores);
             memcpy(out + i * stride + t * KVF_TILE_ROWS, scores,
                    (left < KVF_TILE_ROWS ? left : KVF_TILE_ROWS) * sizeof *out);
         }
     }
 }
 
-static void score_rows(const kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
+/* Scores of n loaded rows for all queries, while `next` is loaded. */
+static void score_loaded(kvf_index_query *queries, uint32_t n_queries, const tile_loader *rows,
+                         uint32_t n, tile_loader *next, float *out, size_t stride)
+{
+    float scores[V16_SCORE_TILES * KVF_TILE_ROWS];
+    for (uint32_t i = 0; rows->aligned && i < n_queries; i++) {
+        if (!queries[i].is_aligned)
+            continue;
+        if (rows->n_tiles == V16_SCORE_TILES)
+            score_aligned(&queries[i], rows->tiles, V16_SCORE_TILES, next, scores);
+        else
+            for (uint32_t t = 0; t < rows->n_tiles; t++)
+                score_aligned(&queries[i], rows->tiles + t, 1, next, scores + t * KVF_TILE_ROWS);
+        memcpy(out + i * stride, scores, n * sizeof *out);
+    }
+    score_by_blocks(queries, n_queries, rows, n, out, stride);
+    loader_finish(next);
+}
+
+static void score_packed_rows(kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
+                              uint64_t begin, uint64_t end, float *out, size_t stride)
+{
+    const uint32_t most = V16_SCORE_TILES * KVF_TILE_ROWS;
+    kvf_key_tile tiles[2][V16_SCORE_TILES];
+    tile_loader loaders[2];
+    uint32_t turn = 0;
+    uint32_t n = end - begin < most ? (uint32_t)(end - begin) : most;
+    loader_start(&loaders[0], keys, begin, n, tiles[0]);
+    loader_finish(&loaders[0]);
+    for (uint64_t row = begin; row < end; turn ^= 1) {
+        tile_loader *next = &loaders[turn ^ 1];
+        const uint64_t next_row = row + n;
+        const uint32_t next_n = end - next_row < most ? (uint32_t)(end - next_row) : most;
+        loader_start(next, keys, next_row, next_n, tiles[turn ^ 1]);
+        score_loaded(queries, n_queries, &loaders[turn], n, next, out + (row - begin), stride);
+        row = next_row;
+        n = next_n;
+    }
+}
+
+static void score_rows(kvf_index_query *queries, uint32_t n_queries, const kvf_rows *keys,
                        uint64_t begin, uint64_t end, float *out, size_t stride)
 {
+    if (queries->packed) {
+        score_packed_rows(queries, n_queries, keys, begin, end, out, stride);
+        return;
+    }
     kvf_key_tile tile;
-    const uint32_t step = queries->packed ? V16_SCORE_TILES * KVF_TILE_ROWS : KVF_TILE_ROWS;
-    for (uint64_t row = begin; row < end; row += step) {
-        const uint32_t n = end - row < step ? (uint32_t)(end - row) : step;
-        if (queries->packed) {
-            score_packed_rows(queries, n_queries, keys, row, n, out + (row - begin), stride);
-            continue;
-        }
+    for (uint64_t row = begin; row < end; row += KVF_TILE_ROWS) {
+        const uint32_t n = end - row < KVF_TILE_ROWS ? (uint32_t)(end - row) : KVF_TILE_ROWS;
         load_f32_tile(keys, row, n, &tile);
         for (uint32_t i = 0; i < n_queries; i++) {
             float scores[KVF_TILE_ROWS];
             score_tile_heads(&queries[i], &tile, false, scores);
             memcpy(out + i * stride + (row - begin), scores, n * sizeof *out);
         }
+    }
+}
+
+/* Keeps the rows among n that may be among the best; scores[i] is row first_row + i's. */
+static void push_rows(kvf_candidates *candidates, const float *scores, uint32_t n,
+                      uint32_t first_row)
+{
+    uint32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        uint32_t lanes = v16_not_below(v16_load(scores + i), candidates->floor_score);
+        if (lanes && candidates->capacity - candidates->n < 16) {
+            kvf_candidates_thin(candidates);
+            lanes = v16_not_below(v16_load(scores + i), candidates->floor_score);
+        }
+        for (; lanes; lanes &= lanes - 1) {
+            const uint32_t at = i + (uint32_t)__builtin_ctz(lanes);
+            kvf_candidates_keep(candidates, scores[at], first_row + at);
+        }
+    }
+    for (; i < n; i++) {
+        if (candidates->n == candidates->capacity)
+            kvf_candidates_thin(candidates);
+        kvf_candidates_keep(candidates, scores[i], first_row + i);
     }
 }

@@ -19,11 +19,6 @@ typedef struct query_group {
     float *scores; /* [KVF_SELECT_GROUP_QUERIES][KVF_SELECT_BLOCK_ROWS] */
 } query_group;
 
-static uint32_t key_capacity(uint32_t top_k)
-{
-    return 2 * top_k + KVF_SELECT_BLOCK_ROWS;
-}
-
 /* Cuts the heads' part of one query: weight, then f32 values or the packed forms. */
 static void cut_query(uint8_t *place, uint32_t n_heads, kvf_index_query *query)
 {
@@ -43,11 +38,13 @@ static query_group group_of_thread(const kvf_select_args *args, size_t thread)
     uint8_t *place =
         (uint8_t *)args->workspace + thread * kvf_select_thread_bytes(args->n_heads, args->top_k);
     query_group group;
+    const uint32_t capacity = kvf_select_key_capacity(args->top_k);
     group.scores = (float *)place;
     place += KVF_SELECT_GROUP_QUERIES * kvf_round_up_64(4ull * KVF_SELECT_BLOCK_ROWS);
+    uint64_t *spare = (uint64_t *)place;
+    place += kvf_round_up_64(8ull * capacity);
     for (uint32_t i = 0; i < KVF_SELECT_GROUP_QUERIES; i++) {
-        const uint32_t capacity = key_capacity(args->top_k);
-        kvf_candidates_start(&group.candidates[i], (uint64_t *)place, capacity, args->top_k);
+        kvf_candidates_start(&group.candidates[i], (uint64_t *)place, spare, capacity, args->top_k);
         place += kvf_round_up_64(8ull * capacity);
         cut_query(place, args->n_heads, &group.queries[i]);
         place += kvf_round_up_64(args->n_heads * (KVF_INDEX_WIDTH * 4ull + 16));
@@ -60,91 +57,26 @@ size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args 
     return device->n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
 }
 
-/* One head's codes in the order of the key tile, with scales and sums of blocks. */
-static void load_packed_head(const kvf_rows *queries, uint64_t row, kvf_index_query *query,
-                             uint32_t h, uint8_t scale_bytes[KVF_FP4_BLOCKS])
-{
-    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    const uint8_t *page = kvf_rows_page(queries, row);
-    const uint32_t in_page = (uint32_t)(row % queries->page_rows);
-    const uint8_t *codes = page + (size_t)in_page * KVF_FP4_CODE_BYTES;
-    const uint8_t *scales = page + (size_t)queries->page_rows * KVF_FP4_CODE_BYTES +
-                            (size_t)in_page * KVF_FP4_SCALE_BYTES;
-    int8_t *out = query->codes + (size_t)h * KVF_INDEX_WIDTH;
-    memcpy(scale_bytes, scales, KVF_FP4_SCALE_BYTES);
-    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
-        int32_t sum = 0;
-        for (uint32_t i = 0; i < KVF_FP4_BLOCK_CODE_BYTES; i++) {
-            const uint32_t at =
-                b * KVF_FP4_BLOCK_CODE_BYTES + i; /* byte: two codes of word at / 4 */
-            const int8_t low = doubled[codes[at] & 15];
-            const int8_t high = doubled[codes[at] >> 4];
-            out[(at / 4) * 8 + at % 4] = low;
-            out[(at / 4) * 8 + 4 + at % 4] = high;
-            sum += low + high;
-        }
-        query->sums[h * KVF_FP4_BLOCKS + b] = sum;
-        const uint32_t bits = scales[b] ? (uint32_t)(scales[b] - 1) << 23 : 0;
-        memcpy(&query->scales[h * KVF_FP4_BLOCKS + b], &bits, sizeof bits); /* 2^(e - 1) */
-    }
-}
-
-/*
- * The aligned form of a head (score.inc.h), from its codes; false if it has none. A
- * zero block (scale byte 1) does not count, as in load_aligned_tile.
- */
-static bool align_head(const kvf_cpu_kernels *kernels, kvf_index_query *query, uint32_t h,
-                       const uint8_t scale_bytes[KVF_FP4_BLOCKS])
-{
-    uint32_t low = 255;
-    uint32_t high = 0;
-    for (uint32_t b = 0; b < KVF_FP4_BLOCKS; b++) {
-        low = scale_bytes[b] > 1 && scale_bytes[b] < low ? scale_bytes[b] : low;
-        high = scale_bytes[b] > high ? scale_bytes[b] : high;
-    }
-    if (high <= 1)
-        low = high = 127; /* a zero head */
-    const float weight = fabsf(query->weights[h]);
-    if (high - low > kernels->query_shift || low < KVF_ALIGNED_LOWEST ||
-        high > KVF_ALIGNED_HIGHEST ||
-        (weight != 0.0f &&
-         (weight < KVF_ALIGNED_WEIGHT_LOWEST || weight > KVF_ALIGNED_WEIGHT_HIGHEST)))
-        return false;
-    int32_t sum = 0;
-    for (uint32_t j = 0; j < KVF_INDEX_WIDTH / 4; j++) {
-        const uint8_t byte = scale_bytes[j / 8];
-        const int32_t scale = 1 << (byte > 1 ? byte - low : 0);
-        for (uint32_t i = 0; i < 4; i++) {
-            const int32_t code = query->codes[(size_t)h * KVF_INDEX_WIDTH + 4 * j + i] * scale;
-            query->aligned[(((size_t)(h / 8) * 32 + j) * 8 + h % 8) * 4 + i] = (int8_t)code;
-            sum += code;
-        }
-    }
-    query->aligned_starts[h] = -kernels->aligned_offset * sum;
-    query->aligned_weights[h] = ldexpf(query->weights[h], (int)low - 128); /* * 2^(e - 1) */
-    return true;
-}
-
 /* Query i, ready to be scored. */
 static void load_query(const kvf_cpu_kernels *kernels, const kvf_select_args *args, uint32_t i,
                        bool packed, kvf_index_query *query)
 {
     const float c = (float)(1.0 / sqrt(args->n_heads * (double)KVF_INDEX_WIDTH));
+    const uint64_t first_row = (uint64_t)i * args->n_heads;
     query->packed = packed;
-    query->is_aligned = packed;
+    query->is_aligned = false;
+    for (uint32_t h = 0; h < args->n_heads; h++)
+        query->weights[h] = args->head_weights[first_row + h] * c;
+    if (packed) {
+        kernels->load_query(&args->queries, first_row, query);
+        return;
+    }
     for (uint32_t h = 0; h < args->n_heads; h++) {
-        const uint64_t row = (uint64_t)i * args->n_heads + h;
-        uint8_t scale_bytes[KVF_FP4_BLOCKS];
-        query->weights[h] = args->head_weights[row] * c;
-        if (packed) {
-            load_packed_head(&args->queries, row, query, h, scale_bytes);
-            query->is_aligned = query->is_aligned && align_head(kernels, query, h, scale_bytes);
-        } else {
-            kvf_format_get(args->queries.format)
-                ->unpack(kvf_rows_page(&args->queries, row), args->queries.page_rows,
-                         (uint32_t)(row % args->queries.page_rows), KVF_INDEX_WIDTH,
-                         query->values + (size_t)h * KVF_INDEX_WIDTH);
-        }
+        const uint64_t row = first_row + h;
+        kvf_format_get(args->queries.format)
+            ->unpack(kvf_rows_page(&args->queries, row), args->queries.page_rows,
+                     (uint32_t)(row % args->queries.page_rows), KVF_INDEX_WIDTH,
+                     query->values + (size_t)h * KVF_INDEX_WIDTH);
     }
 }
 
@@ -175,9 +107,9 @@ static void select_rows(const kvf_cpu_kernels *kernels, const kvf_select_args *a
         for (uint32_t i = 0; i < n; i++) {
             const uint64_t visible = n_visible[i] < last ? n_visible[i] : last;
             if (row < visible)
-                kvf_candidates_push(&group->candidates[i],
-                                    group->scores + (size_t)i * KVF_SELECT_BLOCK_ROWS,
-                                    (uint32_t)(visible - row), (uint32_t)row);
+                kernels->push(&group->candidates[i],
+                              group->scores + (size_t)i * KVF_SELECT_BLOCK_ROWS,
+                              (uint32_t)(visible - row), (uint32_t)row);
         }
     }
 }
@@ -210,8 +142,7 @@ static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint
         const query_group group = group_of_thread(args, t);
         uint32_t n;
         memcpy(&n, group.scores, sizeof n);
-        for (uint32_t j = 0; j < n; j++)
-            kvf_candidates_push_key(&best, group.candidates[0].keys[j]);
+        kvf_candidates_merge(&best, group.candidates[0].keys, n);
     }
     args->list_len[query] = kvf_candidates_finish(&best, args->list + (size_t)query * args->top_k);
 }
@@ -307,15 +238,16 @@ kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
 }
 
 /* Marks the rows whose key is not below the k-th best; one pass finds it, one writes. */
-static void mask_query(const kvf_mask_args *args, uint32_t i)
+static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args, uint32_t i)
 {
     const float *scores = args->scores + i * args->score_stride;
     const uint32_t visible = args->n_visible[i];
-    const uint32_t capacity = args->top_k + 1024; /* top_k is at most 65536: 532 KB of stack */
+    const uint32_t capacity = args->top_k + 1024; /* top_k is at most 65536: 1.1 MB of stack */
     uint64_t keys[capacity];
+    uint64_t spare[capacity];
     kvf_candidates candidates;
-    kvf_candidates_start(&candidates, keys, capacity, args->top_k);
-    kvf_candidates_push(&candidates, scores, visible, 0);
+    kvf_candidates_start(&candidates, keys, spare, capacity, args->top_k);
+    kernels->push(&candidates, scores, visible, 0);
     kvf_candidates_thin(&candidates);
     /* Fewer than k: every visible row is selected, floor is still 0. */
     for (uint64_t row = 0; row < args->n_rows; row++) {
@@ -333,5 +265,5 @@ void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args)
 #pragma omp parallel for schedule(dynamic)                                                         \
     num_threads((int)device->n_threads) if (args->n_queries > 1)
     for (uint32_t i = 0; i < args->n_queries; i++)
-        mask_query(args, i);
+        mask_query(kvf_kernels_of(device), args, i);
 }

@@ -2,9 +2,9 @@
 const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
     .attend = attend_item,
-    .query_shift = V16_QUERY_SHIFT,
-    .aligned_offset = V16_KEY_OFFSET << KVF_ALIGNED_KEY_SHIFT,
+    .load_query = load_query,
     .score = score_rows,
+    .push = push_rows,
     .norm = norm_row,
     .pool = pool_row,
     .hadamard = hadamard_row,

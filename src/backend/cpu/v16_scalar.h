@@ -83,6 +83,15 @@ static inline v16 v16_max(v16 a, v16 b)
     return a;
 }
 
+/* Bit i: lane i is not below the limit. */
+static inline uint32_t v16_not_below(v16 a, float limit)
+{
+    uint32_t lanes = 0;
+    for (int i = 0; i < 16; i++)
+        lanes |= (uint32_t) !(a.lane[i] < limit) << i;
+    return lanes;
+}
+
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
@@ -164,6 +173,11 @@ static inline v16 v16i_to_float(v16i a)
     for (int i = 0; i < 16; i++)
         r.lane[i] = (float)a.lane[i];
     return r;
+}
+
+static inline void v16i_store(int32_t *p, v16i a)
+{
+    memcpy(p, a.lane, sizeof a.lane);
 }
 
 /* words[j][r] = word j of row r: 16 rows of 64 bytes, transposed. */

@@ -76,6 +76,17 @@ static inline v16 v16_max(v16 a, v16 b)
     return a;
 }
 
+static inline uint32_t v16_not_below(v16 a, float limit)
+{
+    const uint32x4_t bits = {1, 2, 4, 8};
+    uint32_t lanes = 0;
+    for (int i = 0; i < 4; i++) {
+        const uint32x4_t below = vcltq_f32(a.part[i], vdupq_n_f32(limit));
+        lanes |= vaddvq_u32(vbicq_u32(bits, below)) << 4 * i;
+    }
+    return lanes;
+}
+
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
     for (int i = 0; i < 4; i++)
@@ -150,6 +161,12 @@ static inline v16 v16i_to_float(v16i a)
     for (int i = 0; i < 4; i++)
         r.part[i] = vcvtq_f32_s32(a.part[i]);
     return r;
+}
+
+static inline void v16i_store(int32_t *p, v16i a)
+{
+    for (int i = 0; i < 4; i++)
+        vst1q_s32(p + 4 * i, a.part[i]);
 }
 
 static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])

@@ -67,6 +67,13 @@ static inline v16 v16_max(v16 a, v16 b)
     return (v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
 
+static inline uint32_t v16_not_below(v16 a, float limit)
+{
+    const __m256 limits = _mm256_set1_ps(limit);
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.lo, limits, _CMP_NLT_UQ)) |
+           (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.hi, limits, _CMP_NLT_UQ)) << 8;
+}
+
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
     return (v16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
@@ -135,6 +142,12 @@ static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *
 static inline v16 v16i_to_float(v16i a)
 {
     return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+
+static inline void v16i_store(int32_t *p, v16i a)
+{
+    _mm256_storeu_si256((__m256i *)p, a.lo);
+    _mm256_storeu_si256((__m256i *)(p + 8), a.hi);
 }
 
 static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])

@@ -75,6 +75,11 @@ static inline v16 v16_max(v16 a, v16 b)
     return _mm512_max_ps(a, b);
 }
 
+static inline uint32_t v16_not_below(v16 a, float limit)
+{
+    return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_NLT_UQ);
+}
+
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
     return _mm512_fmadd_ps(a, b, c);
@@ -151,6 +156,13 @@ static inline v16i v16i_set1(int32_t x)
     return _mm512_set1_epi32(x);
 }
 
+/* Here the value is in a register: without it gcc copies sums around the end of a loop. */
+#define V16_KEEP
+static inline void v16i_keep(v16i *a)
+{
+    __asm__("" : "+v"(*a));
+}
+
 static inline v16i v16i_dot4(v16i acc, const uint8_t keys[16][4], const int8_t *query)
 {
     int32_t four;
@@ -170,32 +182,49 @@ static inline v16 v16i_to_float(v16i a)
     return _mm512_cvtepi32_ps(a);
 }
 
-/* A 16 x 16 transpose of words: pairs of rows, then fours, then quarters of vectors. */
-static inline void v16_load_words(const uint8_t *const rows[16], uint32_t words[16][16])
+static inline void v16i_store(int32_t *p, v16i a)
 {
-    __m512i a[16], b[16];
-    for (int r = 0; r < 16; r++)
-        a[r] = _mm512_loadu_si512(rows[r]);
-    for (int r = 0; r < 16; r += 2) {
-        b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
-        b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
-    }
-    for (int r = 0; r < 16; r += 4) { /* a[r + k]: word 4 q + k of rows r .. r + 3 in quarter q */
-        a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
-        a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
-        a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
-        a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    for (int k = 0; k < 4; k++) {
-        const __m512i low01 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0x44);
-        const __m512i high01 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0xee);
-        const __m512i low23 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x44);
-        const __m512i high23 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xee);
-        _mm512_store_si512(words[k], _mm512_shuffle_i32x4(low01, low23, 0x88));
-        _mm512_store_si512(words[4 + k], _mm512_shuffle_i32x4(low01, low23, 0xdd));
-        _mm512_store_si512(words[8 + k], _mm512_shuffle_i32x4(high01, high23, 0x88));
-        _mm512_store_si512(words[12 + k], _mm512_shuffle_i32x4(high01, high23, 0xdd));
-    }
+    _mm512_storeu_si512(p, a);
+}
+
+/*
+ * A 16 x 16 transpose of words in eight steps: four times four rows, then four times four
+ * words of all rows.
+ */
+#define V16_QUADS
+
+/* Rows 4 q .. + 4: quads[4 q + k] holds, in its quarter i, word 4 i + k of these rows. */
+static inline void v16_load_quad_words(const uint8_t *const *rows, uint32_t (*quads)[16])
+{
+    const __m512i a0 = _mm512_loadu_si512(rows[0]);
+    const __m512i a1 = _mm512_loadu_si512(rows[1]);
+    const __m512i a2 = _mm512_loadu_si512(rows[2]);
+    const __m512i a3 = _mm512_loadu_si512(rows[3]);
+    const __m512i b0 = _mm512_unpacklo_epi32(a0, a1);
+    const __m512i b1 = _mm512_unpackhi_epi32(a0, a1);
+    const __m512i b2 = _mm512_unpacklo_epi32(a2, a3);
+    const __m512i b3 = _mm512_unpackhi_epi32(a2, a3);
+    _mm512_store_si512(quads[0], _mm512_unpacklo_epi64(b0, b2));
+    _mm512_store_si512(quads[1], _mm512_unpackhi_epi64(b0, b2));
+    _mm512_store_si512(quads[2], _mm512_unpacklo_epi64(b1, b3));
+    _mm512_store_si512(quads[3], _mm512_unpackhi_epi64(b1, b3));
+}
+
+/* words[4 i + k] of all rows from the four quads [k], [4 + k] .. */
+static inline void v16_merge_quad_words(uint32_t (*quads)[16], uint32_t k, uint32_t (*words)[16])
+{
+    const __m512i q0 = _mm512_load_si512(quads[k]);
+    const __m512i q1 = _mm512_load_si512(quads[4 + k]);
+    const __m512i q2 = _mm512_load_si512(quads[8 + k]);
+    const __m512i q3 = _mm512_load_si512(quads[12 + k]);
+    const __m512i low01 = _mm512_shuffle_i32x4(q0, q1, 0x44);
+    const __m512i high01 = _mm512_shuffle_i32x4(q0, q1, 0xee);
+    const __m512i low23 = _mm512_shuffle_i32x4(q2, q3, 0x44);
+    const __m512i high23 = _mm512_shuffle_i32x4(q2, q3, 0xee);
+    _mm512_store_si512(words[k], _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_store_si512(words[4 + k], _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_store_si512(words[8 + k], _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_store_si512(words[12 + k], _mm512_shuffle_i32x4(high01, high23, 0xdd));
 }
 
 static inline void v16_expand_codes(const uint32_t words[16], const uint32_t shifts[16],
@@ -266,8 +295,9 @@ static inline void v16_store_f16(uint16_t *p, v16 a)
 
 /* v16_align_scales of score.inc.h, 16 rows at once. */
 #define V16_ALIGN_SCALES
-static inline bool v16_align_scales(const uint32_t scales[16], uint32_t shifts[4][16],
-                                    uint32_t offsets[4][16], float *half_scales)
+static inline bool v16_align_scales(const uint32_t scales[16], uint32_t most_shift,
+                                    uint32_t shifts[4][16], uint32_t offsets[4][16],
+                                    float *half_scales)
 {
     const __m512i words = _mm512_load_si512(scales);
     const __m512i one = _mm512_set1_epi32(1);
@@ -283,10 +313,10 @@ static inline bool v16_align_scales(const uint32_t scales[16], uint32_t shifts[4
     const __mmask16 zero = _mm512_cmple_epu32_mask(high, one);
     low = _mm512_mask_mov_epi32(low, zero, _mm512_set1_epi32(127));
     high = _mm512_mask_mov_epi32(high, zero, _mm512_set1_epi32(127));
-    const __mmask16 outside = _mm512_cmpgt_epu32_mask(_mm512_sub_epi32(high, low),
-                                                      _mm512_set1_epi32(KVF_ALIGNED_KEY_SHIFT)) |
-                              _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32(KVF_ALIGNED_LOWEST)) |
-                              _mm512_cmpgt_epu32_mask(high, _mm512_set1_epi32(KVF_ALIGNED_HIGHEST));
+    const __mmask16 outside =
+        _mm512_cmpgt_epu32_mask(_mm512_sub_epi32(high, low), _mm512_set1_epi32((int)most_shift)) |
+        _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32(KVF_ALIGNED_LOWEST)) |
+        _mm512_cmpgt_epu32_mask(high, _mm512_set1_epi32(KVF_ALIGNED_HIGHEST));
     if (outside)
         return false;
     _mm512_storeu_si512(half_scales, _mm512_slli_epi32(_mm512_sub_epi32(low, one), 23));
