@@ -1,4 +1,7 @@
-/* pack: all rows of one layer's context, f32 in, the profile's bytes out. */
+/*
+ * pack: all rows of one layer's context, f32 in, the profile's bytes out; in calls of as many
+ * rows as the window rows of a session's chunk are, the most that it packs at once.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,7 +9,7 @@
 #include "error.h"
 
 /* Rows whose values are compared between profiles. */
-enum { COMPARED_ROWS = KVF_PAGE_ROWS, BLOCK_ROWS = 4096 };
+enum { COMPARED_ROWS = KVF_PAGE_ROWS, BLOCK_ROWS = 4096, CALL_ROWS = 4096 };
 
 typedef struct pack_case {
     bench_case base;
@@ -36,7 +39,15 @@ uint64_t bench_pack_bytes(const bench_input *input)
 static kvf_status run(bench_case *self, kvf_error *error)
 {
     pack_case *c = (pack_case *)self;
-    return kvf_pack(c->device, &c->args, error);
+    kvf_status status = KVF_OK;
+    for (uint64_t row = 0; row < c->args.n_rows && status == KVF_OK; row += CALL_ROWS) {
+        kvf_pack_args args = c->args;
+        args.rows += row * args.stride;
+        args.first_row = row;
+        args.n_rows = args.n_rows - row < CALL_ROWS ? args.n_rows - row : CALL_ROWS;
+        status = kvf_pack(c->device, &args, error);
+    }
+    return status;
 }
 
 static kvf_status output(bench_case *self, bench_output *out, kvf_error *error)

@@ -201,7 +201,8 @@ static uint64_t attend_thread_bytes(const kvf_geometry *geometry, const kvf_prof
                                                                                   : rows,
                                   .dense = csa && profile->mask == KVF_MASK_F32,
                                   .window_decoded = profile->window_format != KVF_FORMAT_F32,
-                                  .rows_decoded = rows && profile->row_format != KVF_FORMAT_F32};
+                                  .rows_decoded =
+                                      !csa && rows && profile->row_format != KVF_FORMAT_F32};
     return kvf_attend_thread_parts(&size).total;
 }
 

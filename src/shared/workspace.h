@@ -9,11 +9,11 @@
 
 /* Index rows scored at a time: 512 rows of 68 bytes stay in the L1 and L2 caches. */
 #define KVF_SELECT_BLOCK_ROWS 512
-/* Cached rows walked at a time: 32 rows of 512 f32 are 64 KiB. */
-#define KVF_ATTEND_TILE_ROWS 32
+/* Rows decoded and scored at a time: 16 rows of 512 f32 are 32 KiB, the L1 cache or most of it. */
+#define KVF_ATTEND_SCORE_ROWS 16
 /* Queries that share decoded window rows: 127 of 128 rows are the next query's too. */
 #define KVF_ATTEND_RUN_QUERIES 16
-/* Compressed rows decoded once for a query or a run; with more, tile by tile, twice. */
+/* Compressed rows decoded once for a run of queries that see all; with more, tile by tile. */
 #define KVF_ATTEND_DECODED_ROWS 1024
 /* Heads whose scores are kept at a time; 16 are a vector. */
 #define KVF_ATTEND_BLOCK_HEADS 64
@@ -67,15 +67,15 @@ typedef struct kvf_attend_size {
     uint64_t n_rows;     /* the most compressed rows that a query attends */
     bool dense;          /* mask_f32 */
     bool window_decoded; /* the format is not f32 */
-    bool rows_decoded;
+    bool rows_decoded;   /* nor is it here, and queries see all rows: no list, no f16 mask */
 } kvf_attend_size;
 
 /* Parts of one thread's workspace, in bytes, in this order. */
 typedef struct kvf_attend_parts {
     uint64_t scores; /* [rows][block heads] */
     uint64_t window; /* decoded window rows of a run */
-    uint64_t rows;   /* decoded compressed rows */
-    uint64_t tile;   /* decoded rows where they do not fit above */
+    uint64_t rows;   /* decoded compressed rows of a run */
+    uint64_t tile;   /* rows being decoded */
     uint64_t list;   /* rows of the query */
     uint64_t heads;  /* maxima, denominators */
     uint64_t total;
@@ -93,7 +93,7 @@ static inline kvf_attend_parts kvf_attend_thread_parts(const kvf_attend_size *si
     parts.window = size->window_decoded ? run_rows * row_bytes : 0;
     parts.rows =
         size->rows_decoded ? (all_fit ? size->n_rows : KVF_ATTEND_DECODED_ROWS) * row_bytes : 0;
-    parts.tile = size->rows_decoded && !all_fit ? KVF_ATTEND_TILE_ROWS * row_bytes : 0;
+    parts.tile = KVF_ATTEND_SCORE_ROWS * row_bytes;
     parts.list = kvf_round_up_64(4 * size->n_rows);
     parts.heads = 2ull * 4 * KVF_ATTEND_BLOCK_HEADS;
     parts.total = parts.scores + parts.window + parts.rows + parts.tile + parts.list + parts.heads;

@@ -1,10 +1,17 @@
-/* attend: pieces of work over threads; the arithmetic is attend.inc.h. */
+/* attend: which rows a query walks, and pieces of work over threads; attend.inc.h computes. */
+#include <math.h>
 #include <omp.h>
 
 #include "backend/cpu/kernels.h"
+#include "shared/layout.h"
 #include "shared/workspace.h"
 
-kvf_attend_size kvf_attend_size_of(const kvf_attend_args *args)
+    static bool sees_all_rows(const kvf_attend_args *args)
+{
+    return args->rows.n_rows && !args->list && !args->mask_f16;
+}
+
+static kvf_attend_size size_of(const kvf_attend_args *args)
 {
     return (kvf_attend_size){
         .n_heads = args->n_heads,
@@ -12,31 +19,283 @@ kvf_attend_size kvf_attend_size_of(const kvf_attend_args *args)
         .n_rows = args->list ? args->list_stride : args->rows.n_rows,
         .dense = args->mask_f32 != NULL,
         .window_decoded = args->window_tokens && args->window.format != KVF_FORMAT_F32,
-        .rows_decoded = args->rows.n_rows && args->rows.format != KVF_FORMAT_F32};
+        .rows_decoded = sees_all_rows(args) && args->rows.format != KVF_FORMAT_F32};
 }
 
 size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
 {
-    const kvf_attend_size size = kvf_attend_size_of(args);
+    const kvf_attend_size size = size_of(args);
     return device->n_threads * kvf_attend_thread_parts(&size).total;
 }
 
-/* Heads a piece: as many as fit when there are queries enough, else a share for each thread. */
-static uint32_t heads_per_item(const kvf_device *device, const kvf_attend_args *args)
+/* One thread's workspace, cut as kvf_attend_thread_parts says. */
+typedef struct attend_space {
+    float *scores;
+    float *window;
+    float *rows;
+    float *tile;
+    int32_t *list;
+    float *maxima;
+    float *denominators;
+    uint32_t block_heads; /* heads a row of scores has room for */
+} attend_space;
+
+static attend_space space_of_thread(const kvf_attend_args *args, int thread)
 {
-    const uint32_t most = kvf_attend_block_heads(args->n_heads, args->mask_f32 != NULL);
-    if (args->n_queries >= device->n_threads)
-        return most;
-    const uint32_t share = (args->n_heads + device->n_threads - 1) / device->n_threads;
-    const uint32_t padded = (share + 3) / 4 * 4; /* register blocks hold up to 4 heads */
-    return padded < most ? padded : most;
+    const kvf_attend_size size = size_of(args);
+    const kvf_attend_parts parts = kvf_attend_thread_parts(&size);
+    uint8_t *place = (uint8_t *)args->workspace + (size_t)thread * parts.total;
+    attend_space space;
+    space.scores = (float *)place;
+    space.window = (float *)(place += parts.scores);
+    space.rows = (float *)(place += parts.window);
+    space.tile = (float *)(place += parts.rows);
+    space.list = (int32_t *)(place += parts.tile);
+    space.maxima = (float *)(place += parts.list);
+    space.denominators = space.maxima + KVF_ATTEND_BLOCK_HEADS;
+    space.block_heads = kvf_attend_block_heads(size.n_heads, size.dense);
+    return space;
 }
 
-/* Queries a piece: a run shares decoded rows, but every thread should have several runs. */
-static uint32_t queries_per_item(const kvf_device *device, const kvf_attend_args *args)
+/* ---- Rows of a query ------------------------------------------------------------ */
+
+/* First token of a query's window. */
+static uint64_t window_begin(const kvf_attend_args *args, uint32_t query)
+{
+    const uint64_t end = args->first_token + query + 1;
+    return end < args->window_tokens ? 0 : end - args->window_tokens;
+}
+
+/* The rows that a query attends; `list` is workspace for as many as there are. */
+static kvf_attend_walk make_walk(const kvf_attend_args *args, uint32_t query, int32_t *list)
+{
+    kvf_attend_walk walk = {.window = &args->window, .rows = &args->rows};
+    if (args->window_tokens) {
+        walk.window_first = window_begin(args, query);
+        walk.n_window = (uint32_t)(args->first_token + query + 1 - walk.window_first);
+    }
+    if (args->rows.n_rows == 0)
+        return walk;
+    if (args->list) {
+        const int32_t *given = args->list + query * args->list_stride;
+        for (uint32_t i = 0; i < args->list_len[query]; i++)
+            if (given[i] >= 0)
+                list[walk.n_rows++] = given[i];
+        walk.list = list;
+    } else if (args->mask_f16) {
+        const uint16_t *mask = args->mask_f16 + query * args->mask_stride;
+        for (uint32_t row = 0; row < args->n_visible[query]; row++)
+            if ((mask[row] & 0x7fff) == 0)
+                list[walk.n_rows++] = (int32_t)row;
+        walk.list = list;
+    } else {
+        walk.n_rows = args->n_visible[query];
+        walk.mask = args->mask_f32 ? args->mask_f32 + query * args->mask_stride : NULL;
+    }
+    return walk;
+}
+
+static uint32_t walk_rows(const kvf_attend_walk *walk)
+{
+    return walk->n_window + walk->n_rows;
+}
+
+/* Heads first_head .. + n_heads of a query. */
+static kvf_attend_part make_part(const kvf_attend_args *args, const kvf_attend_walk *walk,
+                                 uint32_t query, uint32_t first_head, uint32_t n_heads,
+                                 uint32_t n_threads, const attend_space *space)
+{
+    const size_t first = ((size_t)query * args->n_heads + first_head) * KVF_ROW_WIDTH;
+    return (kvf_attend_part){.walk = walk,
+                             .q = args->q + first,
+                             .sinks = args->sinks ? args->sinks + first_head : NULL,
+                             .scale = args->scale,
+                             .n_heads = n_heads,
+                             .ahead_rows = n_threads * KVF_ATTEND_SCORE_ROWS,
+                             .stride = space->block_heads,
+                             .scores = space->scores,
+                             .maxima = space->maxima,
+                             .denominators = space->denominators,
+                             .out = args->out + first};
+}
+
+static void store_lse(const kvf_attend_args *args, const kvf_attend_part *part, uint32_t query,
+                      uint32_t first_head)
+{
+    for (uint32_t h = 0; args->lse && h < part->n_heads; h++)
+        args->lse[(size_t)query * args->n_heads + first_head + h] =
+            part->maxima[h] + logf(part->denominators[h]);
+}
+
+static uint32_t lesser(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- Few queries: all threads work on each --------------------------------------- */
+
+/*
+ * Pieces of the output, some of its dimensions for some of the heads: more than there are
+ * threads, so that one that was held up does not hold up the others.
+ */
+typedef struct output_pieces {
+    uint32_t dims;
+    uint32_t heads;
+    uint32_t dim_pieces;
+    uint32_t n;
+} output_pieces;
+
+static output_pieces cut_output(uint32_t n_heads, uint32_t n_threads)
+{
+    output_pieces pieces = {.dims = KVF_ROW_WIDTH};
+    while (pieces.dims > KVF_FP8_BLOCK_VALUES && KVF_ROW_WIDTH / pieces.dims < 2 * n_threads)
+        pieces.dims /= 2;
+    pieces.dim_pieces = KVF_ROW_WIDTH / pieces.dims;
+    const uint32_t head_pieces = (2 * n_threads + pieces.dim_pieces - 1) / pieces.dim_pieces;
+    /* register blocks hold up to 4 heads */
+    pieces.heads =
+        n_threads == 1 ? n_heads : ((n_heads + head_pieces - 1) / head_pieces + 3) / 4 * 4;
+    pieces.n = pieces.dim_pieces * ((n_heads + pieces.heads - 1) / pieces.heads);
+    return pieces;
+}
+
+/*
+ * Threads share the rows for scores, then the heads for the softmax, then dimensions for the
+ * output: none of them decodes a row, or half a row, that another one decodes too.
+ */
+static void attend_part_together(const kvf_attend_args *args, const kvf_attend_part *part,
+                                 const kvf_cpu_kernels *kernels, uint32_t n_threads)
+{
+    const uint32_t n_rows = walk_rows(part->walk);
+    const output_pieces pieces = cut_output(part->n_heads, n_threads);
+#pragma omp parallel num_threads((int)n_threads)
+    {
+        float *tile = space_of_thread(args, omp_get_thread_num()).tile;
+#pragma omp for schedule(dynamic)
+        for (uint32_t row = 0; row < n_rows; row += KVF_ATTEND_SCORE_ROWS)
+            kernels->attend_scores(part, row, lesser(row + KVF_ATTEND_SCORE_ROWS, n_rows), tile);
+#pragma omp for schedule(static)
+        for (uint32_t head = 0; head < part->n_heads; head += 16)
+            kernels->attend_softmax(part, head);
+#pragma omp for schedule(dynamic)
+        for (uint32_t i = 0; i < pieces.n; i++) {
+            const uint32_t head = i / pieces.dim_pieces * pieces.heads;
+            const uint32_t dim = i % pieces.dim_pieces * pieces.dims;
+            kernels->attend_output(part, head, lesser(pieces.heads, part->n_heads - head), dim,
+                                   dim + pieces.dims, tile);
+        }
+    }
+}
+
+static void attend_together(const kvf_attend_args *args, const kvf_cpu_kernels *kernels,
+                            uint32_t n_threads)
+{
+    const attend_space space = space_of_thread(args, 0);
+    for (uint32_t query = 0; query < args->n_queries; query++) {
+        const kvf_attend_walk walk = make_walk(args, query, space.list);
+        for (uint32_t head = 0; head < args->n_heads; head += space.block_heads) {
+            const uint32_t n = lesser(space.block_heads, args->n_heads - head);
+            const kvf_attend_part part = make_part(args, &walk, query, head, n, n_threads, &space);
+            attend_part_together(args, &part, kernels, n_threads);
+            store_lse(args, &part, query, head);
+        }
+    }
+}
+
+/* ---- Many queries: each thread takes runs of them --------------------------------- */
+
+/* Some heads of a run of queries. */
+typedef struct attend_run {
+    uint32_t first_query;
+    uint32_t n_queries; /* at most KVF_ATTEND_RUN_QUERIES */
+    uint32_t first_head;
+    uint32_t n_heads;
+} attend_run;
+
+/* The most compressed rows that a query of the run sees; they need not ascend. */
+static uint32_t most_visible(const kvf_attend_args *args, const attend_run *run)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < run->n_queries; i++)
+        if (args->n_visible[run->first_query + i] > most)
+            most = args->n_visible[run->first_query + i];
+    return most;
+}
+
+/* Decodes what all queries of the run share: the windows' rows, and rows without a list. */
+static bool decode_shared(const kvf_attend_args *args, const attend_run *run,
+                          const kvf_cpu_kernels *kernels, const attend_space *space)
+{
+    if (args->window_tokens && args->window.format != KVF_FORMAT_F32) {
+        const uint64_t begin = window_begin(args, run->first_query);
+        const uint64_t end = args->first_token + run->first_query + run->n_queries;
+        for (uint64_t token = begin; token < end; token++) {
+            const kvf_unpack_args row = {.in = args->window,
+                                         .first_row = token % args->window.n_rows,
+                                         .out = space->window + (token - begin) * KVF_ROW_WIDTH};
+            kernels->unpack(&row, 0, 1);
+        }
+    }
+    if (!sees_all_rows(args) || args->rows.format == KVF_FORMAT_F32)
+        return false;
+    const uint32_t most = most_visible(args, run);
+    if (most > KVF_ATTEND_DECODED_ROWS)
+        return false;
+    const kvf_unpack_args rows = {.in = args->rows, .out = space->rows, .stride = KVF_ROW_WIDTH};
+    kernels->unpack(&rows, 0, most);
+    return true;
+}
+
+static void attend_run_alone(const kvf_attend_args *args, const attend_run *run,
+                             const kvf_cpu_kernels *kernels, const attend_space *space)
+{
+    const bool rows_decoded = decode_shared(args, run, kernels, space);
+    for (uint32_t i = 0; i < run->n_queries; i++) {
+        const uint32_t query = run->first_query + i;
+        kvf_attend_walk walk = make_walk(args, query, space->list);
+        if (walk.n_window && args->window.format != KVF_FORMAT_F32)
+            walk.decoded_window =
+                space->window +
+                (walk.window_first - window_begin(args, run->first_query)) * KVF_ROW_WIDTH;
+        walk.decoded_rows = rows_decoded ? space->rows : NULL;
+        const kvf_attend_part part =
+            make_part(args, &walk, query, run->first_head, run->n_heads, 1, space);
+        const uint32_t n_rows = walk_rows(&walk);
+        for (uint32_t row = 0; row < n_rows; row += KVF_ATTEND_SCORE_ROWS)
+            kernels->attend_scores(&part, row, lesser(row + KVF_ATTEND_SCORE_ROWS, n_rows),
+                                   space->tile);
+        for (uint32_t head = 0; head < run->n_heads; head += 16)
+            kernels->attend_softmax(&part, head);
+        kernels->attend_output(&part, 0, run->n_heads, 0, KVF_ROW_WIDTH, space->tile);
+        store_lse(args, &part, query, run->first_head);
+    }
+}
+
+/* Queries a run: it shares decoded rows, but every thread should have several runs. */
+static uint32_t queries_per_run(const kvf_device *device, const kvf_attend_args *args)
 {
     const uint32_t share = args->n_queries / (4 * device->n_threads);
-    return share < 1 ? 1 : share < KVF_ATTEND_RUN_QUERIES ? share : KVF_ATTEND_RUN_QUERIES;
+    return share < 1 ? 1 : lesser(share, KVF_ATTEND_RUN_QUERIES);
+}
+
+static void attend_runs(const kvf_device *device, const kvf_attend_args *args,
+                        const kvf_cpu_kernels *kernels, uint32_t n_threads)
+{
+    const uint32_t heads = space_of_thread(args, 0).block_heads;
+    const uint32_t queries = queries_per_run(device, args);
+    const uint32_t blocks = (args->n_heads + heads - 1) / heads;
+    const uint32_t runs = (args->n_queries + queries - 1) / queries;
+#pragma omp parallel for schedule(dynamic) num_threads((int)n_threads)
+    for (int64_t i = 0; i < (int64_t)runs * blocks; i++) {
+        const uint32_t head = (uint32_t)(i % blocks) * heads;
+        const uint32_t query = (uint32_t)(i / blocks) * queries;
+        const attend_run run = {.first_query = query,
+                                .n_queries = lesser(queries, args->n_queries - query),
+                                .first_head = head,
+                                .n_heads = lesser(heads, args->n_heads - head)};
+        const attend_space space = space_of_thread(args, omp_get_thread_num());
+        attend_run_alone(args, &run, kernels, &space);
+    }
 }
 
 /* Rows that the last query attends, to estimate the work. */
@@ -54,26 +313,11 @@ void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
     if (args->n_queries == 0)
         return;
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const kvf_attend_size size = kvf_attend_size_of(args);
-    const size_t thread_bytes = kvf_attend_thread_parts(&size).total;
-    const uint32_t heads = heads_per_item(device, args);
-    const uint32_t queries = queries_per_item(device, args);
-    const uint32_t blocks = (args->n_heads + heads - 1) / heads;
-    const uint32_t runs = (args->n_queries + queries - 1) / queries;
-    const int64_t n_items = (int64_t)runs * blocks;
     const uint64_t work =
         (uint64_t)args->n_queries * args->n_heads * rows_of_query(args) * 2 * KVF_ROW_WIDTH;
-#pragma omp parallel for schedule(dynamic)                                                         \
-    num_threads((int)device->n_threads) if (work >= KVF_LEAST_THREADED_WORK)
-    for (int64_t i = 0; i < n_items; i++) {
-        const uint32_t head = (uint32_t)(i % blocks) * heads;
-        const uint32_t query = (uint32_t)(i / blocks) * queries;
-        const kvf_attend_item item = {
-            .first_query = query,
-            .n_queries = args->n_queries - query < queries ? args->n_queries - query : queries,
-            .first_head = head,
-            .n_heads = args->n_heads - head < heads ? args->n_heads - head : heads};
-        kernels->attend(args, &item,
-                        (uint8_t *)args->workspace + (size_t)omp_get_thread_num() * thread_bytes);
-    }
+    const uint32_t n_threads = work < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
+    if (args->n_queries == 1 || args->n_queries < device->n_threads)
+        attend_together(args, kernels, n_threads);
+    else
+        attend_runs(device, args, kernels, n_threads);
 }

@@ -1,5 +1,5 @@
 /*
- * attend, one item (some heads of one query): docs/FORMAT.md 9.2. A template.
+ * attend, some heads of one query: docs/FORMAT.md 9.2. A template.
  *
  * Parameters, from the including file's v16_*.h:
  *   v16 and its operations      16 lanes
@@ -7,17 +7,18 @@
  *   V16_OUT_HEADS x V16_OUT_VECTORS   outputs accumulated together in registers
  * Tested combinations: scalar 1x1/1x1, avx2 2x2/2x2, avx512 4x4/4x4, neon 2x2/2x2.
  *
- * Rows are walked in tiles of KVF_ATTEND_TILE_ROWS: f32 rows are used where they
- * lie, other formats are decoded into a buffer once for all heads of the item. The
- * tile's size and the register blocks do not touch the order of any sum.
+ * attend.c calls the three kernels in order: scores for all rows, softmax for all heads,
+ * output for all dimensions. Which thread takes which piece does not touch the order of
+ * any sum, nor does the size of a tile or of a register block.
+ *
+ * Packed rows are decoded by tiles that stay in the L1 cache, for scores whole rows, for
+ * outputs 64 values of many rows: twice, since decoding a row costs less than reading
+ * 2 KiB of f32 from a farther cache.
  */
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/exp.h"
 #include "shared/layout.h"
-#include "shared/workspace.h"
-
-#define ROW_VECTORS (KVF_ROW_WIDTH / 16)
 
 static inline v16 v16_exp(v16 x)
 {
@@ -36,120 +37,103 @@ static inline v16 v16_exp(v16 x)
 /* ---- Rows -------------------------------------------------------------------- */
 
 /* Scale byte to 2^e; the packers write no byte below 1. */
-static inline float exponent_to_float(uint8_t byte)
+static inline float exponent_to_float(uint32_t byte)
 {
-    const uint32_t bits = (uint32_t)byte << 23;
+    const uint32_t bits = byte << 23;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return scale;
 }
 
-static void decode_fp8_f16(const uint8_t *page, uint32_t page_rows, uint32_t row, float *out)
+/* 64 codes of one scale. v16_load_e4m3 gives value * 2^-8; every product is exact. */
+static inline void decode_codes(const uint8_t *codes, uint32_t scale_byte, float *out)
 {
-    const uint8_t *data = page + (size_t)row * KVF_FP8_DATA_BYTES;
-    const uint8_t *scales =
-        page + (size_t)page_rows * KVF_FP8_DATA_BYTES + (size_t)row * KVF_FP8_SCALE_BYTES;
-    /* v16_load_e4m3 gives value * 2^-8; two exact products, as 2^(e + 8) may not fit. */
-    const v16 unit = v16_set1(256.0f);
-    for (uint32_t block = 0; block < KVF_FP8_BLOCKS; block++) {
-        const v16 scale = v16_set1(exponent_to_float(scales[block]));
-        for (uint32_t i = 0; i < KVF_FP8_BLOCK_VALUES; i += 16) {
-            const uint32_t at = block * KVF_FP8_BLOCK_VALUES + i;
-            v16_store(out + at, v16_mul(v16_mul(v16_load_e4m3(data + at), unit), scale));
-        }
+    /* 2^(e + 8) may not fit: then 2^e, and 2^8 by itself. */
+    const bool fits = scale_byte + 8 <= 254;
+    const v16 scale = v16_set1(exponent_to_float(fits ? scale_byte + 8 : scale_byte));
+    for (int i = 0; i < KVF_FP8_BLOCK_VALUES; i += 16)
+        v16_store(out + i, v16_mul(v16_load_e4m3(codes + i), scale));
+    for (int i = 0; !fits && i < KVF_FP8_BLOCK_VALUES; i += 16)
+        v16_store(out + i, v16_mul(v16_load(out + i), v16_set1(256.0f)));
+}
+
+static inline void decode_halves(const uint8_t *halves, uint32_t n, float *out)
+{
+    for (uint32_t i = 0; i < n; i += 16)
+        v16_store(out + i, v16_load_f16(halves + 2 * i));
+}
+
+static inline void decode_bf16(const uint8_t *values, uint32_t n, float *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint16_t high;
+        memcpy(&high, values + 2 * i, sizeof high);
+        const uint32_t bits = (uint32_t)high << 16;
+        memcpy(out + i, &bits, sizeof bits);
     }
-    for (uint32_t i = 0; i < KVF_FP8_ROPE_VALUES; i += 16)
-        v16_store(out + KVF_FP8_NOPE_VALUES + i, v16_load_f16(data + KVF_FP8_ROPE_OFFSET + 2 * i));
+}
+
+/* Where a row of 512 lies: pointers to its data and, in FP8 formats, its scales. */
+typedef struct row_place {
+    const uint8_t *data;
+    const uint8_t *scales;
+} row_place;
+
+static inline row_place place_of(const kvf_rows *rows, uint64_t row)
+{
+    const uint8_t *page = kvf_rows_page(rows, row);
+    const size_t in_page = row % rows->page_rows;
+    if (rows->format == KVF_FORMAT_FP8_F16 || rows->format == KVF_FORMAT_FP8_BF16)
+        return (row_place){page + in_page * KVF_FP8_DATA_BYTES,
+                           page + (size_t)rows->page_rows * KVF_FP8_DATA_BYTES +
+                               in_page * KVF_FP8_SCALE_BYTES};
+    const size_t value_bytes = rows->format == KVF_FORMAT_F32 ? 4 : 2;
+    return (row_place){page + in_page * KVF_ROW_WIDTH * value_bytes, NULL};
+}
+
+/* Values dim .. dim + 64 of a row of 512; dim is a multiple of 64, an FP8 block. */
+static inline void decode_block(kvf_format_id format, row_place place, uint32_t dim, float *out)
+{
+    if (format == KVF_FORMAT_F32) {
+        for (uint32_t i = 0; i < KVF_FP8_BLOCK_VALUES; i += 16)
+            v16_store(out + i, v16_load((const float *)(const void *)place.data + dim + i));
+    } else if (format == KVF_FORMAT_F16) {
+        decode_halves(place.data + 2 * (size_t)dim, KVF_FP8_BLOCK_VALUES, out);
+    } else if (dim < KVF_FP8_NOPE_VALUES) {
+        decode_codes(place.data + dim, place.scales[dim / KVF_FP8_BLOCK_VALUES], out);
+    } else if (format == KVF_FORMAT_FP8_F16) {
+        decode_halves(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
+    } else {
+        decode_bf16(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
+    }
 }
 
 static void decode_row(const kvf_rows *rows, uint64_t row, float *out)
 {
-    const void *page = kvf_rows_page(rows, row);
-    const uint32_t in_page = (uint32_t)(row % rows->page_rows);
-    if (rows->format == KVF_FORMAT_FP8_F16) {
-        decode_fp8_f16(page, rows->page_rows, in_page, out);
-    } else if (rows->format == KVF_FORMAT_F16) {
-        const uint8_t *data = (const uint8_t *)page + (size_t)in_page * rows->width * 2;
-        for (uint32_t i = 0; i < rows->width; i += 16)
-            v16_store(out + i, v16_load_f16(data + 2 * i));
-    } else {
-        kvf_format_get(rows->format)->unpack(page, rows->page_rows, in_page, rows->width, out);
-    }
+    const row_place place = place_of(rows, row);
+    for (uint32_t dim = 0; dim < KVF_ROW_WIDTH; dim += KVF_FP8_BLOCK_VALUES)
+        decode_block(rows->format, place, dim, out + dim);
 }
 
-/* The rows that a query attends: window first, then compressed ones. */
-typedef struct row_walk {
-    const float *decoded_window; /* the first window row, decoded, or NULL */
-    const float *decoded_rows;   /* the first compressed row of the walk, decoded, or NULL */
-    const kvf_rows *window;
-    const kvf_rows *rows;
-    uint64_t window_first; /* token of the first window row */
-    uint32_t n_window;
-    uint32_t n_rows;     /* compressed rows */
-    const int32_t *list; /* of compressed rows, or NULL: 0, 1, 2 .. */
-    const float *mask;   /* dense form: added to the scores of compressed rows */
-} row_walk;
+/* Row i of a walk: where it lies, and in which format. */
+typedef struct walk_row {
+    row_place place;
+    kvf_format_id format;
+} walk_row;
 
-/* Row i of the walk as 512 f32: in place, or decoded into buffer. */
-static inline const float *walk_row(const row_walk *walk, uint32_t i, float *buffer)
+static inline walk_row row_of_walk(const kvf_attend_walk *walk, uint32_t i)
 {
-    const kvf_rows *rows = walk->window;
-    uint64_t row;
-    if (i < walk->n_window) {
-        if (walk->decoded_window)
-            return walk->decoded_window + (size_t)i * KVF_ROW_WIDTH;
-        row = (walk->window_first + i) % rows->n_rows;
-    } else {
-        if (walk->decoded_rows)
-            return walk->decoded_rows + (size_t)(i - walk->n_window) * KVF_ROW_WIDTH;
-        rows = walk->rows;
-        row = walk->list ? (uint64_t)walk->list[i - walk->n_window] : i - walk->n_window;
-    }
-    if (rows->format == KVF_FORMAT_F32)
-        return (const float *)kvf_rows_page(rows, row) +
-               (size_t)(row % rows->page_rows) * KVF_ROW_WIDTH;
-    decode_row(rows, row, buffer);
-    return buffer;
-}
-
-static uint32_t load_tile(const row_walk *walk, uint32_t begin, float *buffer, const float **tile)
-{
-    const uint32_t total = walk->n_window + walk->n_rows;
-    const uint32_t left = total - begin;
-    const uint32_t n = left < KVF_ATTEND_TILE_ROWS ? left : KVF_ATTEND_TILE_ROWS;
-    for (uint32_t i = 0; i < n; i++)
-        tile[i] = walk_row(walk, begin + i, buffer + (size_t)i * KVF_ROW_WIDTH);
-    return n;
-}
-
-/* Chooses the compressed rows of a query; `list` is workspace for as many as there are. */
-static row_walk make_walk(const kvf_attend_args *args, uint32_t query, int32_t *list)
-{
-    const uint64_t token = args->first_token + query;
-    row_walk walk = {.window = &args->window, .rows = &args->rows};
-    if (args->window_tokens) {
-        walk.n_window = token + 1 < args->window_tokens ? (uint32_t)token + 1 : args->window_tokens;
-        walk.window_first = token + 1 - walk.n_window;
-    }
-    if (args->rows.n_rows == 0)
-        return walk;
-    if (args->list) {
-        const int32_t *given = args->list + query * args->list_stride;
-        for (uint32_t i = 0; i < args->list_len[query]; i++)
-            if (given[i] >= 0)
-                list[walk.n_rows++] = given[i];
-        walk.list = list;
-    } else if (args->mask_f16) {
-        const uint16_t *mask = args->mask_f16 + query * args->mask_stride;
-        for (uint32_t row = 0; row < args->n_visible[query]; row++)
-            if ((mask[row] & 0x7fff) == 0)
-                list[walk.n_rows++] = (int32_t)row;
-        walk.list = list;
-    } else {
-        walk.n_rows = args->n_visible[query];
-        walk.mask = args->mask_f32 ? args->mask_f32 + query * args->mask_stride : NULL;
-    }
-    return walk;
+    const bool in_window = i < walk->n_window;
+    const kvf_rows *rows = in_window ? walk->window : walk->rows;
+    const float *decoded = in_window ? walk->decoded_window : walk->decoded_rows;
+    const uint32_t n = in_window ? i : i - walk->n_window;
+    if (decoded)
+        return (walk_row){{(const uint8_t *)(decoded + (size_t)n * KVF_ROW_WIDTH), NULL},
+                          KVF_FORMAT_F32};
+    const uint64_t row = in_window    ? (walk->window_first + n) % rows->n_rows
+                         : walk->list ? (uint64_t)walk->list[n]
+                                      : n;
+    return (walk_row){place_of(rows, row), rows->format};
 }
 
 /* ---- Scores ------------------------------------------------------------------ */
@@ -206,71 +190,105 @@ score_heads(const float *q, const float *const *rows, const int n_heads, uint32_
 }
 
 /*
- * Rows that stay in the L1 cache while all heads pass: 16 of 2 KiB, beside 4 heads, in
- * 48 KiB. With all rows of a tile the second-level cache's bandwidth is the limit.
+ * Asks for packed rows begin .. end, which another call will decode. Not for f32 rows: they
+ * are long enough for the processor to see where it goes (asking made no difference).
  */
-#define SCORE_CACHED_ROWS 16
-
-/* scores[row][head] of a tile for all heads of the item. */
-static void score_tile(const float *q, uint32_t n_heads, const float *const *tile, uint32_t n_rows,
-                       float scale, float *scores, uint32_t stride)
+static void prefetch_rows(const kvf_attend_walk *walk, uint32_t begin, uint32_t end)
 {
-    for (uint32_t r = 0; r < n_rows; r += SCORE_CACHED_ROWS) {
-        const uint32_t n = n_rows - r < SCORE_CACHED_ROWS ? n_rows - r : SCORE_CACHED_ROWS;
-        float *place = scores + (size_t)r * stride;
-        uint32_t h = 0;
-        for (; h + V16_DOT_HEADS <= n_heads; h += V16_DOT_HEADS)
-            score_heads(q + (size_t)h * KVF_ROW_WIDTH, tile + r, V16_DOT_HEADS, n, scale, place + h,
-                        stride);
-        for (; h < n_heads; h++)
-            score_heads(q + (size_t)h * KVF_ROW_WIDTH, tile + r, 1, n, scale, place + h, stride);
+    const uint32_t n_rows = walk->n_window + walk->n_rows;
+    for (uint32_t i = begin; i < end && i < n_rows; i++) {
+        const row_place place = row_of_walk(walk, i).place;
+        if (!place.scales)
+            continue;
+        for (uint32_t byte = 0; byte < KVF_FP8_DATA_BYTES; byte += 64)
+            __builtin_prefetch(place.data + byte);
+        __builtin_prefetch(place.scales);
     }
 }
 
-/* Scores to p in place, 16 heads at a time; denominators and maxima of each head. */
-static void softmax(const float *sink_logits, uint32_t n_heads, uint32_t n_rows, uint32_t stride,
-                    float *scores, float *maxima, float *denominators)
+/* scores[row][head] of a tile for all heads; a dense form's mask is added. */
+static void attend_scores(const kvf_attend_part *part, uint32_t begin, uint32_t end, float *tile)
 {
-    for (uint32_t h = 0; h < n_heads; h += 16) {
-        float sinks[16];
-        for (uint32_t l = 0; l < 16; l++)
-            sinks[l] = sink_logits && h + l < n_heads ? sink_logits[h + l] : -INFINITY;
-        v16 max = v16_load(sinks);
-        for (uint32_t r = 0; r < n_rows; r++)
-            max = v16_max(v16_load(scores + (size_t)r * stride + h), max);
-        v16 sum = v16_exp(v16_sub(v16_load(sinks), max));
-        if (!sink_logits)
-            sum = v16_set1(0.0f);
-        for (uint32_t r = 0; r < n_rows; r++) {
-            float *place = scores + (size_t)r * stride + h;
-            const v16 p = v16_exp(v16_sub(v16_load(place), max));
-            sum = v16_add(sum, p);
-            v16_store(place, p);
-        }
-        v16_store(maxima + h, max);
-        v16_store(denominators + h, sum);
+    const kvf_attend_walk *walk = part->walk;
+    const uint32_t n = end - begin;
+    const uint32_t n_heads = part->n_heads;
+    float *scores = part->scores + (size_t)begin * part->stride;
+    const float *rows[KVF_ATTEND_SCORE_ROWS];
+    for (uint32_t i = 0; i < n; i++) {
+        const walk_row row = row_of_walk(walk, begin + i);
+        float *buffer = tile + (size_t)i * KVF_ROW_WIDTH;
+        rows[i] =
+            row.format == KVF_FORMAT_F32 ? (const float *)(const void *)row.place.data : buffer;
+        for (uint32_t dim = 0; rows[i] == buffer && dim < KVF_ROW_WIDTH;
+             dim += KVF_FP8_BLOCK_VALUES)
+            decode_block(row.format, row.place, dim, buffer + dim);
     }
+    prefetch_rows(walk, begin + part->ahead_rows, end + part->ahead_rows);
+    uint32_t h = 0;
+    for (; h + V16_DOT_HEADS <= n_heads; h += V16_DOT_HEADS)
+        score_heads(part->q + (size_t)h * KVF_ROW_WIDTH, rows, V16_DOT_HEADS, n, part->scale,
+                    scores + h, part->stride);
+    for (; h < n_heads; h++)
+        score_heads(part->q + (size_t)h * KVF_ROW_WIDTH, rows, 1, n, part->scale, scores + h,
+                    part->stride);
+    for (uint32_t i = 0; walk->mask && i < n; i++)
+        for (h = 0; begin + i >= walk->n_window && h < n_heads; h++)
+            scores[(size_t)i * part->stride + h] += walk->mask[begin + i - walk->n_window];
+}
+
+/* Scores to p in place, 16 heads at a time; denominators and maxima of each head. */
+static void attend_softmax(const kvf_attend_part *part, uint32_t first_head)
+{
+    const uint32_t n_rows = part->walk->n_window + part->walk->n_rows;
+    const uint32_t stride = part->stride;
+    float *scores = part->scores + first_head;
+    float sinks[16];
+    for (uint32_t l = 0; l < 16; l++)
+        sinks[l] =
+            part->sinks && first_head + l < part->n_heads ? part->sinks[first_head + l] : -INFINITY;
+    v16 max = v16_load(sinks);
+    for (uint32_t r = 0; r < n_rows; r++)
+        max = v16_max(v16_load(scores + (size_t)r * stride), max);
+    v16 sum = v16_exp(v16_sub(v16_load(sinks), max));
+    if (!part->sinks)
+        sum = v16_set1(0.0f);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        float *place = scores + (size_t)r * stride;
+        const v16 p = v16_exp(v16_sub(v16_load(place), max));
+        sum = v16_add(sum, p);
+        v16_store(place, p);
+    }
+    v16_store(part->maxima + first_head, max);
+    v16_store(part->denominators + first_head, sum);
 }
 
 /* ---- Output ------------------------------------------------------------------ */
 
-/* out[n_heads][16 * n_vectors] += p * rows, both counts compile-time constants. */
-static inline __attribute__((always_inline)) void
-out_block(const float *p, uint32_t stride, const float *const *rows, uint32_t n_rows, uint32_t dim,
-          const int n_heads, const int n_vectors, float *out)
+/* Rows of which 64 values are decoded at a time: 16 KiB, beside their p of 16 heads. */
+#define OUT_ROWS 64
+#define OUT_VALUES KVF_FP8_BLOCK_VALUES
+
+/*
+ * out[n_heads][16 * V16_OUT_VECTORS] += p * rows[n_rows][OUT_VALUES]; n_heads is a
+ * compile-time constant.
+ */
+static inline __attribute__((always_inline)) void out_block(const float *p, uint32_t stride,
+                                                            const float *rows, uint32_t n_rows,
+                                                            const int n_heads, float *out)
 {
+    const int n_vectors = V16_OUT_VECTORS;
     v16 sums[V16_OUT_HEADS][V16_OUT_VECTORS];
     KVF_UNROLL
     for (int h = 0; h < n_heads; h++)
         KVF_UNROLL
     for (int v = 0; v < n_vectors; v++)
-        sums[h][v] = v16_load(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v);
+        sums[h][v] = v16_load(out + (size_t)h * KVF_ROW_WIDTH + 16 * v);
 #pragma GCC unroll 4
     for (uint32_t r = 0; r < n_rows; r++) {
         v16 row[V16_OUT_VECTORS];
         KVF_UNROLL
         for (int v = 0; v < n_vectors; v++)
-            row[v] = v16_load(rows[r] + dim + 16 * v);
+            row[v] = v16_load(rows + (size_t)r * OUT_VALUES + 16 * v);
         KVF_UNROLL
         for (int h = 0; h < n_heads; h++) {
             const v16 weight = v16_set1(p[(size_t)r * stride + h]);
@@ -283,164 +301,72 @@ out_block(const float *p, uint32_t stride, const float *const *rows, uint32_t n_
     for (int h = 0; h < n_heads; h++)
         KVF_UNROLL
     for (int v = 0; v < n_vectors; v++)
-        v16_store(out + (size_t)h * KVF_ROW_WIDTH + dim + 16 * v, sums[h][v]);
+        v16_store(out + (size_t)h * KVF_ROW_WIDTH + 16 * v, sums[h][v]);
 }
 
-static void out_tile(const float *p, uint32_t stride, uint32_t n_heads, const float *const *tile,
+/* out[n_heads][64 values] += p * rows[n_rows][64 values]. */
+static void out_tile(const float *p, uint32_t stride, uint32_t n_heads, const float *rows,
                      uint32_t n_rows, float *out)
 {
-    for (uint32_t dim = 0; dim < KVF_ROW_WIDTH; dim += 16 * V16_OUT_VECTORS) {
-        uint32_t h = 0;
-        for (; h + V16_OUT_HEADS <= n_heads; h += V16_OUT_HEADS)
-            out_block(p + h, stride, tile, n_rows, dim, V16_OUT_HEADS, V16_OUT_VECTORS,
-                      out + (size_t)h * KVF_ROW_WIDTH);
-        for (; h < n_heads; h++)
-            out_block(p + h, stride, tile, n_rows, dim, 1, V16_OUT_VECTORS,
-                      out + (size_t)h * KVF_ROW_WIDTH);
-    }
+    uint32_t h = 0;
+    for (; h + V16_OUT_HEADS <= n_heads; h += V16_OUT_HEADS)
+        for (uint32_t i = 0; i < OUT_VALUES; i += 16 * V16_OUT_VECTORS)
+            out_block(p + h, stride, rows + i, n_rows, V16_OUT_HEADS,
+                      out + (size_t)h * KVF_ROW_WIDTH + i);
+    for (; h < n_heads; h++)
+        for (uint32_t i = 0; i < OUT_VALUES; i += 16 * V16_OUT_VECTORS)
+            out_block(p + h, stride, rows + i, n_rows, 1, out + (size_t)h * KVF_ROW_WIDTH + i);
 }
 
-static void divide(float *out, uint32_t n_heads, const float *denominators)
+static void divide(float *out, uint32_t n_heads, uint32_t n_dims, const float *denominators)
 {
     const v16 zero = v16_set1(0.0f);
     for (uint32_t h = 0; h < n_heads; h++) {
         /* Only where nothing was attended is it 0; out is 0 then, and stays so. */
         const v16 denominator = v16_set1(denominators[h] > 0.0f ? denominators[h] : 1.0f);
-        for (uint32_t i = 0; i < KVF_ROW_WIDTH; i += 16) {
+        for (uint32_t i = 0; i < n_dims; i += 16) {
             float *place = out + (size_t)h * KVF_ROW_WIDTH + i;
             v16_store(place, v16_add(v16_div(v16_load(place), denominator), zero));
         }
     }
 }
 
-/* ---- The item ---------------------------------------------------------------- */
-
-/* One thread's workspace, cut as kvf_attend_thread_parts says. */
-typedef struct attend_space {
-    float *scores;
-    float *window;
-    float *rows;
-    float *tile;
-    int32_t *list;
-    float *maxima;
-    float *denominators;
-    uint32_t stride; /* heads a row of scores */
-} attend_space;
-
-static attend_space cut_space(const kvf_attend_args *args, uint8_t *place)
+static void attend_output(const kvf_attend_part *part, uint32_t first_head, uint32_t n_heads,
+                          uint32_t first_dim, uint32_t end_dim, float *tile)
 {
-    const kvf_attend_size size = kvf_attend_size_of(args);
-    const kvf_attend_parts parts = kvf_attend_thread_parts(&size);
-    attend_space space;
-    space.scores = (float *)place;
-    space.window = (float *)(place += parts.scores);
-    space.rows = (float *)(place += parts.window);
-    space.tile = (float *)(place += parts.rows);
-    space.list = (int32_t *)(place += parts.tile);
-    space.maxima = (float *)(place += parts.list);
-    space.denominators = space.maxima + KVF_ATTEND_BLOCK_HEADS;
-    space.stride = kvf_attend_block_heads(size.n_heads, size.dense);
-    return space;
-}
-
-/* First token of a query's window. */
-static uint64_t window_begin(const kvf_attend_args *args, uint32_t query)
-{
-    const uint64_t end = args->first_token + query + 1;
-    return end < args->window_tokens ? 0 : end - args->window_tokens;
-}
-
-/* The most compressed rows that a query of the item sees; they need not ascend. */
-static uint32_t most_visible(const kvf_attend_args *args, const kvf_attend_item *item)
-{
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < item->n_queries; i++)
-        if (args->n_visible[item->first_query + i] > most)
-            most = args->n_visible[item->first_query + i];
-    return most;
-}
-
-/* Decodes what all queries of the item share: the windows' rows, and rows without a list. */
-static void decode_shared(const kvf_attend_args *args, const kvf_attend_item *item,
-                          const attend_space *space)
-{
-    const uint32_t last = item->first_query + item->n_queries - 1;
-    if (args->window_tokens && args->window.format != KVF_FORMAT_F32) {
-        const uint64_t begin = window_begin(args, item->first_query);
-        for (uint64_t token = begin; token <= args->first_token + last; token++)
-            decode_row(&args->window, token % args->window.n_rows,
-                       space->window + (token - begin) * KVF_ROW_WIDTH);
+    const uint32_t n_rows = part->walk->n_window + part->walk->n_rows;
+    float *out = part->out + (size_t)first_head * KVF_ROW_WIDTH;
+    for (uint32_t h = 0; h < n_heads; h++)
+        memset(out + (size_t)h * KVF_ROW_WIDTH + first_dim, 0, sizeof *out * (end_dim - first_dim));
+    for (uint32_t begin = 0; begin < n_rows; begin += OUT_ROWS) {
+        const uint32_t n = n_rows - begin < OUT_ROWS ? n_rows - begin : OUT_ROWS;
+        walk_row rows[OUT_ROWS];
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] = row_of_walk(part->walk, begin + i);
+        for (uint32_t dim = first_dim; dim < end_dim; dim += OUT_VALUES) {
+            for (uint32_t i = 0; i < n; i++)
+                decode_block(rows[i].format, rows[i].place, dim, tile + (size_t)i * OUT_VALUES);
+            out_tile(part->scores + (size_t)begin * part->stride + first_head, part->stride,
+                     n_heads, tile, n, out + dim);
+        }
     }
-    const bool all_rows = args->rows.n_rows && !args->list && !args->mask_f16;
-    if (!all_rows || args->rows.format == KVF_FORMAT_F32)
-        return;
-    const uint32_t most = most_visible(args, item);
-    for (uint32_t row = 0; most <= KVF_ATTEND_DECODED_ROWS && row < most; row++)
-        decode_row(&args->rows, row, space->rows + (size_t)row * KVF_ROW_WIDTH);
+    divide(out + first_dim, n_heads, end_dim - first_dim, part->denominators + first_head);
 }
 
-/* Points the walk at decoded rows; those of a list are decoded here, once for all heads. */
-static void use_decoded(const kvf_attend_args *args, const kvf_attend_item *item,
-                        const attend_space *space, row_walk *walk)
-{
-    if (walk->n_window && args->window.format != KVF_FORMAT_F32)
-        walk->decoded_window =
-            space->window +
-            (walk->window_first - window_begin(args, item->first_query)) * KVF_ROW_WIDTH;
-    if (walk->n_rows == 0 || args->rows.format == KVF_FORMAT_F32 ||
-        walk->n_rows > KVF_ATTEND_DECODED_ROWS)
-        return;
-    if (!walk->list && most_visible(args, item) > KVF_ATTEND_DECODED_ROWS)
-        return; /* a query of the run has too many: none were decoded */
-    walk->decoded_rows = space->rows;
-    for (uint32_t i = 0; walk->list && i < walk->n_rows; i++)
-        decode_row(&args->rows, (uint64_t)walk->list[i], space->rows + (size_t)i * KVF_ROW_WIDTH);
-}
-
-static void attend_query(const kvf_attend_args *args, const kvf_attend_item *item, uint32_t query,
-                         const attend_space *space)
-{
-    const size_t first = (size_t)query * args->n_heads + item->first_head;
-    const float *q = args->q + first * KVF_ROW_WIDTH;
-    float *out = args->out + first * KVF_ROW_WIDTH;
-    const float *sinks = args->sinks ? args->sinks + item->first_head : NULL;
-    const uint32_t stride = space->stride;
-    const float *tile[KVF_ATTEND_TILE_ROWS];
-    row_walk walk = make_walk(args, query, space->list);
-    use_decoded(args, item, space, &walk);
-    const uint32_t total = walk.n_window + walk.n_rows;
-
-    for (uint32_t begin = 0; begin < total; begin += KVF_ATTEND_TILE_ROWS) {
-        const uint32_t n = load_tile(&walk, begin, space->tile, tile);
-        score_tile(q, item->n_heads, tile, n, args->scale, space->scores + (size_t)begin * stride,
-                   stride);
-    }
-    for (uint32_t i = 0; walk.mask && i < walk.n_rows; i++)
-        for (uint32_t h = 0; h < item->n_heads; h++)
-            space->scores[(size_t)(walk.n_window + i) * stride + h] += walk.mask[i];
-    softmax(sinks, item->n_heads, total, stride, space->scores, space->maxima, space->denominators);
-    memset(out, 0, sizeof *out * KVF_ROW_WIDTH * item->n_heads);
-    for (uint32_t begin = 0; begin < total; begin += KVF_ATTEND_TILE_ROWS) {
-        const uint32_t n = load_tile(&walk, begin, space->tile, tile);
-        out_tile(space->scores + (size_t)begin * stride, stride, item->n_heads, tile, n, out);
-    }
-    divide(out, item->n_heads, space->denominators);
-    for (uint32_t h = 0; args->lse && h < item->n_heads; h++)
-        args->lse[first + h] = space->maxima[h] + logf(space->denominators[h]);
-}
-
-static void attend_item(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace)
-{
-    const attend_space space = cut_space(args, workspace);
-    decode_shared(args, item, &space);
-    for (uint32_t i = 0; i < item->n_queries; i++)
-        attend_query(args, item, item->first_query + i, &space);
-}
+/* ---- unpack ------------------------------------------------------------------ */
 
 static void unpack_rows(const kvf_unpack_args *args, uint64_t begin, uint64_t end)
 {
     for (uint64_t i = begin; i < end; i++) {
         const uint64_t row = args->row_list ? (uint64_t)args->row_list[i] : args->first_row + i;
-        decode_row(&args->in, row, args->out + i * args->stride);
+        float *out = args->out + i * args->stride;
+        if (args->in.width == KVF_ROW_WIDTH)
+            decode_row(&args->in, row, out);
+        else
+            kvf_format_get(args->in.format)
+                ->unpack(kvf_rows_page(&args->in, row), args->in.page_rows,
+                         (uint32_t)(row % args->in.page_rows), args->in.width, out);
     }
 }
+
+_Static_assert(OUT_ROWS *OUT_VALUES <= KVF_ATTEND_TILE_FLOATS, "a tile of outputs fits");

@@ -25,13 +25,36 @@
  */
 #define KVF_UNROLL _Pragma("GCC unroll 16")
 
-/* One piece of attend's work: some heads of a run of queries. */
-typedef struct kvf_attend_item {
-    uint32_t first_query;
-    uint32_t n_queries; /* at most KVF_ATTEND_RUN_QUERIES */
-    uint32_t first_head;
-    uint32_t n_heads; /* at most kvf_attend_block_heads() */
-} kvf_attend_item;
+/* The rows that a query attends: those of the window first, then compressed ones. */
+typedef struct kvf_attend_walk {
+    const kvf_rows *window;
+    const kvf_rows *rows;
+    const float *decoded_window; /* the first window row as f32, or NULL: not decoded yet */
+    const float *decoded_rows;   /* the first compressed row, likewise */
+    uint64_t window_first;       /* token of the first window row */
+    uint32_t n_window;
+    uint32_t n_rows;     /* compressed rows */
+    const int32_t *list; /* of compressed rows, or NULL: 0, 1, 2 .. */
+    const float *mask;   /* dense form: added to the scores of compressed rows */
+} kvf_attend_walk;
+
+/* Some heads of one query; threads may share it, each with its own rows, heads, dimensions. */
+typedef struct kvf_attend_part {
+    const kvf_attend_walk *walk;
+    const float *q;     /* [n_heads][512] */
+    const float *sinks; /* [n_heads] or NULL */
+    float scale;
+    uint32_t n_heads;
+    uint32_t ahead_rows; /* from a tile to the next one that this thread may take */
+    uint32_t stride;     /* heads a row of scores, a multiple of 16 */
+    float *scores;       /* [rows of the walk][stride], then p in their place */
+    float *maxima;       /* [stride] */
+    float *denominators; /* [stride] */
+    float *out;          /* [n_heads][512] */
+} kvf_attend_part;
+
+/* Floats of the tile that attend's kernels decode rows into. */
+#define KVF_ATTEND_TILE_FLOATS (KVF_ATTEND_SCORE_ROWS * KVF_ROW_WIDTH)
 
 /*
  * What the aligned form of a score takes (score.inc.h): scale bytes of rows and heads
@@ -74,8 +97,13 @@ typedef struct kvf_key_tile {
 
 typedef struct kvf_cpu_kernels {
     const char *isa;
-    /* Attends one item; workspace is one thread's. */
-    void (*attend)(const kvf_attend_args *args, const kvf_attend_item *item, void *workspace);
+    /* scores of rows begin .. end, at most KVF_ATTEND_SCORE_ROWS, of the walk. */
+    void (*attend_scores)(const kvf_attend_part *part, uint32_t begin, uint32_t end, float *tile);
+    /* Scores to p, maxima and denominators of heads first_head .. + 16. */
+    void (*attend_softmax)(const kvf_attend_part *part, uint32_t first_head);
+    /* Dimensions first_dim .. end_dim (multiples of 64) of the output of some heads. */
+    void (*attend_output)(const kvf_attend_part *part, uint32_t first_head, uint32_t n_heads,
+                          uint32_t first_dim, uint32_t end_dim, float *tile);
     /* Readies a packed query, its weights given; its heads are rows first_row .. of `heads`. */
     void (*load_query)(const kvf_rows *heads, uint64_t first_row, kvf_index_query *query);
     /* out[query * stride + row - begin]: scores of rows begin .. end; all queries of one kind. */
@@ -111,9 +139,6 @@ extern const kvf_cpu_kernels kvf_cpu_kernels_avx512vnni;
 #if defined(__aarch64__)
 extern const kvf_cpu_kernels kvf_cpu_kernels_neon;
 #endif
-
-/* attend.c: what a call needs of its workspace. */
-kvf_attend_size kvf_attend_size_of(const kvf_attend_args *args);
 
 /* The backend's device. */
 typedef struct kvf_cpu_device {

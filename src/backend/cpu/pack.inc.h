@@ -5,6 +5,7 @@
  * A code is made in two steps: the value is rounded to the small float as a float
  * (v16_round_small), which is exact to convert to f16 once it is scaled so that the
  * two formats' smallest exponents meet; the code is then a piece of the f16's bits.
+ * An instruction set may do it its own way (V16_STORE_CODES, V16_PACK_FP8).
  */
 #include <math.h>
 
@@ -51,6 +52,15 @@ static inline float highest_magnitude(const float *values, uint32_t n)
     return v16_highest(most);
 }
 
+/* The bits of the largest magnitude, NaN above infinity; n a multiple of 16. */
+static inline uint32_t highest_bits(const float *values, uint32_t n)
+{
+    v16i most = v16i_abs_bits(v16_load(values));
+    for (uint32_t i = 16; i < n; i += 16)
+        most = v16i_max(v16i_abs_bits(v16_load(values + i)), most);
+    return v16i_highest(most);
+}
+
 static inline uint32_t bits_of(float x)
 {
     uint32_t bits;
@@ -86,23 +96,29 @@ static inline v16 clamp_f16(v16 x)
     return v16_mul(v16_max(v16_mul(low, minus), v16_mul(limit, minus)), minus);
 }
 
-static void pack_fp8_f16(uint8_t *page, uint32_t page_rows, uint32_t row, const float *values)
+#ifndef V16_PACK_FP8
+/* The codes of 448 values and their scale bytes. */
+static inline void v16_pack_fp8(const float *values, uint8_t *codes, uint8_t *scales)
 {
-    uint8_t *data = page + (size_t)row * KVF_FP8_DATA_BYTES;
-    uint8_t *scales =
-        page + (size_t)page_rows * KVF_FP8_DATA_BYTES + (size_t)row * KVF_FP8_SCALE_BYTES;
     for (uint32_t block = 0; block < KVF_FP8_BLOCKS; block++) {
         v16 rounded[4];
         uint16_t halves[KVF_FP8_BLOCK_VALUES];
-        const int e = round_fp8_block(values + block * KVF_FP8_BLOCK_VALUES, rounded);
+        const uint32_t first = block * KVF_FP8_BLOCK_VALUES;
+        scales[block] = kvf_ue8m0_encode(round_fp8_block(values + first, rounded));
         for (int i = 0; i < 4; i++) /* e4m3's smallest exponent is -6, f16's -14 */
             v16_store_f16(halves + 16 * i, v16_mul(rounded[i], v16_set1(0x1p-8f)));
-        uint8_t *codes = data + block * KVF_FP8_BLOCK_VALUES;
         for (uint32_t i = 0; i < KVF_FP8_BLOCK_VALUES; i++)
-            codes[i] = (uint8_t)((halves[i] >> 8 & 0x80) | (halves[i] >> 7 & 0x7f));
-        scales[block] = kvf_ue8m0_encode(e);
+            codes[first + i] = (uint8_t)((halves[i] >> 8 & 0x80) | (halves[i] >> 7 & 0x7f));
     }
     scales[KVF_FP8_BLOCKS] = 0;
+}
+#endif
+
+static void pack_fp8_f16(uint8_t *page, uint32_t page_rows, uint32_t row, const float *values)
+{
+    uint8_t *data = page + (size_t)row * KVF_FP8_DATA_BYTES;
+    v16_pack_fp8(values, data,
+                 page + (size_t)page_rows * KVF_FP8_DATA_BYTES + (size_t)row * KVF_FP8_SCALE_BYTES);
     for (uint32_t i = 0; i < KVF_FP8_ROPE_VALUES; i += 16) {
         uint16_t halves[16];
         v16_store_f16(halves, clamp_f16(v16_load(values + KVF_FP8_NOPE_VALUES + i)));
@@ -139,24 +155,38 @@ static inline int round_fp4_block(const float *values, v16 rounded[2])
     return e;
 }
 
+/* The exponent of a block of 32, and its codes, two a byte. */
+static inline int pack_fp4_block(const float *values, uint8_t *codes)
+{
+    uint8_t bytes[KVF_FP4_BLOCK_VALUES];
+#ifdef V16_STORE_CODES
+    const int e = kvf_fp4_exponent(bits_of(highest_magnitude(values, KVF_FP4_BLOCK_VALUES)));
+    const v16 scale = v16_set1(power_of_two(-e));
+    for (int i = 0; i < KVF_FP4_BLOCK_VALUES; i += 16)
+        v16_store_codes(bytes + i, v16_mul(v16_load(values + i), scale), 1, 2);
+    v16_join_nibbles(codes, bytes);
+#else
+    v16 rounded[2];
+    uint16_t halves[KVF_FP4_BLOCK_VALUES];
+    const int e = round_fp4_block(values, rounded);
+    for (int i = 0; i < 2; i++) /* e2m1's smallest exponent is 0, f16's -14 */
+        v16_store_f16(halves + 16 * i, v16_mul(rounded[i], v16_set1(0x1p-14f)));
+    for (uint32_t i = 0; i < KVF_FP4_BLOCK_VALUES; i++)
+        bytes[i] = (uint8_t)((halves[i] >> 12 & 8) | (halves[i] >> 9 & 7));
+    for (uint32_t i = 0; i < KVF_FP4_BLOCK_CODE_BYTES; i++)
+        codes[i] = (uint8_t)(bytes[2 * i] | bytes[2 * i + 1] << 4);
+#endif
+    return e;
+}
+
 static void pack_fp4(uint8_t *page, uint32_t page_rows, uint32_t row, const float *values)
 {
     uint8_t *codes = page + (size_t)row * KVF_FP4_CODE_BYTES;
     uint8_t *scales =
         page + (size_t)page_rows * KVF_FP4_CODE_BYTES + (size_t)row * KVF_FP4_SCALE_BYTES;
-    for (uint32_t block = 0; block < KVF_FP4_BLOCKS; block++) {
-        v16 rounded[2];
-        uint16_t halves[KVF_FP4_BLOCK_VALUES];
-        const int e = round_fp4_block(values + block * KVF_FP4_BLOCK_VALUES, rounded);
-        for (int i = 0; i < 2; i++) /* e2m1's smallest exponent is 0, f16's -14 */
-            v16_store_f16(halves + 16 * i, v16_mul(rounded[i], v16_set1(0x1p-14f)));
-        for (uint32_t i = 0; i < KVF_FP4_BLOCK_VALUES; i++)
-            halves[i] = (uint16_t)((halves[i] >> 12 & 8) | (halves[i] >> 9 & 7));
-        for (uint32_t i = 0; i < KVF_FP4_BLOCK_CODE_BYTES; i++)
-            codes[block * KVF_FP4_BLOCK_CODE_BYTES + i] =
-                (uint8_t)(halves[2 * i] | halves[2 * i + 1] << 4);
-        scales[block] = kvf_ue8m0_encode(e);
-    }
+    for (uint32_t block = 0; block < KVF_FP4_BLOCKS; block++)
+        scales[block] = kvf_ue8m0_encode(pack_fp4_block(values + block * KVF_FP4_BLOCK_VALUES,
+                                                        codes + block * KVF_FP4_BLOCK_CODE_BYTES));
 }
 
 static void round_row_fp4(const float *values, float *out)
@@ -175,20 +205,23 @@ static void round_row_fp4(const float *values, float *out)
 /* Whether a row may be stored; where it may not, kvf_check_row says why. */
 static bool row_is_storable(const float *values, uint32_t width, kvf_grid grid)
 {
-    v16 beyond = v16_set1(0.0f);
-    /* x * 0 is NaN for NaN and infinity, and a NaN stays in the sum. */
-    for (uint32_t i = 0; i < width; i += 16)
-        beyond = v16_fma(v16_load(values + i), v16_set1(0.0f), beyond);
-    if (v16_sum(beyond) != 0.0f)
-        return false;
-    if (grid == KVF_GRID_FP8)
-        return highest_magnitude(values, KVF_NOPE_WIDTH) < KVF_FP8_TOO_LARGE;
+    /* Magnitudes are ordered as their bits are, infinity and NaN above all numbers. */
+    uint32_t most = 0;
     for (uint32_t i = 0; grid == KVF_GRID_FP4 && i < width; i += KVF_FP4_BLOCK_VALUES) {
-        const float amax = highest_magnitude(values + i, KVF_FP4_BLOCK_VALUES);
-        if (amax > KVF_FP4_LARGEST || (amax > 0.0f && amax <= KVF_FP4_TOO_SMALL))
+        const uint32_t amax = highest_bits(values + i, KVF_FP4_BLOCK_VALUES);
+        if (amax > bits_of(KVF_FP4_LARGEST) || (amax && amax <= bits_of(KVF_FP4_TOO_SMALL)))
             return false;
     }
-    return true;
+    if (grid == KVF_GRID_FP4)
+        return true;
+    if (grid == KVF_GRID_FP8) {
+        if (highest_bits(values, KVF_NOPE_WIDTH) >= bits_of(KVF_FP8_TOO_LARGE))
+            return false;
+        most = highest_bits(values + KVF_NOPE_WIDTH, width - KVF_NOPE_WIDTH);
+    } else {
+        most = highest_bits(values, width);
+    }
+    return most < bits_of(INFINITY);
 }
 
 static bool store_row(const kvf_rows *out, uint64_t row, kvf_grid grid, const float *values)

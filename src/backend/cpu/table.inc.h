@@ -1,7 +1,9 @@
 /* The table of an ISA: the last include of its file. Parameters: KVF_TABLE, KVF_TABLE_ISA. */
 const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
-    .attend = attend_item,
+    .attend_scores = attend_scores,
+    .attend_softmax = attend_softmax,
+    .attend_output = attend_output,
     .load_query = load_query,
     .score = score_rows,
     .push = push_rows,

@@ -224,6 +224,33 @@ static inline float v16_highest(v16 a)
     return highest;
 }
 
+/* The bits of the magnitudes: ordered as these are, infinity and NaN above all numbers. */
+static inline v16i v16i_abs_bits(v16 a)
+{
+    v16i r;
+    for (int i = 0; i < 16; i++) {
+        const float magnitude = fabsf(a.lane[i]);
+        memcpy(&r.lane[i], &magnitude, sizeof magnitude);
+    }
+    return r;
+}
+
+/* Of lanes that are not negative. */
+static inline v16i v16i_max(v16i a, v16i b)
+{
+    for (int i = 0; i < 16; i++)
+        a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+
+static inline uint32_t v16i_highest(v16i a)
+{
+    int32_t highest = a.lane[0];
+    for (int i = 1; i < 16; i++)
+        highest = a.lane[i] > highest ? a.lane[i] : highest;
+    return (uint32_t)highest;
+}
+
 /* Lane l takes lane l ^ stride; stride 1, 2, 4 or 8. */
 static inline v16 v16_swap(v16 a, int stride)
 {

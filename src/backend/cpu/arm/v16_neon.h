@@ -123,16 +123,16 @@ static inline v16 v16_load_f16(const void *p)
     return r;
 }
 
+/* Sign-extended codes have the sign twice: one is f16's, the other its highest exponent bit. */
 static inline v16 v16_load_e4m3(const void *p)
 {
-    const uint8x16_t codes = vld1q_u8(p);
-    const uint16x8_t wide[2] = {vshll_n_u8(vget_low_u8(codes), 8),
-                                vshll_n_u8(vget_high_u8(codes), 8)};
+    const int8x16_t codes = vld1q_s8(p);
+    const int16x8_t wide[2] = {vshll_n_s8(vget_low_s8(codes), 7),
+                               vshll_n_s8(vget_high_s8(codes), 7)};
     v16 r;
     for (int i = 0; i < 2; i++) {
-        const uint16x8_t sign = vandq_u16(wide[i], vdupq_n_u16(0x8000));
-        const uint16x8_t rest = vandq_u16(vshrq_n_u16(wide[i], 1), vdupq_n_u16(0x3f80));
-        const float16x8_t half = vreinterpretq_f16_u16(vorrq_u16(sign, rest));
+        const int16x8_t bits = vandq_s16(wide[i], vdupq_n_s16((int16_t)0xbfff));
+        const float16x8_t half = vreinterpretq_f16_s16(bits);
         r.part[2 * i] = vcvt_f32_f16(vget_low_f16(half));
         r.part[2 * i + 1] = vcvt_f32_f16(vget_high_f16(half));
     }
@@ -205,6 +205,27 @@ static inline v16 v16_abs(v16 a)
 static inline float v16_highest(v16 a)
 {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.part[0], a.part[1]), vmaxq_f32(a.part[2], a.part[3])));
+}
+
+static inline v16i v16i_abs_bits(v16 a)
+{
+    v16i r;
+    for (int i = 0; i < 4; i++)
+        r.part[i] = vreinterpretq_s32_f32(vabsq_f32(a.part[i]));
+    return r;
+}
+
+static inline v16i v16i_max(v16i a, v16i b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vmaxq_s32(a.part[i], b.part[i]);
+    return a;
+}
+
+static inline uint32_t v16i_highest(v16i a)
+{
+    return (uint32_t)vmaxvq_s32(
+        vmaxq_s32(vmaxq_s32(a.part[0], a.part[1]), vmaxq_s32(a.part[2], a.part[3])));
 }
 
 static inline v16 v16_swap(v16 a, int stride)

@@ -4,6 +4,7 @@
 #include "backend/cpu/attend.inc.h"
 #include "backend/cpu/score.inc.h"
 #include "backend/cpu/compress.inc.h"
+#include "backend/cpu/x86/pack_avx512.h"
 #include "backend/cpu/pack.inc.h"
 
 #define KVF_TABLE kvf_cpu_kernels_avx512vnni

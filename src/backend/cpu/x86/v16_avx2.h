@@ -109,10 +109,8 @@ static inline v16 v16_load_f16(const void *p)
 
 static inline __m256 v8_e4m3(__m128i halves)
 {
-    /* code in the high byte: sign stays, exponent and mantissa move down by one. */
-    const __m128i sign = _mm_and_si128(halves, _mm_set1_epi16((short)0x8000));
-    const __m128i rest = _mm_and_si128(_mm_srli_epi16(halves, 1), _mm_set1_epi16(0x3f80));
-    return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
+    /* code in the high byte: moved down by one the sign stands twice, as its copy too. */
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(halves, 1), _mm_set1_epi16((short)0xbfff)));
 }
 
 static inline v16 v16_load_e4m3(const void *p)
@@ -199,6 +197,25 @@ static inline __m256 v8_swap(__m256 a, int stride)
     return stride == 1   ? _mm256_permute_ps(a, 0xb1)
            : stride == 2 ? _mm256_permute_ps(a, 0x4e)
                          : _mm256_permute2f128_ps(a, a, 0x01);
+}
+
+static inline v16i v16i_abs_bits(v16 a)
+{
+    const v16 abs = v16_abs(a);
+    return (v16i){_mm256_castps_si256(abs.lo), _mm256_castps_si256(abs.hi)};
+}
+
+static inline v16i v16i_max(v16i a, v16i b)
+{
+    return (v16i){_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
+}
+
+static inline uint32_t v16i_highest(v16i a)
+{
+    const __m256i eight = _mm256_max_epi32(a.lo, a.hi);
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
 
 static inline v16 v16_swap(v16 a, int stride)

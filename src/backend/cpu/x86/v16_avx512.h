@@ -142,13 +142,12 @@ static inline v16 v16_load_f16(const void *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+/* Sign-extended codes have the sign twice: one is f16's, the other its highest exponent bit. */
 static inline v16 v16_load_e4m3(const void *p)
 {
-    const __m256i codes =
-        _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 8);
-    const __m256i sign = _mm256_and_si256(codes, _mm256_set1_epi16((short)0x8000));
-    const __m256i rest = _mm256_and_si256(_mm256_srli_epi16(codes, 1), _mm256_set1_epi16(0x3f80));
-    return _mm512_cvtph_ps(_mm256_or_si256(sign, rest));
+    const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_cvtph_ps(
+        _mm256_and_si256(_mm256_slli_epi16(codes, 7), _mm256_set1_epi16((short)0xbfff)));
 }
 
 static inline v16i v16i_set1(int32_t x)
@@ -286,6 +285,21 @@ static inline v16 v16_round_small(v16 a, int drop, float normal, float magic)
     const __m512 rounded =
         _mm512_mask_sub_ps(_mm512_castsi512_ps(bits), small, _mm512_add_ps(size, step), step);
     return _mm512_or_ps(rounded, _mm512_and_ps(a, _mm512_set1_ps(-0.0f)));
+}
+
+static inline v16i v16i_abs_bits(v16 a)
+{
+    return _mm512_castps_si512(_mm512_abs_ps(a));
+}
+
+static inline v16i v16i_max(v16i a, v16i b)
+{
+    return _mm512_max_epu32(a, b);
+}
+
+static inline uint32_t v16i_highest(v16i a)
+{
+    return _mm512_reduce_max_epu32(a);
 }
 
 static inline void v16_store_f16(uint16_t *p, v16 a)
