@@ -190,19 +190,17 @@ static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tok
     set_shape(buffer, 1, tokens_allocated, 0, 0);
 }
 
-/* Workspace of attend in one layer; the dense form is CSA's alone. */
+/* Workspace of attend in one layer. */
 static uint64_t attend_thread_bytes(const kvf_geometry *geometry, const kvf_profile *profile,
                                     kvf_layer layer, uint64_t rows)
 {
     const bool csa = layer.kind == KVF_LAYER_CSA;
-    const kvf_attend_size size = {.n_heads = geometry->n_heads,
-                                  .window_tokens = geometry->window_tokens,
-                                  .n_rows = csa && profile->mask == KVF_MASK_NONE ? geometry->top_k
-                                                                                  : rows,
-                                  .dense = csa && profile->mask == KVF_MASK_F32,
-                                  .window_decoded = profile->window_format != KVF_FORMAT_F32,
-                                  .rows_decoded =
-                                      !csa && rows && profile->row_format != KVF_FORMAT_F32};
+    const kvf_attend_size size = {
+        .n_heads = geometry->n_heads,
+        .window_tokens = geometry->window_tokens,
+        .n_rows = csa && profile->mask == KVF_MASK_NONE ? geometry->top_k : rows,
+        .window_decoded = profile->window_format != KVF_FORMAT_F32,
+        .rows_decoded = !csa && rows && profile->row_format != KVF_FORMAT_F32};
     return kvf_attend_thread_parts(&size).total;
 }
 

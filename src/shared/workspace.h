@@ -17,7 +17,6 @@
 #define KVF_ATTEND_DECODED_ROWS 1024
 /* Heads whose scores are kept at a time; 16 are a vector. */
 #define KVF_ATTEND_BLOCK_HEADS 64
-#define KVF_ATTEND_DENSE_BLOCK_HEADS 16
 
 static inline uint64_t kvf_round_up_64(uint64_t bytes)
 {
@@ -53,11 +52,10 @@ static inline uint64_t kvf_select_thread_bytes(uint32_t n_heads, uint32_t top_k)
 }
 
 /* Heads that one piece of attend's work covers. */
-static inline uint32_t kvf_attend_block_heads(uint32_t n_heads, bool dense)
+static inline uint32_t kvf_attend_block_heads(uint32_t n_heads)
 {
-    const uint32_t most = dense ? KVF_ATTEND_DENSE_BLOCK_HEADS : KVF_ATTEND_BLOCK_HEADS;
     const uint32_t padded = (n_heads + 15) / 16 * 16;
-    return padded < most ? padded : most;
+    return padded < KVF_ATTEND_BLOCK_HEADS ? padded : KVF_ATTEND_BLOCK_HEADS;
 }
 
 /* What one call of attend needs of its workspace, apart from the number of threads. */
@@ -65,7 +63,6 @@ typedef struct kvf_attend_size {
     uint32_t n_heads;
     uint32_t window_tokens;
     uint64_t n_rows;     /* the most compressed rows that a query attends */
-    bool dense;          /* mask_f32 */
     bool window_decoded; /* the format is not f32 */
     bool rows_decoded;   /* nor is it here, and queries see all rows: no list, no f16 mask */
 } kvf_attend_size;
@@ -88,8 +85,7 @@ static inline kvf_attend_parts kvf_attend_thread_parts(const kvf_attend_size *si
     const uint64_t row_bytes = 4ull * KVF_ROW_WIDTH;
     const bool all_fit = size->n_rows <= KVF_ATTEND_DECODED_ROWS;
     kvf_attend_parts parts = {0};
-    parts.scores =
-        kvf_round_up_64(4ull * kvf_attend_block_heads(size->n_heads, size->dense) * total_rows);
+    parts.scores = kvf_round_up_64(4ull * kvf_attend_block_heads(size->n_heads) * total_rows);
     parts.window = size->window_decoded ? run_rows * row_bytes : 0;
     parts.rows =
         size->rows_decoded ? (all_fit ? size->n_rows : KVF_ATTEND_DECODED_ROWS) * row_bytes : 0;

@@ -6,7 +6,7 @@
 #include "shared/layout.h"
 #include "shared/workspace.h"
 
-    static bool sees_all_rows(const kvf_attend_args *args)
+static bool sees_all_rows(const kvf_attend_args *args)
 {
     return args->rows.n_rows && !args->list && !args->mask_f16;
 }
@@ -17,7 +17,6 @@ static kvf_attend_size size_of(const kvf_attend_args *args)
         .n_heads = args->n_heads,
         .window_tokens = args->window_tokens,
         .n_rows = args->list ? args->list_stride : args->rows.n_rows,
-        .dense = args->mask_f32 != NULL,
         .window_decoded = args->window_tokens && args->window.format != KVF_FORMAT_F32,
         .rows_decoded = sees_all_rows(args) && args->rows.format != KVF_FORMAT_F32};
 }
@@ -53,7 +52,7 @@ static attend_space space_of_thread(const kvf_attend_args *args, int thread)
     space.list = (int32_t *)(place += parts.tile);
     space.maxima = (float *)(place += parts.list);
     space.denominators = space.maxima + KVF_ATTEND_BLOCK_HEADS;
-    space.block_heads = kvf_attend_block_heads(size.n_heads, size.dense);
+    space.block_heads = kvf_attend_block_heads(size.n_heads);
     return space;
 }
 
