@@ -1,14 +1,14 @@
 /*
  * Text to tokens and back, and ids as text. The input's first byte says whether the model
- * has a BOS token and whether it is asked for, the next three are the vocabulary; the rest
- * is text.
+ * has a BOS token, whether it is asked for, and whether there is a tokenizer.json; the next
+ * three are the vocabulary; the rest is text.
  */
 #include "fuzz.h"
 
 #include "cli/ids.h"
 #include "model/tokenizer.h"
 
-enum { HEAD_BYTES = 4, HAS_BOS = 1, ADD_BOS = 2 };
+enum { HEAD_BYTES = 4, HAS_BOS = 1, ADD_BOS = 2, HAS_FILE = 4, N_BYTES = 256 };
 
 /* Exactly as much memory as was asked for: a sanitizer sees a token too many. */
 static int32_t *make_tokens(size_t n)
@@ -16,6 +16,16 @@ static int32_t *make_tokens(size_t n)
     int32_t *tokens = malloc(n ? n * sizeof *tokens : 1);
     FUZZ_REQUIRE(tokens);
     return tokens;
+}
+
+/* Only a byte-level model's text is read: one id a byte, and no other tokenizer. */
+static void check_refusal(const kvf_model_config *config, bool has_file)
+{
+    kvf_error error;
+    fuzz_write("tokenizer.json", (fuzz_part){has_file ? (const uint8_t *)"{}" : NULL, 2});
+    const kvf_status status = kvf_tokenizer_check(fuzz_folder(), config, &error);
+    fuzz_check_error(status, &error);
+    FUZZ_REQUIRE((status == KVF_OK) == (!has_file && config->geometry.vocab >= N_BYTES));
 }
 
 static void check_tokens(const kvf_model_config *config, bool add_bos, const char *text,
@@ -71,8 +81,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     if (bytes < HEAD_BYTES)
         return 0;
     const uint32_t vocab = 1u + data[1] + ((uint32_t)data[2] << 8) + ((uint32_t)data[3] << 16);
-    const kvf_model_config config = {.bos_token = data[0] & HAS_BOS ? (int32_t)vocab - 1 : -1};
+    const kvf_model_config config = {.geometry = {.vocab = vocab},
+                                     .bos_token = data[0] & HAS_BOS ? (int32_t)vocab - 1 : -1};
     fuzz_guarded text = fuzz_guard(data + HEAD_BYTES, bytes - HEAD_BYTES);
+    check_refusal(&config, data[0] & HAS_FILE);
     check_tokens(&config, data[0] & ADD_BOS, text.data, text.bytes);
     check_ids(text.data, text.bytes, vocab);
     fuzz_unguard(&text);

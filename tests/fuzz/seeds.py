@@ -234,6 +234,8 @@ def tokenizer():
     return {
         "text": ids(320, b"Hello, caf\xc3\xa9.\n", 3),
         "bytes": ids(320, bytes(range(256)), 3),
+        "tokenizer_json": ids(320, b"a", 4),
+        "vocab_255": ids(255, b"a"),
         "no_bos": ids(320, b"a", 2),
         "nothing": ids(320, b"", 3),
         "ids": ids(320, b"0\n17\n319\n"),
