@@ -1,12 +1,12 @@
 # A short front to CMake: `make help` lists what there is.
-# BUILD=release|debug|asan|tsan|clang picks a preset; JOBS the number of compilers.
+# BUILD=release|debug|asan|tsan|fuzz|clang picks a preset; JOBS the number of compilers.
 BUILD ?= release
 PREFIX ?= /usr/local
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 TREE := build/$(BUILD)
 
 .DEFAULT_GOAL := build
-.PHONY: build bootstrap check check-slow demo bench asan tsan format install clean help
+.PHONY: build bootstrap check check-slow demo bench asan tsan fuzz format install clean help
 
 build: bootstrap $(TREE)/build.ninja ## build everything (the default)
 	@cmake --build $(TREE) -j $(JOBS)
@@ -36,6 +36,10 @@ asan: ## build and test with address and undefined-behaviour sanitizers
 tsan: ## the same with the thread sanitizer (clang, libomp)
 	@$(MAKE) build BUILD=tsan
 	@ctest --preset tsan
+
+fuzz: ## look for new inputs that break a reader, 60 s a fuzz target (clang)
+	@$(MAKE) build BUILD=fuzz
+	@ctest --preset fuzz
 
 format: ## format all C sources in place
 	@find include src tests bench -name '*.[ch]' -exec clang-format -i {} +

@@ -6,6 +6,7 @@ set -euo pipefail
 debian_packages=(
     build-essential cmake ninja-build pkg-config python3
     libopenblas-openmp-dev libcjson-dev libcmocka-dev
+    clang libclang-rt-dev libomp-dev
     clang-format qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 )
 homebrew_formulae=(cmake ninja pkg-config libomp cjson cmocka clang-format)
@@ -21,6 +22,11 @@ has_library() {
 # has_package NAME: is what the Debian package brings already there, from wherever?
 has_package() {
     case $1 in
+    clang) has_command clang ;;
+    libclang-rt-dev)
+        compgen -G "$(clang -print-resource-dir 2>/dev/null)/lib/linux/libclang_rt.fuzzer-*" >/dev/null
+        ;;
+    libomp-dev) [ -e "$(clang -print-resource-dir 2>/dev/null)/../../libomp.so" ] ;;
     build-essential) has_command cc && has_command make && [ -e /usr/include/stdio.h ] ;;
     cmake | pkg-config | python3 | clang-format) has_command "$1" ;;
     ninja-build) has_command ninja ;;

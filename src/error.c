@@ -3,13 +3,29 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* A message that did not fit ends before the character that was cut in two (UTF-8). */
+static void drop_cut_character(char *message, size_t bytes)
+{
+    size_t start = bytes;
+    while (start > 0 && ((unsigned char)message[start - 1] & 0xC0) == 0x80)
+        start--;
+    if (start == 0 || (unsigned char)message[start - 1] < 0xC0)
+        return;
+    const unsigned char first = (unsigned char)message[start - 1];
+    const size_t following = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
+    if (bytes - start < following)
+        message[start - 1] = '\0';
+}
+
 kvf_status kvf_fail(kvf_error *error, kvf_status status, const char *format, ...)
 {
     if (error) {
         va_list arguments;
         va_start(arguments, format);
         error->status = status;
-        vsnprintf(error->message, sizeof error->message, format, arguments);
+        const int bytes = vsnprintf(error->message, sizeof error->message, format, arguments);
+        if (bytes >= (int)sizeof error->message)
+            drop_cut_character(error->message, sizeof error->message - 1);
         va_end(arguments);
     }
     return status;

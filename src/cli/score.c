@@ -11,6 +11,7 @@
 #include "cli/clock.h"
 #include "cli/commands.h"
 #include "cli/engine.h"
+#include "cli/ids.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
@@ -72,39 +73,14 @@ static int take_text(scoring *s, const cli_text *text)
     return CLI_EXIT_OK;
 }
 
-/* One id a line and no empty ones. *line_number is the line that is wrong. */
-static bool parse_ids(const cli_text *text, uint32_t vocab, int32_t *ids, uint64_t *n_ids,
-                      uint64_t *line_number)
-{
-    const char *c = text->data;
-    const char *end = text->data + text->bytes;
-    *n_ids = 0;
-    *line_number = 1;
-    while (c < end) {
-        uint64_t id = 0;
-        const char *start = c;
-        for (; c < end && *c >= '0' && *c <= '9' && id < vocab; c++)
-            id = 10 * id + (uint64_t)(*c - '0');
-        if (c == start || id >= vocab)
-            return false;
-        ids[(*n_ids)++] = (int32_t)id;
-        if (c < end && *c == '\r')
-            c++;
-        if (c < end && *c++ != '\n')
-            return false;
-        ++*line_number;
-    }
-    return true;
-}
-
 static int take_ids(scoring *s, const cli_text *text)
 {
     uint64_t n_ids;
     uint64_t line_number;
-    s->tokens = malloc((text->bytes / 2 + 1) * sizeof *s->tokens); /* a digit and a line break */
+    s->tokens = malloc(cli_ids_most(text->bytes) * sizeof *s->tokens);
     if (!s->tokens)
         return cli_error("score", "out of memory for the ids of %zu bytes", text->bytes);
-    if (!parse_ids(text, s->vocab, s->tokens, &n_ids, &line_number))
+    if (!cli_ids_parse(text->data, text->bytes, s->vocab, s->tokens, &n_ids, &line_number))
         return cli_error("score", "'%s' line %llu is not a token id; each line holds one, 0 to %u",
                          s->options->ids_file, (unsigned long long)line_number, s->vocab - 1);
     if (n_ids < 2)

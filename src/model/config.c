@@ -41,7 +41,7 @@ static const kvf_number_field fields[] = {
     {{"index_head_dim"}, KVF_FIELD_U32, AT(index_dim),
      KVF_INDEX_WIDTH, KVF_INDEX_WIDTH, 0, KVF_INDEX_WIDTH},
     {{"index_topk"}, KVF_FIELD_U32, AT(config.geometry.top_k),
-     1, 0x1p20, 0, KVF_REQUIRED},
+     1, 65536, 0, KVF_REQUIRED},
     {{"q_lora_rank"}, KVF_FIELD_U32, AT(config.q_rank),
      1, 65536, 0, KVF_REQUIRED},
     {{"o_groups"}, KVF_FIELD_U32, AT(config.n_out_groups),

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <string.h>
 
+/* Far from all models; at 1 YaRN's ramp would divide by log(1). */
+#define MIN_THETA 2
 #define MAX_THETA 1e12
 
 /* 0: not given */
@@ -20,14 +22,14 @@ typedef struct thetas {
 /* clang-format off */
 static const kvf_number_field theta_fields[] = {
     {{"rope_theta"}, KVF_FIELD_F64, offsetof(thetas, window),
-     1, MAX_THETA, 0, 0},
+     MIN_THETA, MAX_THETA, 0, 0},
     {{"compress_rope_theta"}, KVF_FIELD_F64, offsetof(thetas, compress),
-     1, MAX_THETA, 0, 0},
+     MIN_THETA, MAX_THETA, 0, 0},
 };
 
 static const kvf_number_field nested_theta_field = {
     {"rope_theta"}, KVF_FIELD_F64, offsetof(kvf_rope_config, theta),
-    1, MAX_THETA, 0, KVF_REQUIRED};
+    MIN_THETA, MAX_THETA, 0, KVF_REQUIRED};
 
 static const kvf_number_field yarn_fields[] = {
     {{"factor", "rope_factor"}, KVF_FIELD_F64, offsetof(kvf_rope_config, factor),

@@ -260,9 +260,8 @@ static kvf_status add_tensors(kvf_safetensors *files, struct shard *shard, const
             return status;
     }
     size_t n = files->n_tensors - first;
-    return n == 0 && data_bytes == 0
-               ? KVF_OK
-               : check_cover(files->tensors + first, n, data, data_bytes, shard->path, error);
+    kvf_tensor *tensors = n > 0 ? files->tensors + first : NULL;
+    return check_cover(tensors, n, data, data_bytes, shard->path, error);
 }
 
 static kvf_status check_header_length(const struct shard *shard, uint64_t *header_bytes,

@@ -258,6 +258,7 @@ static const struct bad_config {
     {"\"hidden_size\":256", "\"hidden_size\":256,\"hidden_size\":256", KVF_FILE_FORMAT, "\"hidden_size\" is there twice"},
     {"\"num_hidden_layers\":6", "\"num_hidden_layers\":257", KVF_FILE_FORMAT, "\"num_hidden_layers\" is 257|1 to 256"},
     {"\"vocab_size\":320", "\"vocab_size\":4294967616", KVF_FILE_FORMAT, "\"vocab_size\" is 4294967616"},
+    {"\"index_topk\":64", "\"index_topk\":65537", KVF_FILE_FORMAT, "\"index_topk\" is 65537|1 to 65536"},
     {"\"head_dim\":512", "\"head_dim\":256", KVF_UNSUPPORTED, "\"head_dim\" is 256; only 512"},
     {"\"head_dim\":512", "\"head_dim\":true", KVF_FILE_FORMAT, "\"head_dim\" is true"},
     {"\"qk_rope_head_dim\":64", "\"qk_rope_head_dim\":32", KVF_UNSUPPORTED, "\"qk_rope_head_dim\" is 32; only 64"},
@@ -303,6 +304,8 @@ static const struct bad_config {
     {"\"num_hash_layers\":1", "\"num_hash_layers\":1,\"mlp_layer_types\":[\"moe\",\"moe\",\"moe\",\"moe\",\"moe\",\"moe\"]", KVF_FILE_FORMAT, "disagree on layer 0"},
     /* rope */
     {"\"rope_theta\":10000", "\"rope_theta\":0", KVF_FILE_FORMAT, "\"rope_theta\" is 0"},
+    {"\"rope_theta\":10000", "\"rope_theta\":1", KVF_FILE_FORMAT, "\"rope_theta\" is 1; a number from 2"},
+    {"\"compress_rope_theta\":160000", "\"compress_rope_theta\":1", KVF_FILE_FORMAT, "\"compress_rope_theta\" is 1; a number from 2"},
     {"\"rope_theta\":10000,", "", KVF_FILE_FORMAT, "\"rope_theta\" is missing"},
     {"\"compress_rope_theta\":160000,", "", KVF_FILE_FORMAT, "\"compress_rope_theta\" is missing"},
     {"\"type\":\"yarn\"", "\"type\":\"linear\"", KVF_UNSUPPORTED, "\"rope_scaling.type\" is \"linear\""},

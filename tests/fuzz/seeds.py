@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Writes the hand-made inputs of the fuzz targets, each named after what is odd about it.
+
+usage: seeds.py [FOLDER]     FOLDER is corpus/ beside this file where it is not given
+
+The other inputs of a corpus were found by libFuzzer and are named by their hashes.
+"""
+import json
+import struct
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
+
+
+def text(value):
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def tensor(begin, end, shape=None, dtype="F32"):
+    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape,
+            "data_offsets": [begin, end]}
+
+
+# ---- One safetensors file ---------------------------------------------------------
+
+def shard(header, data_bytes=0, length=None):
+    header = header if isinstance(header, bytes) else text(header)
+    return struct.pack("<Q", len(header) if length is None else length) + header + bytes(data_bytes)
+
+
+def safetensors():
+    two = {"__metadata__": {"format": "pt"}, "a": tensor(0, 8), "b": tensor(8, 16, [2, 1], "F32")}
+    dtypes = [("F16", 2), ("BF16", 2), ("I64", 8), ("I32", 4), ("U8", 1), ("F8_E4M3", 1),
+              ("F8_E8M0", 1), ("BOOL", 1), ("F64", 8), ("C64", 8)]
+    all_dtypes, end = {}, 0
+    for name, size in dtypes:
+        all_dtypes[name] = tensor(end, end + size, [1], name)
+        end += size
+    return {
+        "two_tensors": shard(two, 16),
+        "every_dtype": shard(all_dtypes, end),
+        "half_bytes": shard({"a": tensor(0, 1, [2], "F4"), "b": tensor(1, 4, [4], "F6_E2M3")}, 4),
+        "half_a_byte": shard({"a": tensor(0, 1, [1], "F4")}, 1),
+        "nothing": b"",
+        "seven_bytes": b"\1\0\0\0\0\0\0",
+        "header_of_0": shard(b""),
+        "no_tensors": shard({}),
+        "no_tensors_but_data": shard({}, 4),
+        "header_padded": shard(text(two) + b"  ", 16),
+        "header_cut": shard(text(two)[:-9], length=len(text(two))),
+        "header_1_past_the_file": shard({}, length=3),
+        "header_of_2_64": shard({}, length=2**64 - 1),
+        "header_of_2_64_less_8": shard({}, length=2**64 - 8),
+        "header_of_100_MB": shard({}, length=100_000_000),
+        "header_above_100_MB": shard({}, length=100_000_001),
+        # cJSON before 1.7.18 reads the byte after the comma.
+        "header_ends_after_a_comma": shard(b'{"a":1,'.rjust(4096 - 8)),
+        "data_missing": shard(two, 15),
+        "data_left_over": shard(two, 17),
+        "overlap": shard({"a": tensor(0, 8), "b": tensor(4, 12)}, 12),
+        "same_bytes_twice": shard({"a": tensor(0, 8), "b": tensor(0, 8)}, 8),
+        "gap": shard({"a": tensor(0, 4), "b": tensor(8, 12)}, 12),
+        "out_of_order": shard({"b": tensor(8, 12), "a": tensor(0, 8)}, 12),
+        "empty_between": shard({"a": tensor(0, 4), "b": tensor(4, 4, [0]), "c": tensor(4, 8)}, 8),
+        "empty_in_the_middle": shard({"a": tensor(0, 8), "b": tensor(4, 4, [0])}, 8),
+        "empty_past_the_end": shard({"a": tensor(9, 9, [0])}),
+        "ends_before_it_begins": shard(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}', 4),
+        "offsets_near_2_53": shard({"a": tensor(2**53 - 5, 2**53 - 1, [1])}),
+        "offsets_near_2_64": shard({"a": tensor(2**64 - 4, 2**64, [1])}),
+        "offset_negative": shard({"a": tensor(-4, 0, [1])}),
+        "offset_fraction": shard(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4.5]}}', 4),
+        "offset_1e400": shard(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,1e400]}}', 4),
+        "offsets_three": shard(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}}', 4),
+        "shape_product_2_64": shard({"a": tensor(0, 0, [2**32, 2**32])}),
+        "shape_bits_2_64": shard({"a": tensor(0, 0, [2**30, 2**29])}),
+        "shape_2_64_times_0": shard({"a": tensor(0, 0, [2**52, 2**52, 0])}),
+        "shape_scalar": shard({"a": tensor(0, 4, [])}, 4),
+        "shape_8_dims": shard({"a": tensor(0, 4, [1] * 8)}, 4),
+        "shape_9_dims": shard({"a": tensor(0, 4, [1] * 9)}, 4),
+        "name_twice": shard(b'{"a":%s,"a":%s}' % (text(tensor(0, 4)), text(tensor(4, 8))), 8),
+        "key_twice": shard(b'{"a":{"dtype":"F32","dtype":"I8","shape":[],"data_offsets":[0,4]}}', 4),
+        "name_empty": shard({"": tensor(0, 4)}, 4),
+        "name_long": shard({"\u00e4" * 400: tensor(0, 8)}, 4),
+        "name_not_utf8": shard(b'{"\xc3\x28":1}'),
+        "name_with_nul": shard(b'{"a\\u0000b":1}'),
+        "name_of_controls": shard({"\x1b[2J\n\u0085": 1}),
+        "dtype_unknown": shard({"a": tensor(0, 4, [1], "F33")}, 4),
+        "dtype_long": shard({"a": tensor(0, 4, [1], "F" * 300)}, 4),
+        "metadata_number": shard({"__metadata__": {"a": 1}}),
+        "metadata_text": shard({"__metadata__": "pt"}),
+        "entry_null": shard({"a": None}),
+        "nested_999": shard(b'{"a":' + b"[" * 998 + b"]" * 998 + b"}"),
+        "nested_1001": shard(b'{"a":' + b"[" * 1001 + b"]" * 1001 + b"}"),
+        "array": shard([]),
+        "two_objects": shard(b"{}{}"),
+    }
+
+
+# ---- An index and its shards --------------------------------------------------------
+
+def shards():
+    empty = tensor(0, 0, [0])
+
+    def parts(weight_map, *headers):
+        index = weight_map if isinstance(weight_map, bytes) else text({"weight_map": weight_map})
+        return PART.join([index, *(h if isinstance(h, bytes) else text(h) for h in headers)])
+
+    return {
+        "two_shards": parts({"x": "a", "y": "b"}, {"x": empty}, {"y": empty}),
+        "with_metadata": parts(text({"metadata": {"total_size": 0}, "weight_map": {"x": "a"}}),
+                               {"__metadata__": {}, "x": empty}),
+        "no_index": b"",
+        "no_weight_map": parts(b"{}"),
+        "no_entries": parts({}),
+        "shard_missing": parts({"x": "a", "y": "b"}, {"x": empty}),
+        "shard_damaged": parts({"x": "a"}, b"{"),
+        "in_both": parts({"x": "a", "y": "b"}, {"x": empty}, {"x": empty, "y": empty}),
+        "in_the_other": parts({"x": "a", "y": "b"}, {"y": empty}, {"x": empty}),
+        "not_in_the_index": parts({"x": "a"}, {"x": empty, "y": empty}),
+        "not_in_a_shard": parts({"x": "a", "y": "a"}, {"x": empty}),
+        "key_twice": parts(b'{"weight_map":{"x":"a","x":"b"}}', {"x": empty}, {"x": empty}),
+        "long_names_in_both": parts({"\u00e4" * 300: "a", "y": "b"}, {"\u00e4" * 300: empty},
+                                    {"\u00e4" * 300: empty}),
+        "path_absolute": parts({"x": "/etc/passwd"}),
+        "path_up": parts({"x": ".."}),
+        "path_up_and_down": parts({"x": "../b"}),
+        "path_here": parts({"x": "."}),
+        "path_empty": parts({"x": ""}),
+        "path_too_long": parts({"x": "a" * 300}),
+        "path_null": parts({"x": None}),
+        "shard_is_the_index": parts({"x": "model.safetensors.index.json"}),
+    }
+
+
+# ---- config.json --------------------------------------------------------------------
+
+# The names of DeepSeek's own code.
+ORIGINAL = {
+    "vocab_size": 320, "dim": 256, "moe_inter_dim": 96, "n_layers": 6, "n_hash_layers": 1,
+    "n_heads": 8, "n_routed_experts": 8, "n_shared_experts": 1, "n_activated_experts": 2,
+    "score_func": "sqrtsoftplus", "route_scale": 1.5, "swiglu_limit": 10, "q_lora_rank": 128,
+    "head_dim": 512, "rope_head_dim": 64, "norm_eps": 1e-06, "o_groups": 2, "o_lora_rank": 128,
+    "window_size": 128, "compress_ratios": [0, 0, 4, 128, 4, 128], "compress_rope_theta": 160000,
+    "original_seq_len": 65536, "rope_theta": 10000, "rope_factor": 16, "beta_fast": 32,
+    "beta_slow": 1, "index_n_heads": 16, "index_head_dim": 128, "index_topk": 64, "hc_mult": 4,
+    "hc_sinkhorn_iters": 20, "hc_eps": 1e-06, "dtype": "bf16", "expert_dtype": None,
+}
+
+
+def config():
+    modern = json.loads((ROOT / "models/tiny/config.json").read_text(encoding="utf-8"))
+    generation = (ROOT / "models/tiny/generation_config.json").read_bytes()
+
+    def changed(**changes):
+        return text({**ORIGINAL, **changes})
+
+    def reroped(**changes):
+        rope = modern["rope_parameters"]
+        return text({**modern, "rope_theta": None, "compress_rope_theta": None,
+                     "rope_parameters": {**rope, "compress": {**rope["compress"], **changes}}})
+
+    largest = {
+        "n_layers": 256, "compress_ratios": [4] * 256, "vocab_size": 2**24, "dim": 65536,
+        "n_heads": 1024, "window_size": 65536, "max_seq_len": 2**30, "index_n_heads": 1024,
+        "index_topk": 65536, "q_lora_rank": 65536, "o_groups": 1024, "o_lora_rank": 65536,
+        "hc_mult": 8, "n_routed_experts": 4096, "n_activated_experts": 64, "n_shared_experts": 64,
+        "moe_inter_dim": 65536,
+    }
+    ratio = {"compress_ratios": [0, 4, 128]}
+    return {
+        "modern": text(modern),
+        "original": changed(),
+        "with_generation": text(modern) + PART + generation,
+        "generation_empty": changed() + PART,
+        "generation_array": changed() + PART + b"[]",
+        "generation_many_ids": changed() + PART + text({"eos_token_id": list(range(9))}),
+        "nothing": b"",
+        "ends_after_a_comma": b'{"a":1,',
+        "ends_in_an_escape": b'{"a":"\\u12',
+        "nested_1001": b'{"a":' + b"[" * 1001 + b"]" * 1001 + b"}",
+        "byte_order_mark": b"\xef\xbb\xbf{}",
+        "key_twice": changed()[:-1] + b',"dim":256}',
+        "names_disagree": changed(hidden_size=512),
+        "names_agree": changed(hidden_size=256),
+        "largest": changed(**largest),
+        "largest_window_layers": changed(**{**largest, "compress_ratios": [0] * 256}),
+        "one_layer": changed(n_layers=1, compress_ratios=[0]),
+        "layers_0": changed(n_layers=0),
+        "layers_257": changed(n_layers=257, compress_ratios=[0] * 257),
+        "layers_more_than_ratios": changed(n_layers=7),
+        "ratio_3": changed(n_layers=3, compress_ratios=[0, 4, 3]),
+        "rates_odd": text({**modern, "compress_rates": {"compressed_sparse_attention": 3,
+                                                        "heavily_compressed_attention": 1024}}),
+        "rates_1": text({**modern, "compress_rates": {"compressed_sparse_attention": 1}}),
+        "kinds_disagree": text({**modern, **ratio}),
+        "top_k_65537": changed(index_topk=65537),
+        "vocab_1": changed(vocab_size=1),
+        "eos_outside": changed(eos_token_id=320),
+        "eos_negative": changed(eos_token_id=-1),
+        "window_not_a_page": changed(window_size=100),
+        "heads_in_3_groups": changed(o_groups=3),
+        "whole_number_as_fraction": changed(dim=256.5),
+        "number_1e400": changed().replace(b'"dim":256', b'"dim":1e400'),
+        "number_as_text": changed(dim="256"),
+        "number_with_400_digits": changed().replace(b'"dim":256', b'"dim":' + b"1" * 400),
+        "theta_1": changed(rope_theta=1, compress_rope_theta=1),
+        "theta_1_modern": reroped(rope_theta=1),
+        "theta_just_above_1": changed(compress_rope_theta=1.0000000000000002),
+        "theta_1e12": changed(rope_theta=1e12, compress_rope_theta=1e12, rope_factor=1e6),
+        "yarn_of_1_token": changed(original_seq_len=1),
+        "yarn_betas_swapped": changed(beta_fast=1, beta_slow=32),
+        "yarn_betas_small": changed(beta_fast=0.001, beta_slow=0.001),
+        "yarn_betas_large": changed(beta_fast=1e6, beta_slow=1e6),
+        "yarn_scaled": reroped(attention_factor=1.5),
+        "rope_type_number": reroped(rope_type=7),
+        "quantised": changed(quantization_config={"quant_method": "fp8"}),
+        "quantised_array": changed(quantization_config=[1]),
+        "quantised_text": changed(quantization_config="fp8"),
+        "architecture_text": changed(architectures="DeepseekV4ForCausalLM"),
+        "architectures_none": changed(architectures=[]),
+        "long_value": changed(dtype="\u00e4" * 400),
+        "control_characters": changed(dtype="\x1b[2J\r\n\u0085"),
+    }
+
+
+# ---- Tokens and ids --------------------------------------------------------------------
+
+def tokenizer():
+    def ids(vocab, lines, flags=0):
+        return bytes([flags]) + struct.pack("<I", vocab - 1)[:3] + lines
+
+    return {
+        "text": ids(320, b"Hello, caf\xc3\xa9.\n", 3),
+        "bytes": ids(320, bytes(range(256)), 3),
+        "tokenizer_json": ids(320, b"a", 4),
+        "vocab_255": ids(255, b"a"),
+        "no_bos": ids(320, b"a", 2),
+        "nothing": ids(320, b"", 3),
+        "ids": ids(320, b"0\n17\n319\n"),
+        "ids_crlf": ids(320, b"0\r\n319\r\n"),
+        "ids_without_last_break": ids(320, b"1\n2"),
+        "ids_ends_in_cr": ids(320, b"1\r"),
+        "ids_cr_alone": ids(320, b"1\r2"),
+        "ids_zeros": ids(320, b"0000000000000000000000000000000000000319"),
+        "ids_vocab": ids(320, b"320"),
+        "ids_2_64": ids(2**24, b"18446744073709551617\n"),
+        "ids_largest": ids(2**24, b"16777215\n"),
+        "ids_of_one": ids(1, b"0\n0\n0"),
+        "ids_empty_line": ids(320, b"1\n\n2\n"),
+        "ids_negative": ids(320, b"-1\n"),
+        "ids_space": ids(320, b"1 \n"),
+        "ids_nul": ids(320, b"1\0\n"),
+    }
+
+
+# ---- Command lines -------------------------------------------------------------------
+
+COMMANDS = ("run", "verify", "score", "plan", "bench")
+
+
+def units():
+    def line(command, *arguments):
+        return bytes([COMMANDS.index(command)]) + b"".join(a.encode() + b"\0" for a in arguments)
+
+    many = ",".join(str(i) for i in range(1, 66))
+    return {
+        "run": line("run", "-m", "d", "-p", "Hi", "--temperature", "0.7", "--top-p=.9", "--seed",
+                    "18446744073709551615", "-n", "1k"),
+        "verify": line("verify", "-m", "d", "--ctx", "1k,8k", "--profiles", "packed,fold"),
+        "score": line("score", "-m", "d", "--ids", "f", "--window", "2", "--csv"),
+        "plan": line("plan", "-m", "v4-flash", "--memory", "96G", "--weights", "0"),
+        "bench": line("bench", "--stage", "attend", "--runs", "200", "--quick", "--isa", "avx2"),
+        "environment": line("run", "-m", "d", "-p", "x", "DS4_DISABLE_KV_OPTS=1",
+                            "DS4_METAL_FP8_KV_STORE=1", "DS4_INDEXER_SCORE_TILE=512",
+                            "KVFOLD_ISA=scalar"),
+        "environment_bad": line("plan", "-m", "d", "DS4_DISABLE_KV_OPTS=yes",
+                                "DS4_INDEXER_SCORE_TILE=0"),
+        "help": line("plan", "--help"),
+        "help_in_a_cluster": line("run", "-ih"),
+        "nothing": line("run"),
+        "numbers": line("run", "8k", "1M", "16T", "16777216T", "18446744073709551615",
+                        "18446744073709551616", "1.5k", "8kk", "0x10", "-1", "+1", " 1", "1 "),
+        "numbers_wrapping": line("run", "16777217T", "36028797018963969T", "17179869184G"),
+        "fractions": line("run", "0.7", ".5", "1.", ".", "1e-3", "0" * 39 + ".1", "1.00000001",
+                          "0.99999999999", "nan", "inf"),
+        "contexts_64": line("plan", "-m", "d", "--ctx", ",".join(["1"] * 64)),
+        "contexts_65": line("plan", "-m", "d", "--ctx", many),
+        "contexts_with_gaps": line("plan", "-m", "d", "--ctx", "8k,,16k,"),
+        "context_of_2_40": line("verify", "-m", "d", "--ctx", "1T,1099511627777"),
+        "entry_cut_at_64": line("plan", "-m", "d", "--ctx", "0" * 62 + "8k,1"),
+        "stage_empty": line("bench", "--stage", ""),
+        "stage_long": line("bench", "--stage", "x" * 250),
+        "profile_unknown": line("run", "-m", "d", "--profile", "x" * 250),
+        "ambiguous": line("run", "--m", "1"),
+        "abbreviated": line("run", "--mod", "d", "--prom", "x"),
+        "unknown_near": line("plan", "--thraeds=2"),
+        "unknown_long": line("plan", "--" + "x" * 250),
+        "unknown_letter": line("plan", "-\u00e4"),
+        "elsewhere": line("plan", "--seed", "1"),
+        "value_missing": line("plan", "-m"),
+        "value_unwanted": line("plan", "--json=1"),
+        "dashes": line("plan", "--", "--json"),
+        "dash": line("plan", "-"),
+        "grid_off": line("run", "-m", "d", "-p", "x", "--grid", "off", "--profile", "fold"),
+    }
+
+
+def main():
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
+    for make in (safetensors, shards, config, tokenizer, units):
+        folder = target / make.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in make().items():
+            (folder / name).write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
