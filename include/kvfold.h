@@ -58,7 +58,8 @@ typedef enum kvf_status {
     KVF_FILE_NOT_FOUND = 40, /* no such file or folder */
     KVF_FILE_IO = 41,        /* the system refused to read or write */
     KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format */
-    KVF_SESSION_FAILED = 50  /* an earlier append failed half way; open a new one */
+    KVF_SESSION_FAILED = 50, /* an earlier append failed half way; open a new one */
+    KVF_DEVICE_LOST = 60     /* the device stopped; what the host's memory holds is intact */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */

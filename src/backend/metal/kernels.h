@@ -1,0 +1,205 @@
+/*
+ * Argument structs of the four stages' kernels (pack, compress, select, attend), and the
+ * sizes of their threadgroups: what the C files and the .metal files agree on. Compiled as
+ * C and as Metal. Addresses are the GPU's. dense.h has those of the dense kernels.
+ */
+#ifndef KVF_BACKEND_METAL_KERNELS_H
+#define KVF_BACKEND_METAL_KERNELS_H
+
+#if defined(__METAL_VERSION__)
+#include <metal_stdlib>
+#else
+#include <assert.h>
+#include <stdint.h>
+#endif
+
+enum {
+    KVF_KERNEL_SIMD_WIDTH = 32,
+
+    /* pack, unpack: a simdgroup a row. */
+    KVF_PACK_THREADS = 128,
+    KVF_PACK_ROWS = KVF_PACK_THREADS / KVF_KERNEL_SIMD_WIDTH,
+
+    /* compress: a thread a dimension of one row. */
+    KVF_COMPRESS_MAX_THREADS = 512,
+    KVF_COMPRESS_BYTES = (KVF_COMPRESS_MAX_THREADS + 16) * 4,
+    KVF_ELEMENTS_THREADS = 256, /* of kernels that take an element a thread */
+
+    /* select, score: 4 simdgroups; tiles of 32 keys x up to 64 heads. */
+    KVF_SELECT_THREADS = 128,
+    KVF_SELECT_SIMDS = KVF_SELECT_THREADS / KVF_KERNEL_SIMD_WIDTH,
+    KVF_SELECT_KEYS = 32,
+    KVF_SELECT_HEADS = 64,    /* in a batch; more heads are more batches */
+    KVF_SELECT_S_STRIDE = 72, /* of the scores of heads: fewer bank conflicts than 64 */
+    KVF_SELECT_TILE_VALUES = KVF_SELECT_KEYS * 128,
+    /* Floats of work: head scores, dots of 4 blocks a simdgroup, key and query scales, scores. */
+    KVF_SELECT_DOTS = KVF_SELECT_KEYS * KVF_SELECT_S_STRIDE,
+    KVF_SELECT_KEY_SCALES = KVF_SELECT_DOTS + KVF_SELECT_SIMDS * 4 * 64,
+    KVF_SELECT_QUERY_SCALES = KVF_SELECT_KEY_SCALES + KVF_SELECT_KEYS * 4,
+    KVF_SELECT_SCORES = KVF_SELECT_QUERY_SCALES + KVF_SELECT_HEADS * 4,
+    KVF_SELECT_WORK_BYTES = (KVF_SELECT_SCORES + KVF_SELECT_KEYS) * 4,
+
+    /* Finding the k-th highest: histogram, the choice made, sums of simdgroups. */
+    KVF_TOP_BINS = 256,
+    KVF_TOP_BIN = KVF_TOP_BINS,
+    KVF_TOP_LEFT = KVF_TOP_BINS + 1,
+    KVF_TOP_SUMS = KVF_TOP_BINS + 4,
+    KVF_TOP_COUNT = KVF_TOP_SUMS + 8, /* candidates held; read by all after a barrier */
+    KVF_TOP_BYTES = (KVF_TOP_COUNT + 4) * 4,
+    KVF_TOP_THREADS = 256, /* of merge, mask and compact; at most 8 simdgroups */
+
+    /* attend: 8 simdgroups share the 512 values; tiles of 8 rows x 8 or 16 heads. */
+    KVF_ATTEND_THREADS = 256,
+    KVF_ATTEND_SIMDS = KVF_ATTEND_THREADS / KVF_KERNEL_SIMD_WIDTH,
+    KVF_ATTEND_ROWS = 8,
+    KVF_ATTEND_VALUES_A_SIMD = 512 / KVF_ATTEND_SIMDS,
+    KVF_ATTEND_ROWS_BYTES = KVF_ATTEND_ROWS * 512 * 4,
+    /* Floats: dots of a simdgroup each [16][8]; p [16][8]; two diagonals; head values. */
+    KVF_ATTEND_P = KVF_ATTEND_SIMDS * 128,
+    KVF_ATTEND_DIAGONAL = KVF_ATTEND_P + 128,
+    KVF_ATTEND_HEADS = KVF_ATTEND_DIAGONAL + 128,
+    KVF_ATTEND_FLAG = KVF_ATTEND_HEADS + 16,
+    KVF_ATTEND_WORK_BYTES = (KVF_ATTEND_FLAG + 4) * 4,
+    KVF_ATTEND_LEAST_PLACES = 32, /* of a split */
+    KVF_ATTEND_MAX_SPLITS = 64,
+    KVF_ATTEND_MERGE_THREADS = 128
+};
+
+/* kvf_format_id and kvf_grid, for Metal; rows.c asserts that they agree. */
+enum {
+    KVF_ROWS_F32 = 0,
+    KVF_ROWS_F16 = 1,
+    KVF_ROWS_FP8_F16 = 2,
+    KVF_ROWS_FP8_BF16 = 3,
+    KVF_ROWS_FP4 = 4
+};
+enum { KVF_TO_NO_GRID = 0, KVF_TO_FP8 = 1, KVF_TO_FP4 = 2 };
+enum { KVF_ROW_IS_OK = 0, KVF_ROW_IS_NONFINITE = 30, KVF_ROW_IS_RANGE = 31 };
+
+/* A kvf_rows view. */
+typedef struct kvf_kernel_rows {
+    uint64_t address;           /* of page 0, or (stride 0) of a table of page addresses */
+    uint64_t page_stride_bytes; /* from page to page */
+    uint64_t n_rows;
+    uint32_t page_rows;
+    uint32_t format;
+} kvf_kernel_rows;
+
+/* What checks find, in device memory; begins as nothing found: ones, ones, zero, zero. */
+typedef struct kvf_kernel_found {
+    uint32_t bad_input;    /* the lowest bad value of compress's input */
+    uint32_t bad_row;      /* the lowest bad row; words[row] says why */
+    uint32_t inexact_rows; /* counted by stores */
+    uint32_t unused;
+} kvf_kernel_found;
+#define KVF_FOUND_NOTHING 0xffffffffu
+
+typedef struct kvf_pack_kernel_args {
+    kvf_kernel_rows out;
+    uint64_t stride;    /* of the input, in values */
+    uint64_t first_row; /* row i goes to (first_row + i) % out.n_rows */
+    uint32_t n_rows;
+    uint32_t width;
+    uint32_t grid;
+    uint32_t hadamard;
+    uint32_t check_input; /* the input itself too, before the Hadamard */
+    uint32_t unused;
+} kvf_pack_kernel_args;
+
+typedef struct kvf_unpack_kernel_args {
+    kvf_kernel_rows in;
+    uint64_t first_row; /* where there is no list */
+    uint64_t stride;
+    uint32_t n_rows;
+    uint32_t width;
+    uint32_t has_list;
+    uint32_t unused;
+} kvf_unpack_kernel_args;
+
+typedef struct kvf_compress_kernel_args {
+    uint64_t first_token;
+    uint64_t first_row; /* first_token / ratio */
+    uint32_t n;         /* tokens */
+    uint32_t width;
+    uint32_t ratio;
+    uint32_t overlap;
+    uint32_t columns; /* of kv and of gate: width, with overlap 2 * width */
+    uint32_t n_slots;
+    float norm_eps;
+    uint32_t unused;
+} kvf_compress_kernel_args;
+
+/* select and score. Queries and keys are both codes in the _codes kernels. */
+typedef struct kvf_select_kernel_args {
+    kvf_kernel_rows queries;
+    kvf_kernel_rows keys;
+    uint64_t score_stride;
+    uint64_t n_rows; /* score: columns to fill */
+    uint32_t first_query;
+    uint32_t n_heads;
+    uint32_t top_k;
+    uint32_t n_parts;   /* of a query's visible rows */
+    uint32_t part_rows; /* rows of a part, a multiple of KVF_SELECT_KEYS */
+    uint32_t capacity;  /* candidates that a part may hold before it is thinned */
+    float weight_scale;
+    uint32_t unused;
+} kvf_select_kernel_args;
+
+typedef struct kvf_mask_kernel_args {
+    uint64_t n_rows;
+    uint64_t score_stride;
+    uint64_t mask_stride;
+    uint32_t top_k;
+    uint32_t half_form; /* f16, not f32 */
+} kvf_mask_kernel_args;
+
+/* A list without its -1 entries, or what a mask lets through. */
+enum { KVF_COMPACT_LIST = 0, KVF_COMPACT_MASK_F32 = 1, KVF_COMPACT_MASK_F16 = 2 };
+typedef struct kvf_compact_kernel_args {
+    uint64_t in_stride;  /* places of a query, in entries */
+    uint64_t out_stride; /* of the compacted list */
+    uint32_t first_query;
+    uint32_t kind;
+} kvf_compact_kernel_args;
+
+/* Queries first_query .. of the call; lists, counts, partial results from there on. */
+typedef struct kvf_attend_kernel_args {
+    kvf_kernel_rows window;
+    kvf_kernel_rows rows;
+    uint64_t first_token;
+    uint64_t list_stride;
+    uint32_t first_query;
+    uint32_t n_heads;
+    uint32_t window_tokens;
+    uint32_t has_rows;
+    uint32_t has_list; /* else the first counts[query] rows */
+    uint32_t has_sinks;
+    uint32_t has_lse;
+    uint32_t n_splits;
+    float scale;
+    uint32_t unused;
+} kvf_attend_kernel_args;
+
+static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
+static_assert(sizeof(kvf_kernel_found) == 16, "the same in C and Metal");
+static_assert(sizeof(kvf_pack_kernel_args) == 72, "the same in C and Metal");
+static_assert(sizeof(kvf_unpack_kernel_args) == 64, "the same in C and Metal");
+static_assert(sizeof(kvf_compress_kernel_args) == 48, "the same in C and Metal");
+static_assert(sizeof(kvf_select_kernel_args) == 112, "the same in C and Metal");
+static_assert(sizeof(kvf_mask_kernel_args) == 32, "the same in C and Metal");
+static_assert(sizeof(kvf_compact_kernel_args) == 24, "the same in C and Metal");
+static_assert(sizeof(kvf_attend_kernel_args) == 120, "the same in C and Metal");
+/* 32 KiB of threadgroup memory with tiles of f32. */
+static_assert(KVF_SELECT_TILE_VALUES * 4 + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
+static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "device.h asks for it");
+static_assert(KVF_ATTEND_ROWS_BYTES + KVF_ATTEND_WORK_BYTES <= 32768, "");
+static_assert(KVF_ATTEND_WORK_BYTES % 16 == 0 && KVF_COMPRESS_BYTES % 16 == 0, "");
+
+#if defined(__METAL_VERSION__)
+static inline device uchar *kvf_page_at(ulong address)
+{
+    return reinterpret_cast<device uchar *>(address);
+}
+#endif
+
+#endif

@@ -1,0 +1,121 @@
+#!/bin/sh
+# Builds the kernels for an NVIDIA GPU and runs their tests there, plain and under
+# compute-sanitizer, then prints what each kernel took.
+#
+#   run_cuda.sh [--build-only] [--no-sanitizers] [SOURCES.c]
+#
+# Needs nvcc, gcc, g++ and python3; no CMake, no cmocka. SOURCES.c: the file with the
+# embedded kernel sources that backend.c links (any will do: nvcc's objects are what runs);
+# without it, or without src/backend/metal/backend.c, the conformance suite is left out.
+# CUDA_ARCH (default sm_90) can be set.
+set -eu
+
+build_only=no
+sanitizers=yes
+sources=
+for argument in "$@"; do
+    case $argument in
+    --build-only) build_only=yes ;;
+    --no-sanitizers) sanitizers=no ;;
+    *) sources=$argument ;;
+    esac
+done
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+arch=${CUDA_ARCH:-sm_90}
+cuda=$(dirname "$(dirname "$(command -v nvcc)")")
+includes="-I$root/include -I$root/src -I$here -I$here/cuda -I$here/cuda/include"
+# fma only where the source says so; division, square roots and subnormals as IEEE has them.
+nvcc_flags="-std=c++17 -arch=$arch -O2 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false"
+link="-L$cuda/lib64 -L$cuda/lib -lcudart_static -lpthread -ldl -lrt -lm"
+
+echo "== kernels, $arch"
+for metal in "$here"/kernels/*.metal "$root"/src/backend/metal/*.metal; do
+    [ -e "$metal" ] || continue
+    name=$(basename "$metal" .metal)
+    python3 "$here/make_kernels.py" --cuda "$metal" "$build/$name.cu"
+    # shellcheck disable=SC2086
+    nvcc $nvcc_flags $includes -c "$build/$name.cu" -o "$build/kernels_$name.o"
+done
+# shellcheck disable=SC2086
+nvcc $nvcc_flags $includes -c "$here/cuda/device_cuda.cu" -o "$build/device_cuda.o"
+# shellcheck disable=SC2086
+g++ -std=c++17 -O1 -Wall -Wextra $includes "$here/cuda/test_cuda.cc" "$here/test_rig.cc" \
+    "$here/test_values.cc" "$build/kernels_values.o" "$build/kernels_bugs.o" \
+    "$build/device_cuda.o" $link -o "$build/test_cuda"
+
+# The library with backends ref and metal, and the conformance suite, by plain compiler calls.
+conformance=
+if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
+    echo "== conformance"
+    mkdir "$build/c"
+    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -fopenmp -DKVF_BLAS_NONE -DKVF_METAL
+             -I$root/tests/cross -I$root/tests/conformance $includes"
+    for c in "$root"/src/*.c "$root"/src/format/*.c "$root"/src/cache/*.c "$root"/src/backend/*.c \
+        "$root"/src/backend/ref/*.c "$root"/src/backend/cpu/*.c "$root"/src/backend/cpu/x86/*.c \
+        "$root"/src/backend/metal/*.c "$root"/tests/conformance/*.c "$root/tests/cross/cmocka.c" \
+        "$sources"; do
+        isa=
+        case $c in
+        *_avx2.c) isa="-mavx2 -mfma -mf16c -mbmi2" ;;
+        *_avx512.c) isa="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl" ;;
+        *_avx512vnni.c) isa="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
+                             -mavx512vnni" ;;
+        esac
+        object=$(echo "${c#"$root"/}" | tr / _)
+        # shellcheck disable=SC2086
+        gcc $c_flags $isa -c "$c" -o "$build/c/$object.o"
+    done
+    kernels=$(find "$build" -name 'kernels_*.o' ! -name kernels_bugs.o ! -name kernels_values.o)
+    # shellcheck disable=SC2086
+    g++ "$build"/c/*.o $kernels "$build/device_cuda.o" -fopenmp $link -o "$build/test_conformance"
+    conformance="$build/test_conformance --backend metal"
+else
+    echo "== no conformance: backend.c or the embedded sources are not there"
+fi
+[ "$build_only" = no ] || exit 0
+
+failed=0
+# run NAME COMMAND..: the command has to succeed.
+run() {
+    name=$1
+    shift
+    echo "== $name"
+    "$@" || {
+        echo "FAILED: $name"
+        failed=1
+    }
+}
+# must_find NAME COMMAND..: a sanitizer has to complain.
+must_find() {
+    name=$1
+    shift
+    if "$@" >"$build/log" 2>&1; then
+        echo "FAILED: $name was not found"
+        failed=1
+    else
+        echo "== found: $name"
+    fi
+}
+
+export KVF_CUDA_TIMES=1
+run "values" "$build/test_cuda"
+# shellcheck disable=SC2086
+[ -z "$conformance" ] || run "conformance" $conformance
+unset KVF_CUDA_TIMES
+
+if [ "$sanitizers" = yes ] && command -v compute-sanitizer >/dev/null; then
+    check="compute-sanitizer --error-exitcode 9 --tool"
+    must_find "an access past a buffer" $check memcheck "$build/test_cuda" write_beyond 8192
+    must_find "a race" $check racecheck "$build/test_cuda" missing_barrier 1
+    for tool in memcheck racecheck synccheck; do
+        run "values, $tool" $check $tool "$build/test_cuda"
+        # shellcheck disable=SC2086
+        [ -z "$conformance" ] || run "conformance, $tool" $check $tool $conformance
+    done
+fi
+[ $failed = 0 ] && echo "== all good"
+exit $failed
