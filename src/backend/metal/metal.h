@@ -165,16 +165,34 @@ void kvf_metal_unmix(kvf_device *device, const kvf_unmix_args *args);
 void kvf_metal_route(kvf_device *device, const kvf_route_args *args);
 void kvf_metal_experts(kvf_device *device, const kvf_experts_args *args);
 
-/* rows.c */
-kvf_status kvf_metal_compress(kvf_device *device, kvf_compress_args *args);
+/* pack.c */
 kvf_status kvf_metal_pack(kvf_device *device, kvf_pack_args *args);
 void kvf_metal_unpack(kvf_device *device, const kvf_unpack_args *args);
+
+/* compress.c */
+kvf_status kvf_metal_compress(kvf_device *device, kvf_compress_args *args);
 
 /* select.c */
 kvf_status kvf_metal_select(kvf_device *device, const kvf_select_args *args);
 kvf_status kvf_metal_score(kvf_device *device, const kvf_score_args *args);
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
+
+/* Ascending lists of rows, one a query, made on the GPU and read there. */
+typedef struct kvf_metal_lists {
+    kvf_metal_span rows;   /* int32: query i's list begins i * stride entries on */
+    kvf_metal_span counts; /* uint32 a query: entries of its list */
+    uint64_t stride;       /* no list may be longer */
+} kvf_metal_lists;
+
+/*
+ * Encodes the making of lists 0 .. n_queries of `out`, whose memory the caller gives (so
+ * that batches can share it): query i's is what query first_query + i of args attends, the
+ * entries of args->list that are not -1, or the rows < n_visible that mask_f32 or mask_f16
+ * lets through (0, not -infinity). A longer list than out->stride is cut.
+ */
+void kvf_metal_compact(kvf_metal_device *metal, const kvf_attend_args *args, uint32_t first_query,
+                       uint32_t n_queries, const kvf_metal_lists *out);
 
 /* attend.c */
 void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args);
