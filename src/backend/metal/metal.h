@@ -20,6 +20,7 @@
 
 #include "backend/backend.h"
 #include "backend/metal/device.h"
+#include "backend/metal/kernels.h"
 
 extern const kvf_backend kvf_backend_metal;
 
@@ -94,6 +95,8 @@ static inline kvf_metal_device *kvf_metal_of(kvf_device *device)
 /* The table's alloc and release: shared memory, registered so that find knows it. */
 void *kvf_metal_alloc(kvf_device *device, size_t bytes);
 void kvf_metal_release(kvf_device *device, void *memory, size_t bytes);
+/* Copies outputs back, if asked, and takes the operation's memory back: finish does it. */
+void kvf_metal_end_staging(kvf_metal_device *metal, bool copy_back);
 /* Releases staging and whatever the caller forgot. */
 void kvf_metal_close_memory(kvf_metal_device *metal);
 
@@ -123,6 +126,16 @@ static inline uint64_t kvf_metal_address(kvf_metal_span span)
 {
     return span.buffer->gpu_address + span.offset;
 }
+
+/* ---- Views of rows: rows.c -------------------------------------------------------- */
+
+/*
+ * What kernels are given of a view. Rows in memory of the device are read and written in
+ * place; other pages are copies, as with kvf_metal_input and kvf_metal_output, so a view
+ * that is written is asked for once an operation.
+ */
+kvf_kernel_rows kvf_metal_input_rows(kvf_metal_device *metal, const kvf_rows *view);
+kvf_kernel_rows kvf_metal_output_rows(kvf_metal_device *metal, const kvf_rows *view);
 
 /* ---- Running kernels: run.c ------------------------------------------------------ */
 
