@@ -15,7 +15,7 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon"};
+static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon", "metal"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 /* One backend and ISA, with one thread and, where that makes a difference, with two. */
@@ -42,6 +42,9 @@ static void run_case(const struct job *job, uint32_t index)
         cf_run got;
         cf_begin(&got, job->target->devices[d], job->operation, index);
         job->operation->run(&got);
+        kvf_error error;
+        if (kvf_device_state(job->target->devices[d], &error) != KVF_OK)
+            fail_msg("%s, case %u: %s", job->operation->name, index, error.message);
         cf_compare(job->operation, &expected, &got);
         cf_end(&got);
     }

@@ -17,10 +17,11 @@ kernel void kvf_norm(constant kvf_norm_kernel_args &args [[buffer(0)]],
 {
     const ulong row = ulong(group.x) * KVF_NORM_ROWS + thread_index / KVF_NORM_LANES;
     const uint first = thread_index % KVF_NORM_LANES;
-    /* A row past the end still takes part in the shuffles below. */
-    device const float *x = in + min(row, ulong(args.n) - 1) * args.in_stride;
+    device const float *x = in + row * args.in_stride;
+    /* A row past the end has no values; its lanes still take part in the shuffles below. */
+    const uint width = row < args.n ? args.width : 0;
     float sum = 0.0f;
-    for (uint i = first; i < args.width; i += KVF_NORM_LANES)
+    for (uint i = first; i < width; i += KVF_NORM_LANES)
         sum = fma(x[i], x[i], sum);
     /* Lane l += lane l + 8, + 4, + 2, + 1. The exchange gives the same sum to both lanes. */
     for (uint apart = KVF_NORM_LANES / 2; apart > 0; apart /= 2)
@@ -30,7 +31,7 @@ kernel void kvf_norm(constant kvf_norm_kernel_args &args [[buffer(0)]],
 
     const float r = 1.0f / sqrt(sum / float(args.width) + args.eps);
     device float *to = out + row * args.out_stride;
-    for (uint i = first; i < args.width; i += KVF_NORM_LANES) {
+    for (uint i = first; i < width; i += KVF_NORM_LANES) {
         const float normed = x[i] * r;
         to[i] = args.has_weight ? normed * weight[i] : normed;
     }
