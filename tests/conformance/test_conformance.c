@@ -2,6 +2,7 @@
  * Runs the conformance suite.
  *     test_conformance                             every backend, every ISA there is
  *     test_conformance --backend cpu --isa avx2    that one; an error if it is not there
+ *     test_conformance --backend cpu attend        that operation alone
  */
 #include "conformance.h"
 
@@ -17,6 +18,8 @@ static const cf_operation *const operations[] = {
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
 static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon", "metal"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
+
+static const char *only_operation; /* NULL: all of them */
 
 /* One backend and ISA, with one thread and, where that makes a difference, with two. */
 struct target {
@@ -108,13 +111,17 @@ static int run_target(const struct target *target, const char *isa, kvf_device *
 {
     struct job jobs[N_OPERATIONS];
     struct CMUnitTest tests[N_OPERATIONS];
+    size_t n = 0;
     for (size_t i = 0; i < N_OPERATIONS; i++) {
-        jobs[i] = (struct job){"", operations[i], target, isa, reference};
-        snprintf(jobs[i].name, sizeof jobs[i].name, "%s is %s on %s", operations[i]->name,
+        if (only_operation && strcmp(operations[i]->name, only_operation) != 0)
+            continue;
+        jobs[n] = (struct job){"", operations[i], target, isa, reference};
+        snprintf(jobs[n].name, sizeof jobs[n].name, "%s is %s on %s", operations[i]->name,
                  operations[i]->promise, target->name);
-        tests[i] = (struct CMUnitTest){jobs[i].name, run_job, NULL, NULL, &jobs[i]};
+        tests[n] = (struct CMUnitTest){jobs[n].name, run_job, NULL, NULL, &jobs[n]};
+        n++;
     }
-    return _cmocka_run_group_tests(target->name, tests, N_OPERATIONS, NULL, NULL);
+    return n ? _cmocka_run_group_tests(target->name, tests, n, NULL, NULL) : 1;
 }
 
 /* Every ISA of a backend that this machine has; it must have one. */
@@ -165,8 +172,10 @@ int main(int argc, char **argv)
             backend = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             isa = argv[++i];
+        } else if (argv[i][0] != '-' && !only_operation) {
+            only_operation = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [OPERATION]\n", argv[0]);
             return EXIT_FAILURE;
         }
     }
@@ -174,7 +183,9 @@ int main(int argc, char **argv)
     kvf_device *reference;
     if (kvf_backend_ref.open(&(kvf_device_options){0}, &reference, NULL) != KVF_OK)
         return EXIT_FAILURE;
-    int n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
+    int n_failures = 0;
+    if (!only_operation)
+        n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
     if (isa)
         n_failures += run_forced(backend, isa, reference);
     else if (backend)
