@@ -8,6 +8,7 @@
 
 #if defined(__METAL_VERSION__)
 #include <metal_stdlib>
+using namespace metal;
 #else
 #include <assert.h>
 #include <stdint.h>
@@ -48,20 +49,31 @@ enum {
     KVF_TOP_BYTES = (KVF_TOP_COUNT + 4) * 4,
     KVF_TOP_THREADS = 256, /* of merge, mask and compact; at most 8 simdgroups */
 
-    /* attend: 8 simdgroups share the 512 values; tiles of 8 rows x 8 or 16 heads. */
+    /* attend: 8 simdgroups share the 512 values; tiles of 8 rows x 16 heads. */
     KVF_ATTEND_THREADS = 256,
     KVF_ATTEND_SIMDS = KVF_ATTEND_THREADS / KVF_KERNEL_SIMD_WIDTH,
-    KVF_ATTEND_ROWS = 8,
+    KVF_ATTEND_ROWS = KVF_ATTEND_SIMDS, /* a simdgroup unpacks a row */
+    KVF_ATTEND_HEADS = 16,              /* zeros stand in for heads that do not exist */
+    KVF_ATTEND_HEAD_PARTS = KVF_ATTEND_HEADS / 8,
+    KVF_ATTEND_PAIRS = KVF_ATTEND_HEADS * KVF_ATTEND_ROWS,
     KVF_ATTEND_VALUES_A_SIMD = 512 / KVF_ATTEND_SIMDS,
-    KVF_ATTEND_ROWS_BYTES = KVF_ATTEND_ROWS * 512 * 4,
-    /* Floats: dots of a simdgroup each [16][8]; p [16][8]; two diagonals; head values. */
-    KVF_ATTEND_P = KVF_ATTEND_SIMDS * 128,
-    KVF_ATTEND_DIAGONAL = KVF_ATTEND_P + 128,
-    KVF_ATTEND_HEADS = KVF_ATTEND_DIAGONAL + 128,
-    KVF_ATTEND_FLAG = KVF_ATTEND_HEADS + 16,
-    KVF_ATTEND_WORK_BYTES = (KVF_ATTEND_FLAG + 4) * 4,
-    KVF_ATTEND_LEAST_PLACES = 32, /* of a split */
-    KVF_ATTEND_MAX_SPLITS = 64,
+    KVF_ATTEND_VALUE_PARTS = KVF_ATTEND_VALUES_A_SIMD / 8,
+    KVF_ATTEND_STRIDE = 512 + 8, /* of a row in threadgroup memory: fewer bank conflicts */
+    KVF_ATTEND_ROWS_BYTES = KVF_ATTEND_ROWS * KVF_ATTEND_STRIDE * 4,
+    /* Floats of work: dots a simdgroup; p; diagonals; flags; two values a head. */
+    KVF_ATTEND_P = KVF_ATTEND_SIMDS * KVF_ATTEND_PAIRS,
+    KVF_ATTEND_DIAGONALS = KVF_ATTEND_P + KVF_ATTEND_PAIRS,
+    KVF_ATTEND_FLAGS = KVF_ATTEND_DIAGONALS + KVF_ATTEND_PAIRS,
+    KVF_ATTEND_FACTORS = KVF_ATTEND_FLAGS + KVF_ATTEND_SIMDS, /* half of them are used */
+    KVF_ATTEND_DENOMINATORS = KVF_ATTEND_FACTORS + KVF_ATTEND_HEADS,
+    KVF_ATTEND_WORK_BYTES = (KVF_ATTEND_DENOMINATORS + KVF_ATTEND_HEADS) * 4,
+    /*
+     * Places of a split at least; splits of a query at most: two a lane of merge. There are
+     * about as many threadgroups as this, enough for any GPU, while queries alone are fewer.
+     */
+    KVF_ATTEND_LEAST_PLACES = 32,
+    KVF_ATTEND_MAX_SPLITS = 2 * KVF_KERNEL_SIMD_WIDTH,
+    KVF_ATTEND_GROUPS = 512,
     KVF_ATTEND_MERGE_THREADS = 128
 };
 
@@ -162,11 +174,17 @@ typedef struct kvf_compact_kernel_args {
     uint32_t kind;
 } kvf_compact_kernel_args;
 
-/* Queries first_query .. of the call; lists, counts, partial results from there on. */
+/*
+ * Queries first_query .. of the call; lists, counts and partial results begin with that
+ * query. Place i of a query is row i of its window or, from the window's end on, of its
+ * list. Every query's places are cut into n_splits equal splits or, where those would be
+ * short, into fewer: so nothing depends on what is not attended.
+ */
 typedef struct kvf_attend_kernel_args {
     kvf_kernel_rows window;
     kvf_kernel_rows rows;
     uint64_t first_token;
+    uint64_t first_row; /* of the window's ring: first_token's */
     uint64_t list_stride;
     uint32_t first_query;
     uint32_t n_heads;
@@ -175,9 +193,9 @@ typedef struct kvf_attend_kernel_args {
     uint32_t has_list; /* else the first counts[query] rows */
     uint32_t has_sinks;
     uint32_t has_lse;
-    uint32_t n_splits;
+    uint32_t n_splits; /* 1: no merge follows */
+    uint32_t n_parts;  /* splits that there are partial results of, at most */
     float scale;
-    uint32_t unused;
 } kvf_attend_kernel_args;
 
 static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
@@ -188,7 +206,7 @@ static_assert(sizeof(kvf_compress_kernel_args) == 48, "the same in C and Metal")
 static_assert(sizeof(kvf_select_kernel_args) == 112, "the same in C and Metal");
 static_assert(sizeof(kvf_mask_kernel_args) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_compact_kernel_args) == 24, "the same in C and Metal");
-static_assert(sizeof(kvf_attend_kernel_args) == 120, "the same in C and Metal");
+static_assert(sizeof(kvf_attend_kernel_args) == 128, "the same in C and Metal");
 /* 32 KiB of threadgroup memory with tiles of f32. */
 static_assert(KVF_SELECT_TILE_VALUES * 4 + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "device.h asks for it");
