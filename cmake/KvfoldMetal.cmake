@@ -28,7 +28,8 @@ function(kvf_metal_add_to target)
   target_sources(${target} PRIVATE ${KVF_METAL_C_SOURCES} ${texts}
                                    ${KVF_METAL_FOLDER}/device_apple.m)
   set_source_files_properties(${KVF_METAL_FOLDER}/device_apple.m PROPERTIES COMPILE_OPTIONS
-                                                                            -fobjc-arc)
+                                                                            -fno-objc-arc)
   target_compile_definitions(${target} PRIVATE KVF_METAL)
-  target_link_libraries(kvfold_dependencies INTERFACE "-framework Metal" "-framework Foundation")
+  target_link_libraries(kvfold_dependencies INTERFACE "-framework Metal" "-framework Foundation"
+                        "-framework CoreGraphics")
 endfunction()

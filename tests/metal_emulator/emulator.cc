@@ -46,13 +46,13 @@ struct faults {
 static struct {
     kvf_emulator_counters counters;
     uint64_t working_set_bytes, buffer_bytes;
-    uint32_t threadgroup_bytes, threadgroup_threads;
+    uint32_t page_bytes, threadgroup_bytes, threadgroup_threads;
     faults fail;
     bool quiet;
     bool reverse;
     uint32_t host_threads;
     char violation[512];
-} state = {{},    16ull << 30, 8ull << 30, max_threadgroup_bytes, max_threads, {}, false,
+} state = {{},    16ull << 30, 8ull << 30, 0, max_threadgroup_bytes, max_threads, {}, false,
            false, 0,           ""};
 
 /* Every kernel object has a pointer in this section; its ends are the linker's. */
@@ -67,6 +67,7 @@ extern "C" void kvf_emulator_reset(void)
     *c = {0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->live_objects};
     state.working_set_bytes = 16ull << 30;
     state.buffer_bytes = 8ull << 30;
+    state.page_bytes = 0;
     state.threadgroup_bytes = max_threadgroup_bytes;
     state.threadgroup_threads = max_threads;
     state.fail = {};
@@ -81,6 +82,10 @@ extern "C" void kvf_emulator_set_working_set_bytes(uint64_t bytes)
 extern "C" void kvf_emulator_set_buffer_bytes(uint64_t bytes)
 {
     state.buffer_bytes = bytes;
+}
+extern "C" void kvf_emulator_set_page_bytes(uint32_t bytes)
+{
+    state.page_bytes = bytes;
 }
 extern "C" void kvf_emulator_set_threadgroup_bytes(uint32_t bytes)
 {
@@ -176,6 +181,7 @@ extern "C" kvf_status kvf_gpu_open(kvf_gpu **gpu, kvf_error *error)
     snprintf(g->limits.name, sizeof(g->limits.name), "Emulated GPU");
     g->limits.working_set_bytes = state.working_set_bytes;
     g->limits.buffer_bytes = state.buffer_bytes;
+    g->limits.page_bytes = state.page_bytes;
     g->limits.threadgroup_bytes = state.threadgroup_bytes;
     g->limits.threadgroup_threads = state.threadgroup_threads;
     g->last = &g->first;

@@ -31,6 +31,7 @@ void kvf_emulator_reset(void);
 /* Of GPUs opened from now on. Defaults: 16 GiB, 8 GiB. */
 void kvf_emulator_set_working_set_bytes(uint64_t bytes);
 void kvf_emulator_set_buffer_bytes(uint64_t bytes);
+void kvf_emulator_set_page_bytes(uint32_t bytes); /* 0, the default: buffers are as asked */
 void kvf_emulator_set_threadgroup_bytes(uint32_t bytes);
 void kvf_emulator_set_threadgroup_threads(uint32_t threads);
 

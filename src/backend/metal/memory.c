@@ -10,29 +10,31 @@
 #define STAGING_ALIGNMENT_BYTES 256
 #define STAGING_LEAST_BYTES (256u << 10)
 
+#define BLOCKS 64 /* of a region, a bit each in free_blocks */
+#define BLOCK_ALIGNMENT_BYTES 256
+#define BLOCK_MOST_PAGES 8 /* from there on rounding to pages wastes little */
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
-/* NULL where the memory cannot be had, or the device has no room or no such large buffers. */
-static kvf_gpu_buffer *make_buffer(kvf_metal_device *metal, size_t bytes)
+/*
+ * False where the memory cannot be had: the device has no room or no such large buffers, or
+ * the system refuses.
+ */
+static bool make_buffer(kvf_metal_device *metal, size_t bytes, kvf_gpu_buffer *buffer)
 {
     if (bytes > metal->limits.buffer_bytes ||
         metal->allocated_bytes > metal->limits.working_set_bytes ||
-        bytes > metal->limits.working_set_bytes - metal->allocated_bytes)
-        return NULL;
-    kvf_gpu_buffer *buffer = calloc(1, sizeof *buffer);
-    if (!buffer || !kvf_gpu_make_buffer(metal->gpu, bytes, buffer)) {
-        free(buffer);
-        return NULL;
-    }
+        bytes > metal->limits.working_set_bytes - metal->allocated_bytes ||
+        !kvf_gpu_make_buffer(metal->gpu, bytes, buffer))
+        return false;
     metal->allocated_bytes += bytes;
-    return buffer;
+    return true;
 }
 
 static void release_buffer(kvf_metal_device *metal, kvf_gpu_buffer *buffer)
 {
     metal->allocated_bytes -= buffer->bytes;
     kvf_gpu_release_buffer(metal->gpu, buffer);
-    free(buffer);
 }
 
 /* Room for one more in an array of n; false without memory. */
@@ -49,14 +51,14 @@ static bool reserve(void **array, uint32_t n, uint32_t *capacity, size_t element
     return true;
 }
 
-/* How many of the given-out buffers begin at or before the pointer. */
+/* How many regions begin at or before the pointer. */
 static uint32_t n_before(const kvf_metal_device *metal, const void *pointer)
 {
     uint32_t low = 0;
-    uint32_t high = metal->n_buffers;
+    uint32_t high = metal->n_regions;
     while (low < high) {
         const uint32_t middle = low + (high - low) / 2;
-        if ((uintptr_t)metal->buffers[middle]->contents <= (uintptr_t)pointer)
+        if ((uintptr_t)metal->regions[middle]->buffer.contents <= (uintptr_t)pointer)
             low = middle + 1;
         else
             high = middle;
@@ -64,21 +66,78 @@ static uint32_t n_before(const kvf_metal_device *metal, const void *pointer)
     return low;
 }
 
+/* NULL as make_buffer's false. */
+static kvf_metal_region *add_region(kvf_metal_device *metal, size_t bytes)
+{
+    if (!reserve((void **)&metal->regions, metal->n_regions, &metal->regions_capacity,
+                 sizeof(kvf_metal_region *)))
+        return NULL;
+    kvf_metal_region *region = calloc(1, sizeof *region);
+    if (!region || !make_buffer(metal, bytes, &region->buffer)) {
+        free(region);
+        return NULL;
+    }
+    const uint32_t place = n_before(metal, region->buffer.contents);
+    memmove(metal->regions + place + 1, metal->regions + place,
+            (metal->n_regions - place) * sizeof(kvf_metal_region *));
+    metal->regions[place] = region;
+    metal->n_regions++;
+    return region;
+}
+
+static void remove_region(kvf_metal_device *metal, uint32_t place)
+{
+    kvf_metal_region *region = metal->regions[place];
+    if (metal->last_blocks == region)
+        metal->last_blocks = NULL;
+    release_buffer(metal, &region->buffer);
+    free(region);
+    metal->n_regions--;
+    memmove(metal->regions + place, metal->regions + place + 1,
+            (metal->n_regions - place) * sizeof(kvf_metal_region *));
+}
+
+/* ---- Blocks: allocations smaller than a few pages ---------------------------------- */
+
+static bool has_block(const kvf_metal_region *region, size_t block_bytes)
+{
+    return region && region->block_bytes == block_bytes && region->free_blocks;
+}
+
+static void *alloc_block(kvf_metal_device *metal, size_t block_bytes)
+{
+    kvf_metal_region *region = metal->last_blocks;
+    for (uint32_t i = 0; i < metal->n_regions && !has_block(region, block_bytes); i++)
+        region = metal->regions[i];
+    if (!has_block(region, block_bytes)) {
+        region = add_region(metal, BLOCKS * block_bytes);
+        if (!region)
+            return NULL;
+        region->block_bytes = block_bytes;
+        region->free_blocks = UINT64_MAX;
+    }
+    metal->last_blocks = region;
+    uint32_t block = 0;
+    while (!(region->free_blocks >> block & 1))
+        block++;
+    region->free_blocks &= ~(UINT64_C(1) << block);
+    return (uint8_t *)region->buffer.contents + block * block_bytes;
+}
+
 void *kvf_metal_alloc(kvf_device *device, size_t bytes)
 {
     kvf_metal_device *metal = kvf_metal_of(device);
-    if (!reserve((void **)&metal->buffers, metal->n_buffers, &metal->buffers_capacity,
-                 sizeof(kvf_gpu_buffer *)))
-        return NULL;
-    kvf_gpu_buffer *buffer = make_buffer(metal, bytes ? bytes : 1);
-    if (!buffer)
-        return NULL;
-    const uint32_t place = n_before(metal, buffer->contents);
-    memmove(metal->buffers + place + 1, metal->buffers + place,
-            (metal->n_buffers - place) * sizeof(kvf_gpu_buffer *));
-    metal->buffers[place] = buffer;
-    metal->n_buffers++;
-    return buffer->contents;
+    const size_t page_bytes = metal->limits.page_bytes;
+    bytes = bytes ? bytes : 1;
+    if (page_bytes > 1 && bytes < BLOCK_MOST_PAGES * page_bytes) {
+        void *block = alloc_block(metal, (bytes + BLOCK_ALIGNMENT_BYTES - 1) /
+                                             BLOCK_ALIGNMENT_BYTES * BLOCK_ALIGNMENT_BYTES);
+        if (block)
+            return block;
+        /* There may be room for one where there is none for a region of them. */
+    }
+    const kvf_metal_region *region = add_region(metal, bytes);
+    return region ? region->buffer.contents : NULL;
 }
 
 void kvf_metal_release(kvf_device *device, void *memory, size_t bytes)
@@ -86,33 +145,31 @@ void kvf_metal_release(kvf_device *device, void *memory, size_t bytes)
     (void)bytes;
     kvf_metal_device *metal = kvf_metal_of(device);
     const uint32_t after = n_before(metal, memory);
-    if (after == 0 || metal->buffers[after - 1]->contents != memory)
-        return; /* not ours: nothing that could be released */
-    release_buffer(metal, metal->buffers[after - 1]);
-    metal->n_buffers--;
-    memmove(metal->buffers + after - 1, metal->buffers + after,
-            (metal->n_buffers + 1 - after) * sizeof(kvf_gpu_buffer *));
+    if (after == 0)
+        return; /* not this device's */
+    kvf_metal_region *region = metal->regions[after - 1];
+    if (region->block_bytes) {
+        const size_t offset = (uintptr_t)memory - (uintptr_t)region->buffer.contents;
+        region->free_blocks |= UINT64_C(1) << offset / region->block_bytes % BLOCKS;
+        if (region->free_blocks != UINT64_MAX)
+            return;
+    }
+    remove_region(metal, after - 1);
 }
 
-static bool lies_in(const kvf_gpu_buffer *buffer, const void *pointer, size_t bytes)
-{
-    const uintptr_t start = (uintptr_t)buffer->contents;
-    const uintptr_t at = (uintptr_t)pointer;
-    return at >= start && at - start <= buffer->bytes && bytes <= buffer->bytes - (at - start);
-}
-
-static kvf_metal_span span_of(const kvf_gpu_buffer *buffer, const void *pointer)
-{
-    return (kvf_metal_span){buffer, (size_t)((uintptr_t)pointer - (uintptr_t)buffer->contents)};
-}
+/* ---- Addresses ----------------------------------------------------------------------- */
 
 bool kvf_metal_find(const kvf_metal_device *metal, const void *pointer, size_t bytes,
                     kvf_metal_span *span)
 {
     const uint32_t after = n_before(metal, pointer);
-    if (after == 0 || !lies_in(metal->buffers[after - 1], pointer, bytes))
+    if (after == 0)
         return false;
-    *span = span_of(metal->buffers[after - 1], pointer);
+    const kvf_metal_region *region = metal->regions[after - 1];
+    const size_t offset = (uintptr_t)pointer - (uintptr_t)region->buffer.contents;
+    if (offset > region->buffer.bytes || bytes > region->buffer.bytes - offset)
+        return false;
+    *span = (kvf_metal_span){&region->buffer, offset};
     return true;
 }
 
@@ -137,10 +194,12 @@ static bool grow_staging(kvf_metal_device *metal, size_t bytes)
     if (!buffers)
         return false;
     staging->buffers = buffers;
-    kvf_gpu_buffer *buffer =
-        make_buffer(metal, bytes > STAGING_LEAST_BYTES ? bytes : STAGING_LEAST_BYTES);
-    if (!buffer)
+    kvf_gpu_buffer *buffer = calloc(1, sizeof *buffer);
+    if (!buffer ||
+        !make_buffer(metal, bytes > STAGING_LEAST_BYTES ? bytes : STAGING_LEAST_BYTES, buffer)) {
+        free(buffer);
         return false;
+    }
     staging->buffers[staging->n_buffers++] = buffer;
     staging->used_bytes = 0;
     return true;
@@ -202,6 +261,12 @@ kvf_metal_span kvf_metal_output(kvf_metal_device *metal, void *data, size_t byte
     return span;
 }
 
+static void release_staging(kvf_metal_device *metal, kvf_gpu_buffer *buffer)
+{
+    release_buffer(metal, buffer);
+    free(buffer);
+}
+
 void kvf_metal_end_staging(kvf_metal_device *metal, bool copy_back)
 {
     kvf_metal_staging *staging = &metal->staging;
@@ -210,7 +275,7 @@ void kvf_metal_end_staging(kvf_metal_device *metal, bool copy_back)
     staging->n_copies = 0;
     /* The last one is kept: the next operation will ask for about as much. */
     while (staging->n_buffers > 1) {
-        release_buffer(metal, staging->buffers[0]);
+        release_staging(metal, staging->buffers[0]);
         staging->buffers[0] = staging->buffers[--staging->n_buffers];
     }
     staging->used_bytes = 0;
@@ -220,13 +285,13 @@ void kvf_metal_close_memory(kvf_metal_device *metal)
 {
     kvf_metal_staging *staging = &metal->staging;
     for (uint32_t i = 0; i < staging->n_buffers; i++)
-        release_buffer(metal, staging->buffers[i]);
-    for (uint32_t i = 0; i < metal->n_buffers; i++)
-        release_buffer(metal, metal->buffers[i]);
+        release_staging(metal, staging->buffers[i]);
+    while (metal->n_regions > 0)
+        remove_region(metal, metal->n_regions - 1);
     free(staging->buffers);
     free(staging->copies);
-    free(metal->buffers);
-    metal->buffers = NULL;
-    metal->n_buffers = metal->buffers_capacity = 0;
+    free(metal->regions);
+    metal->regions = NULL;
+    metal->regions_capacity = 0;
     *staging = (kvf_metal_staging){0};
 }

@@ -53,6 +53,16 @@ typedef struct kvf_metal_span {
     size_t offset;
 } kvf_metal_span;
 
+/*
+ * A buffer that is given out: as a whole or, so that small allocations do not take a page of
+ * the GPU each, in 64 blocks of one size.
+ */
+typedef struct kvf_metal_region {
+    kvf_gpu_buffer buffer;
+    size_t block_bytes;   /* 0: as a whole */
+    uint64_t free_blocks; /* a bit each */
+} kvf_metal_region;
+
 /* An output that the GPU writes to a copy, and where finish copies it. */
 typedef struct kvf_metal_copy {
     void *to;
@@ -76,11 +86,12 @@ typedef struct kvf_metal_device {
     kvf_gpu_limits limits;
     kvf_gpu_library *libraries[KVF_METAL_FILE_COUNT];
     kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT];
-    kvf_gpu_buffer **buffers; /* live ones that were given out, by ascending address */
-    uint32_t n_buffers;
-    uint32_t buffers_capacity;
-    uint64_t allocated_bytes; /* all buffers, staging too */
-    kvf_gpu_buffer nothing;   /* stands in where there is nothing to address */
+    kvf_metal_region **regions; /* live ones, by ascending address */
+    uint32_t n_regions;
+    uint32_t regions_capacity;
+    kvf_metal_region *last_blocks; /* where a free block was last; NULL: look for one */
+    uint64_t allocated_bytes;      /* all buffers, staging too */
+    kvf_gpu_buffer nothing;        /* stands in where there is nothing to address */
     kvf_metal_staging staging;
     kvf_error lost; /* not KVF_OK: what ended this device */
 } kvf_metal_device;
