@@ -130,5 +130,8 @@ const kvf_backend kvf_backend_metal = {
     .unmix = kvf_metal_unmix,
     .route = kvf_metal_route,
     .experts = kvf_metal_experts,
-    /* The stages' entries are filled in as their files come. */
+    .compress = kvf_metal_compress,
+    .pack = kvf_metal_pack,
+    .unpack = kvf_metal_unpack,
+    /* The other stages' entries are filled in as their files come. */
 };

@@ -23,7 +23,7 @@ enum {
 
     /* compress: a thread a dimension of one row. */
     KVF_COMPRESS_MAX_THREADS = 512,
-    KVF_COMPRESS_BYTES = (KVF_COMPRESS_MAX_THREADS + 16) * 4,
+    KVF_ROPE_PAIRS = 32,        /* in the tail of a row */
     KVF_ELEMENTS_THREADS = 256, /* of kernels that take an element a thread */
 
     /* select, score: 4 simdgroups; tiles of 32 keys x up to 64 heads. */
@@ -97,19 +97,19 @@ typedef struct kvf_kernel_rows {
     uint32_t format;
 } kvf_kernel_rows;
 
-/* What checks find, in device memory; begins as nothing found: ones, ones, zero, zero. */
-typedef struct kvf_kernel_found {
-    uint32_t bad_input;    /* the lowest bad value of compress's input */
-    uint32_t bad_row;      /* the lowest bad row; words[row] says why */
-    uint32_t inexact_rows; /* counted by stores */
-    uint32_t unused;
-} kvf_kernel_found;
+/* What checks find, words of device memory; begins as ones, ones, zero. */
+enum {
+    KVF_FOUND_BAD_INPUT = 0,    /* the first token of compress with a bad value */
+    KVF_FOUND_BAD_ROW = 1,      /* the lowest bad row; words[row] says why */
+    KVF_FOUND_INEXACT_ROWS = 2, /* counted by stores */
+    KVF_FOUND_WORDS = 3
+};
 #define KVF_FOUND_NOTHING 0xffffffffu
 
 typedef struct kvf_pack_kernel_args {
     kvf_kernel_rows out;
     uint64_t stride;    /* of the input, in values */
-    uint64_t first_row; /* row i goes to (first_row + i) % out.n_rows */
+    uint64_t first_row; /* < out.n_rows; row i goes to first_row + i, after the last to row 0 */
     uint32_t n_rows;
     uint32_t width;
     uint32_t grid;
@@ -128,17 +128,18 @@ typedef struct kvf_unpack_kernel_args {
     uint32_t unused;
 } kvf_unpack_kernel_args;
 
+/* Slots and phases instead of 64-bit token numbers, so that kernels divide 32 bits. */
 typedef struct kvf_compress_kernel_args {
-    uint64_t first_token;
-    uint64_t first_row; /* first_token / ratio */
-    uint32_t n;         /* tokens */
     uint32_t width;
     uint32_t ratio;
     uint32_t overlap;
-    uint32_t columns; /* of kv and of gate: width, with overlap 2 * width */
-    uint32_t n_slots;
+    uint32_t columns;    /* of kv and of gate: width, with overlap 2 * width */
+    uint32_t n_slots;    /* of the state ring */
+    uint32_t first_slot; /* the first token's: token % n_slots */
+    uint32_t phase;      /* the first token's place in its window: token % ratio */
+    uint32_t at_start;   /* the first row made is row 0: it has no window before its own */
+    uint32_t first_kept; /* the first token that the ring still has after the chunk */
     float norm_eps;
-    uint32_t unused;
 } kvf_compress_kernel_args;
 
 /* select and score. Queries and keys are both codes in the _codes kernels. */
@@ -199,10 +200,9 @@ typedef struct kvf_attend_kernel_args {
 } kvf_attend_kernel_args;
 
 static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
-static_assert(sizeof(kvf_kernel_found) == 16, "the same in C and Metal");
 static_assert(sizeof(kvf_pack_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_unpack_kernel_args) == 64, "the same in C and Metal");
-static_assert(sizeof(kvf_compress_kernel_args) == 48, "the same in C and Metal");
+static_assert(sizeof(kvf_compress_kernel_args) == 40, "the same in C and Metal");
 static_assert(sizeof(kvf_select_kernel_args) == 112, "the same in C and Metal");
 static_assert(sizeof(kvf_mask_kernel_args) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_compact_kernel_args) == 24, "the same in C and Metal");
@@ -211,7 +211,7 @@ static_assert(sizeof(kvf_attend_kernel_args) == 128, "the same in C and Metal");
 static_assert(KVF_SELECT_TILE_VALUES * 4 + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "device.h asks for it");
 static_assert(KVF_ATTEND_ROWS_BYTES + KVF_ATTEND_WORK_BYTES <= 32768, "");
-static_assert(KVF_ATTEND_WORK_BYTES % 16 == 0 && KVF_COMPRESS_BYTES % 16 == 0, "");
+static_assert(KVF_ATTEND_WORK_BYTES % 16 == 0, "");
 
 #if defined(__METAL_VERSION__)
 static inline device uchar *kvf_page_at(ulong address)

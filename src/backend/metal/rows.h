@@ -104,13 +104,23 @@ static inline float2 kvf_bf16_values(uint word)
     return float2(as_type<float>(word << 16), as_type<float>(word & 0xffff0000u));
 }
 
-/* Twice the value of an e2m1 code: a small integer (docs/FORMAT.md 5). */
-constant char kvf_e2m1_twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+/* The f32 bits of e2m1's 16 values (docs/FORMAT.md 4). */
+constant uint kvf_e2m1_bits[16] = {
+    0x00000000, 0x3f000000, 0x3f800000, 0x3fc00000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000,
+    0x80000000, 0xbf000000, 0xbf800000, 0xbfc00000, 0xc0000000, 0xc0400000, 0xc0800000, 0xc0c00000};
 
 /* 2^(scale byte - 127). */
 static inline float kvf_scale_value(uint scale_byte)
 {
     return as_type<float>(scale_byte << 23);
+}
+
+/* Four codes in the lower half of a word, under a scale byte. */
+static inline float4 kvf_fp4_values(uint codes, uint scale_byte)
+{
+    const uint4 bits = uint4(kvf_e2m1_bits[codes & 15], kvf_e2m1_bits[codes >> 4 & 15],
+                             kvf_e2m1_bits[codes >> 8 & 15], kvf_e2m1_bits[codes >> 12 & 15]);
+    return as_type<float4>(bits) * kvf_scale_value(scale_byte);
 }
 
 /* ---- Whole rows ------------------------------------------------------------------ */
@@ -143,9 +153,9 @@ static inline void kvf_read_row(constant kvf_kernel_rows &rows, ulong row, uint 
     if (rows.format == KVF_ROWS_FP4) {
         /* A block of 32 values is 4 words of 8. */
         for (uint i = lane; i < KVF_FP4_CODE_BYTES / 4; i += KVF_KERNEL_SIMD_WIDTH) {
-            const float scale = 0.5f * kvf_scale_value(scales[0] >> 8 * (i / 4) & 0xff);
+            const float scale = kvf_scale_value(scales[0] >> 8 * (i / 4) & 0xff);
             for (uint v = 0; v < 8; v++)
-                to[8 * i + v] = float(kvf_e2m1_twice[words[i] >> 4 * v & 15]) * scale;
+                to[8 * i + v] = as_type<float>(kvf_e2m1_bits[words[i] >> 4 * v & 15]) * scale;
         }
         return;
     }
