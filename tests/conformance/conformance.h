@@ -34,12 +34,16 @@ struct cf_block {
     size_t bytes;   /* of the data */
 };
 
+/* Whom a report is compared with: where GPUs are promised less than CPUs, there are two. */
+typedef enum cf_audience { CF_ALL, CF_CPUS, CF_GPUS } cf_audience;
+
 /* One reported result. Close ones are followed by n doubles: the bounds. */
 struct cf_segment {
     const char *what;
     size_t offset;
     size_t bytes;
     bool close;
+    cf_audience audience;
 };
 
 typedef struct cf_run {
@@ -50,6 +54,7 @@ typedef struct cf_run {
     size_t n_blocks;
     struct cf_segment *segments;
     size_t n_segments;
+    cf_audience audience; /* of the next reports */
     uint8_t *results;
     size_t results_bytes;
 } cf_run;
@@ -123,6 +128,14 @@ void cf_report_rows(cf_run *run, const kvf_rows *view);
 uint64_t cf_rows_checksum(const kvf_rows *view);
 /* Fails unless no byte of the view was written yet. */
 void cf_assert_untouched(const kvf_rows *view);
+/*
+ * How far attend's results may be from the reference's where sums are ordered otherwise:
+ * derived from the call's own values, and for `out`, the reference's, no more than what
+ * docs/FORMAT.md 6 allows, unless scores are so large that f32 cannot hold them as well.
+ * Both arrays have an element a value; lse_bounds may be NULL.
+ */
+void cf_attend_bounds(cf_run *run, const kvf_attend_args *args, const float *out,
+                      double *out_bounds, double *lse_bounds);
 /* The grid of a row width. */
 kvf_grid cf_grid(uint32_t width);
 
