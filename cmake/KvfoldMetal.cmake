@@ -21,9 +21,8 @@ function(kvf_metal_texts result)
   set(${result} ${texts} PARENT_SCOPE)
 endfunction()
 
-# Adds the backend to the library's objects.
+# Adds the backend to the library's objects. OBJC must have been enabled.
 function(kvf_metal_add_to target)
-  enable_language(OBJC)
   kvf_metal_texts(texts)
   target_sources(${target} PRIVATE ${KVF_METAL_C_SOURCES} ${texts}
                                    ${KVF_METAL_FOLDER}/device_apple.m)

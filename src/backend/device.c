@@ -83,6 +83,11 @@ uint32_t kvf_device_n_threads(const kvf_device *device)
     return device->n_threads;
 }
 
+uint64_t kvf_device_memory_bytes(const kvf_device *device)
+{
+    return device->memory_bytes;
+}
+
 kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
 {
     return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);

@@ -150,6 +150,19 @@ static int run_backend(const char *backend, kvf_device *reference)
     return n_failures;
 }
 
+/* The library may have a backend that the machine has no device for. */
+static bool machine_has(const char *backend)
+{
+    const kvf_device_options options = {.backend = backend};
+    kvf_device *device = NULL;
+    kvf_error error;
+    const kvf_status status = kvf_device_open(&options, &device, &error);
+    kvf_device_close(device);
+    if (status == KVF_UNSUPPORTED)
+        printf("%-12s not run: %s\n", backend, error.message);
+    return status != KVF_UNSUPPORTED;
+}
+
 static int run_forced(const char *backend, const char *isa, kvf_device *reference)
 {
     struct target target;
@@ -192,7 +205,8 @@ int main(int argc, char **argv)
         n_failures += run_backend(backend, reference);
     else
         for (uint32_t i = 0; kvf_backend_name(i); i++)
-            n_failures += run_backend(kvf_backend_name(i), reference);
+            if (machine_has(kvf_backend_name(i)))
+                n_failures += run_backend(kvf_backend_name(i), reference);
     kvf_device_close(reference);
     return n_failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

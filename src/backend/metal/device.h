@@ -17,11 +17,11 @@ typedef struct kvf_gpu_library kvf_gpu_library;
 typedef struct kvf_gpu_pipeline kvf_gpu_pipeline;
 
 typedef struct kvf_gpu_limits {
-    char name[64];               /* "Apple M3 Ultra", or the emulator's name */
-    uint64_t working_set_bytes;  /* what should be allocated at most, in all */
-    uint64_t buffer_bytes;       /* the largest buffer */
-    uint32_t page_bytes;         /* a buffer takes a multiple of it; 0 or 1: as it is */
-    uint32_t threadgroup_bytes;  /* threadgroup memory a threadgroup */
+    char name[64];              /* "Apple M3 Ultra", or the emulator's name */
+    uint64_t working_set_bytes; /* what should be allocated at most, in all */
+    uint64_t buffer_bytes;      /* the largest buffer */
+    uint32_t page_bytes;        /* a buffer takes a multiple of it; 0 or 1: as it is */
+    uint32_t threadgroup_bytes; /* threadgroup memory a threadgroup */
     uint32_t threadgroup_threads;
 } kvf_gpu_limits;
 

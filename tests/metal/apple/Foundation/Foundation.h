@@ -16,7 +16,8 @@ typedef signed char BOOL;
 - (id)autorelease;
 @end
 
-__attribute__((objc_root_class)) @interface NSObject <NSObject>
+__attribute__((objc_root_class))
+@interface NSObject<NSObject>
 + (id)alloc;
 - (id)init;
 @end
