@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import unittest
@@ -18,6 +19,10 @@ parser.add_argument("--backend", default="cpu")
 options, rest = parser.parse_known_args()
 
 
+NO_GPU = re.compile(r"no Metal GPU|the GPU (has no|does not support)|needs macOS")
+SKIPPED = 77  # what CTest is told
+
+
 def lines(*command):
     done = subprocess.run([options.kvfold, *command], capture_output=True, text=True)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
@@ -29,6 +34,9 @@ class Verify(unittest.TestCase):
         cls.status, cls.records, cls.stderr = lines("verify", "-m", options.model, "--ctx",
                                                     options.contexts, "--backend", options.backend,
                                                     "--json")
+        if options.backend == "metal" and NO_GPU.search(cls.stderr):
+            print(cls.stderr, file=sys.stderr)
+            os._exit(SKIPPED)
         for r in cls.records:
             print(f"{r['ctx']:>6} {r['profile']:<7} {r['prefill_tps']:8.0f} prefill "
                   f"{r['decode_tps']:6.0f} decode tok/s, {r['differing_logits']} of "

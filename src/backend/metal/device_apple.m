@@ -49,7 +49,7 @@ static const char *missing_feature(id<MTLDevice> device)
             return "the GPU does not support Metal 3 with memory that the host shares";
         return NULL;
     }
-    return "the Metal backend needs macOS 15 or later";
+    return "the GPU backend metal needs macOS 15 or later";
 }
 
 static kvf_status open_queue(kvf_gpu *gpu, kvf_error *error)
