@@ -34,27 +34,23 @@ struct cf_block {
     size_t bytes;   /* of the data */
 };
 
-/* Whom a report is compared with: where GPUs are promised less than CPUs, there are two. */
-typedef enum cf_audience { CF_ALL, CF_CPUS, CF_GPUS } cf_audience;
-
 /* One reported result. Close ones are followed by n doubles: the bounds. */
 struct cf_segment {
     const char *what;
     size_t offset;
     size_t bytes;
     bool close;
-    cf_audience audience;
 };
 
 typedef struct cf_run {
     kvf_device *device;
+    bool gpu;        /* a GPU is under test: it adds in an order of its own */
     uint32_t index;  /* number of the case */
     uint64_t random; /* the case's sequence */
     struct cf_block *blocks;
     size_t n_blocks;
     struct cf_segment *segments;
     size_t n_segments;
-    cf_audience audience; /* of the next reports */
     uint8_t *results;
     size_t results_bytes;
 } cf_run;

@@ -98,8 +98,7 @@ static void append(cf_run *run, const void *data, size_t bytes)
 static void add_segment(cf_run *run, const char *what, size_t bytes, bool close)
 {
     run->segments = grow(run->segments, (run->n_segments + 1) * sizeof *run->segments);
-    run->segments[run->n_segments++] =
-        (struct cf_segment){what, run->results_bytes, bytes, close, run->audience};
+    run->segments[run->n_segments++] = (struct cf_segment){what, run->results_bytes, bytes, close};
 }
 
 void cf_report(cf_run *run, const char *what, const void *data, size_t bytes)
@@ -155,21 +154,12 @@ static void compare_close(const char *name, uint32_t index, const struct cf_segm
     }
 }
 
-/* Whether what was reported for these is compared on the device. */
-static bool is_for(cf_audience audience, const kvf_device *device)
-{
-    const bool gpu = strcmp(device->backend->name, "metal") == 0;
-    return audience == CF_ALL || (audience == CF_GPUS) == gpu;
-}
-
 void cf_compare(const cf_operation *operation, const cf_run *expected, const cf_run *got)
 {
     assert_int_equal(expected->n_segments, got->n_segments);
     assert_int_equal(expected->results_bytes, got->results_bytes);
     for (size_t s = 0; s < expected->n_segments; s++) {
         const struct cf_segment *segment = &expected->segments[s];
-        if (!is_for(segment->audience, got->device))
-            continue;
         (segment->close ? compare_close : compare_bytes)(operation->name, expected->index, segment,
                                                          expected->results + segment->offset,
                                                          got->results + segment->offset);

@@ -39,11 +39,14 @@ struct job {
 static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
+    const bool gpu = strcmp(job->target->devices[0]->backend->name, "metal") == 0;
     cf_begin(&expected, job->reference, job->operation, index);
+    expected.gpu = gpu;
     job->operation->run(&expected);
     for (uint32_t d = 0; d < job->target->n_devices; d++) {
         cf_run got;
         cf_begin(&got, job->target->devices[d], job->operation, index);
+        got.gpu = gpu;
         job->operation->run(&got);
         kvf_error error;
         if (kvf_device_state(job->target->devices[d], &error) != KVF_OK)
