@@ -30,5 +30,5 @@ function(kvf_metal_add_to target)
                                                                             -fno-objc-arc)
   target_compile_definitions(${target} PRIVATE KVF_METAL)
   target_link_libraries(kvfold_dependencies INTERFACE "-framework Metal" "-framework Foundation"
-                        "-framework CoreGraphics")
+                        "-framework CoreGraphics" objc)
 endfunction()

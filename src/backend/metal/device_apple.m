@@ -120,7 +120,7 @@ kvf_status kvf_gpu_compile(kvf_gpu *gpu, const char *name, const char *source,
     @autoreleasepool {
         NSError *reason = nil;
         MTLCompileOptions *options = [[[MTLCompileOptions alloc] init] autorelease];
-        options.languageVersion = MTLLanguageVersion3_0;
+        options.languageVersion = MTLLanguageVersion3_2;
         options.mathMode = MTLMathModeSafe;
         options.mathFloatingPointFunctions = MTLMathFloatingPointFunctionsPrecise;
         *library = (kvf_gpu_library *)[gpu->device newLibraryWithSource:@(source)

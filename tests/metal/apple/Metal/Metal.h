@@ -11,7 +11,7 @@
 #import <Foundation/Foundation.h>
 
 typedef enum { MTLGPUFamilyApple7 = 1007, MTLGPUFamilyMetal3 = 5001 } MTLGPUFamily;
-typedef enum { MTLLanguageVersion3_0 = 3 << 16 } MTLLanguageVersion;
+typedef enum { MTLLanguageVersion3_2 = (3 << 16) + 2 } MTLLanguageVersion;
 typedef enum { MTLMathModeSafe } MTLMathMode;
 typedef enum { MTLMathFloatingPointFunctionsPrecise = 1 } MTLMathFloatingPointFunctions;
 typedef enum { MTLResourceStorageModeShared } MTLResourceOptions;
