@@ -33,10 +33,19 @@ static size_t used_bytes(const kvf_rows *view, uint64_t n)
     }
 }
 
-static uint64_t page_address(kvf_metal_device *metal, void *page, size_t bytes, bool written)
+/* `near`: the buffer of the page before, where this one mostly is too; NULL at first. */
+static uint64_t page_address(kvf_metal_device *metal, void *page, size_t bytes, bool written,
+                             const kvf_gpu_buffer **near)
 {
-    return kvf_metal_address(written ? kvf_metal_output(metal, page, bytes)
-                                     : kvf_metal_input(metal, page, bytes));
+    if (*near) {
+        const uintptr_t offset = (uintptr_t)page - (uintptr_t)(*near)->contents;
+        if (offset < (*near)->bytes && bytes <= (*near)->bytes - offset)
+            return (*near)->gpu_address + offset;
+    }
+    const kvf_metal_span span =
+        written ? kvf_metal_output(metal, page, bytes) : kvf_metal_input(metal, page, bytes);
+    *near = span.buffer;
+    return kvf_metal_address(span);
 }
 
 static void make_table(kvf_metal_device *metal, const kvf_rows *view, bool written,
@@ -46,10 +55,11 @@ static void make_table(kvf_metal_device *metal, const kvf_rows *view, bool writt
     if (kvf_metal_state(&metal->base, NULL) != KVF_OK)
         return;
     uint64_t *addresses = kvf_metal_contents(table);
+    const kvf_gpu_buffer *near = NULL;
     for (uint64_t p = 0; p < n_pages; p++) {
         const uint64_t left = view->n_rows - p * view->page_rows;
         const uint64_t n = left < view->page_rows ? left : view->page_rows;
-        addresses[p] = page_address(metal, view->pages[p], used_bytes(view, n), written);
+        addresses[p] = page_address(metal, view->pages[p], used_bytes(view, n), written, &near);
     }
     rows->address = kvf_metal_address(table);
 }
@@ -70,7 +80,8 @@ static kvf_kernel_rows make_rows(kvf_metal_device *metal, const kvf_rows *view, 
     const uint64_t last_rows = view->n_rows - (n_pages - 1) * view->page_rows;
     const size_t bytes =
         (size_t)(n_pages - 1) * view->page_stride_bytes + used_bytes(view, last_rows);
-    rows.address = page_address(metal, view->base, bytes, written);
+    const kvf_gpu_buffer *near = NULL;
+    rows.address = page_address(metal, view->base, bytes, written, &near);
     /* A view of one page may leave its stride 0, which to kernels means a table. */
     rows.page_stride_bytes = n_pages > 1 ? view->page_stride_bytes : bytes;
     return rows;
