@@ -220,8 +220,7 @@ static const char bench_part[] =
 static const char bench_device_part[] =
     "\n"
     "Device\n"
-    "      --backend NAME     cpu (default), ref, the reference: slow, written to be read, or,\n"
-    "                         on macOS, metal: Apple's GPU\n"
+    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
     "      --isa LIST         some of scalar, avx2, avx512, avx512vnni, neon; default: the\n"
     "                         best that this machine has; one that it lacks is refused\n"
     "      --threads N        default: all that this process may use\n"
