@@ -133,5 +133,9 @@ const kvf_backend kvf_backend_metal = {
     .compress = kvf_metal_compress,
     .pack = kvf_metal_pack,
     .unpack = kvf_metal_unpack,
-    /* The other stages' entries are filled in as their files come. */
+    .select = kvf_metal_select,
+    .score = kvf_metal_score,
+    .mask = kvf_metal_mask,
+    .select_workspace_bytes = kvf_metal_select_workspace_bytes,
+    /* attend's entries are filled in as its files come. */
 };

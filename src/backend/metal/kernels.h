@@ -26,28 +26,39 @@ enum {
     KVF_ROPE_PAIRS = 32,        /* in the tail of a row */
     KVF_ELEMENTS_THREADS = 256, /* of kernels that take an element a thread */
 
-    /* select, score: 4 simdgroups; tiles of 32 keys x up to 64 heads. */
-    KVF_SELECT_THREADS = 128,
+    /*
+     * select, score: 8 simdgroups of 16 keys. 64 heads of codes or 32 of values fit at once;
+     * strides that leave lanes in different banks, as a matrix's rows are 4 or 8 words.
+     */
+    KVF_SELECT_THREADS = 256,
     KVF_SELECT_SIMDS = KVF_SELECT_THREADS / KVF_KERNEL_SIMD_WIDTH,
-    KVF_SELECT_KEYS = 32,
-    KVF_SELECT_HEADS = 64,    /* in a batch; more heads are more batches */
-    KVF_SELECT_S_STRIDE = 72, /* of the scores of heads: fewer bank conflicts than 64 */
-    KVF_SELECT_TILE_VALUES = KVF_SELECT_KEYS * 128,
-    /* Floats of work: head scores, dots of 4 blocks a simdgroup, key and query scales, scores. */
-    KVF_SELECT_DOTS = KVF_SELECT_KEYS * KVF_SELECT_S_STRIDE,
-    KVF_SELECT_KEY_SCALES = KVF_SELECT_DOTS + KVF_SELECT_SIMDS * 4 * 64,
-    KVF_SELECT_QUERY_SCALES = KVF_SELECT_KEY_SCALES + KVF_SELECT_KEYS * 4,
-    KVF_SELECT_SCORES = KVF_SELECT_QUERY_SCALES + KVF_SELECT_HEADS * 4,
-    KVF_SELECT_WORK_BYTES = (KVF_SELECT_SCORES + KVF_SELECT_KEYS) * 4,
+    KVF_SELECT_KEY_GROUPS = 2, /* of 8 keys, in a simdgroup */
+    KVF_SELECT_SIMD_KEYS = 8 * KVF_SELECT_KEY_GROUPS,
+    KVF_SELECT_TILE_KEYS = KVF_SELECT_SIMDS * KVF_SELECT_SIMD_KEYS,
+    KVF_SELECT_CODE_HEADS = 64,
+    KVF_SELECT_CODE_STRIDE = KVF_SELECT_CODE_HEADS + 8,
+    KVF_SELECT_CODE_BYTES = 128 * KVF_SELECT_CODE_STRIDE * 2,
+    KVF_SELECT_VALUE_HEADS = 32,
+    KVF_SELECT_VALUE_STRIDE = KVF_SELECT_VALUE_HEADS + 8,
+    KVF_SELECT_VALUE_BYTES = 128 * KVF_SELECT_VALUE_STRIDE * 4,
+    /* Floats of work: scales and weights of heads, simdgroups' own, two tiles' scores. */
+    KVF_SELECT_SCALES = 0,
+    KVF_SELECT_WEIGHTS = KVF_SELECT_SCALES + KVF_SELECT_CODE_HEADS * 4,
+    KVF_SELECT_SCRATCH = KVF_SELECT_WEIGHTS + KVF_SELECT_CODE_HEADS,
+    KVF_SELECT_SIMD_SCRATCH = 64 * KVF_SELECT_KEY_GROUPS,
+    KVF_SELECT_SCORES = KVF_SELECT_SCRATCH + KVF_SELECT_SIMDS * KVF_SELECT_SIMD_SCRATCH,
+    KVF_SELECT_WORK_BYTES = (KVF_SELECT_SCORES + 2 * KVF_SELECT_TILE_KEYS) * 4,
+    KVF_SCORE_ROWS = 8 * KVF_SELECT_TILE_KEYS, /* of a threadgroup of score */
+    KVF_SELECT_MERGE_PARTS = 16,               /* merged at a time */
 
-    /* Finding the k-th highest: histogram, the choice made, sums of simdgroups. */
+    /* Finding the k-th highest: bins for each byte, two sets of simdgroups' sums. */
+    KVF_TOP_THREADS = 512, /* of merge, mask and compact */
+    KVF_TOP_PASSES = 4,
     KVF_TOP_BINS = 256,
-    KVF_TOP_BIN = KVF_TOP_BINS,
-    KVF_TOP_LEFT = KVF_TOP_BINS + 1,
-    KVF_TOP_SUMS = KVF_TOP_BINS + 4,
-    KVF_TOP_COUNT = KVF_TOP_SUMS + 8, /* candidates held; read by all after a barrier */
-    KVF_TOP_BYTES = (KVF_TOP_COUNT + 4) * 4,
-    KVF_TOP_THREADS = 256, /* of merge, mask and compact; at most 8 simdgroups */
+    KVF_TOP_SIMDS = KVF_TOP_THREADS / KVF_KERNEL_SIMD_WIDTH,
+    KVF_TOP_SUMS = KVF_TOP_PASSES * KVF_TOP_BINS,
+    KVF_TOP_BYTES = (KVF_TOP_SUMS + 2 * KVF_TOP_SIMDS) * 4,
+    KVF_COMPACT_BYTES = 2 * KVF_TOP_SIMDS * 4,
 
     /* attend: 8 simdgroups share the 512 values; tiles of 8 rows x 16 heads. */
     KVF_ATTEND_THREADS = 256,
@@ -147,23 +158,34 @@ typedef struct kvf_select_kernel_args {
     kvf_kernel_rows queries;
     kvf_kernel_rows keys;
     uint64_t score_stride;
-    uint64_t n_rows; /* score: columns to fill */
+    uint32_t n_rows; /* score: columns to fill */
     uint32_t first_query;
     uint32_t n_heads;
     uint32_t top_k;
-    uint32_t n_parts;   /* of a query's visible rows */
-    uint32_t part_rows; /* rows of a part, a multiple of KVF_SELECT_KEYS */
-    uint32_t capacity;  /* candidates that a part may hold before it is thinned */
+    uint32_t n_parts;  /* of a query's visible rows */
+    uint32_t capacity; /* candidates that a part may hold; top_k and a tile at least */
     float weight_scale;
     uint32_t unused;
 } kvf_select_kernel_args;
 
+/* Parts 0, step, 2 * step, .. of a query's n_parts slots still have candidates: n_live. */
+typedef struct kvf_merge_kernel_args {
+    uint32_t first_query;
+    uint32_t top_k;
+    uint32_t n_parts;
+    uint32_t n_live;
+    uint32_t step;
+    uint32_t capacity;
+    uint32_t is_last;
+} kvf_merge_kernel_args;
+
 typedef struct kvf_mask_kernel_args {
-    uint64_t n_rows;
     uint64_t score_stride;
     uint64_t mask_stride;
+    uint32_t n_rows;
     uint32_t top_k;
     uint32_t half_form; /* f16, not f32 */
+    uint32_t unused;
 } kvf_mask_kernel_args;
 
 /* A list without its -1 entries, or what a mask lets through. */
@@ -171,8 +193,8 @@ enum { KVF_COMPACT_LIST = 0, KVF_COMPACT_MASK_F32 = 1, KVF_COMPACT_MASK_F16 = 2 
 typedef struct kvf_compact_kernel_args {
     uint64_t in_stride;  /* places of a query, in entries */
     uint64_t out_stride; /* of the compacted list */
-    uint32_t first_query;
     uint32_t kind;
+    uint32_t unused;
 } kvf_compact_kernel_args;
 
 /*
@@ -203,13 +225,16 @@ static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_pack_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_unpack_kernel_args) == 64, "the same in C and Metal");
 static_assert(sizeof(kvf_compress_kernel_args) == 40, "the same in C and Metal");
-static_assert(sizeof(kvf_select_kernel_args) == 112, "the same in C and Metal");
+static_assert(sizeof(kvf_select_kernel_args) == 104, "the same in C and Metal");
+static_assert(sizeof(kvf_merge_kernel_args) == 28, "the same in C and Metal");
 static_assert(sizeof(kvf_mask_kernel_args) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_compact_kernel_args) == 24, "the same in C and Metal");
 static_assert(sizeof(kvf_attend_kernel_args) == 128, "the same in C and Metal");
-/* 32 KiB of threadgroup memory with tiles of f32. */
-static_assert(KVF_SELECT_TILE_VALUES * 4 + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
-static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "device.h asks for it");
+/* 32 KiB of threadgroup memory; pieces of 16 bytes, as device.h asks for. */
+static_assert(KVF_SELECT_CODE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
+static_assert(KVF_SELECT_VALUE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
+static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "");
+static_assert(KVF_SELECT_CODE_BYTES % 16 == 0 && KVF_SELECT_VALUE_BYTES % 16 == 0, "");
 static_assert(KVF_ATTEND_ROWS_BYTES + KVF_ATTEND_WORK_BYTES <= 32768, "");
 static_assert(KVF_ATTEND_WORK_BYTES % 16 == 0, "");
 
