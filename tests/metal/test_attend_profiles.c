@@ -40,7 +40,8 @@ static const struct shape shapes[] = {
     {"a few drafted tokens", 3, 64, 4000, 128, 300, 64, 2, true},
     {"the first tokens of all", 5, 8, 0, 128, 1, 64, 1, false},
     {"a chunk, some heads of a tile", 41, 3, 100, 64, 129, 32, 3, true},
-    {"a chunk in one split each", 300, 2, 20, 16, 70, 48, 2, false},
+    {"a chunk in long splits", 16, 3, 9999, 128, 2600, 1000, 2, true},
+    {"a chunk without splits", 300, 2, 20, 4, 70, 12, 2, false},
     {"17 heads, nothing chosen", 2, 17, 900, 16, 200, 16, 0, true},
     {"rows without a window", 2, 17, 900, 0, 200, 64, 3, false},
     {"one row", 1, 1, 0, 1, 1, 1, 0, false},
@@ -218,8 +219,8 @@ static void run_profile(kvf_device *device, kvf_device *ref, const struct data *
 {
     const struct shape *s = d->shape;
     const kvf_profile *profile = kvf_profile_get(id);
-    struct stored window =
-        store(device, ref, profile->window_format, d->window, s->window_tokens ? d->window_rows : 0);
+    struct stored window = store(device, ref, profile->window_format, d->window,
+                                 s->window_tokens ? d->window_rows : 0);
     struct stored rows = store(device, ref, profile->row_format, d->rows, s->n_rows);
     const bool masked = profile->mask != KVF_MASK_NONE;
     kvf_attend_args args = {.n_queries = s->n_queries,
@@ -320,10 +321,83 @@ static void test_profiles(void **state)
     kvf_device_close(ref);
 }
 
+/* ---- Masks too long for one batch ------------------------------------------------------- */
+
+#define LONG_ROWS (1u << 20)
+#define LONG_QUERIES 9
+#define LONG_TOP_K 40
+
+/*
+ * A million rows: lists of as many of 9 queries do not fit in the memory of a batch, which
+ * has to show no more than where a mask is used. All pages are the same one.
+ */
+static void test_batches(void **state)
+{
+    (void)state;
+    kvf_device *metal = open_device("metal");
+    kvf_device *ref = open_device("ref");
+    const struct shape shape = {.what = "a million rows",
+                                .n_queries = LONG_QUERIES,
+                                .n_heads = 2,
+                                .first_token = 4 * LONG_ROWS,
+                                .n_rows = KVF_PAGE_ROWS,
+                                .top_k = LONG_TOP_K};
+    struct data d = make_data(&shape);
+    struct stored page = store(metal, ref, KVF_FORMAT_FP8_F16, d.rows, KVF_PAGE_ROWS);
+    void **pages = allocate(LONG_ROWS / KVF_PAGE_ROWS * sizeof *pages);
+    uint16_t *mask = allocate((size_t)LONG_QUERIES * LONG_ROWS * sizeof *mask);
+    for (size_t i = 0; i < LONG_ROWS / KVF_PAGE_ROWS; i++)
+        pages[i] = page.view.base;
+    for (size_t i = 0; i < (size_t)LONG_QUERIES * LONG_ROWS; i++)
+        mask[i] = 0xFC00;
+    for (uint32_t i = 0; i < LONG_QUERIES; i++) {
+        d.n_visible[i] = LONG_ROWS;
+        d.list_len[i] = LONG_TOP_K;
+        for (uint32_t j = 0; j < LONG_TOP_K; j++) {
+            const uint32_t row = j * (LONG_ROWS / LONG_TOP_K) + 1000 * i + 7;
+            d.list[i * LONG_TOP_K + j] = (int32_t)row;
+            mask[(size_t)i * LONG_ROWS + row] = 0;
+        }
+    }
+    kvf_attend_args args = {.n_queries = LONG_QUERIES,
+                            .n_heads = shape.n_heads,
+                            .q = d.q,
+                            .scale = 0.05f,
+                            .rows = page.view,
+                            .n_visible = d.n_visible,
+                            .list = d.list,
+                            .list_stride = LONG_TOP_K,
+                            .list_len = d.list_len,
+                            .mask_stride = LONG_ROWS};
+    args.rows.pages = pages;
+    args.rows.n_rows = LONG_ROWS;
+    struct result expected = make_result(&shape);
+    struct result listed = make_result(&shape);
+    struct result masked = make_result(&shape);
+    attend(ref, &args, &expected);
+    attend(metal, &args, &listed);
+    args.list = NULL;
+    args.mask_f16 = mask;
+    attend(metal, &args, &masked);
+    assert_within_limits(&expected, &listed, shape.what);
+    assert_same(&listed, &masked, shape.what, "the mask");
+
+    release_result(&expected);
+    release_result(&listed);
+    release_result(&masked);
+    kvf_device_release(metal, KVF_MEMORY_CACHE, page.view.base, page.bytes);
+    free(pages);
+    free(mask);
+    release_data(&d);
+    kvf_device_close(metal);
+    kvf_device_close(ref);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_profiles),
+        cmocka_unit_test(test_batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

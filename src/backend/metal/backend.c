@@ -137,5 +137,6 @@ const kvf_backend kvf_backend_metal = {
     .score = kvf_metal_score,
     .mask = kvf_metal_mask,
     .select_workspace_bytes = kvf_metal_select_workspace_bytes,
-    /* attend's entries are filled in as its files come. */
+    .attend = kvf_metal_attend,
+    .attend_workspace_bytes = kvf_metal_attend_workspace_bytes,
 };
