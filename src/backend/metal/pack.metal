@@ -27,6 +27,7 @@ enum { KVF_PACK_NO_DIM = 0xffff }; /* no dimension of a row */
 template <uint N>
 static inline void load_share(device const float *row, uint lane, thread kvf_share<N> &x)
 {
+    KVF_UNROLL
     for (uint j = 0; j < N; j++) {
         device const float *from = row + 4 * (lane + KVF_KERNEL_SIMD_WIDTH * j);
         x.at[j] = float4(from[0], from[1], from[2], from[3]);
@@ -81,6 +82,7 @@ template <uint N>
 static inline uint lowest_at_least(thread const kvf_share<N> &x, uint limit, uint end, uint lane)
 {
     uint lowest = KVF_PACK_NO_DIM;
+    KVF_UNROLL
     for (uint j = 0; j < N; j++) {
         const uint dim = 4 * (lane + KVF_KERNEL_SIMD_WIDTH * j);
         const uint found = first_at_least(x.at[j], limit, dim);
@@ -209,7 +211,10 @@ template <uint N> static inline void round_to_grid(thread kvf_share<N> &x, uint 
         const uint codes = fp4_codes(x.at[0], exponent);
         x.at[0] = kvf_fp4_values(codes, uint(exponent + KVF_F32_BIAS));
     }
-    for (uint j = 0; grid == KVF_TO_FP8 && j < N; j++) {
+    if (grid != KVF_TO_FP8)
+        return;
+    KVF_UNROLL
+    for (uint j = 0; j < N; j++) {
         const uint codes = fp8_codes(x.at[j], exponent); /* all lanes: it shuffles */
         x.at[j] = is_rope(j, lane) ? round_to_f16(x.at[j])
                                    : kvf_fp8_values(codes, uint(exponent + KVF_F32_BIAS));
@@ -221,6 +226,7 @@ template <uint N> static inline void round_to_grid(thread kvf_share<N> &x, uint 
 template <uint N>
 static inline bool store_f32(thread const kvf_share<N> &x, device uint *words, uint lane)
 {
+    KVF_UNROLL
     for (uint j = 0; j < N; j++) {
         const uint4 bits = as_type<uint4>(x.at[j]);
         device uint *to = words + 4 * (lane + KVF_KERNEL_SIMD_WIDTH * j);
@@ -242,6 +248,7 @@ template <uint N>
 static inline bool store_f16(thread const kvf_share<N> &x, device uint *words, uint lane)
 {
     bool exact = true;
+    KVF_UNROLL
     for (uint j = 0; j < N; j++) {
         device uint *to = words + 2 * (lane + KVF_KERNEL_SIMD_WIDTH * j);
         to[0] = f16_codes(x.at[j].x, x.at[j].y);
@@ -286,6 +293,7 @@ static inline bool store_fp8(thread const kvf_share<4> &x, bool bf16, device uin
 {
     bool exact = true;
     uint scale_words[2] = {0, 0};
+    KVF_UNROLL
     for (uint j = 0; j < 4; j++) {
         int exponent = 0;
         const uint codes = fp8_codes(x.at[j], exponent);

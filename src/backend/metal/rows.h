@@ -50,6 +50,12 @@ static inline device uchar *kvf_row_scales(constant kvf_kernel_rows &rows, kvf_r
                : place.page + n_rows * KVF_FP8_DATA_BYTES + place.row * KVF_FP8_SCALE_BYTES;
 }
 
+/*
+ * Before a loop whose variable is an index into a thread's array: such an array is only in
+ * registers where every index is known to the compiler.
+ */
+#define KVF_UNROLL _Pragma("unroll")
+
 /* ---- Values of codes ------------------------------------------------------------- */
 
 /* The f32 bits of e4m3's 128 magnitudes (docs/FORMAT.md 3); the last is NaN. */

@@ -46,6 +46,7 @@ static inline kvf_places kvf_find_places(threadgroup float *scratch, kvf_at at)
     simdgroup_matrix<float, 8, 8> matrix;
     simdgroup_load(matrix, numbers, 8);
     kvf_places places;
+    KVF_UNROLL
     for (uint e = 0; e < 2; e++) {
         const uint number = uint(matrix.thread_elements()[e]);
         places.row[e] = number / 8;
@@ -114,6 +115,7 @@ struct kvf_code_form {
         device const uint *scales =
             reinterpret_cast<device const uint *>(kvf_row_scales(rows, place));
         /* A word has the eight values of a matrix's row. */
+        KVF_UNROLL
         for (uint m = 0; m < KVF_KEY_PARTS; m++)
             keys.part[g * KVF_KEY_PARTS + m].thread_elements()[e] =
                 kvf_e2m1_twice(words[m] >> 4 * column);
@@ -170,6 +172,7 @@ struct kvf_value_form {
                                 uint e, thread kvf_keys<float> &keys)
     {
         const kvf_row_place place = kvf_find_row(rows, key);
+        KVF_UNROLL
         for (uint m = 0; m < KVF_KEY_PARTS; m++) {
             const float4 values = kvf_index_values(rows, place, 2 * m + column / 4);
             const float2 pair =
@@ -240,19 +243,25 @@ static inline void kvf_add_heads(thread const kvf_query<Form> &query,
         reinterpret_cast<threadgroup const float4 *>(query.work + KVF_SELECT_SCALES) + first;
     const float4 query_scales[2] = {head_scales[places.column[0]], head_scales[places.column[1]]};
     float scores[KVF_SELECT_ELEMENTS];
+    KVF_UNROLL
     for (uint i = 0; i < KVF_SELECT_ELEMENTS; i++)
         scores[i] = 0.0f;
+    KVF_UNROLL
     for (uint b = 0; b < KVF_FP4_BLOCKS; b++) {
         matrix heads[KVF_BLOCK_PARTS];
+        KVF_UNROLL
         for (uint p = 0; p < KVF_BLOCK_PARTS; p++)
             simdgroup_load(heads[p],
                            query.tile + 8 * (KVF_BLOCK_PARTS * b + p) * Form::STRIDE + first,
                            Form::STRIDE);
+        KVF_UNROLL
         for (uint g = 0; g < KVF_SELECT_KEY_GROUPS; g++) {
             simdgroup_matrix<float, 8, 8> dots = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+            KVF_UNROLL
             for (uint p = 0; p < KVF_BLOCK_PARTS; p++)
                 simdgroup_multiply_accumulate(
                     dots, keys.part[g * KVF_KEY_PARTS + KVF_BLOCK_PARTS * b + p], heads[p], dots);
+            KVF_UNROLL
             for (uint e = 0; e < 2; e++) {
                 const float dot = dots.thread_elements()[e];
                 scores[2 * g + e] = scores[2 * g + e] + Form::scaled(dot, query_scales[e][b],
@@ -260,6 +269,7 @@ static inline void kvf_add_heads(thread const kvf_query<Form> &query,
             }
         }
     }
+    KVF_UNROLL
     for (uint i = 0; i < KVF_SELECT_ELEMENTS; i++) {
         const float weight = query.work[KVF_SELECT_WEIGHTS + first + places.column[i % 2]];
         const float score = scores[i] > 0.0f ? scores[i] : 0.0f;
@@ -273,6 +283,7 @@ static inline void kvf_add_heads(thread const kvf_query<Form> &query,
 static inline float kvf_add_lanes(threadgroup float *scratch, kvf_lane_sums sums, kvf_at at)
 {
     simdgroup_barrier(mem_flags::mem_threadgroup); /* what was there has been read */
+    KVF_UNROLL
     for (uint g = 0; g < KVF_SELECT_KEY_GROUPS; g++) {
         simdgroup_matrix<float, 8, 8> matrix;
         matrix.thread_elements()[0] = sums.at[2 * g];
@@ -284,6 +295,18 @@ static inline float kvf_add_lanes(threadgroup float *scratch, kvf_lane_sums sums
     const float score = ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
     /* NaN (infinities of both signs) counts as the lowest. */
     return score > -INFINITY ? score : -INFINITY;
+}
+
+/* The simdgroup's keys; past the last one, the last. */
+template <typename Form>
+static inline void kvf_load_keys(constant kvf_kernel_rows &rows, kvf_places places, uint first,
+                                 uint last, thread kvf_keys<typename Form::value> &keys)
+{
+    KVF_UNROLL
+    for (uint i = 0; i < KVF_SELECT_ELEMENTS; i++) {
+        const uint key = min(first + 8 * (i / 2) + places.row[i % 2], last);
+        Form::load_key(rows, key, places.column[i % 2], i / 2, i % 2, keys);
+    }
 }
 
 /*
@@ -299,12 +322,11 @@ static inline float kvf_score_keys(constant kvf_select_kernel_args &args,
     const bool works = first < end;
     kvf_keys<typename Form::value> keys;
     kvf_lane_sums sums;
+    KVF_UNROLL
     for (uint i = 0; i < KVF_SELECT_ELEMENTS; i++)
         sums.at[i] = 0.0f;
-    for (uint g = 0; works && g < KVF_SELECT_KEY_GROUPS; g++)
-        for (uint e = 0; e < 2; e++)
-            Form::load_key(args.keys, min(first + 8 * g + places.row[e], end - 1), places.column[e],
-                           g, e, keys);
+    if (works)
+        kvf_load_keys<Form>(args.keys, places, first, end - 1, keys);
     for (uint head = 0; head < args.n_heads; head += Form::HEADS) {
         const uint n = min(uint(Form::HEADS), args.n_heads - head);
         if (args.n_heads > uint(Form::HEADS))
