@@ -36,7 +36,7 @@ static bool are_finite(const kvf_select_args *args, uint32_t first, uint32_t n)
     const float *weights = args->head_weights + (size_t)first * args->n_heads;
     bool finite = true;
     for (size_t i = 0; i < (size_t)n * args->n_heads; i++)
-        finite = finite && isfinite(weights[i]);
+        finite &= isfinite(weights[i]) != 0;
     return finite;
 }
 

@@ -26,7 +26,10 @@ struct kvf_candidates {
     uint bar; /* only higher orders get in */
 };
 
-/* Leaves the k highest of more than k. */
+/*
+ * Leaves the k highest of more than k. What was written is read after a barrier: that of
+ * the next thinning, or of the end. What is added before goes to places that this leaves.
+ */
 static inline void thin(thread kvf_candidates &candidates, uint k, threadgroup uint *top, kvf_at at)
 {
     kvf_part_source source;
@@ -49,7 +52,6 @@ static inline void thin(thread kvf_candidates &candidates, uint k, threadgroup u
     }
     candidates.count = k;
     candidates.bar = threshold.order;
-    threadgroup_barrier(mem_flags::mem_device);
 }
 
 /*
