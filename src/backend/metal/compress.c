@@ -22,17 +22,18 @@ static kvf_compress_kernel_args kernel_args(const kvf_compress_args *args)
 {
     const uint32_t parts = args->overlap ? 2 : 1;
     const uint32_t n_slots = parts * args->ratio;
-    return (kvf_compress_kernel_args){
-        .width = args->width,
-        .ratio = args->ratio,
-        .overlap = args->overlap,
-        .columns = parts * args->width,
-        .n_slots = n_slots,
-        .first_slot = (uint32_t)(args->first_token % n_slots),
-        .phase = (uint32_t)(args->first_token % args->ratio),
-        .at_start =
-            args->first_token<args->ratio, .first_kept = args->n> n_slots ? args->n - n_slots : 0,
-        .norm_eps = args->input.norm_eps};
+    const bool at_start = args->first_token < args->ratio;
+    const uint32_t n_dropped = args->n > n_slots ? args->n - n_slots : 0;
+    return (kvf_compress_kernel_args){.width = args->width,
+                                      .ratio = args->ratio,
+                                      .overlap = args->overlap,
+                                      .columns = parts * args->width,
+                                      .n_slots = n_slots,
+                                      .first_slot = (uint32_t)(args->first_token % n_slots),
+                                      .phase = (uint32_t)(args->first_token % args->ratio),
+                                      .at_start = at_start,
+                                      .first_kept = n_dropped,
+                                      .norm_eps = args->input.norm_eps};
 }
 
 /* compress_check, or (with the state) compress_keep. */
