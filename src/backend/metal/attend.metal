@@ -20,6 +20,9 @@ using namespace metal;
 
 typedef simdgroup_matrix<float, 8, 8> kvf_matrix8;
 
+/* Matrices stay in registers only where every index is known. */
+#define KVF_UNROLLED _Pragma("unroll")
+
 /* ---- Places ---------------------------------------------------------------------- */
 
 /* What a query attends. */
@@ -88,6 +91,7 @@ static inline void kvf_load_queries(device const float *q, uint n_heads, threadg
                                     uint thread_index, uint simd,
                                     thread kvf_attend_matrices &matrices)
 {
+    KVF_UNROLLED
     for (uint h = 0; h < KVF_ATTEND_HEAD_PARTS; h++) {
         for (uint i = thread_index; i < 8 * 512; i += KVF_ATTEND_THREADS) {
             const uint head = 8 * h + i / 512;
@@ -95,6 +99,7 @@ static inline void kvf_load_queries(device const float *q, uint n_heads, threadg
                 head < n_heads ? q[head * 512 + i % 512] : 0.0f;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
+        KVF_UNROLLED
         for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++) {
             const uint at = h * KVF_ATTEND_VALUE_PARTS + v;
             simdgroup_load(matrices.queries[at], tile + simd * KVF_ATTEND_VALUES_A_SIMD + 8 * v,
@@ -109,11 +114,14 @@ static inline void kvf_load_queries(device const float *q, uint n_heads, threadg
 static inline void kvf_make_dots(threadgroup const float *tile, uint simd, threadgroup float *dots,
                                  thread kvf_attend_matrices &matrices)
 {
+    KVF_UNROLLED
     for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++)
         simdgroup_load(matrices.rows[v], tile + simd * KVF_ATTEND_VALUES_A_SIMD + 8 * v,
                        KVF_ATTEND_STRIDE);
+    KVF_UNROLLED
     for (uint h = 0; h < KVF_ATTEND_HEAD_PARTS; h++) {
         kvf_matrix8 share = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        KVF_UNROLLED
         for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++)
             simdgroup_multiply_accumulate(share, matrices.rows[v],
                                           matrices.queries[h * KVF_ATTEND_VALUE_PARTS + v], share);
@@ -128,16 +136,19 @@ static inline void kvf_add_rows(threadgroup const float *work, thread kvf_attend
     bool grown = false;
     for (uint s = 0; s < KVF_ATTEND_PAIRS / KVF_KERNEL_SIMD_WIDTH; s++)
         grown = grown || work[KVF_ATTEND_FLAGS + s] != 0.0f;
+    KVF_UNROLLED
     for (uint h = 0; h < KVF_ATTEND_HEAD_PARTS; h++) {
         const uint first = h * KVF_ATTEND_VALUE_PARTS;
         const uint part = 8 * h * KVF_ATTEND_ROWS;
         kvf_matrix8 left;
         if (grown) {
             simdgroup_load(left, work + KVF_ATTEND_DIAGONALS + part, 8);
+            KVF_UNROLLED
             for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++)
                 simdgroup_multiply(matrices.sums[first + v], left, matrices.sums[first + v]);
         }
         simdgroup_load(left, work + KVF_ATTEND_P + part, KVF_ATTEND_ROWS);
+        KVF_UNROLLED
         for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++)
             simdgroup_multiply_accumulate(matrices.sums[first + v], left, matrices.rows[v],
                                           matrices.sums[first + v]);
@@ -224,17 +235,18 @@ static inline void kvf_store_sums(thread const kvf_attend_matrices &matrices, ui
                                   threadgroup float *tile, uint thread_index, uint simd,
                                   device float *to)
 {
+    KVF_UNROLLED
     for (uint h = 0; h < KVF_ATTEND_HEAD_PARTS; h++) {
         /* The tile was read, work was written. */
         threadgroup_barrier(mem_flags::mem_threadgroup);
+        KVF_UNROLLED
         for (uint v = 0; v < KVF_ATTEND_VALUE_PARTS; v++)
             simdgroup_store(matrices.sums[h * KVF_ATTEND_VALUE_PARTS + v],
                             tile + simd * KVF_ATTEND_VALUES_A_SIMD + 8 * v, KVF_ATTEND_STRIDE);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (uint i = thread_index; i < 8 * 512; i += KVF_ATTEND_THREADS) {
+        const uint n_stored = n_heads > 8 * h ? min(n_heads - 8 * h, 8u) : 0;
+        for (uint i = thread_index; i < n_stored * 512; i += KVF_ATTEND_THREADS) {
             const uint head = 8 * h + i / 512;
-            if (head >= n_heads)
-                break;
             float value = tile[i / 512 * KVF_ATTEND_STRIDE + i % 512];
             /* + 0 turns -0 into +0. */
             if (finished)
@@ -251,7 +263,8 @@ static inline void kvf_store_sums(thread const kvf_attend_matrices &matrices, ui
 /*
  * group.x: KVF_ATTEND_HEADS heads of a query, those of the same query side by side as they
  * read the same rows; group.y: splits. With one split, out and lse are written; else
- * partial sums and, two floats each, their maxima and sums of p: [query][part][head].
+ * partial sums and, two floats each, their maxima and sums of p: [query][part][head]. The
+ * attribute keeps the compiler from using more registers than so many threads can have.
  */
 kernel void
 kvf_attend(constant kvf_attend_kernel_args &args [[buffer(0)]], device const float *q [[buffer(1)]],
