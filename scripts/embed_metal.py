@@ -55,7 +55,6 @@ def main():
     folder = root / "backend" / "metal"
     names = re.findall(r"^KVF_METAL_FILE\((\w+)\)", (folder / "kernels.def").read_text("ascii"),
                        re.MULTILINE)
-    names = [name for name in names if (folder / f"{name}.metal").is_file()]
     texts = {name: text_of(folder / f"{name}.metal", root) for name in names}
     if output.is_dir():
         for name, text in texts.items():

@@ -68,13 +68,11 @@ static kvf_status compile(kvf_metal_device *metal, kvf_error *error)
 {
     kvf_status status = KVF_OK;
     for (int i = 0; i < KVF_METAL_FILE_COUNT && status == KVF_OK; i++)
-        if (kvf_metal_sources[i])
-            status = kvf_gpu_compile(metal->gpu, file_names[i], kvf_metal_sources[i],
-                                     &metal->libraries[i], error);
+        status = kvf_gpu_compile(metal->gpu, file_names[i], kvf_metal_sources[i],
+                                 &metal->libraries[i], error);
     for (int i = 0; i < KVF_KERNEL_COUNT && status == KVF_OK; i++)
-        if (metal->libraries[kernels[i].file])
-            status = kvf_gpu_make_pipeline(metal->gpu, metal->libraries[kernels[i].file],
-                                           kernels[i].name, &metal->pipelines[i], error);
+        status = kvf_gpu_make_pipeline(metal->gpu, metal->libraries[kernels[i].file],
+                                       kernels[i].name, &metal->pipelines[i], error);
     return status;
 }
 
