@@ -87,8 +87,8 @@ static struct cut make_cut(const kvf_select_args *args)
 {
     const uint32_t visible = most_visible(args);
     /* Thinned when twice as many are there as are kept, and no sooner than after four tiles. */
-    const uint64_t kept = least(args->top_k, visible);
-    struct cut cut = {.capacity = (uint32_t)(2 * kept + 4 * KVF_SELECT_TILE_KEYS)};
+    const uint32_t kept = least(args->top_k, visible);
+    struct cut cut = {.capacity = least(2 * (uint64_t)kept, visible) + 4 * KVF_SELECT_TILE_KEYS};
     const uint32_t slots =
         n_pieces(CANDIDATES_BYTES, (uint32_t)sizeof(uint64_t)) / cut.capacity + 1;
     const uint32_t parts =
