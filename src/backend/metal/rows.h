@@ -90,13 +90,17 @@ static inline float4 kvf_fp8_values(uint codes, uint scale_byte)
 /*
  * The value of an f16, by integers and one exact difference, so that no subnormal can be
  * flushed on the way: below 2^-14 the bits count units above a 2^-14 that is taken off.
+ * NaNs become the quiet one.
  */
 static inline float kvf_f16_value(uint code)
 {
     const uint magnitude = code & 0x7fff;
     const uint sign = (code & 0x8000) << 16;
     const float small = as_type<float>((113u << 23) + (magnitude << 13)) - 0x1p-14f;
-    const uint bits = magnitude < 0x0400 ? as_type<uint>(small) : (magnitude << 13) + (112u << 23);
+    const uint bits = magnitude < 0x0400    ? as_type<uint>(small)
+                      : magnitude < 0x7c00  ? (magnitude << 13) + (112u << 23)
+                      : magnitude == 0x7c00 ? 0x7f800000u
+                                            : 0x7fc00000u;
     return as_type<float>(bits | sign);
 }
 
