@@ -12,6 +12,9 @@
 #define LEAST_THREADGROUP_THREADS 512
 #define LEAST_THREADGROUP_BYTES 32768
 
+/* Of the working set, one in so many bytes is kept for the arrays of running operations. */
+#define STAGING_PART 64
+
 static_assert(KVF_MIX_MOST_THREADS <= LEAST_THREADGROUP_THREADS &&
                   KVF_COMPRESS_MAX_THREADS <= LEAST_THREADGROUP_THREADS,
               "a kernel needs more threads");
@@ -82,7 +85,7 @@ static kvf_status open_parts(kvf_metal_device *metal, kvf_error *error)
     if (status != KVF_OK)
         return status;
     metal->limits = *kvf_gpu_get_limits(metal->gpu);
-    metal->base.memory_bytes = metal->limits.working_set_bytes;
+    metal->base.memory_bytes = metal->limits.working_set_bytes / STAGING_PART * (STAGING_PART - 1);
     metal->base.buffer_bytes = metal->limits.buffer_bytes;
     status = check_limits(&metal->limits, error);
     if (status == KVF_OK)

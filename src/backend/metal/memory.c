@@ -23,7 +23,6 @@
 static bool make_buffer(kvf_metal_device *metal, size_t bytes, kvf_gpu_buffer *buffer)
 {
     if (bytes > metal->limits.buffer_bytes ||
-        metal->allocated_bytes > metal->limits.working_set_bytes ||
         bytes > metal->limits.working_set_bytes - metal->allocated_bytes ||
         !kvf_gpu_make_buffer(metal->gpu, bytes, buffer))
         return false;
@@ -72,11 +71,15 @@ static kvf_metal_region *add_region(kvf_metal_device *metal, size_t bytes)
     if (!reserve((void **)&metal->regions, metal->n_regions, &metal->regions_capacity,
                  sizeof(kvf_metal_region *)))
         return NULL;
+    /* The rest of the working set is for staging. */
+    if (bytes > metal->base.memory_bytes - metal->region_bytes)
+        return NULL;
     kvf_metal_region *region = calloc(1, sizeof *region);
     if (!region || !make_buffer(metal, bytes, &region->buffer)) {
         free(region);
         return NULL;
     }
+    metal->region_bytes += bytes;
     const uint32_t place = n_before(metal, region->buffer.contents);
     memmove(metal->regions + place + 1, metal->regions + place,
             (metal->n_regions - place) * sizeof(kvf_metal_region *));
@@ -90,6 +93,7 @@ static void remove_region(kvf_metal_device *metal, uint32_t place)
     kvf_metal_region *region = metal->regions[place];
     if (metal->last_blocks == region)
         metal->last_blocks = NULL;
+    metal->region_bytes -= region->buffer.bytes;
     release_buffer(metal, &region->buffer);
     free(region);
     metal->n_regions--;
