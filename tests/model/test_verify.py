@@ -28,6 +28,11 @@ def lines(*command):
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
+def usable_cores():
+    # macOS has no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 class Verify(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -63,7 +68,7 @@ class Verify(unittest.TestCase):
     def test_session_and_scratch_bytes_are_the_plan_s(self):
         # session_bytes is of the prompt; scratch is sized for the decode steps too.
         for r in self.records:
-            threads = len(os.sched_getaffinity(0)) if options.backend == "cpu" else 1
+            threads = usable_cores() if options.backend == "cpu" else 1
             plan = ["plan", "-m", options.model, "--profile", r["profile"], "--threads",
                     str(threads), "--json", "--ctx"]
             status, prompt, stderr = lines(*plan, str(r["ctx"]))
