@@ -12,7 +12,7 @@
 
 #define BLOCKS 64 /* of a region, a bit each in free_blocks */
 #define BLOCK_ALIGNMENT_BYTES 256
-#define BLOCK_MOST_PAGES 8 /* from there on rounding to pages wastes little */
+#define PAGE_WASTE 8 /* a buffer of its own may leave an eighth of its bytes unused */
 
 /* ---- Buffers --------------------------------------------------------------------- */
 
@@ -65,6 +65,12 @@ static uint32_t n_before(const kvf_metal_device *metal, const void *pointer)
     return low;
 }
 
+static kvf_metal_region **last_blocks(kvf_metal_device *metal, size_t block_bytes)
+{
+    const size_t n = sizeof metal->last_blocks / sizeof metal->last_blocks[0];
+    return &metal->last_blocks[block_bytes / BLOCK_ALIGNMENT_BYTES % n];
+}
+
 /* NULL as make_buffer's false. */
 static kvf_metal_region *add_region(kvf_metal_device *metal, size_t bytes)
 {
@@ -91,8 +97,8 @@ static kvf_metal_region *add_region(kvf_metal_device *metal, size_t bytes)
 static void remove_region(kvf_metal_device *metal, uint32_t place)
 {
     kvf_metal_region *region = metal->regions[place];
-    if (metal->last_blocks == region)
-        metal->last_blocks = NULL;
+    if (*last_blocks(metal, region->block_bytes) == region)
+        *last_blocks(metal, region->block_bytes) = NULL;
     metal->region_bytes -= region->buffer.bytes;
     release_buffer(metal, &region->buffer);
     free(region);
@@ -101,7 +107,7 @@ static void remove_region(kvf_metal_device *metal, uint32_t place)
             (metal->n_regions - place) * sizeof(kvf_metal_region *));
 }
 
-/* ---- Blocks: allocations smaller than a few pages ---------------------------------- */
+/* ---- Blocks: allocations of which pages would be left half empty -------------------- */
 
 static bool has_block(const kvf_metal_region *region, size_t block_bytes)
 {
@@ -110,7 +116,7 @@ static bool has_block(const kvf_metal_region *region, size_t block_bytes)
 
 static void *alloc_block(kvf_metal_device *metal, size_t block_bytes)
 {
-    kvf_metal_region *region = metal->last_blocks;
+    kvf_metal_region *region = *last_blocks(metal, block_bytes);
     for (uint32_t i = 0; i < metal->n_regions && !has_block(region, block_bytes); i++)
         region = metal->regions[i];
     if (!has_block(region, block_bytes)) {
@@ -120,7 +126,7 @@ static void *alloc_block(kvf_metal_device *metal, size_t block_bytes)
         region->block_bytes = block_bytes;
         region->free_blocks = UINT64_MAX;
     }
-    metal->last_blocks = region;
+    *last_blocks(metal, block_bytes) = region;
     uint32_t block = 0;
     while (!(region->free_blocks >> block & 1))
         block++;
@@ -128,12 +134,18 @@ static void *alloc_block(kvf_metal_device *metal, size_t block_bytes)
     return (uint8_t *)region->buffer.contents + block * block_bytes;
 }
 
+static bool wastes_pages(const kvf_metal_device *metal, size_t bytes)
+{
+    const size_t page_bytes = metal->limits.page_bytes > 1 ? metal->limits.page_bytes : 1;
+    const size_t unused = (page_bytes - bytes % page_bytes) % page_bytes;
+    return unused > bytes / PAGE_WASTE;
+}
+
 void *kvf_metal_alloc(kvf_device *device, size_t bytes)
 {
     kvf_metal_device *metal = kvf_metal_of(device);
-    const size_t page_bytes = metal->limits.page_bytes;
     bytes = bytes ? bytes : 1;
-    if (page_bytes > 1 && bytes < BLOCK_MOST_PAGES * page_bytes) {
+    if (wastes_pages(metal, bytes)) {
         void *block = alloc_block(metal, (bytes + BLOCK_ALIGNMENT_BYTES - 1) /
                                              BLOCK_ALIGNMENT_BYTES * BLOCK_ALIGNMENT_BYTES);
         if (block)

@@ -89,10 +89,10 @@ typedef struct kvf_metal_device {
     kvf_metal_region **regions; /* live ones, by ascending address */
     uint32_t n_regions;
     uint32_t regions_capacity;
-    kvf_metal_region *last_blocks; /* where a free block was last; NULL: look for one */
-    uint64_t region_bytes;         /* of regions: at most base.memory_bytes */
-    uint64_t allocated_bytes;      /* staging too: at most the working set */
-    kvf_gpu_buffer nothing;        /* stands in where there is nothing to address */
+    kvf_metal_region *last_blocks[16]; /* by size: where a block was free last; NULL: look */
+    uint64_t region_bytes;             /* of regions: at most base.memory_bytes */
+    uint64_t allocated_bytes;          /* staging too: at most the working set */
+    kvf_gpu_buffer nothing;            /* stands in where there is nothing to address */
     kvf_metal_staging staging;
     kvf_error lost; /* not KVF_OK: what ended this device */
 } kvf_metal_device;
