@@ -160,7 +160,8 @@ static void greedy_ids_are_equal_after_every_prefill(void **state)
     for (int s = 0; s < 2; s++)
         for (int i = 0; i < 3 && cases[i].length <= longest_prompt; i++) {
             check_greedy(semantics[s], cases[i].length, cases[i].length, "dec_full");
-            check_greedy(semantics[s], cases[i].length, cases[i].part, "dec_part");
+            if (longest_prompt >= 300)
+                check_greedy(semantics[s], cases[i].length, cases[i].part, "dec_part");
         }
 }
 
