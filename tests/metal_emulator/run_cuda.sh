@@ -32,16 +32,23 @@ includes="-I$root/include -I$root/src -I$here -I$here/cuda -I$here/cuda/include"
 nvcc_flags="-std=c++17 -arch=$arch -O2 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false"
 link="-L$cuda/lib64 -L$cuda/lib -lcudart_static -lpthread -ldl -lrt -lm"
 
+# Compiles run side by side: a line of $build/jobs each.
+job() {
+    echo "$*" >>"$build/jobs"
+}
+run_jobs() {
+    tr '\n' '\0' <"$build/jobs" | xargs -0 -P "$(nproc)" -I '{}' sh -c '{}'
+    rm "$build/jobs"
+}
+
 echo "== kernels, $arch"
 for metal in "$here"/kernels/*.metal "$root"/src/backend/metal/*.metal; do
-    [ -e "$metal" ] || continue
     name=$(basename "$metal" .metal)
     python3 "$here/make_kernels.py" --cuda "$metal" "$build/$name.cu"
-    # shellcheck disable=SC2086
-    nvcc $nvcc_flags $includes -c "$build/$name.cu" -o "$build/kernels_$name.o"
+    job nvcc $nvcc_flags $includes -c "$build/$name.cu" -o "$build/kernels_$name.o"
 done
-# shellcheck disable=SC2086
-nvcc $nvcc_flags $includes -c "$here/cuda/device_cuda.cu" -o "$build/device_cuda.o"
+job nvcc $nvcc_flags $includes -c "$here/cuda/device_cuda.cu" -o "$build/device_cuda.o"
+run_jobs
 # shellcheck disable=SC2086
 g++ -std=c++17 -O1 -Wall -Wextra $includes "$here/cuda/test_cuda.cc" "$here/test_rig.cc" \
     "$here/test_values.cc" "$build/kernels_values.o" "$build/kernels_bugs.o" \
@@ -52,26 +59,32 @@ conformance=
 if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
     echo "== conformance"
     mkdir "$build/c"
-    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -fopenmp -DKVF_BLAS_NONE -DKVF_METAL
-             -I$root/tests/cross -I$root/tests/conformance $includes"
+    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -fopenmp -DKVF_BLAS_NONE -DKVF_METAL"
+    c_flags="$c_flags -I$root/tests/cross -I$root/tests/conformance $includes"
     for c in "$root"/src/*.c "$root"/src/format/*.c "$root"/src/cache/*.c "$root"/src/backend/*.c \
         "$root"/src/backend/ref/*.c "$root"/src/backend/cpu/*.c "$root"/src/backend/cpu/x86/*.c \
         "$root"/src/backend/metal/*.c "$root"/tests/conformance/*.c "$root/tests/cross/cmocka.c" \
-        "$sources"; do
+        "$here/cuda/time_designs.c" "$sources"; do
         isa=
+        avx512="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl"
         case $c in
         *_avx2.c) isa="-mavx2 -mfma -mf16c -mbmi2" ;;
-        *_avx512.c) isa="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl" ;;
-        *_avx512vnni.c) isa="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
-                             -mavx512vnni" ;;
+        *_avx512.c) isa=$avx512 ;;
+        *_avx512vnni.c) isa="$avx512 -mavx512vnni" ;;
         esac
         object=$(echo "${c#"$root"/}" | tr / _)
-        # shellcheck disable=SC2086
-        gcc $c_flags $isa -c "$c" -o "$build/c/$object.o"
+        job gcc $c_flags $isa -c "$c" -o "$build/c/$object.o"
     done
+    run_jobs
     kernels=$(find "$build" -name 'kernels_*.o' ! -name kernels_bugs.o ! -name kernels_values.o)
     # shellcheck disable=SC2086
-    g++ "$build"/c/*.o $kernels "$build/device_cuda.o" -fopenmp $link -o "$build/test_conformance"
+    library=$(find "$build/c" -name 'src_*.o' -o -name "$(echo "${sources#"$root"/}" | tr / _).o")
+    # shellcheck disable=SC2086
+    g++ $library "$build"/c/tests_con*.o "$build"/c/tests_cross*.o $kernels "$build/device_cuda.o" \
+        -fopenmp $link -o "$build/test_conformance"
+    # shellcheck disable=SC2086
+    g++ $library "$build"/c/*time_designs.c.o $kernels "$build/device_cuda.o" -fopenmp $link \
+        -o "$build/time_designs"
     conformance="$build/test_conformance --backend metal"
 else
     echo "== no conformance: backend.c or the embedded sources are not there"
@@ -105,6 +118,13 @@ export KVF_CUDA_TIMES=1
 run "values" "$build/test_cuda"
 # shellcheck disable=SC2086
 [ -z "$conformance" ] || run "conformance" $conformance
+if [ -n "$conformance" ]; then
+    for rows in 24576 262144; do
+        for design in legacy packed fold; do
+            run "one step of $design" "$build/time_designs" $design $rows
+        done
+    done
+fi
 unset KVF_CUDA_TIMES
 
 if [ "$sanitizers" = yes ] && command -v compute-sanitizer >/dev/null; then
