@@ -19,6 +19,9 @@ target_link_libraries(kvfold_dependencies INTERFACE OpenMP::OpenMP_C Threads::Th
 set(KVF_PC_LIBS_PRIVATE "${OpenMP_C_FLAGS} ${CMAKE_THREAD_LIBS_INIT} -lm")
 if(APPLE)
   string(APPEND KVF_PC_LIBS_PRIVATE " ${OpenMP_C_LIBRARIES}")
+  if(KVF_METAL)
+    string(APPEND KVF_PC_LIBS_PRIVATE " -framework Metal -framework Foundation -framework CoreGraphics -lobjc")
+  endif()
 endif()
 set(KVF_BLAS_DEFINITIONS "")
 

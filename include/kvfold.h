@@ -58,7 +58,8 @@ typedef enum kvf_status {
     KVF_FILE_NOT_FOUND = 40, /* no such file or folder */
     KVF_FILE_IO = 41,        /* the system refused to read or write */
     KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format */
-    KVF_SESSION_FAILED = 50  /* an earlier append failed half way; open a new one */
+    KVF_SESSION_FAILED = 50, /* an earlier append failed half way; open a new one */
+    KVF_DEVICE_LOST = 60     /* the device stopped; what the host's memory holds is intact */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */
@@ -127,8 +128,8 @@ typedef struct kvf_rows {
 typedef struct kvf_device kvf_device;
 
 typedef struct kvf_device_options {
-    const char *backend; /* "cpu" (NULL means that), "ref" */
-    const char *isa;     /* "scalar", "avx2", "avx512", "avx512vnni", "neon"; NULL: the best here */
+    const char *backend; /* "cpu" (NULL means that), "ref"; on macOS "metal" */
+    const char *isa;     /* of cpu: "scalar", "avx2", "avx512", "avx512vnni", "neon"; NULL: best */
     uint32_t n_threads;  /* 0: all this process may use */
 } kvf_device_options;
 
@@ -145,6 +146,11 @@ KVF_API const char *kvf_device_backend_name(const kvf_device *device);
 /* The ISA whose kernels run, never "auto". */
 KVF_API const char *kvf_device_isa_name(const kvf_device *device);
 KVF_API uint32_t kvf_device_n_threads(const kvf_device *device);
+/*
+ * What may be allocated on the device in all, weights included; 0 where only the host's
+ * memory is the bound. A session that could not be filled in what is left is not opened.
+ */
+KVF_API uint64_t kvf_device_memory_bytes(const kvf_device *device);
 /* Name of the i-th backend built into the library, NULL past the last. */
 KVF_API const char *kvf_backend_name(uint32_t i);
 
@@ -363,6 +369,7 @@ typedef struct kvf_session kvf_session;
 /*
  * Opens an empty session. Costs the compressor state and no more: rows are
  * allocated in pages as tokens come; scratch on first use. The device outlives it.
+ * KVF_OUT_OF_MEMORY names the context that would fit a device with memory of its own.
  */
 KVF_API kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
                                     const kvf_session_options *options, kvf_session **session,

@@ -8,7 +8,10 @@ debian_packages=(
     libopenblas-openmp-dev libcjson-dev libcmocka-dev
     clang libclang-rt-dev libomp-dev
     clang-format qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    clang-16
 )
+# Any of these compiles the kernels of the Metal emulator (tests/metal_emulator).
+emulator_clangs=(16 17 18 19)
 homebrew_formulae=(cmake ninja pkg-config libomp cjson cmocka clang-format)
 
 has_command() {
@@ -36,8 +39,18 @@ has_package() {
     libcmocka-dev) has_library cmocka ;;
     qemu-user) has_command qemu-aarch64 ;;
     gcc-aarch64-linux-gnu) has_command aarch64-linux-gnu-gcc ;;
+    clang-16) compgen -G '/usr/bin/clang++-1[6-9]' >/dev/null ;;
     libc6-dev-arm64-cross) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;
     esac
+}
+
+# The first of the clangs that this release has, for want of clang-16.
+find_clang() {
+    local version
+    for version in "${emulator_clangs[@]}"; do
+        apt-cache show "clang-$version" >/dev/null 2>&1 && echo "clang-$version" && return
+    done
+    echo 'No clang 16 to 19 in this release: without the Metal emulator and its tests.' >&2
 }
 
 install_debian() {
@@ -55,6 +68,13 @@ install_debian() {
         as_root=(sudo)
     fi
     compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || "${as_root[@]}" apt-get update -q
+    for package in "${!missing[@]}"; do
+        if [ "${missing[package]}" = clang-16 ]; then
+            missing[package]=$(find_clang)
+            [ -n "${missing[package]}" ] || unset "missing[package]"
+        fi
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null
 }

@@ -54,6 +54,7 @@ const char *kvf_status_string(kvf_status status)
     case KVF_FILE_IO: return "the file cannot be read or written";
     case KVF_FILE_FORMAT: return "the file's content is not valid";
     case KVF_SESSION_FAILED: return "the session failed earlier";
+    case KVF_DEVICE_LOST: return "the device was lost";
     }
     return "unknown status";
 }

@@ -6,8 +6,8 @@
  *
  * Operations are synchronous: when one returns, its results can be read. All
  * sizes were checked by the caller; what the data itself can get wrong (non-finite
- * rows, ranges) is reported. A backend has every operation; nothing falls back. The
- * conformance suite names those that one in the making still lacks (NULL).
+ * rows, ranges) is reported, and a lost device (state). A backend has every operation; nothing
+ * falls back. The conformance suite names those that one in the making still lacks (NULL).
  */
 #ifndef KVF_BACKEND_BACKEND_H
 #define KVF_BACKEND_BACKEND_H
@@ -21,6 +21,8 @@ struct kvf_device {
     const kvf_backend *backend;
     const char *isa;
     uint32_t n_threads;
+    uint64_t memory_bytes; /* what may be allocated in all; 0: what the host gives */
+    uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
 };
@@ -31,6 +33,12 @@ struct kvf_backend {
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
     void (*close)(kvf_device *device);
+
+    /*
+     * KVF_OK, or what ended the device, with its message: operations then do nothing, and
+     * those that return a status return this one. NULL: it cannot be lost.
+     */
+    kvf_status (*state)(const kvf_device *device, kvf_error *error);
 
     /* Memory that the operations and the host can both address, 64-byte aligned. */
     void *(*alloc)(kvf_device *device, size_t bytes);
@@ -62,6 +70,9 @@ struct kvf_backend {
 
 /* The i-th backend that was built in; NULL past the last. */
 const kvf_backend *kvf_backend_get(uint32_t i);
+
+/* The backend's state; KVF_OK where it cannot be lost. Dense operations are followed by it. */
+kvf_status kvf_device_state(const kvf_device *device, kvf_error *error);
 
 /*
  * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes

@@ -83,6 +83,16 @@ uint32_t kvf_device_n_threads(const kvf_device *device)
     return device->n_threads;
 }
 
+uint64_t kvf_device_memory_bytes(const kvf_device *device)
+{
+    return device->memory_bytes;
+}
+
+kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
+{
+    return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);
+}
+
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes)
 {
     void *memory = device->backend->alloc(device, bytes);
@@ -160,8 +170,8 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
                         (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
     args->inexact_rows = 0;
     status = device->backend->pack(device, args);
-    if (status == KVF_OK)
-        return kvf_ok(error);
+    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
+        return kvf_device_state(device, error);
     return kvf_fail(error, status, "kvf_pack: row %llu, dimension %u: %s",
                     (unsigned long long)args->bad_row, args->bad_dim, kvf_status_string(status));
 }
@@ -188,7 +198,7 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
                         (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
                         (unsigned long long)args->in.n_rows);
     device->backend->unpack(device, args);
-    return kvf_ok(error);
+    return kvf_device_state(device, error);
 }
 
 size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
@@ -234,8 +244,9 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     status = device->backend->select(device, args);
-    return status == KVF_OK ? kvf_ok(error)
-                            : kvf_fail(error, status, "kvf_select: a head weight is not finite");
+    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
+        return kvf_device_state(device, error);
+    return kvf_fail(error, status, "kvf_select: a head weight is not finite");
 }
 
 size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
@@ -309,5 +320,5 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     device->backend->attend(device, args);
-    return kvf_ok(error);
+    return kvf_device_state(device, error);
 }

@@ -72,6 +72,9 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     if (status != KVF_OK)
         return status;
     resolved.n_threads = kvf_device_n_threads(device);
+    status = kvf_session_check_memory(device, geometry, &resolved, error);
+    if (status != KVF_OK)
+        return status;
     kvf_session *session = calloc(1, sizeof *session);
     if (!session)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");

@@ -70,6 +70,10 @@ kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, ui
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows);
 kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows);
 
+/* fit.c: KVF_OUT_OF_MEMORY, naming the context that fits, where the device is too small. */
+kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry *geometry,
+                                    const kvf_session_options *options, kvf_error *error);
+
 /* scratch.c */
 kvf_status kvf_scratch_open(kvf_session *session, kvf_error *error);
 void kvf_scratch_close(kvf_session *session);

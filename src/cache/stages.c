@@ -99,12 +99,20 @@ static kvf_status compress(kvf_session *session, uint32_t layer, const kvf_appen
     return session->device->backend->compress(session->device, out);
 }
 
-/* An append that failed after earlier layers of the same chunk went on. */
-static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status status,
-                              const char *what, uint64_t row, uint32_t dim, kvf_error *error)
+/* Drops the chunk, which a stage failed after earlier layers went on. */
+static void drop_chunk(kvf_session *session)
 {
     session->failed = session->chunk_tokens > 1;
     session->chunk_tokens = 0;
+}
+
+static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status status,
+                              const char *what, uint64_t row, uint32_t dim, kvf_error *error)
+{
+    drop_chunk(session);
+    const kvf_status state = kvf_device_state(session->device, error);
+    if (state != KVF_OK)
+        return state;
     return kvf_fail(error, status, "layer %u, %s row %llu, dimension %u: %s", layer, what,
                     (unsigned long long)row, dim, kvf_status_string(status));
 }
@@ -247,12 +255,11 @@ kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index
         if (status != KVF_OK)
             kvf_fail(error, status, "layer %u: an index head weight is not finite", layer);
     }
-    if (status != KVF_OK) {
-        session->failed = session->chunk_tokens > 1;
-        session->chunk_tokens = 0;
-        return status;
-    }
-    return kvf_ok(error);
+    if (status == KVF_OK || kvf_device_state(session->device, NULL) != KVF_OK)
+        status = kvf_device_state(session->device, error);
+    if (status != KVF_OK)
+        drop_chunk(session);
+    return status;
 }
 
 uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list)
@@ -319,5 +326,8 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float 
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
                         needed, args.workspace_bytes);
     session->device->backend->attend(session->device, &args);
-    return kvf_ok(error);
+    const kvf_status state = kvf_device_state(session->device, error);
+    if (state != KVF_OK)
+        drop_chunk(session);
+    return state;
 }

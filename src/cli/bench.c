@@ -135,6 +135,9 @@ static int open_device(benchmark *b, const char *isa)
 {
     const cli_options *options = b->options;
     kvf_error error;
+    if (options->backend && strcmp(options->backend, "metal") == 0)
+        return cli_error("bench", "--backend metal: bench times the CPU's kernels against its "
+                                  "peaks, cpu or ref");
     const kvf_device_options device_options = {
         .backend = options->backend, .isa = isa[0] ? isa : NULL, .n_threads = options->n_threads};
     if (kvf_device_open(&device_options, &b->device, &error) != KVF_OK)

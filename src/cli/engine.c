@@ -56,27 +56,31 @@ int cli_engine_check_memory(const cli_engine *engine, kvf_profile_id profile,
     const cli_options *options = engine->options;
     const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device)};
     const uint64_t weight_bytes = kvf_model_weight_bytes(&engine->config);
-    const uint64_t physical_bytes = cli_physical_memory_bytes();
+    uint64_t memory_bytes = cli_physical_memory_bytes();
+    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
+    const bool on_device = device_bytes && device_bytes < memory_bytes;
+    if (on_device)
+        memory_bytes = device_bytes;
     kvf_error error;
     uint64_t session_bytes;
     if (cli_budget_total_bytes(&budget, profile, context_tokens, &session_bytes, &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
     const uint64_t other_bytes = weight_bytes + extra_bytes;
-    if (other_bytes <= physical_bytes && session_bytes <= physical_bytes - other_bytes)
+    if (other_bytes <= memory_bytes && session_bytes <= memory_bytes - other_bytes)
         return CLI_EXIT_OK;
     char needed[CLI_NUMBER_BYTES];
     char weights[CLI_NUMBER_BYTES];
     char machine[CLI_NUMBER_BYTES];
     char context[CLI_NUMBER_BYTES];
     char advice[128] = "";
-    if (other_bytes <= physical_bytes)
-        advise(&budget, profile, context_tokens, physical_bytes - other_bytes, advice,
-               sizeof advice);
-    return cli_error(options->command, "%s at %s needs %s and %s of weights, this machine has %s%s",
+    if (other_bytes <= memory_bytes)
+        advise(&budget, profile, context_tokens, memory_bytes - other_bytes, advice, sizeof advice);
+    return cli_error(options->command, "%s at %s needs %s and %s of weights, %s %s%s",
                      kvf_profile_get(profile)->name, cli_format_context(context_tokens, context),
                      cli_format_bytes(session_bytes + extra_bytes, needed),
                      cli_format_bytes(weight_bytes, weights),
-                     cli_format_bytes(physical_bytes, machine), advice);
+                     on_device ? "the GPU may have" : "this machine has",
+                     cli_format_bytes(memory_bytes, machine), advice);
 }
 
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens)

@@ -27,7 +27,8 @@ static const char overview[] =
 static const char device_part[] =
     "\n"
     "Device\n"
-    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
+    "      --backend NAME     cpu (default), ref, the reference: slow, written to be read, or,\n"
+    "                         on macOS, metal: Apple's GPU\n"
     "      --isa NAME         scalar, avx2, avx512, avx512vnni, neon; default: the best that\n"
     "                         this machine has; one that it lacks is refused\n"
     "      --threads N        default: all that this process may use\n";

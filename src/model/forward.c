@@ -374,7 +374,9 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
             return status;
     }
     make_logits(&c, all_logits);
-    return kvf_session_commit(session, error);
+    /* Of the dense operations, which return nothing. */
+    status = kvf_device_state(c.device, error);
+    return status == KVF_OK ? kvf_session_commit(session, error) : status;
 }
 
 /* ---- Loading ------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 
 #if defined(__METAL_VERSION__)
 #include <metal_stdlib>
+using namespace metal;
 #define KVF_INLINE static inline
 #elif defined(__CUDACC__)
 #include <stdint.h>

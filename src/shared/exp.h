@@ -5,9 +5,14 @@
 #ifndef KVF_SHARED_EXP_H
 #define KVF_SHARED_EXP_H
 
+#include "shared/bits.h"
+
+#if defined(__METAL_VERSION__)
+#define KVF_FMA(a, b, c) fma((a), (b), (c))
+#else
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
+#define KVF_FMA(a, b, c) fmaf((a), (b), (c))
+#endif
 
 /* Below this exp is 0; the smallest result, exp(-87) = 1.6e-38, is a normal number. */
 #define KVF_EXP_LOWEST (-87.0f)
@@ -24,21 +29,19 @@
 #define KVF_EXP_C3 0x1.123de0p-7f
 #define KVF_EXP_C4 0x1.6ac752p-10f
 
-static inline float kvf_exp(float x)
+KVF_INLINE float kvf_exp(float x)
 {
     if (!(x >= KVF_EXP_LOWEST))
         return 0.0f;
-    const float n = fmaf(x, KVF_EXP_LOG2E, KVF_EXP_ROUNDER) - KVF_EXP_ROUNDER;
-    float r = fmaf(n, -KVF_EXP_LN2_HI, x);
-    r = fmaf(n, -KVF_EXP_LN2_LO, r);
-    float q = fmaf(KVF_EXP_C4, r, KVF_EXP_C3);
-    q = fmaf(q, r, KVF_EXP_C2);
-    q = fmaf(q, r, KVF_EXP_C1);
-    q = fmaf(q, r, KVF_EXP_C0);
-    const float y = fmaf(r * r, q, r) + 1.0f;
-    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
+    const float n = KVF_FMA(x, KVF_EXP_LOG2E, KVF_EXP_ROUNDER) - KVF_EXP_ROUNDER;
+    float r = KVF_FMA(n, -KVF_EXP_LN2_HI, x);
+    r = KVF_FMA(n, -KVF_EXP_LN2_LO, r);
+    float q = KVF_FMA(KVF_EXP_C4, r, KVF_EXP_C3);
+    q = KVF_FMA(q, r, KVF_EXP_C2);
+    q = KVF_FMA(q, r, KVF_EXP_C1);
+    q = KVF_FMA(q, r, KVF_EXP_C0);
+    const float y = KVF_FMA(r * r, q, r) + 1.0f;
+    const float scale = kvf_float_of((uint32_t)((int32_t)n + 127) << 23);
     return y * scale;
 }
 

@@ -44,6 +44,7 @@ struct cf_segment {
 
 typedef struct cf_run {
     kvf_device *device;
+    bool gpu;        /* a GPU is under test: it adds in an order of its own */
     uint32_t index;  /* number of the case */
     uint64_t random; /* the case's sequence */
     struct cf_block *blocks;
@@ -123,6 +124,14 @@ void cf_report_rows(cf_run *run, const kvf_rows *view);
 uint64_t cf_rows_checksum(const kvf_rows *view);
 /* Fails unless no byte of the view was written yet. */
 void cf_assert_untouched(const kvf_rows *view);
+/*
+ * How far attend's results may be from the reference's where sums are ordered otherwise:
+ * derived from the call's own values, and for `out`, the reference's, no more than what
+ * docs/FORMAT.md 6 allows, unless scores are so large that f32 cannot hold them as well.
+ * Both arrays have an element a value; lse_bounds may be NULL.
+ */
+void cf_attend_bounds(cf_run *run, const kvf_attend_args *args, const float *out,
+                      double *out_bounds, double *lse_bounds);
 /* The grid of a row width. */
 kvf_grid cf_grid(uint32_t width);
 

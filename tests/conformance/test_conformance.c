@@ -2,6 +2,7 @@
  * Runs the conformance suite.
  *     test_conformance                             every backend, every ISA there is
  *     test_conformance --backend cpu --isa avx2    that one; an error if it is not there
+ *     test_conformance --backend cpu attend        that operation alone
  *     test_conformance --every 5                   each fifth case (under sanitizers)
  */
 #include "conformance.h"
@@ -16,10 +17,11 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon"};
+static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon", "metal"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
-static uint32_t every = 1; /* of how many cases one is run */
+static const char *only_operation; /* NULL: all of them */
+static uint32_t every = 1;         /* of how many cases one is run */
 
 /* One backend and ISA, with one thread and, where that makes a difference, with two. */
 struct target {
@@ -39,12 +41,18 @@ struct job {
 static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
+    const bool gpu = strcmp(job->target->devices[0]->backend->name, "metal") == 0;
     cf_begin(&expected, job->reference, job->operation, index);
+    expected.gpu = gpu;
     job->operation->run(&expected);
     for (uint32_t d = 0; d < job->target->n_devices; d++) {
         cf_run got;
         cf_begin(&got, job->target->devices[d], job->operation, index);
+        got.gpu = gpu;
         job->operation->run(&got);
+        kvf_error error;
+        if (kvf_device_state(job->target->devices[d], &error) != KVF_OK)
+            fail_msg("%s, case %u: %s", job->operation->name, index, error.message);
         cf_compare(job->operation, &expected, &got);
         cf_end(&got);
     }
@@ -109,13 +117,17 @@ static int run_target(const struct target *target, const char *isa, kvf_device *
 {
     struct job jobs[N_OPERATIONS];
     struct CMUnitTest tests[N_OPERATIONS];
+    size_t n = 0;
     for (size_t i = 0; i < N_OPERATIONS; i++) {
-        jobs[i] = (struct job){"", operations[i], target, isa, reference};
-        snprintf(jobs[i].name, sizeof jobs[i].name, "%s is %s on %s", operations[i]->name,
+        if (only_operation && strcmp(operations[i]->name, only_operation) != 0)
+            continue;
+        jobs[n] = (struct job){"", operations[i], target, isa, reference};
+        snprintf(jobs[n].name, sizeof jobs[n].name, "%s is %s on %s", operations[i]->name,
                  operations[i]->promise, target->name);
-        tests[i] = (struct CMUnitTest){jobs[i].name, run_job, NULL, NULL, &jobs[i]};
+        tests[n] = (struct CMUnitTest){jobs[n].name, run_job, NULL, NULL, &jobs[n]};
+        n++;
     }
-    return _cmocka_run_group_tests(target->name, tests, N_OPERATIONS, NULL, NULL);
+    return n ? _cmocka_run_group_tests(target->name, tests, n, NULL, NULL) : 1;
 }
 
 /* Every ISA of a backend that this machine has; it must have one. */
@@ -144,6 +156,19 @@ static int run_backend(const char *backend, kvf_device *reference)
     return n_failures;
 }
 
+/* The library may have a backend that the machine has no device for. */
+static bool machine_has(const char *backend)
+{
+    const kvf_device_options options = {.backend = backend};
+    kvf_device *device = NULL;
+    kvf_error error;
+    const kvf_status status = kvf_device_open(&options, &device, &error);
+    kvf_device_close(device);
+    if (status == KVF_UNSUPPORTED)
+        printf("%-12s not run: %s\n", backend, error.message);
+    return status != KVF_UNSUPPORTED;
+}
+
 static int run_forced(const char *backend, const char *isa, kvf_device *reference)
 {
     struct target target;
@@ -168,8 +193,11 @@ int main(int argc, char **argv)
             isa = argv[++i];
         } else if (strcmp(argv[i], "--every") == 0 && i + 1 < argc && atoi(argv[i + 1]) > 0) {
             every = (uint32_t)atoi(argv[++i]);
+        } else if (argv[i][0] != '-' && !only_operation) {
+            only_operation = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N] [OPERATION]\n",
+                    argv[0]);
             return EXIT_FAILURE;
         }
     }
@@ -177,14 +205,17 @@ int main(int argc, char **argv)
     kvf_device *reference;
     if (kvf_backend_ref.open(&(kvf_device_options){0}, &reference, NULL) != KVF_OK)
         return EXIT_FAILURE;
-    int n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
+    int n_failures = 0;
+    if (!only_operation)
+        n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
     if (isa)
         n_failures += run_forced(backend, isa, reference);
     else if (backend)
         n_failures += run_backend(backend, reference);
     else
         for (uint32_t i = 0; kvf_backend_name(i); i++)
-            n_failures += run_backend(kvf_backend_name(i), reference);
+            if (machine_has(kvf_backend_name(i)))
+                n_failures += run_backend(kvf_backend_name(i), reference);
     kvf_device_close(reference);
     return n_failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

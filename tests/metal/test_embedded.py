@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""The text that Apple's compiler will be given: whole by itself, every kernel in it, errors
+at the line of the file that a person edits.
+
+usage: test_embedded.py CLANG++ FLAG..
+"""
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EMULATOR = ROOT / "tests" / "metal_emulator"
+DEF = (ROOT / "src/backend/metal/kernels.def").read_text(encoding="ascii")
+FILES = re.findall(r"^KVF_METAL_FILE\((\w+)\)", DEF, re.MULTILINE)
+KERNELS = re.findall(r"^KVF_METAL_KERNEL\((\w+), (\w+)\)", DEF, re.MULTILINE)
+COMPILER = sys.argv[1]
+# Without the folder of our headers: only <metal_..> may be looked for.
+FLAGS = [flag for flag in sys.argv[2:] if flag != f"-I{ROOT}/src"]
+
+
+def compile_text(folder, name):
+    source = folder / f"{name}.cc"
+    subprocess.run([sys.executable, EMULATOR / "make_kernels.py", folder / f"{name}.metal", source],
+                   check=True)
+    return subprocess.run([COMPILER, *FLAGS, "-Wno-unknown-pragmas",
+                           "-DKVF_EMULATOR_CHECKED=0", "-fsyntax-only", source],
+                          capture_output=True, text=True, cwd=folder)
+
+
+class Embedded(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        subprocess.run([sys.executable, ROOT / "scripts/embed_metal.py", ROOT / "src",
+                        cls.folder.name], check=True)
+        cls.texts = {p.stem: p.read_text(encoding="ascii")
+                     for p in Path(cls.folder.name).glob("*.metal")}
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_there_is_a_text_of_every_file(self):
+        self.assertEqual(sorted(self.texts), sorted(FILES))
+
+    def test_every_kernel_is_in_its_file(self):
+        self.assertGreater(len(KERNELS), 0)
+        for file, kernel in KERNELS:
+            self.assertRegex(self.texts[file], rf"\bkernel\s+void\s+kvf_{kernel}\b")
+
+    def test_nothing_of_ours_is_left_to_include(self):
+        for name, text in self.texts.items():
+            self.assertNotRegex(text, r'(?m)^\s*#\s*include\s+"', name)
+            self.assertIn("#pragma METAL fp contract(off)", text)
+
+    def test_every_text_compiles_by_itself(self):
+        for name in self.texts:
+            done = compile_text(Path(self.folder.name), name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_an_error_is_at_the_line_of_its_file(self):
+        source = (ROOT / "src/backend/metal/norm.metal").read_text(encoding="ascii")
+        lines = source.splitlines()
+        line = next(i for i, text in enumerate(lines) if text.startswith("{")) + 2
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.texts["norm"].replace(lines[line - 1], lines[line - 1] + " tile;")
+            self.assertNotEqual(text, self.texts["norm"])
+            (Path(folder) / "norm.metal").write_text(text, encoding="ascii")
+            done = compile_text(Path(folder), "norm")
+            self.assertRegex(done.stderr, rf"backend/metal/norm\.metal:{line}:\d+: error: ")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

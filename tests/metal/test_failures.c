@@ -1,0 +1,375 @@
+/*
+ * What the Metal backend does when the GPU fails it, by faults that the emulated GPU is
+ * told to have: a status, a sentence that says what happened, nothing left behind, and the
+ * session's tokens and rows as they were.
+ */
+#include "model/golden.h"
+
+#include "backend/metal/metal.h"
+#include "emulator.h"
+
+static kvf_emulator_counters before; /* the test */
+
+static int reset(void **state)
+{
+    (void)state;
+    kvf_emulator_reset();
+    before = *kvf_emulator_get_counters();
+    kvf_emulator_set_quiet(true);
+    return 0;
+}
+
+static int nothing_is_left(void **state)
+{
+    (void)state;
+    const kvf_emulator_counters *now = kvf_emulator_get_counters();
+    assert_int_equal(now->live_objects, before.live_objects);
+    assert_int_equal(now->live_buffers, before.live_buffers);
+    assert_int_equal(now->live_bytes, before.live_bytes);
+    return 0;
+}
+
+static kvf_status open_device(kvf_device **device, kvf_error *error)
+{
+    return kvf_device_open(&(kvf_device_options){.backend = "metal"}, device, error);
+}
+
+static kvf_device *must_open(void)
+{
+    kvf_device *device;
+    kvf_error error;
+    require(open_device(&device, &error), &error);
+    return device;
+}
+
+static void assert_says(const kvf_error *error, const char *part)
+{
+    if (!strstr(error->message, part))
+        fail_msg("\"%s\" does not say \"%s\"", error->message, part);
+}
+
+/* ---- Opening ------------------------------------------------------------------------ */
+
+static void assert_refused(kvf_status expected, const char *part)
+{
+    kvf_device *device;
+    kvf_error error;
+    assert_int_equal(open_device(&device, &error), expected);
+    assert_int_equal(error.status, expected);
+    assert_null(device);
+    assert_says(&error, part);
+    nothing_is_left(NULL);
+}
+
+static void a_gpu_without_the_features_is_refused(void **state)
+{
+    (void)state;
+    kvf_emulator_fail_open(1);
+    assert_refused(KVF_UNSUPPORTED, "simdgroup matrices");
+    kvf_emulator_set_threadgroup_bytes(16384);
+    assert_refused(KVF_UNSUPPORTED, "16384 bytes");
+    kvf_emulator_reset();
+    kvf_emulator_set_threadgroup_threads(256);
+    assert_refused(KVF_UNSUPPORTED, "256 threads");
+    kvf_emulator_reset();
+    kvf_emulator_fail_buffer(1);
+    assert_refused(KVF_OUT_OF_MEMORY, "no memory");
+}
+
+static void a_kernel_that_does_not_compile_is_named_with_its_line(void **state)
+{
+    (void)state;
+    for (uint32_t file = 1; file <= KVF_METAL_FILE_COUNT; file++) {
+        kvf_emulator_fail_compile(file);
+        assert_refused(KVF_UNSUPPORTED, ".metal:12:5: error: ");
+    }
+    for (uint32_t kernel = 1; kernel <= KVF_KERNEL_COUNT; kernel++) {
+        kvf_emulator_fail_pipeline(kernel);
+        assert_refused(KVF_UNSUPPORTED, "has no kernel kvf_");
+    }
+}
+
+static void an_isa_of_another_backend_is_refused(void **state)
+{
+    (void)state;
+    kvf_device *device;
+    kvf_error error;
+    const kvf_device_options options = {.backend = "metal", .isa = "avx2"};
+    assert_int_equal(kvf_device_open(&options, &device, &error), KVF_UNSUPPORTED);
+    assert_says(&error, "avx2");
+}
+
+/* ---- Memory --------------------------------------------------------------------------- */
+
+static void an_allocation_beyond_the_limits_is_refused(void **state)
+{
+    (void)state;
+    kvf_emulator_set_buffer_bytes(1 << 20);
+    kvf_emulator_set_working_set_bytes((1 << 20) + (1 << 15)); /* a 64th is for operations */
+    kvf_device *device = must_open();
+    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, (1 << 20) + 1));
+    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, 1 << 20);
+    assert_non_null(large);
+    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, 15872 + 1));
+    assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 1 << 20);
+    kvf_device_release(device, KVF_MEMORY_CACHE, large, 1 << 20);
+    kvf_device_close(device);
+}
+
+static kvf_status open_session(kvf_device *device, kvf_profile_id profile, uint64_t max_tokens,
+                               kvf_error *error)
+{
+    kvf_geometry geometry;
+    kvf_geometry_v4_flash(&geometry);
+    const kvf_session_options options = {.profile = profile, .max_tokens = max_tokens};
+    kvf_session *session;
+    const kvf_status status = kvf_session_open(device, &geometry, &options, &session, error);
+    kvf_session_close(session);
+    return status;
+}
+
+/* The context that a refusal named opens, and one more token does not. */
+static void check_named_context(kvf_device *device, kvf_profile_id profile, const char *why)
+{
+    kvf_error error;
+    assert_int_equal(open_session(device, profile, 1 << 20, &error), KVF_OUT_OF_MEMORY);
+    assert_says(&error, why);
+    const char *named = strstr(error.message, "the largest context that fits is ");
+    assert_non_null(named);
+    const unsigned long long largest = strtoull(named + 33, NULL, 10);
+    assert_true(largest > 1000 && largest < 1 << 20);
+    require(open_session(device, profile, largest, &error), &error);
+    assert_int_equal(open_session(device, profile, largest + 1, &error), KVF_OUT_OF_MEMORY);
+}
+
+static void a_session_that_does_not_fit_names_the_context_that_would(void **state)
+{
+    (void)state;
+    kvf_emulator_set_working_set_bytes(3ull << 30);
+    kvf_device *device = must_open();
+    assert_int_equal(kvf_device_memory_bytes(device), (3ull << 30) / 64 * 63);
+    check_named_context(device, KVF_PROFILE_FOLD, "profile fold needs");
+    check_named_context(device, KVF_PROFILE_LEGACY, "profile legacy needs");
+    /* What is in use already counts. */
+    void *weights = kvf_device_alloc(device, KVF_MEMORY_WEIGHT, 1 << 30);
+    check_named_context(device, KVF_PROFILE_FOLD, "left of 3170893824");
+    kvf_device_release(device, KVF_MEMORY_WEIGHT, weights, 1 << 30);
+    kvf_device_close(device);
+
+    kvf_emulator_set_working_set_bytes(64ull << 30);
+    kvf_emulator_set_buffer_bytes(1ull << 28);
+    device = must_open();
+    check_named_context(device, KVF_PROFILE_LEGACY, "in one piece (select.");
+    kvf_device_close(device);
+}
+
+static void a_model_that_does_not_fit_says_which_tensor(void **state)
+{
+    (void)state;
+    kvf_emulator_set_working_set_bytes(1 << 20);
+    kvf_device *device = must_open();
+    kvf_model *model;
+    kvf_error error;
+    assert_int_equal(kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error), KVF_OUT_OF_MEMORY);
+    assert_says(&error, "tensor");
+    kvf_device_close(device);
+}
+
+#define N_SMALL 150
+#define SMALL_BYTES 4352 /* a page of fp4 rows */
+
+static void small_allocations_share_the_pages_of_the_gpu(void **state)
+{
+    (void)state;
+    kvf_emulator_set_page_bytes(16384);
+    kvf_device *device = must_open();
+    kvf_metal_device *metal = kvf_metal_of(device);
+    const uint64_t n_before = kvf_emulator_get_counters()->live_buffers;
+    uint8_t *small[N_SMALL];
+    for (int i = 0; i < N_SMALL; i++) {
+        small[i] = kvf_device_alloc(device, KVF_MEMORY_CACHE, SMALL_BYTES);
+        assert_int_equal((uintptr_t)small[i] % 64, 0);
+        memset(small[i], i, SMALL_BYTES);
+    }
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 3); /* of 64 blocks */
+    for (int i = 0; i < N_SMALL; i++) {
+        kvf_metal_span span;
+        assert_true(kvf_metal_find(metal, small[i], SMALL_BYTES, &span));
+        assert_ptr_equal(kvf_metal_contents(span), small[i]);
+        for (int b = 0; b < SMALL_BYTES; b++)
+            assert_int_equal(small[i][b], i);
+    }
+    /* A freed block is used again; a size of its own gets a region of its own. */
+    kvf_device_release(device, KVF_MEMORY_CACHE, small[7], SMALL_BYTES);
+    small[7] = kvf_device_alloc(device, KVF_MEMORY_CACHE, SMALL_BYTES);
+    void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, 64);
+    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, 8 * 16384);
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 5);
+    kvf_device_release(device, KVF_MEMORY_CACHE, other, 64);
+    kvf_device_release(device, KVF_MEMORY_CACHE, large, 8 * 16384);
+    for (int i = N_SMALL - 1; i >= 0; i--)
+        kvf_device_release(device, KVF_MEMORY_CACHE, small[i], SMALL_BYTES);
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_before);
+    kvf_device_close(device);
+}
+
+/* ---- While it runs ---------------------------------------------------------------------- */
+
+#define N_ROWS 700 /* more than the first staging buffer holds */
+
+static kvf_pack_args rows_of_the_host(float *rows, void *page)
+{
+    for (int i = 0; i < N_ROWS * KVF_ROW_WIDTH; i++)
+        rows[i] = (float)(i % 1000) / 500.0f - 1.0f;
+    return (kvf_pack_args){.rows = rows,
+                           .stride = KVF_ROW_WIDTH,
+                           .n_rows = N_ROWS,
+                           .grid = KVF_GRID_FP8,
+                           .out = {.format = KVF_FORMAT_FP8_F16,
+                                   .width = KVF_ROW_WIDTH,
+                                   .page_rows = N_ROWS,
+                                   .n_rows = N_ROWS,
+                                   .base = page,
+                                   .page_stride_bytes = kvf_format_page_bytes(
+                                       KVF_FORMAT_FP8_F16, KVF_ROW_WIDTH, N_ROWS)}};
+}
+
+/* Sticky: every later operation says the same, and memory of the host was not touched. */
+static void check_lost(kvf_device *device, kvf_pack_args *args, kvf_status expected,
+                       const char *part)
+{
+    kvf_error error;
+    const uint8_t *page = args->out.base;
+    for (int again = 0; again < 2; again++) {
+        assert_int_equal(kvf_pack(device, args, &error), expected);
+        assert_int_equal(error.status, expected);
+        assert_says(&error, part);
+        for (size_t i = 0; i < args->out.page_stride_bytes; i++)
+            assert_int_equal(page[i], 0x5a);
+    }
+    float out[KVF_ROW_WIDTH];
+    const kvf_unpack_args unpack = {
+        .in = args->out, .n_rows = 1, .out = out, .stride = KVF_ROW_WIDTH};
+    assert_int_equal(kvf_unpack(device, &unpack, &error), expected);
+    assert_says(&error, part);
+}
+
+static void an_operation_that_fails_leaves_the_hosts_memory_and_says_why(void **state)
+{
+    (void)state;
+    float *rows = malloc(N_ROWS * KVF_ROW_WIDTH * sizeof *rows);
+    const size_t page_bytes = kvf_format_page_bytes(KVF_FORMAT_FP8_F16, KVF_ROW_WIDTH, N_ROWS);
+    uint8_t *page = malloc(page_bytes);
+    kvf_pack_args args = rows_of_the_host(rows, page);
+
+    memset(page, 0x5a, page_bytes);
+    kvf_device *device = must_open();
+    kvf_emulator_fail_wait(1);
+    check_lost(device, &args, KVF_DEVICE_LOST, "the GPU stopped");
+    kvf_device_close(device);
+
+    device = must_open();
+    kvf_emulator_fail_buffer(1);
+    check_lost(device, &args, KVF_OUT_OF_MEMORY, "no memory");
+    kvf_device_close(device);
+
+    device = must_open();
+    kvf_error error;
+    require(kvf_pack(device, &args, &error), &error);
+    kvf_device_close(device);
+    free(rows);
+    free(page);
+}
+
+/* ---- A model's session -------------------------------------------------------------------- */
+
+#define PROMPT 17 /* 4 rows of the layers that pool 4 tokens */
+
+/* FNV-1a over tokens and compressed rows of every layer. */
+static uint64_t checksum(const engine *e, const kvf_session *session)
+{
+    uint64_t sum = 0xcbf29ce484222325u;
+    const uint8_t *tokens = (const uint8_t *)kvf_session_tokens(session);
+    for (uint64_t i = 0; i < kvf_session_n_tokens(session) * sizeof(int32_t); i++)
+        sum = (sum ^ tokens[i]) * 0x100000001b3u;
+    for (uint32_t layer = 0; layer < e->model->config.geometry.n_layers; layer++) {
+        if (e->model->config.geometry.layers[layer].kind == KVF_LAYER_WINDOW)
+            continue;
+        const kvf_rows rows = kvf_session_rows(session, layer);
+        const uint64_t n_rows =
+            kvf_session_n_tokens(session) / e->model->config.geometry.layers[layer].ratio;
+        for (uint64_t row = 0; row < n_rows; row++) {
+            const uint8_t *data = (const uint8_t *)rows.pages[row / KVF_PAGE_ROWS] +
+                                  row % KVF_PAGE_ROWS * KVF_NOPE_WIDTH;
+            for (int i = 0; i < KVF_NOPE_WIDTH; i++)
+                sum = (sum ^ data[i]) * 0x100000001b3u;
+        }
+    }
+    return sum;
+}
+
+/*
+ * A chunk whose n-th wait fails; 0: none does, and the answer is how many waits there are
+ * in a chunk of so many tokens.
+ */
+static uint32_t lose_in_chunk(uint32_t nth, uint32_t n_tokens)
+{
+    engine e = engine_open("metal", 64);
+    kvf_session *session = session_open(&e, KVF_PROFILE_FOLD, false, 256, 64);
+    int32_t ids[PROMPT];
+    for (int i = 0; i < PROMPT; i++)
+        ids[i] = 97 + i % 26;
+    feed(&e, session, ids, PROMPT, PROMPT, NULL);
+    const uint64_t sum = checksum(&e, session);
+    const uint64_t held = kvf_session_held_bytes(session);
+
+    kvf_error error;
+    const uint64_t waits = kvf_emulator_get_counters()->waits;
+    kvf_emulator_fail_wait(nth);
+    const kvf_status status = kvf_model_forward(e.model, session, ids, n_tokens, NULL, &error);
+    const uint64_t n_waits = kvf_emulator_get_counters()->waits - waits;
+    if (nth == 0) {
+        assert_int_equal(status, KVF_OK);
+    } else {
+        assert_int_equal(status, KVF_DEVICE_LOST);
+        assert_int_equal(error.status, KVF_DEVICE_LOST);
+        assert_says(&error, "the GPU stopped");
+        assert_int_equal(kvf_session_n_tokens(session), PROMPT);
+        assert_int_equal(kvf_session_held_bytes(session), held);
+        assert_int_equal(checksum(&e, session), sum);
+        assert_int_not_equal(kvf_model_forward(e.model, session, ids, 1, NULL, &error), KVF_OK);
+    }
+    kvf_session_close(session);
+    engine_close(&e);
+    return (uint32_t)n_waits;
+}
+
+static void a_lost_device_leaves_the_session_as_it_was(void **state)
+{
+    (void)state;
+    const uint32_t n_waits = lose_in_chunk(0, 1);
+    assert_true(n_waits > 100);
+    lose_in_chunk(1, 1); /* embed */
+    for (uint32_t nth = 12; nth < 16; nth++)
+        lose_in_chunk(nth, 1); /* stages and what is between them */
+    lose_in_chunk(n_waits - 1, 1);
+    lose_in_chunk(n_waits, 1); /* the head: no stage comes after it */
+    lose_in_chunk(20, 5);
+}
+
+int main(void)
+{
+#define CASE(test) cmocka_unit_test_setup_teardown(test, reset, nothing_is_left)
+    const struct CMUnitTest tests[] = {
+        CASE(a_gpu_without_the_features_is_refused),
+        CASE(a_kernel_that_does_not_compile_is_named_with_its_line),
+        CASE(an_isa_of_another_backend_is_refused),
+        CASE(an_allocation_beyond_the_limits_is_refused),
+        CASE(a_session_that_does_not_fit_names_the_context_that_would),
+        CASE(a_model_that_does_not_fit_says_which_tensor),
+        CASE(small_allocations_share_the_pages_of_the_gpu),
+        CASE(an_operation_that_fails_leaves_the_hosts_memory_and_says_why),
+        CASE(a_lost_device_leaves_the_session_as_it_was),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

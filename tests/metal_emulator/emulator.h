@@ -1,0 +1,66 @@
+/*
+ * What tests ask of the emulated GPU beyond device.h: its limits, faults, counters. State
+ * of the process; tests run on one thread.
+ */
+#ifndef KVF_TEST_METAL_EMULATOR_H
+#define KVF_TEST_METAL_EMULATOR_H
+
+#include "kvfold.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "backend/metal/device.h"
+
+typedef struct kvf_emulator_counters {
+    uint64_t dispatches; /* run to their end */
+    uint64_t threadgroups;
+    uint64_t waits;
+    uint64_t compiles;
+    uint64_t violations; /* dispatches that broke a rule */
+    uint64_t live_buffers;
+    uint64_t live_bytes;
+    uint64_t peak_bytes;
+    uint64_t live_objects; /* gpus, libraries and pipelines */
+} kvf_emulator_counters;
+
+/* All below as at the start, counters of what is live excepted. */
+void kvf_emulator_reset(void);
+
+/* Of GPUs opened from now on. Defaults: 16 GiB, 8 GiB. */
+void kvf_emulator_set_working_set_bytes(uint64_t bytes);
+void kvf_emulator_set_buffer_bytes(uint64_t bytes);
+void kvf_emulator_set_page_bytes(uint32_t bytes); /* 0, the default: buffers are as asked */
+void kvf_emulator_set_threadgroup_bytes(uint32_t bytes);
+void kvf_emulator_set_threadgroup_threads(uint32_t threads);
+
+/*
+ * The n-th next call (1: the next one) fails; 0: none does.
+ *   open     there is no GPU that has the features
+ *   compile  with a compiler's message, "NAME.metal:12:5: error: .."
+ *   pipeline the kernel is not found
+ *   buffer   no memory
+ *   wait     the device is lost; what was encoded does not run
+ */
+void kvf_emulator_fail_open(uint32_t n);
+void kvf_emulator_fail_compile(uint32_t n);
+void kvf_emulator_fail_pipeline(uint32_t n);
+void kvf_emulator_fail_buffer(uint32_t n);
+void kvf_emulator_fail_wait(uint32_t n);
+
+const kvf_emulator_counters *kvf_emulator_get_counters(void);
+/* Of the last dispatch that broke a rule; "" where none did since the reset. */
+const char *kvf_emulator_last_violation(void);
+/* Violations are printed to stderr too, unless the test provokes them. */
+void kvf_emulator_set_quiet(bool quiet);
+/* Host threads for threadgroups of kernels built without checks; 0: as many as cores. */
+void kvf_emulator_set_host_threads(uint32_t n);
+/* Runs threadgroups last to first: results must not depend on it. */
+void kvf_emulator_set_reverse(bool reverse);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
