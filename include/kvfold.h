@@ -53,12 +53,16 @@ typedef enum kvf_status {
     KVF_UNSUPPORTED = 11,      /* valid, but this build or device cannot do it */
     KVF_OUT_OF_MEMORY = 20,    /* an allocation failed; nothing changed */
     KVF_CONTEXT_FULL = 21,     /* more tokens than the session was opened for */
+    KVF_NOT_COVERED = 22,      /* no checkpoint that old is kept */
     KVF_NONFINITE = 30,        /* NaN or infinity in a row, query or weight */
-    KVF_RANGE = 31, /* an index block with scale exponent outside -50..50, a value of 3.3e38 */
+    KVF_RANGE = 31,   /* an index block with scale exponent outside -50..50, a value of 3.3e38 */
+    KVF_INEXACT = 32, /* a row that the other profile cannot hold exactly */
     KVF_FILE_NOT_FOUND = 40, /* no such file or folder */
     KVF_FILE_IO = 41,        /* the system refused to read or write */
-    KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format */
-    KVF_SESSION_FAILED = 50  /* an earlier append failed half way; open a new one */
+    KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format or its checksums */
+    KVF_FILE_BUSY = 43,      /* somebody else is writing it */
+    KVF_WRONG_MODEL = 44,    /* a snapshot of another model */
+    KVF_SESSION_FAILED = 50  /* not reported any more: a chunk that fails is undone */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */
@@ -315,7 +319,8 @@ typedef enum kvf_memory_class {
     KVF_MEMORY_SCRATCH = 1,    /* of select and attend, reused by every layer */
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
-    KVF_MEMORY_CLASS_COUNT = 4
+    KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
+    KVF_MEMORY_CLASS_COUNT = 5
 } kvf_memory_class;
 
 typedef struct kvf_plan_buffer {
@@ -334,6 +339,10 @@ typedef struct kvf_plan {
     uint64_t allocated_bytes; /* what the allocator gives for them */
     uint64_t snapshot_bytes;  /* the file that saves them */
     uint64_t scratch_bytes;   /* of select and attend */
+    /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
+    uint64_t checkpoint_bytes;
+    /* .. and what an open chunk takes besides, so that it can be dropped. */
+    uint64_t chunk_undo_bytes;
     uint32_t n_buffers;
     kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
 } kvf_plan;
@@ -345,7 +354,11 @@ typedef struct kvf_session_options {
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
     uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
+    uint32_t checkpoint_count;  /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
+    /* Tokens from one checkpoint to the next, at least 128; 0: as close as they can be. */
+    uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;
+#define KVF_NO_CHECKPOINTS UINT32_MAX
 
 /*
  * Computes the plan of a session that holds n_tokens (<= options->max_tokens).
@@ -397,12 +410,12 @@ typedef struct kvf_append_args {
  *   kvf_session_begin
  *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
  *   kvf_session_commit
- * begin reserves every page the chunk needs, so KVF_OUT_OF_MEMORY and
- * KVF_CONTEXT_FULL come before anything is changed. A chunk of one token may be
- * dropped at any point: begin without commit starts it anew, and after append
- * reported KVF_NONFINITE or KVF_RANGE (the message names layer, row and dimension)
- * the session is as before begin. A longer chunk that failed or was dropped after an
- * append has moved the rings on: further chunks are refused with KVF_SESSION_FAILED.
+ * begin takes all memory the chunk needs, so KVF_OUT_OF_MEMORY and KVF_CONTEXT_FULL
+ * come before anything is changed. A chunk may be dropped at any point, by begin (which
+ * starts another) or kvf_session_drop; after append, select or attend reported an error
+ * in the data (KVF_NONFINITE, KVF_RANGE: the message names layer, row and dimension;
+ * KVF_FILE_FORMAT: a page of a saved session is not what was saved) it is. The session
+ * is then as before begin.
  */
 KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                      kvf_error *error);
@@ -419,6 +432,8 @@ KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, floa
 KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
                                       const float *sinks, float *out, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
+/* Drops the open chunk, if there is one. */
+KVF_API void kvf_session_drop(kvf_session *session);
 
 /* Tokens held (committed). */
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
@@ -429,8 +444,18 @@ KVF_API float *kvf_session_logits(kvf_session *session);
 KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
 /* Counted from what is held now, not from the plan. */
 KVF_API uint64_t kvf_session_held_bytes(const kvf_session *session);
-/* What the device's allocator has given for this session's cache. */
+/*
+ * What the device's allocator has given for what this session holds. Pages that it shares
+ * with others count in full in each of them; the device counts each once.
+ */
 KVF_API uint64_t kvf_session_allocated_bytes(const kvf_session *session);
+/* Pages that still lie in a saved session's file. With allocated_bytes: all that it holds. */
+KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
+/*
+ * What this session's checkpoints hold and no session does. Those that it shares with
+ * forks count in each of them.
+ */
+KVF_API uint64_t kvf_session_checkpoint_bytes(const kvf_session *session);
 /* Scratch of select and attend now allocated; it does not shrink. */
 KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 /* Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk). */
@@ -441,6 +466,112 @@ KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t lay
  * rows into list (room for top_k). Returns their number.
  */
 KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+
+/* ---- Sessions in files ------------------------------------------------------ */
+
+/*
+ * A session can be saved under any backend and restored under any other. Rows come
+ * back byte for byte in the same profile, and with equal values in another one. The
+ * file is docs/FORMAT.md 10; kvf_plan.snapshot_bytes predicts a first save to the byte.
+ */
+
+#define KVF_CALLER_STATE_BYTES 64
+/*
+ * [KVF_CALLER_STATE_BYTES] for the caller (a sampler's settings and seed): zero at
+ * first, saved and restored with the session, which does not look at them.
+ */
+KVF_API uint8_t *kvf_session_caller_state(kvf_session *session);
+
+/*
+ * What the rows were computed with: a number that no other model has; 0: not known.
+ * Saved with the session, and compared when it is restored.
+ */
+KVF_API void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint);
+KVF_API uint64_t kvf_session_model_fingerprint(const kvf_session *session);
+
+typedef struct kvf_save_options {
+    bool whole;    /* write a new file even where adding to the old one would do */
+    bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
+} kvf_save_options;
+
+typedef struct kvf_save_report {
+    uint64_t generation;    /* how often this file was saved */
+    uint64_t file_bytes;    /* its length now */
+    uint64_t unused_bytes;  /* of these, parts that later saves replaced */
+    uint64_t written_bytes; /* by this save */
+    bool appended;          /* to the file as it was */
+} kvf_save_report;
+
+/*
+ * Saves what was committed. When this returns KVF_OK the file is on the disk; when it
+ * fails, or the process or the machine stops on the way, path holds what it held before,
+ * or the new state, never a mixture. The session is unchanged in every case.
+ *   The first save writes PATH.saving beside the file and renames it. A later save of a
+ * session to the file that it was last saved to or loaded from appends what is new,
+ * unless more than half of the file would be unused: then it is written anew.
+ *   What was read from a file and never checked is checked before it goes to another.
+ *   Fails with KVF_SESSION_FAILED, KVF_INVALID_ARGUMENT (a chunk of the session is open),
+ * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
+ * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot; it
+ * is not overwritten), KVF_FILE_FORMAT (a damaged part of a restored session),
+ * KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
+ * options and report may be NULL.
+ */
+KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
+                                    const kvf_save_options *options, kvf_save_report *report,
+                                    kvf_error *error);
+
+typedef struct kvf_load_options {
+    const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
+    const kvf_geometry *geometry;       /* the model's, compared with the file's; NULL: not */
+    uint64_t model_fingerprint;         /* compared with the file's; 0: not */
+    bool verify;                        /* check every part before returning */
+} kvf_load_options;
+
+/*
+ * Restores a session. Pages of rows stay in the file, which is mapped: each part of at
+ * most 4 MiB is compared with its checksum before its first row is used, and a page is
+ * copied before it is written. Whatever function meets a damaged part fails with
+ * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
+ * or the backend cannot address the host's memory, all rows are checked and copied here.
+ *   The file may be saved to, replaced or removed while it is in use, not shortened.
+ *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
+ *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
+ * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
+ * KVF_UNSUPPORTED (a newer version; a compressed file without zstd; a session without
+ * grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be NULL.
+ * *session is owned by the caller: kvf_session_close.
+ */
+KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
+                                    const kvf_load_options *options, kvf_session **session,
+                                    kvf_error *error);
+
+/* What a file says of itself. */
+typedef struct kvf_snapshot_info {
+    uint32_t version;
+    kvf_profile_id profile;
+    bool grid_off;
+    bool compressed; /* at least one part is */
+    uint64_t n_tokens;
+    uint64_t max_tokens; /* the context that the session was opened for */
+    uint64_t model_fingerprint;
+    uint64_t generation;
+    uint64_t file_bytes;
+    uint64_t unused_bytes;
+    uint32_t n_parts;
+    uint32_t n_headers; /* that hold this state: 2, or 1 after a save that was interrupted */
+    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
+    kvf_geometry geometry;
+} kvf_snapshot_info;
+
+/* Reads and checks headers and index, not the parts. Needs no device. */
+KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info,
+                                          kvf_error *error);
+/* Checks all of the file as well; KVF_FILE_FORMAT names the first part that is damaged. */
+KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
+/* The token ids: writes at most `capacity` of them (their part is checked). */
+KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
+                                       kvf_error *error);
 
 #ifdef __cplusplus
 }
