@@ -69,5 +69,8 @@ const kvf_backend *kvf_backend_get(uint32_t i);
  */
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
+/* Counts bytes that were given in one class in another from now on. */
+void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
+                           size_t bytes);
 
 #endif

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/checkpoint.h"
 #include "cache/layout.h"
 #include "error.h"
 #include "shared/workspace.h"
@@ -62,6 +63,30 @@ kvf_status kvf_geometry_check(const kvf_geometry *geometry, kvf_error *error)
     return KVF_OK;
 }
 
+/* Checkpoints: how many, how far apart. */
+static kvf_status resolve_checkpoints(const kvf_geometry *geometry, kvf_session_options *resolved,
+                                      kvf_error *error)
+{
+    if (resolved->checkpoint_count == 0)
+        resolved->checkpoint_count = KVF_DEFAULT_CHECKPOINTS;
+    if (resolved->checkpoint_count > KVF_MAX_CHECKPOINTS &&
+        resolved->checkpoint_count != KVF_NO_CHECKPOINTS)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%u checkpoints; 1 to %d are kept, or KVF_NO_CHECKPOINTS",
+                        resolved->checkpoint_count, KVF_MAX_CHECKPOINTS);
+    if (resolved->checkpoint_spacing_tokens == 0) {
+        const uint64_t alignment = kvf_checkpoint_alignment(geometry);
+        resolved->checkpoint_spacing_tokens = KVF_MIN_CHECKPOINT_SPACING;
+        if (alignment > KVF_MIN_CHECKPOINT_SPACING)
+            resolved->checkpoint_spacing_tokens = alignment;
+    }
+    if (resolved->checkpoint_spacing_tokens < KVF_MIN_CHECKPOINT_SPACING)
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT, "a checkpoint every %llu tokens; %d or more are served",
+            (unsigned long long)resolved->checkpoint_spacing_tokens, KVF_MIN_CHECKPOINT_SPACING);
+    return KVF_OK;
+}
+
 kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_options *options,
                                kvf_session_options *resolved, kvf_error *error)
 {
@@ -97,7 +122,7 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
             error, KVF_INVALID_ARGUMENT,
             "grid off keeps unrounded f32 rows, which only the legacy profile stores, not %s",
             profile->name);
-    return KVF_OK;
+    return resolve_checkpoints(geometry, resolved, error);
 }
 
 /* ---- Building the list ------------------------------------------------------ */
@@ -316,6 +341,8 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
     plan->snapshot_bytes = snapshot_bytes_of(plan);
+    plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
+    plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);
 }
 
