@@ -449,6 +449,8 @@ KVF_API uint64_t kvf_session_held_bytes(const kvf_session *session);
  * with others count in full in each of them; the device counts each once.
  */
 KVF_API uint64_t kvf_session_allocated_bytes(const kvf_session *session);
+/* Of these, pages that other sessions hold too. Walks through all pages. */
+KVF_API uint64_t kvf_session_shared_bytes(const kvf_session *session);
 /* Pages that still lie in a saved session's file. With allocated_bytes: all that it holds. */
 KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
 /*
@@ -466,6 +468,55 @@ KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t lay
  * rows into list (room for top_k). Returns their number.
  */
 KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+
+/* ---- Fork and truncate ------------------------------------------------------ */
+
+/*
+ * Another session with the same content, in time and memory for a table of pages: rows,
+ * states, token ids and checkpoints are shared and copied page by page when one of the
+ * sessions writes. So continuations of one prompt hold it once, and what one appends is
+ * never seen by another. Each is closed for itself, in any order. Scratch is not shared:
+ * a fork takes its own with its first chunk. All sessions on a device, forks or not,
+ * belong to one thread at a time.
+ *   Fails with KVF_OUT_OF_MEMORY, and with KVF_INVALID_ARGUMENT while a chunk is open.
+ * The session itself is unchanged in every case.
+ */
+KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kvf_error *error);
+
+/* What has to be appended to reach the place that truncate was asked for. */
+typedef struct kvf_replay {
+    uint64_t first_token;   /* tokens that the session holds after truncate */
+    uint64_t n_tokens;      /* tokens to append again; 0: it is there */
+    uint64_t n_chunks;      /* in so many chunks .. */
+    int32_t *tokens;        /* [n_tokens] */
+    uint32_t *chunk_tokens; /* [n_chunks] .. of these sizes */
+} kvf_replay;
+/* Frees what kvf_session_truncate put there; a zeroed one is accepted. */
+KVF_API void kvf_replay_free(kvf_replay *replay);
+
+/*
+ * Goes back to n_tokens tokens. The state of a session can be taken up again at
+ * checkpoints only: commit takes one where the tokens held are a multiple of the least
+ * common multiple of the ratios (128 in DeepSeek-V4) and lie checkpoint_spacing_tokens or
+ * more after the one before, and keeps the last checkpoint_count. The start counts as one
+ * more until the first is given up.
+ *   So the session goes back to the latest checkpoint at or before n_tokens, and *replay
+ * (kvf_replay_free) says what to append from there: those tokens, in the chunks that they
+ * came in, the last one cut at n_tokens. Products of matrices may differ in their last
+ * bits with the size of a chunk; with the same chunks all rows, states and logits are to
+ * the bit those of a session that was never longer. kvf_session_logits are those of the
+ * last token held, as ever (zero where none is). Compressor state that no row will pool
+ * any more is zero.
+ *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
+ *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
+ * held; a chunk is open; a recorded chunk is longer than this session takes),
+ * KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL and needed) and
+ * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ */
+KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
+                                        kvf_error *error);
+/* The smallest n_tokens but 0 that truncate can go back to; 0: any. */
+KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
 
 /* ---- Sessions in files ------------------------------------------------------ */
 
@@ -510,7 +561,7 @@ typedef struct kvf_save_report {
  * session to the file that it was last saved to or loaded from appends what is new,
  * unless more than half of the file would be unused: then it is written anew.
  *   What was read from a file and never checked is checked before it goes to another.
- *   Fails with KVF_SESSION_FAILED, KVF_INVALID_ARGUMENT (a chunk of the session is open),
+ *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
  * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot; it
  * is not overwritten), KVF_FILE_FORMAT (a damaged part of a restored session),
@@ -545,6 +596,12 @@ typedef struct kvf_load_options {
 KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
                                     const kvf_load_options *options, kvf_session **session,
                                     kvf_error *error);
+
+/*
+ * Checks all of a restored session that was not checked yet, for callers that read rows
+ * through kvf_session_rows. KVF_FILE_FORMAT names what is damaged.
+ */
+KVF_API kvf_status kvf_session_check(kvf_session *session, kvf_error *error);
 
 /* What a file says of itself. */
 typedef struct kvf_snapshot_info {

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "format/format.h"
 
+/* Empty tables of a layer's rows. */
 static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
 {
     const kvf_layer layer = session->geometry.layers[i];
@@ -21,8 +22,15 @@ static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
     if (status == KVF_OK && layer.kind == KVF_LAYER_CSA)
         status = kvf_paged_rows_open(&cache->index_rows, profile->index_format, KVF_INDEX_WIDTH,
                                      kvf_layer_index_rows(layer, max_tokens), error);
-    if (status != KVF_OK || layer.kind == KVF_LAYER_WINDOW)
-        return status;
+    return status;
+}
+
+static kvf_status open_states(kvf_session *session, uint32_t i, kvf_error *error)
+{
+    const kvf_layer layer = session->geometry.layers[i];
+    kvf_layer_cache *cache = &session->layers[i];
+    if (layer.kind == KVF_LAYER_WINDOW)
+        return KVF_OK;
     cache->row_state =
         kvf_session_new_page(session, 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
     if (layer.kind == KVF_LAYER_CSA)
@@ -70,6 +78,27 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     return KVF_OK;
 }
 
+kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geometry,
+                                   const kvf_session_options *resolved, kvf_session **out,
+                                   kvf_error *error)
+{
+    *out = NULL;
+    kvf_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
+    session->device = device;
+    session->profile = kvf_profile_get(resolved->profile);
+    session->geometry = *geometry;
+    session->options = *resolved;
+    kvf_scratch_sizes(geometry, resolved, &session->size);
+    const kvf_status status = open_parts(session, error);
+    if (status == KVF_OK)
+        *out = session;
+    else
+        kvf_session_close(session);
+    return status;
+}
+
 kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
                             const kvf_session_options *options, kvf_session **out, kvf_error *error)
 {
@@ -79,15 +108,12 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     if (status != KVF_OK)
         return status;
     resolved.n_threads = kvf_device_n_threads(device);
-    kvf_session *session = calloc(1, sizeof *session);
-    if (!session)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
-    session->device = device;
-    session->profile = kvf_profile_get(resolved.profile);
-    session->geometry = *geometry;
-    session->options = resolved;
-    kvf_scratch_sizes(geometry, &resolved, &session->size);
-    status = open_parts(session, error);
+    kvf_session *session;
+    status = kvf_session_open_tables(device, geometry, &resolved, &session, error);
+    if (status != KVF_OK)
+        return status;
+    for (uint32_t i = 0; i < geometry->n_layers && status == KVF_OK; i++)
+        status = open_states(session, i, error);
     if (status != KVF_OK) {
         kvf_session_close(session);
         return status;
@@ -168,6 +194,32 @@ uint64_t kvf_session_held_bytes(const kvf_session *session)
 uint64_t kvf_session_allocated_bytes(const kvf_session *session)
 {
     return session->allocated_bytes;
+}
+
+static uint64_t shared_rows_bytes(const kvf_paged_rows *rows)
+{
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < rows->n_pages; i++)
+        if (!rows->pages[i]->owner && rows->pages[i]->n_sessions > 1)
+            bytes += rows->pages[i]->bytes;
+    return bytes;
+}
+
+static uint64_t shared_page_bytes(const kvf_page *page)
+{
+    return page && !page->owner && page->n_sessions > 1 ? page->bytes : 0;
+}
+
+uint64_t kvf_session_shared_bytes(const kvf_session *session)
+{
+    uint64_t bytes = shared_page_bytes(session->tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        const kvf_layer_cache *cache = &session->layers[i];
+        bytes += shared_rows_bytes(&cache->window) + shared_rows_bytes(&cache->rows) +
+                 shared_rows_bytes(&cache->index_rows) + shared_page_bytes(cache->row_state) +
+                 shared_page_bytes(cache->index_state);
+    }
+    return bytes;
 }
 
 uint64_t kvf_session_mapped_bytes(const kvf_session *session)

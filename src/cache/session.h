@@ -29,6 +29,14 @@ typedef struct kvf_scratch {
     void *attend_workspace;
 } kvf_scratch;
 
+/* The file that the session was last saved to or loaded from, as far as a save needs it. */
+typedef struct kvf_saved {
+    bool known;
+    uint64_t header_checksum; /* of the state it held then */
+    uint64_t n_tokens;        /* of that state */
+    uint64_t kept_tokens;     /* the fewest that the session held since: truncate lowers it */
+} kvf_saved;
+
 struct kvf_session {
     kvf_device *device;
     const kvf_profile *profile;
@@ -51,6 +59,8 @@ struct kvf_session {
     uint32_t chunk_tokens;       /* tokens of the chunk that is open; 0: none */
     uint64_t chunk_inexact_rows; /* of the open chunk */
     kvf_page **before;           /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
+    kvf_saved saved;             /* a fork may keep it: saving compares it with the file */
+    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
 /* Pages that an open chunk may replace in a layer: the ring's, row_state, index_state. */
@@ -64,6 +74,14 @@ void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
 /* Bytes of the header with its row counts. */
 uint64_t kvf_session_header_bytes(const kvf_session *session);
+
+/*
+ * A session with empty tables and without states: what open and fork begin with. The
+ * states' pages, of kvf_layer_state_floats, are to be put there before it is used.
+ */
+kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geometry,
+                                   const kvf_session_options *resolved, kvf_session **out,
+                                   kvf_error *error);
 
 /* chunks.c: n_tokens and the row counts that follow from it. */
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);
