@@ -27,6 +27,11 @@ struct kvf_device {
 
 struct kvf_backend {
     const char *name;
+    /*
+     * Operations can read memory that the host has from elsewhere, such as a mapped file.
+     * Where they cannot, a restored session is copied into memory that alloc gave.
+     */
+    bool addresses_host_memory;
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);

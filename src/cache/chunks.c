@@ -218,6 +218,8 @@ kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
 {
     session->header->n_tokens = n_tokens;
+    if (n_tokens < session->saved.kept_tokens)
+        session->saved.kept_tokens = n_tokens;
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         session->row_counts[i].rows = (uint32_t)kvf_layer_rows(layer, n_tokens);

@@ -53,6 +53,8 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));
     memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
     fork->inexact_rows = session->inexact_rows;
+    fork->saved = session->saved;
+    memcpy(fork->caller_state, session->caller_state, sizeof fork->caller_state);
     fork->tokens = share(fork, session->tokens);
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer_cache *from = &session->layers[i];

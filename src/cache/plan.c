@@ -11,11 +11,9 @@
 
 #include "cache/checkpoint.h"
 #include "cache/layout.h"
+#include "cache/snapshot.h"
 #include "error.h"
 #include "shared/workspace.h"
-
-/* A snapshot's sections start at multiples of a page, so that they can be mapped. */
-#define SNAPSHOT_PAGE_BYTES 4096u
 
 static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_error *error)
 {
@@ -302,17 +300,6 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
-/* A header page, then each cache buffer's pages from the next multiple of a page. */
-static uint64_t snapshot_bytes_of(const kvf_plan *plan)
-{
-    uint64_t bytes = SNAPSHOT_PAGE_BYTES;
-    for (uint32_t i = 0; i < plan->n_buffers; i++)
-        if (plan->buffers[i].klass == KVF_MEMORY_CACHE)
-            bytes +=
-                kvf_ceil_div(plan->buffers[i].bytes, SNAPSHOT_PAGE_BYTES) * SNAPSHOT_PAGE_BYTES;
-    return bytes;
-}
-
 kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
                          uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
@@ -340,7 +327,9 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
-    plan->snapshot_bytes = snapshot_bytes_of(plan);
+    const kvf_snapshot_shape shape = {
+        .geometry = geometry, .profile = kvf_profile_get(resolved.profile), .n_tokens = n_tokens};
+    plan->snapshot_bytes = kvf_snapshot_file_bytes(&shape);
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);
