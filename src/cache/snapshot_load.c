@@ -281,6 +281,7 @@ kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, kvf_snapshot_in
     if (status == KVF_OK)
         status = kvf_snapshot_map_open(io, file, path, index, map, error);
     io->close(io, file);
+    kvf_snapshot_free_index(index); /* where the map did not take the parts */
     if (status == KVF_OK && verify)
         status = check_all(*map, error);
     if (status != KVF_OK && *map) {
