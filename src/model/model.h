@@ -43,6 +43,16 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                              uint32_t n, float *all_logits, kvf_error *error);
 
 /*
+ * Takes the session back to n_tokens tokens: truncate, and forward again from the
+ * checkpoint in the chunks that the tokens first came in. Rows, states and logits are then
+ * to the bit those of a session that was never longer (the device has as many threads as
+ * before). Errors are those of kvf_session_truncate, which leave the session unchanged;
+ * where the replay itself fails (memory), the session holds the tokens up to there.
+ */
+kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
+                            kvf_error *error);
+
+/*
  * Activations of the dense layers for chunks of chunk_tokens, as plan buffers of
  * class KVF_MEMORY_ACTIVATION. Writes at most capacity of them (buffers may be
  * NULL), returns how many there are.
