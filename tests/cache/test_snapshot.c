@@ -294,6 +294,8 @@ static void compressed_files_hold_the_same_in_fewer_bytes(void **state)
     (void)state;
     const char *path = snap_path("zstd");
     const kvf_save_options compress = {.compress = true};
+    if (kvf_codec_bound(1) == 0)
+        skip();
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
         kvf_session *session = snap_open(snap_device, (kvf_profile_id)profile, false);
         kvf_save_report report;

@@ -533,6 +533,8 @@ static void any_allocation_of_a_save_may_fail(void **state)
     const char *path = snap_path("memory");
     static const kvf_save_options all[] = {{0}, {.whole = true}, {.compress = true}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (all[i].compress && kvf_codec_bound(1) == 0)
+            continue;
         kvf_session *session = saved_session(path);
         const uint64_t old_digest = snap_digest(session, true);
         assert_int_equal(snap_step(session, 1, NULL, NULL), KVF_OK);
