@@ -23,6 +23,7 @@ typedef struct kvf_model {
     struct kvf_forward *forward; /* activations, owned */
     kvf_observe_fn *observe;     /* NULL: nothing is observed */
     void *observe_user;
+    uint64_t fingerprint; /* 0: not computed yet */
 } kvf_model;
 
 /* Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. */
@@ -32,6 +33,21 @@ void kvf_model_free(kvf_model *model);
 
 /* Opens a session of this model's geometry. */
 kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *options,
+                                  kvf_session **session, kvf_error *error);
+
+/* The model's fingerprint (model/fingerprint.h); the first call reads all weights. */
+kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_error *error);
+
+/* kvf_session_save with this model's fingerprint. */
+kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
+                                  const kvf_save_options *options, kvf_save_report *report,
+                                  kvf_error *error);
+/*
+ * kvf_session_load of a session of this model: one of another, or of none that is
+ * known, is KVF_WRONG_MODEL. options may be NULL (profile and context as saved).
+ */
+kvf_status kvf_model_load_session(kvf_model *model, const char *path,
+                                  const kvf_session_options *options, bool verify,
                                   kvf_session **session, kvf_error *error);
 
 /*
