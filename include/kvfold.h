@@ -460,7 +460,11 @@ KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
 KVF_API uint64_t kvf_session_checkpoint_bytes(const kvf_session *session);
 /* Scratch of select and attend now allocated; it does not shrink. */
 KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
-/* Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk). */
+/*
+ * Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk),
+ * to be read, until the next begin, truncate or close. Pages may be shared with other
+ * sessions; those of a restored one are not checked before a stage needed them.
+ */
 KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
 /*

@@ -121,14 +121,16 @@ static kvf_status prepare_ring(kvf_session *session, uint32_t layer, uint32_t n_
     const uint64_t first = session->header->n_tokens;
     const uint64_t end = first + n_tokens;
     const uint64_t n_old = ring->n_pages;
-    const uint64_t first_written = n_tokens < window ? first : end - window;
+    const bool all_rows = n_tokens >= window;
+    const bool keep = n_tokens > 1;
+    const uint64_t first_written = all_rows ? end - window : first;
     kvf_status status = kvf_paged_rows_reserve(session, ring, end < window ? end : window, error);
     for (uint64_t block = first_written / KVF_PAGE_ROWS;
          block <= (end - 1) / KVF_PAGE_ROWS && status == KVF_OK; block++) {
         const uint64_t i = block % (window / KVF_PAGE_ROWS);
         if (i < n_old && !before[i]) /* the last block may lie in the page of the first */
-            status = kvf_paged_rows_own(session, ring, i,
-                                        n_tokens<window, n_tokens> 1 ? &before[i] : NULL, error);
+            status =
+                kvf_paged_rows_own(session, ring, i, !all_rows, keep ? &before[i] : NULL, error);
     }
     return status;
 }
