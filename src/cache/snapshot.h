@@ -97,6 +97,7 @@ typedef struct kvf_stream {
     uint32_t n_pages;
     uint32_t full_pages; /* leading pages that no later token changes (rings: all) */
     uint32_t part_pages; /* the most pages of one part */
+    uint64_t n_items;    /* rows or tokens in it; 0 where it is plain bytes */
 } kvf_stream;
 
 /* What decides a snapshot's streams. */

@@ -23,6 +23,7 @@ static void set_rows(kvf_stream *stream, kvf_format_id format, uint32_t width, u
     stream->n_pages = (uint32_t)kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
     stream->full_pages = (uint32_t)(n_rows / KVF_PAGE_ROWS);
     stream->part_pages = KVF_SNAPSHOT_PART_BYTES / stream->page_bytes;
+    stream->n_items = n_rows;
 }
 
 static void set_layer_stream(const kvf_snapshot_shape *shape, kvf_stream *stream)
@@ -71,6 +72,7 @@ bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stre
         stream->kind = KVF_STREAM_TOKENS;
         set_bytes(stream, 4 * shape->n_tokens, KVF_SNAPSHOT_PART_BYTES);
         stream->full_pages = (uint32_t)(shape->n_tokens / TOKENS_OF_PAGE);
+        stream->n_items = shape->n_tokens;
     }
     return true;
 }

@@ -67,6 +67,9 @@ static bool pages_changed(const saving *save, const kvf_stream *stream, const kv
         return true;
     if (kvf_stream_is_ring(stream->kind))
         return ring_changed(save, stream, page, n);
+    /* The last page grows, unless no row came since and none was given up. */
+    if (save->before->kept_tokens == save->before->n_tokens && kept->n_items == stream->n_items)
+        return false;
     return page + n > kept->full_pages;
 }
 
