@@ -153,13 +153,21 @@ static void go_back_and_on(kvf_session *session, const pattern *p, uint64_t fed,
     }
     assert_same_session(clean, back);
     kvf_session_close(clean);
+    /* and once more: the chunks that were recorded twice are those of the first time */
+    if (kvf_session_first_covered(back) <= n_tokens) {
+        assert_int_equal(kvf_session_truncate(back, n_tokens, &replay, &error), KVF_OK);
+        append_again(back, p, n_tokens, &replay);
+        kvf_replay_free(&replay);
+    }
     kvf_session_close(back);
 }
 
 static void every_covered_token_can_be_gone_back_to(kvf_profile_id profile)
 {
-    static const uint64_t places[] = {1, 127, 128, 129, 255, 256, 300, 384, 511, 512, 513, 600};
-    for (int i = 0; i < N_PATTERNS; i++) {
+    static const uint64_t places[] = {1, 128, 129, 300, 384, 511, 600};
+    /* Each profile has every second pattern; fold, the default, all. */
+    const int step = profile == KVF_PROFILE_FOLD ? 1 : 2;
+    for (int i = (int)profile % step; i < N_PATTERNS; i += step) {
         kvf_session *session = small_open(device, &geometry, profile, 3);
         feed_pattern(session, &patterns[i], 643);
         check_bytes(session);
