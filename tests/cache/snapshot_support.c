@@ -14,6 +14,7 @@ kvf_geometry snap_geometry = {
     .max_tokens = 1 << 20,
     .layers = {[1] = {KVF_LAYER_CSA, 4}, [2] = {KVF_LAYER_HCA, 16}, [3] = {KVF_LAYER_CSA, 4}}};
 kvf_device *snap_device;
+uint64_t snap_text;
 
 static char folder[64];
 
@@ -108,7 +109,7 @@ static void fill(float *values, size_t n, uint64_t seed)
 
 static void fill_token(uint64_t token, size_t i)
 {
-    const uint64_t seed = token << 8;
+    const uint64_t seed = (token + (snap_text << 32)) << 8;
     fill(in.window + i * 512, 512, seed + 1);
     fill(in.kv + i * 1024, 1024, seed + 2);
     fill(in.gate + i * 1024, 1024, seed + 3);
@@ -164,7 +165,7 @@ kvf_status snap_step(kvf_session *session, uint32_t n, uint64_t *output, kvf_err
     int32_t tokens[SNAP_CHUNK];
     uint64_t found = first;
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t seed = first + i;
+        uint64_t seed = first + i + (snap_text << 32);
         tokens[i] = (int32_t)(snap_random(&seed) % session->geometry.vocab);
         fill_token(first + i, i);
     }

@@ -38,6 +38,8 @@ void snap_write_file(const char *path, const void *data, size_t bytes);
 uint64_t snap_random(uint64_t *state);
 
 kvf_session *snap_open(kvf_device *device, kvf_profile_id profile, bool grid_off);
+/* Another text: what follows from a place follows from this too. */
+extern uint64_t snap_text;
 /*
  * Appends n (<= SNAP_CHUNK) tokens whose ids and values follow from their place alone.
  * *output is a digest of what attend and select gave and of the logits that it wrote.

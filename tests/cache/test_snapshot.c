@@ -277,10 +277,22 @@ static void truncated_and_forked_sessions_save_what_they_hold(void **state)
     assert_int_equal(snap_digest(session, true), digest);
     assert_true(snap_save(session, path).appended);
     expect_same(path, session);
+    /* Back in a longer one, and on with another text past where it was saved. */
+    const kvf_save_options whole = {.whole = true};
+    snap_grow(session, 3900);
+    assert_int_equal(kvf_session_save(session, path, &whole, NULL, NULL), KVF_OK);
+    assert_int_equal(kvf_session_truncate(session, 3840, &replay, NULL), KVF_OK);
+    kvf_replay_free(&replay);
+    snap_text = 1;
+    snap_grow(session, 3950);
+    assert_true(snap_save(session, path).appended);
+    expect_same(path, session);
+    snap_text = 0;
+    assert_int_equal(kvf_session_save(session, path, &whole, NULL, NULL), KVF_OK);
     /* The fork knows the file too; what its parent knew is over when it has saved. */
     assert_int_equal(kvf_session_fork(session, &fork, NULL), KVF_OK);
-    snap_grow(fork, 3870);
-    snap_grow(session, 3850);
+    snap_grow(fork, 4000);
+    snap_grow(session, 3960);
     assert_true(snap_save(fork, path).appended);
     expect_same(path, fork);
     assert_false(snap_save(session, path).appended);

@@ -429,7 +429,7 @@ static void a_power_cut_keeps_the_old_state_or_the_new_one(void **state)
                          KVF_OK);
         disk.recording = false;
         for (size_t end = 0; end <= disk.n_ops; end++)
-            for (uint64_t seed = 0; seed < 6; seed++) {
+            for (uint64_t seed = 0; seed < 30; seed++) {
                 const bool there =
                     cut_power(end, before, before_bytes, info.st_ino, seed * 1000 + end, survivor);
                 assert_true(there || mode == 2);
