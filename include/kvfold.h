@@ -634,6 +634,75 @@ KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
 KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
                                        kvf_error *error);
 
+/* ---- A store of prefixes ------------------------------------------------------ */
+
+/*
+ * A folder of saved sessions, in which a new text finds the longest one that is its
+ * beginning. What is in it is what its files say; there is no index beside them that could
+ * be out of date. Any number of processes may use one folder at once: they wait for each
+ * other where something is written, by a lock that ends with its process. The store only
+ * ever touches files named as it names them itself (16 hexadecimal digits and ".kvfold",
+ * made from a checksum of what is in them), its file "lock", and what interrupted saves
+ * left of the former. A store belongs to one thread at a time.
+ */
+typedef struct kvf_store kvf_store;
+
+/*
+ * max_bytes: all files together, at any moment, those being written included. Where
+ * there is no such folder it is made, its parent has to be there.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_OUT_OF_MEMORY.
+ */
+KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, kvf_store **store,
+                                  kvf_error *error);
+/* NULL is ignored. Sessions that were found stay usable. */
+KVF_API void kvf_store_close(kvf_store *store);
+
+typedef struct kvf_store_found {
+    uint64_t n_tokens;      /* held by the session that was restored; 0: there is none */
+    uint64_t shared_tokens; /* the most that the text and any session of the model begin with */
+    uint32_t n_skipped;     /* files that could not be used .. */
+    kvf_error skipped;      /* .. and what was wrong with the first of them */
+} kvf_store_found;
+
+/*
+ * Restores the longest stored session whose token ids are the first of `tokens`, all of
+ * them at most. Ids are compared, not their checksums. Only sessions of the model that
+ * options->model_fingerprint names (not 0) are looked at; options->session as in
+ * kvf_session_load: with another profile rows are repacked, and one that does not allow
+ * it is passed over. Of equally long ones the wanted profile is preferred.
+ *   A file that is damaged is skipped, the next best taken, and the damaged one removed:
+ * it could be used for nothing. With options->verify that is seen here, all of the file
+ * being read; without, a stage may meet a damaged part later. The file that was restored
+ * counts as used now.
+ *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares beyond
+ * its end with a longer one is not used: a file holds one state, and no checkpoints.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY. `found`
+ * may be NULL.
+ */
+KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *tokens,
+                                  uint64_t n_tokens, const kvf_load_options *options,
+                                  kvf_session **session, kvf_store_found *found, kvf_error *error);
+
+typedef struct kvf_store_put_report {
+    bool stored;            /* false: it alone is larger than max_bytes; nothing was removed */
+    bool was_there;         /* nothing had to be written */
+    uint64_t file_bytes;    /* of this session */
+    uint32_t n_removed;     /* files that were used least recently and had to leave .. */
+    uint64_t removed_bytes; /* .. for it */
+    uint64_t held_bytes;    /* of all files now */
+} kvf_store_put_report;
+
+/*
+ * Saves the session, which has tokens and a model fingerprint, and counts it as used now.
+ * Before anything is written, files that were used least recently are removed until it
+ * fits. Sessions restored from removed files, in any process, stay usable. An interrupted
+ * put leaves the store as it was, but for files removed.
+ *   Waits while another process puts; KVF_FILE_BUSY where a signal ends the wait.
+ * Otherwise fails as kvf_session_save does. `report` may be NULL.
+ */
+KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,
+                                 kvf_store_put_report *report, kvf_error *error);
+
 #ifdef __cplusplus
 }
 #endif
