@@ -208,6 +208,35 @@ static void back_to_any_covered_token_in_fold(void **state)
     every_covered_token_can_be_gone_back_to(KVF_PROFILE_FOLD);
 }
 
+static void chunks_recorded_after_going_back_count(void **state)
+{
+    (void)state;
+    static const uint32_t other[] = {100, 28, 60, 68, 20};
+    kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 4);
+    kvf_session *clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 4);
+    kvf_replay replay;
+    kvf_error error;
+    for (int i = 0; i < 3; i++)
+        small_feed(session, &geometry, 128, 0);
+    assert_int_equal(kvf_session_truncate(session, 128, NULL, &error), KVF_OK);
+    small_feed(clean, &geometry, 128, 0);
+    for (int i = 0; i < 5; i++) {
+        small_feed(session, &geometry, other[i], 1);
+        small_feed(clean, &geometry, other[i], 1);
+    }
+    assert_same_session(clean, session);
+    assert_int_equal(kvf_session_truncate(session, 320, &replay, &error), KVF_OK);
+    assert_int_equal(replay.first_token, 256);
+    assert_int_equal(replay.n_chunks, 2);
+    assert_int_equal(replay.chunk_tokens[0], 60);
+    assert_int_equal(replay.chunk_tokens[1], 4);
+    for (int32_t i = 0; i < 64; i++)
+        assert_int_equal(replay.tokens[i], small_token(256 + (uint64_t)i, 1));
+    kvf_replay_free(&replay);
+    kvf_session_close(clean);
+    kvf_session_close(session);
+}
+
 static void what_cannot_be_gone_back_to_is_said(void **state)
 {
     (void)state;
@@ -402,6 +431,7 @@ int main(void)
         cmocka_unit_test(checkpoints_hold_what_the_plan_says),
         cmocka_unit_test(a_checkpoint_of_v4_flash_has_these_bytes),
         cmocka_unit_test(checkpoints_are_as_far_apart_as_was_asked),
+        cmocka_unit_test(chunks_recorded_after_going_back_count),
         cmocka_unit_test(what_cannot_be_gone_back_to_is_said),
         cmocka_unit_test(a_dropped_chunk_leaves_everything_as_it_was),
         cmocka_unit_test(back_to_any_covered_token_in_legacy),
