@@ -55,8 +55,8 @@ PLAN_KEYS = [
     "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "buffers",
 ]
 RUN_KEYS = [
-    "ctx", "profile", "isa", "backend", "prompt_tokens", "answer_tokens", "ended", "prefill_tps",
-    "decode_tps", "session_bytes", "tokens", "text",
+    "ctx", "profile", "isa", "backend", "resumed_tokens", "prompt_tokens", "answer_tokens", "ended",
+    "prefill_tps", "decode_tps", "session_bytes", "tokens", "text",
 ]
 
 
