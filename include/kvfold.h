@@ -463,7 +463,8 @@ KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 /*
  * Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk),
  * to be read, until the next begin, truncate or close. Pages may be shared with other
- * sessions; those of a restored one are not checked before a stage needed them.
+ * sessions; those of a restored one are not checked before a stage needed them
+ * (kvf_session_check does it).
  */
 KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
@@ -590,6 +591,7 @@ typedef struct kvf_load_options {
  * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
  * or the backend cannot address the host's memory, all rows are checked and copied here.
  *   The file may be saved to, replaced or removed while it is in use, not shortened.
+ * The session can be truncated to checkpoints that it takes from here on, not further back.
  *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
  * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),

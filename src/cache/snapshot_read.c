@@ -59,9 +59,13 @@ static kvf_status choose_header(const kvf_snapshot_header pages[KVF_SNAPSHOT_HEA
         return has_magic(&pages[0]) || has_magic(&pages[1])
                    ? kvf_fail(error, KVF_FILE_FORMAT, "%.200s: both headers are damaged", path)
                    : kvf_fail(error, KVF_FILE_FORMAT, "%.200s: is not a kvfold snapshot", path);
+    index->in_both = memcmp(&pages[0], &pages[1], sizeof pages[0]) == 0;
+    if (whole[0] && whole[1] && pages[0].generation == pages[1].generation && !index->in_both)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%.200s: two headers both say that they are save %llu", path,
+                        (unsigned long long)pages[0].generation);
     index->slot = !whole[0] || (whole[1] && pages[1].generation > pages[0].generation);
     index->header = pages[index->slot];
-    index->in_both = memcmp(&pages[0], &pages[1], sizeof pages[0]) == 0;
     if (index->header.session.version != KVF_SNAPSHOT_VERSION)
         return kvf_fail(error, KVF_UNSUPPORTED, "%.200s: snapshot version %u; this build reads %u",
                         path, index->header.session.version, KVF_SNAPSHOT_VERSION);
@@ -87,6 +91,11 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
     if (header->end_bytes > index->file_bytes)
         return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: has %llu bytes of %llu", path,
                         (unsigned long long)index->file_bytes,
+                        (unsigned long long)header->end_bytes);
+    if (header->end_bytes % KVF_SNAPSHOT_PAGE_BYTES || header->generation == 0 ||
+        header->generation == UINT64_MAX)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: save %llu that ends at %llu", path,
+                        (unsigned long long)header->generation,
                         (unsigned long long)header->end_bytes);
     const uint64_t bytes = kvf_snapshot_index_bytes(session->n_layers, header->n_parts);
     if (header->index_bytes != bytes || header->index_offset % KVF_SNAPSHOT_PAGE_BYTES ||

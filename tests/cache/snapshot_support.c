@@ -44,9 +44,9 @@ int snap_teardown(void **state)
 
 const char *snap_path(const char *name)
 {
-    static char paths[4][400];
+    static char paths[16][400];
     static unsigned next;
-    char *path = paths[next++ % 4];
+    char *path = paths[next++ % 16];
     snprintf(path, sizeof *paths, "%s/%s", folder, name);
     return path;
 }

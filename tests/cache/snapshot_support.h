@@ -28,7 +28,7 @@ extern kvf_device *snap_device;
 int snap_setup(void **state);
 int snap_teardown(void **state);
 
-/* "FOLDER/NAME" in the folder of this test; 4 places that are used in turn. */
+/* "FOLDER/NAME" in the folder of this test; 16 places that are used in turn. */
 const char *snap_path(const char *name);
 uint64_t snap_file_bytes(const char *path);
 /* Reads or replaces a whole file. */
@@ -59,5 +59,7 @@ kvf_session *snap_load(kvf_device *device, const char *path, const kvf_load_opti
 int snap_kill_main(int argc, char **argv, unsigned n_kills);
 /* snapshot_corruption.c: n_corruptions of each sort of file, from a seed. */
 void snap_corrupt(unsigned n_corruptions, uint64_t seed);
+/* Files that somebody made, with checksums that are right. */
+void snap_forge(unsigned n_forgeries, uint64_t seed);
 
 #endif
