@@ -78,6 +78,8 @@ static kvf_status resolve_checkpoints(const kvf_geometry *geometry, kvf_session_
         if (alignment > KVF_MIN_CHECKPOINT_SPACING)
             resolved->checkpoint_spacing_tokens = alignment;
     }
+    if (resolved->checkpoint_spacing_tokens > KVF_MAX_CONTEXT_TOKENS)
+        resolved->checkpoint_spacing_tokens = KVF_MAX_CONTEXT_TOKENS; /* sums stay small */
     if (resolved->checkpoint_spacing_tokens < KVF_MIN_CHECKPOINT_SPACING)
         return kvf_fail(
             error, KVF_INVALID_ARGUMENT, "a checkpoint every %llu tokens; %d or more are served",

@@ -341,6 +341,10 @@ static void a_checkpoint_of_v4_flash_has_these_bytes(void **state)
     assert_int_equal(kvf_plan_make(&flash, &options, 2047, &plan, &error), KVF_OK);
     assert_int_equal(plan.checkpoint_bytes, each);
     kvf_plan_free(&plan);
+    options.checkpoint_spacing_tokens = UINT64_MAX;
+    assert_int_equal(kvf_plan_make(&flash, &options, 1 << 20, &plan, &error), KVF_OK);
+    assert_int_equal(plan.checkpoint_bytes, 0);
+    kvf_plan_free(&plan);
     options.checkpoint_spacing_tokens = 100;
     assert_int_equal(kvf_plan_make(&flash, &options, 2047, &plan, &error), KVF_INVALID_ARGUMENT);
     options.checkpoint_spacing_tokens = 0;
