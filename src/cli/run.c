@@ -238,9 +238,8 @@ static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
     int32_t *tokens = malloc((text->bytes + 1) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a prompt of %zu bytes", text->bytes);
-    const size_t n =
-        kvf_tokenize(&engine->config, text->data, text->bytes,
-                     cli_saver_at_start(saver) && (text->data || !saver->unfinished), tokens);
+    const bool bos = cli_saver_at_start(saver) && (text->data || !saver->exists);
+    size_t n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
     int status = CLI_EXIT_OK;
     if (!text->data && !options->interactive && !saver->exists)
         status = cli_error("run", "the session %s is not there yet; give a prompt to begin it",
@@ -249,6 +248,9 @@ static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
         status = cli_error("run", "the prompt is empty");
     else if (!options->interactive)
         status = cli_saver_skip(saver, tokens, n, &n_held);
+    /* Another prompt than the one that was interrupted comes after what is there. */
+    if (bos && n_held == 0 && cli_saver_held_tokens(saver) > 0)
+        n = kvf_tokenize(&engine->config, text->data, text->bytes, false, tokens);
     if (status == CLI_EXIT_OK)
         status = run_with(engine, saver, text, tokens + n_held, n - n_held);
     free(tokens);
