@@ -1,7 +1,9 @@
-# What the library links: OpenMP, the math library, and a BLAS for the dense products.
+# What the library links: OpenMP, the math library, a BLAS for the dense products, zstd for
+# compressed snapshots. xxHash is a header that is compiled in.
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
 # KVF_BLAS_DEFINITIONS    for src/backend/cpu/blas.c
+# KVF_ZSTD_DEFINITIONS    for src/cache/snapshot_codec.c
 # KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
 
 find_package(PkgConfig)
@@ -57,6 +59,41 @@ else()
   get_filename_component(openblas_folder ${KVF_OPENBLAS_LIBRARY} DIRECTORY)
   string(PREPEND KVF_PC_LIBS_PRIVATE
          "-L${openblas_folder} -Wl,-rpath,${openblas_folder} -lopenblas ")
+endif()
+
+# Checksums are xxHash's header, inlined: nothing to link. A cross build takes the header of
+# the machine that builds, alone in a folder, so that no other header comes along.
+if(PkgConfig_FOUND)
+  pkg_check_modules(PC_XXHASH QUIET libxxhash)
+endif()
+find_path(KVF_XXHASH_INCLUDE xxhash.h HINTS ${PC_XXHASH_INCLUDEDIR} NO_CMAKE_FIND_ROOT_PATH)
+if(NOT KVF_XXHASH_INCLUDE)
+  message(FATAL_ERROR "xxHash is missing; run scripts/bootstrap.sh (Debian: libxxhash-dev)")
+endif()
+configure_file(${KVF_XXHASH_INCLUDE}/xxhash.h ${PROJECT_BINARY_DIR}/xxhash/xxhash.h COPYONLY)
+target_include_directories(kvfold_dependencies SYSTEM INTERFACE
+                           $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/xxhash>)
+
+set(KVF_ZSTD_DEFINITIONS "")
+if(KVF_ZSTD STREQUAL "none")
+  list(APPEND KVF_ZSTD_DEFINITIONS KVF_ZSTD_NONE)
+elseif(NOT KVF_ZSTD STREQUAL "system")
+  message(FATAL_ERROR "KVF_ZSTD is \"${KVF_ZSTD}\"; expected system or none")
+else()
+  if(PkgConfig_FOUND)
+    pkg_check_modules(PC_ZSTD QUIET libzstd)
+  endif()
+  find_library(KVF_ZSTD_LIBRARY zstd HINTS ${PC_ZSTD_LIBRARY_DIRS})
+  find_path(KVF_ZSTD_INCLUDE zstd.h HINTS ${PC_ZSTD_INCLUDEDIR})
+  if(NOT KVF_ZSTD_LIBRARY OR NOT KVF_ZSTD_INCLUDE)
+    message(FATAL_ERROR "zstd is missing; run scripts/bootstrap.sh (Debian: libzstd-dev), "
+                        "or configure with -DKVF_ZSTD=none")
+  endif()
+  target_include_directories(kvfold_dependencies SYSTEM INTERFACE
+                             $<BUILD_INTERFACE:${KVF_ZSTD_INCLUDE}>)
+  target_link_libraries(kvfold_dependencies INTERFACE ${KVF_ZSTD_LIBRARY})
+  get_filename_component(zstd_folder ${KVF_ZSTD_LIBRARY} DIRECTORY)
+  string(PREPEND KVF_PC_LIBS_PRIVATE "-L${zstd_folder} -lzstd ")
 endif()
 
 if(KVF_CLI)

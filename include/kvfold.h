@@ -53,12 +53,16 @@ typedef enum kvf_status {
     KVF_UNSUPPORTED = 11,      /* valid, but this build or device cannot do it */
     KVF_OUT_OF_MEMORY = 20,    /* an allocation failed; nothing changed */
     KVF_CONTEXT_FULL = 21,     /* more tokens than the session was opened for */
+    KVF_NOT_COVERED = 22,      /* no checkpoint that old is kept */
     KVF_NONFINITE = 30,        /* NaN or infinity in a row, query or weight */
-    KVF_RANGE = 31, /* an index block with scale exponent outside -50..50, a value of 3.3e38 */
+    KVF_RANGE = 31,   /* an index block with scale exponent outside -50..50, a value of 3.3e38 */
+    KVF_INEXACT = 32, /* a row that the other profile cannot hold exactly */
     KVF_FILE_NOT_FOUND = 40, /* no such file or folder */
     KVF_FILE_IO = 41,        /* the system refused to read or write */
-    KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format */
-    KVF_SESSION_FAILED = 50, /* an earlier append failed half way; open a new one */
+    KVF_FILE_FORMAT = 42,    /* the file's content contradicts its format or its checksums */
+    KVF_FILE_BUSY = 43,      /* somebody else is writing it */
+    KVF_WRONG_MODEL = 44,    /* a snapshot of another model */
+    KVF_SESSION_FAILED = 50, /* not reported any more: a chunk that fails is undone */
     KVF_DEVICE_LOST = 60     /* the device stopped; what the host's memory holds is intact */
 } kvf_status;
 
@@ -321,7 +325,8 @@ typedef enum kvf_memory_class {
     KVF_MEMORY_SCRATCH = 1,    /* of select and attend, reused by every layer */
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
-    KVF_MEMORY_CLASS_COUNT = 4
+    KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
+    KVF_MEMORY_CLASS_COUNT = 5
 } kvf_memory_class;
 
 typedef struct kvf_plan_buffer {
@@ -340,6 +345,10 @@ typedef struct kvf_plan {
     uint64_t allocated_bytes; /* what the allocator gives for them */
     uint64_t snapshot_bytes;  /* the file that saves them */
     uint64_t scratch_bytes;   /* of select and attend */
+    /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
+    uint64_t checkpoint_bytes;
+    /* .. and what an open chunk takes besides, so that it can be dropped. */
+    uint64_t chunk_undo_bytes;
     uint32_t n_buffers;
     kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
 } kvf_plan;
@@ -351,7 +360,11 @@ typedef struct kvf_session_options {
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
     uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
+    uint32_t checkpoint_count;  /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
+    /* Tokens from one checkpoint to the next, at least 128; 0: as close as they can be. */
+    uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;
+#define KVF_NO_CHECKPOINTS UINT32_MAX
 
 /*
  * Computes the plan of a session that holds n_tokens (<= options->max_tokens).
@@ -404,12 +417,12 @@ typedef struct kvf_append_args {
  *   kvf_session_begin
  *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
  *   kvf_session_commit
- * begin reserves every page the chunk needs, so KVF_OUT_OF_MEMORY and
- * KVF_CONTEXT_FULL come before anything is changed. A chunk of one token may be
- * dropped at any point: begin without commit starts it anew, and after append
- * reported KVF_NONFINITE or KVF_RANGE (the message names layer, row and dimension)
- * the session is as before begin. A longer chunk that failed or was dropped after an
- * append has moved the rings on: further chunks are refused with KVF_SESSION_FAILED.
+ * begin takes all memory the chunk needs, so KVF_OUT_OF_MEMORY and KVF_CONTEXT_FULL
+ * come before anything is changed. A chunk may be dropped at any point, by begin (which
+ * starts another) or kvf_session_drop; after append, select or attend reported an error
+ * in the data (KVF_NONFINITE, KVF_RANGE: the message names layer, row and dimension;
+ * KVF_FILE_FORMAT: a page of a saved session is not what was saved) it is. The session
+ * is then as before begin.
  */
 KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                      kvf_error *error);
@@ -426,6 +439,8 @@ KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, floa
 KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
                                       const float *sinks, float *out, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
+/* Drops the open chunk, if there is one. */
+KVF_API void kvf_session_drop(kvf_session *session);
 
 /* Tokens held (committed). */
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
@@ -436,11 +451,28 @@ KVF_API float *kvf_session_logits(kvf_session *session);
 KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
 /* Counted from what is held now, not from the plan. */
 KVF_API uint64_t kvf_session_held_bytes(const kvf_session *session);
-/* What the device's allocator has given for this session's cache. */
+/*
+ * What the device's allocator has given for what this session holds. Pages that it shares
+ * with others count in full in each of them; the device counts each once.
+ */
 KVF_API uint64_t kvf_session_allocated_bytes(const kvf_session *session);
+/* Of these, pages that other sessions hold too. Walks through all pages. */
+KVF_API uint64_t kvf_session_shared_bytes(const kvf_session *session);
+/* Pages that still lie in a saved session's file. With allocated_bytes: all that it holds. */
+KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
+/*
+ * What this session's checkpoints hold and no session does. Those that it shares with
+ * forks count in each of them.
+ */
+KVF_API uint64_t kvf_session_checkpoint_bytes(const kvf_session *session);
 /* Scratch of select and attend now allocated; it does not shrink. */
 KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
-/* Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk). */
+/*
+ * Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk),
+ * to be read, until the next begin, truncate or close. Pages may be shared with other
+ * sessions; those of a restored one are not checked before a stage needed them
+ * (kvf_session_check does it).
+ */
 KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
 /*
@@ -448,6 +480,237 @@ KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t lay
  * rows into list (room for top_k). Returns their number.
  */
 KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+
+/* ---- Fork and truncate ------------------------------------------------------ */
+
+/*
+ * Another session with the same content, in time and memory for a table of pages: rows,
+ * states, token ids and checkpoints are shared and copied page by page when one of the
+ * sessions writes. So continuations of one prompt hold it once, and what one appends is
+ * never seen by another. Each is closed for itself, in any order. Scratch is not shared:
+ * a fork takes its own with its first chunk. All sessions on a device, forks or not,
+ * belong to one thread at a time.
+ *   Fails with KVF_OUT_OF_MEMORY, and with KVF_INVALID_ARGUMENT while a chunk is open.
+ * The session itself is unchanged in every case.
+ */
+KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kvf_error *error);
+
+/* What has to be appended to reach the place that truncate was asked for. */
+typedef struct kvf_replay {
+    uint64_t first_token;   /* tokens that the session holds after truncate */
+    uint64_t n_tokens;      /* tokens to append again; 0: it is there */
+    uint64_t n_chunks;      /* in so many chunks .. */
+    int32_t *tokens;        /* [n_tokens] */
+    uint32_t *chunk_tokens; /* [n_chunks] .. of these sizes */
+} kvf_replay;
+/* Frees what kvf_session_truncate put there; a zeroed one is accepted. */
+KVF_API void kvf_replay_free(kvf_replay *replay);
+
+/*
+ * Goes back to n_tokens tokens. The state of a session can be taken up again at
+ * checkpoints only: commit takes one where the tokens held are a multiple of the least
+ * common multiple of the ratios (128 in DeepSeek-V4) and lie checkpoint_spacing_tokens or
+ * more after the one before, and keeps the last checkpoint_count. The start counts as one
+ * more until the first is given up.
+ *   So the session goes back to the latest checkpoint at or before n_tokens, and *replay
+ * (kvf_replay_free) says what to append from there: those tokens, in the chunks that they
+ * came in, the last one cut at n_tokens. Products of matrices may differ in their last
+ * bits with the size of a chunk; with the same chunks all rows, states and logits are to
+ * the bit those of a session that was never longer. kvf_session_logits are those of the
+ * last token held, as ever (zero where none is). Compressor state that no row will pool
+ * any more is zero.
+ *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
+ *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
+ * held; a chunk is open; a recorded chunk is longer than this session takes),
+ * KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL and needed) and
+ * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ */
+KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
+                                        kvf_error *error);
+/* The smallest n_tokens but 0 that truncate can go back to; 0: any. */
+KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
+
+/* ---- Sessions in files ------------------------------------------------------ */
+
+/*
+ * A session can be saved under any backend and restored under any other. Rows come
+ * back byte for byte in the same profile, and with equal values in another one. The
+ * file is docs/FORMAT.md 10; kvf_plan.snapshot_bytes predicts a first save to the byte.
+ */
+
+#define KVF_CALLER_STATE_BYTES 64
+/*
+ * [KVF_CALLER_STATE_BYTES] for the caller (a sampler's settings and seed): zero at
+ * first, saved and restored with the session, which does not look at them.
+ */
+KVF_API uint8_t *kvf_session_caller_state(kvf_session *session);
+
+/*
+ * What the rows were computed with: a number that no other model has; 0: not known.
+ * Saved with the session, and compared when it is restored.
+ */
+KVF_API void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint);
+KVF_API uint64_t kvf_session_model_fingerprint(const kvf_session *session);
+
+typedef struct kvf_save_options {
+    bool whole;    /* write a new file even where adding to the old one would do */
+    bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
+} kvf_save_options;
+
+typedef struct kvf_save_report {
+    uint64_t generation;    /* how often this file was saved */
+    uint64_t file_bytes;    /* its length now */
+    uint64_t unused_bytes;  /* of these, parts that later saves replaced */
+    uint64_t written_bytes; /* by this save */
+    bool appended;          /* to the file as it was */
+} kvf_save_report;
+
+/*
+ * Saves what was committed. When this returns KVF_OK the file is on the disk; when it
+ * fails, or the process or the machine stops on the way, path holds what it held before,
+ * or the new state, never a mixture. The session is unchanged in every case.
+ *   The first save writes PATH.saving beside the file and renames it. A later save of a
+ * session to the file that it was last saved to or loaded from appends what is new,
+ * unless more than half of the file would be unused: then it is written anew.
+ *   What was read from a file and never checked is checked before it goes to another.
+ *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
+ * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
+ * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot; it
+ * is not overwritten), KVF_FILE_FORMAT (a damaged part of a restored session),
+ * KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
+ * options and report may be NULL.
+ */
+KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
+                                    const kvf_save_options *options, kvf_save_report *report,
+                                    kvf_error *error);
+
+typedef struct kvf_load_options {
+    const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
+    const kvf_geometry *geometry;       /* the model's, compared with the file's; NULL: not */
+    uint64_t model_fingerprint;         /* compared with the file's; 0: not */
+    bool verify;                        /* check every part before returning */
+} kvf_load_options;
+
+/*
+ * Restores a session. Pages of rows stay in the file, which is mapped: each part of at
+ * most 4 MiB is compared with its checksum before its first row is used, and a page is
+ * copied before it is written. Whatever function meets a damaged part fails with
+ * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
+ * or the backend cannot address the host's memory, all rows are checked and copied here.
+ *   The file may be saved to, replaced or removed while it is in use, not shortened.
+ * The session can be truncated to checkpoints that it takes from here on, not further back.
+ *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
+ *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
+ * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
+ * KVF_UNSUPPORTED (a newer version; a compressed file without zstd; a session without
+ * grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be NULL.
+ * *session is owned by the caller: kvf_session_close.
+ */
+KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
+                                    const kvf_load_options *options, kvf_session **session,
+                                    kvf_error *error);
+
+/*
+ * Checks all of a restored session that was not checked yet, for callers that read rows
+ * through kvf_session_rows. KVF_FILE_FORMAT names what is damaged.
+ */
+KVF_API kvf_status kvf_session_check(kvf_session *session, kvf_error *error);
+
+/* What a file says of itself. */
+typedef struct kvf_snapshot_info {
+    uint32_t version;
+    kvf_profile_id profile;
+    bool grid_off;
+    bool compressed; /* at least one part is */
+    uint64_t n_tokens;
+    uint64_t max_tokens; /* the context that the session was opened for */
+    uint64_t model_fingerprint;
+    uint64_t generation;
+    uint64_t file_bytes;
+    uint64_t unused_bytes;
+    uint32_t n_parts;
+    uint32_t n_headers; /* that hold this state: 2, or 1 after a save that was interrupted */
+    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
+    kvf_geometry geometry;
+} kvf_snapshot_info;
+
+/* Reads and checks headers and index, not the parts. Needs no device. */
+KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info,
+                                          kvf_error *error);
+/* Checks all of the file as well; KVF_FILE_FORMAT names the first part that is damaged. */
+KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
+/* The token ids: writes at most `capacity` of them (their part is checked). */
+KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
+                                       kvf_error *error);
+
+/* ---- A store of prefixes ------------------------------------------------------ */
+
+/*
+ * A folder of saved sessions, in which a new text finds the longest one that is its
+ * beginning. What is in it is what its files say; there is no index beside them that could
+ * be out of date. Any number of processes may use one folder at once: they wait for each
+ * other where something is written, by a lock that ends with its process. The store only
+ * ever touches files named as it names them itself (16 hexadecimal digits and ".kvfold",
+ * made from a checksum of what is in them), its file "lock", and what interrupted saves
+ * left of the former. A store belongs to one thread at a time.
+ */
+typedef struct kvf_store kvf_store;
+
+/*
+ * max_bytes: all files together, at any moment, those being written included. Where
+ * there is no such folder it is made, its parent has to be there.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_OUT_OF_MEMORY.
+ */
+KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, kvf_store **store,
+                                  kvf_error *error);
+/* NULL is ignored. Sessions that were found stay usable. */
+KVF_API void kvf_store_close(kvf_store *store);
+
+typedef struct kvf_store_found {
+    uint64_t n_tokens;      /* held by the session that was restored; 0: there is none */
+    uint64_t shared_tokens; /* the most that the text and any session of the model begin with */
+    uint32_t n_skipped;     /* files that could not be used .. */
+    kvf_error skipped;      /* .. and what was wrong with the first of them */
+} kvf_store_found;
+
+/*
+ * Restores the longest stored session whose token ids are the first of `tokens`, all of
+ * them at most. Ids are compared, not their checksums. Only sessions of the model that
+ * options->model_fingerprint names (not 0) are looked at; options->session as in
+ * kvf_session_load: with another profile rows are repacked, and one that does not allow
+ * it is passed over. Of equally long ones the wanted profile is preferred.
+ *   A file that is damaged is skipped, the next best taken, and the damaged one removed:
+ * it could be used for nothing. With options->verify that is seen here, all of the file
+ * being read; without, a stage may meet a damaged part later. The file that was restored
+ * counts as used now.
+ *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares beyond
+ * its end with a longer one is not used: a file holds one state, and no checkpoints.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY. `found`
+ * may be NULL.
+ */
+KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *tokens,
+                                  uint64_t n_tokens, const kvf_load_options *options,
+                                  kvf_session **session, kvf_store_found *found, kvf_error *error);
+
+typedef struct kvf_store_put_report {
+    bool stored;            /* false: it alone is larger than max_bytes; nothing was removed */
+    bool was_there;         /* nothing had to be written */
+    uint64_t file_bytes;    /* of this session */
+    uint32_t n_removed;     /* files that were used least recently and had to leave .. */
+    uint64_t removed_bytes; /* .. for it */
+    uint64_t held_bytes;    /* of all files now */
+} kvf_store_put_report;
+
+/*
+ * Saves the session, which has tokens and a model fingerprint, and counts it as used now.
+ * Before anything is written, files that were used least recently are removed until it
+ * fits. Sessions restored from removed files, in any process, stay usable. An interrupted
+ * put leaves the store as it was, but for files removed.
+ *   Waits while another process puts; KVF_FILE_BUSY where a signal ends the wait.
+ * Otherwise fails as kvf_session_save does. `report` may be NULL.
+ */
+KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,
+                                 kvf_store_put_report *report, kvf_error *error);
 
 #ifdef __cplusplus
 }

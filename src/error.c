@@ -48,11 +48,15 @@ const char *kvf_status_string(kvf_status status)
     case KVF_UNSUPPORTED: return "not supported by this build or device";
     case KVF_OUT_OF_MEMORY: return "out of memory";
     case KVF_CONTEXT_FULL: return "the session's context is full";
+    case KVF_NOT_COVERED: return "no checkpoint that old is kept";
     case KVF_NONFINITE: return "a value is NaN or infinite";
     case KVF_RANGE: return "an index scale is outside the exact range";
+    case KVF_INEXACT: return "a row cannot be held exactly";
     case KVF_FILE_NOT_FOUND: return "no such file";
     case KVF_FILE_IO: return "the file cannot be read or written";
     case KVF_FILE_FORMAT: return "the file's content is not valid";
+    case KVF_FILE_BUSY: return "the file is being written by somebody else";
+    case KVF_WRONG_MODEL: return "the file belongs to another model";
     case KVF_SESSION_FAILED: return "the session failed earlier";
     case KVF_DEVICE_LOST: return "the device was lost";
     }

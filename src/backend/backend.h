@@ -29,6 +29,11 @@ struct kvf_device {
 
 struct kvf_backend {
     const char *name;
+    /*
+     * Operations can read memory that the host has from elsewhere, such as a mapped file.
+     * Where they cannot, a restored session is copied into memory that alloc gave.
+     */
+    bool addresses_host_memory;
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
@@ -80,5 +85,8 @@ kvf_status kvf_device_state(const kvf_device *device, kvf_error *error);
  */
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
+/* Counts bytes that were given in one class in another from now on. */
+void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
+                           size_t bytes);
 
 #endif

@@ -93,15 +93,26 @@ kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
     return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);
 }
 
+static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes)
+{
+    device->live_bytes[klass] += bytes;
+    if (device->live_bytes[klass] > device->peak_bytes[klass])
+        device->peak_bytes[klass] = device->live_bytes[klass];
+}
+
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes)
 {
     void *memory = device->backend->alloc(device, bytes);
-    if (memory) {
-        device->live_bytes[klass] += bytes;
-        if (device->live_bytes[klass] > device->peak_bytes[klass])
-            device->peak_bytes[klass] = device->live_bytes[klass];
-    }
+    if (memory)
+        count_bytes(device, klass, bytes);
     return memory;
+}
+
+void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
+                           size_t bytes)
+{
+    device->live_bytes[from] -= bytes;
+    count_bytes(device, to, bytes);
 }
 
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes)

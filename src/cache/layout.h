@@ -11,8 +11,12 @@
 #define KVF_TOKEN_BLOCK 4096
 #define KVF_DEFAULT_CHUNK_TOKENS 4096
 #define KVF_MAX_CHUNK_TOKENS 65536
+#define KVF_DEFAULT_CHECKPOINTS 8
+#define KVF_MAX_CHECKPOINTS 65536
+/* Closer together they would cost more than the tokens between them. */
+#define KVF_MIN_CHECKPOINT_SPACING 128
 
-/* The session's fixed part as a snapshot stores it; row counts follow, one a layer. */
+/* The session's fixed part, with which a snapshot's header begins; row counts follow it here. */
 typedef struct __attribute__((packed)) kvf_session_header {
     char magic[8]; /* "kvfold\0\0" */
     uint32_t version;

@@ -1,4 +1,4 @@
-/* Pages of rows: they come as tokens do, and every byte is counted. */
+/* Pages: counted, shared, copied before they are written; and rows that lie in them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,46 +23,257 @@ void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes)
     session->allocated_bytes -= bytes;
 }
 
+/* ---- One page ----------------------------------------------------------------- */
+
+void kvf_page_owner_release(kvf_page_owner *owner)
+{
+    if (--owner->n_references == 0)
+        owner->release(owner);
+}
+
+kvf_page *kvf_session_new_page(kvf_session *session, uint64_t bytes)
+{
+    kvf_page *page = calloc(1, sizeof *page);
+    if (!page)
+        return NULL;
+    page->memory = kvf_session_alloc(session, bytes);
+    if (!page->memory) {
+        free(page);
+        return NULL;
+    }
+    page->bytes = bytes;
+    page->n_sessions = 1;
+    page->checked = true;
+    return page;
+}
+
+kvf_page *kvf_session_map_page(kvf_session *session, kvf_page_owner *owner, const void *memory,
+                               uint64_t bytes)
+{
+    kvf_page *page = calloc(1, sizeof *page);
+    if (!page)
+        return NULL;
+    /* Views have no pointers to constant memory; an owner's is never written all the same. */
+    page->memory = (void *)(uintptr_t)memory;
+    page->bytes = bytes;
+    page->n_sessions = 1;
+    page->owner = owner;
+    owner->n_references++;
+    session->mapped_bytes += bytes;
+    return page;
+}
+
+/* The page's bytes move between the two classes with those who hold it. */
+static void reclassify(kvf_device *device, const kvf_page *page, kvf_memory_class from,
+                       kvf_memory_class to)
+{
+    if (!page->owner)
+        kvf_device_reclassify(device, from, to, page->bytes);
+}
+
+static void close_page(kvf_device *device, kvf_page *page, kvf_memory_class klass)
+{
+    if (page->owner)
+        kvf_page_owner_release(page->owner);
+    else
+        kvf_device_release(device, klass, page->memory, page->bytes);
+    free(page);
+}
+
+void kvf_session_hold_page(kvf_session *session, kvf_page *page)
+{
+    if (page->n_sessions++ == 0)
+        reclassify(session->device, page, KVF_MEMORY_CHECKPOINT, KVF_MEMORY_CACHE);
+    *(page->owner ? &session->mapped_bytes : &session->allocated_bytes) += page->bytes;
+}
+
+void kvf_session_drop_page(kvf_session *session, kvf_page *page)
+{
+    if (!page)
+        return;
+    *(page->owner ? &session->mapped_bytes : &session->allocated_bytes) -= page->bytes;
+    if (--page->n_sessions > 0)
+        return;
+    if (page->n_checkpoints > 0)
+        reclassify(session->device, page, KVF_MEMORY_CACHE, KVF_MEMORY_CHECKPOINT);
+    else
+        close_page(session->device, page, KVF_MEMORY_CACHE);
+}
+
+void kvf_page_keep(kvf_device *device, kvf_page *page)
+{
+    (void)device;
+    page->n_checkpoints++;
+}
+
+void kvf_page_unkeep(kvf_device *device, kvf_page *page)
+{
+    if (page && --page->n_checkpoints == 0 && page->n_sessions == 0)
+        close_page(device, page, KVF_MEMORY_CHECKPOINT);
+}
+
+kvf_status kvf_page_check(kvf_page *page, kvf_error *error)
+{
+    if (page->checked)
+        return KVF_OK;
+    const kvf_status status = page->owner->check(page->owner, page->memory, page->bytes, error);
+    page->checked = status == KVF_OK;
+    return status;
+}
+
+kvf_status kvf_session_own_page(kvf_session *session, kvf_page **page, bool copied,
+                                kvf_page **before, kvf_error *error)
+{
+    kvf_page *old = *page;
+    if (!before && !old->owner && old->n_sessions == 1 && old->n_checkpoints == 0)
+        return KVF_OK;
+    const kvf_status status = copied ? kvf_page_check(old, error) : KVF_OK;
+    if (status != KVF_OK)
+        return status;
+    kvf_page *own = kvf_session_new_page(session, old->bytes);
+    if (!own)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY,
+                        "no memory for an own copy of a page of %llu bytes; the session holds "
+                        "%llu tokens and %llu bytes",
+                        (unsigned long long)old->bytes,
+                        (unsigned long long)session->header->n_tokens,
+                        (unsigned long long)session->allocated_bytes);
+    if (copied)
+        memcpy(own->memory, old->memory, old->bytes);
+    if (before) {
+        kvf_page_keep(session->device, old);
+        *before = old;
+    }
+    kvf_session_drop_page(session, old);
+    *page = own;
+    return KVF_OK;
+}
+
+/* ---- Rows in pages ------------------------------------------------------------- */
+
+uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows)
+{
+    return kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
+}
+
 kvf_status kvf_paged_rows_open(kvf_paged_rows *rows, kvf_format_id format, uint32_t width,
                                uint64_t max_rows, kvf_error *error)
 {
+    memset(rows, 0, sizeof *rows);
     rows->format = format;
     rows->width = width;
     rows->max_pages = kvf_ceil_div(max_rows, KVF_PAGE_ROWS);
-    rows->n_pages = 0;
-    rows->pages = calloc(rows->max_pages ? rows->max_pages : 1, sizeof *rows->pages);
-    if (!rows->pages)
+    const size_t n = rows->max_pages ? rows->max_pages : 1;
+    rows->memory = calloc(n, sizeof *rows->memory);
+    rows->pages = calloc(n, sizeof *rows->pages);
+    if (!rows->memory || !rows->pages)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a table of %llu pages",
                         (unsigned long long)rows->max_pages);
     return KVF_OK;
+}
+
+void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
+{
+    kvf_paged_rows_shrink(session, rows, 0);
+    free(rows->memory);
+    free(rows->pages);
+    memset(rows, 0, sizeof *rows);
+}
+
+void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page)
+{
+    rows->memory[rows->n_pages] = page->memory;
+    rows->pages[rows->n_pages++] = page;
 }
 
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error)
 {
     const uint64_t needed = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
-    const size_t page_bytes = kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
+    const uint64_t page_bytes = kvf_paged_rows_page_bytes(rows);
     while (rows->n_pages < needed) {
-        void *page = kvf_session_alloc(session, page_bytes);
+        kvf_page *page = kvf_session_new_page(session, page_bytes);
         if (!page)
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                            "no memory for page %llu of %s rows (%zu bytes); the session holds "
+                            "no memory for page %llu of %s rows (%llu bytes); the session holds "
                             "%llu tokens and %llu bytes",
                             (unsigned long long)rows->n_pages, kvf_format_name(rows->format),
-                            page_bytes, (unsigned long long)session->header->n_tokens,
+                            (unsigned long long)page_bytes,
+                            (unsigned long long)session->header->n_tokens,
                             (unsigned long long)session->allocated_bytes);
-        rows->pages[rows->n_pages++] = page;
+        kvf_paged_rows_put(rows, page);
     }
     return KVF_OK;
 }
 
-void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
+kvf_status kvf_paged_rows_own(kvf_session *session, kvf_paged_rows *rows, uint64_t i, bool copied,
+                              kvf_page **before, kvf_error *error)
 {
-    const size_t page_bytes = kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
-    for (uint64_t i = 0; i < rows->n_pages; i++)
-        kvf_session_release(session, rows->pages[i], page_bytes);
-    free(rows->pages);
-    memset(rows, 0, sizeof *rows);
+    const kvf_status status = kvf_session_own_page(session, &rows->pages[i], copied, before, error);
+    rows->memory[i] = rows->pages[i]->memory;
+    return status;
+}
+
+void kvf_paged_rows_replace(kvf_session *session, kvf_paged_rows *rows, uint64_t i, kvf_page *page)
+{
+    kvf_session_drop_page(session, rows->pages[i]);
+    rows->pages[i] = page;
+    rows->memory[i] = page->memory;
+    if (!page->checked && rows->n_checked > i)
+        rows->n_checked = i;
+}
+
+void kvf_paged_rows_shrink(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows)
+{
+    const uint64_t needed = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    while (rows->n_pages > needed) {
+        rows->n_pages--;
+        kvf_session_drop_page(session, rows->pages[rows->n_pages]);
+        rows->pages[rows->n_pages] = NULL;
+        rows->memory[rows->n_pages] = NULL;
+    }
+    if (rows->n_checked > rows->n_pages)
+        rows->n_checked = rows->n_pages;
+}
+
+/* Pages that were written here, or that another session had checked. */
+static void skip_checked(kvf_paged_rows *rows)
+{
+    while (rows->n_checked < rows->n_pages && rows->pages[rows->n_checked]->checked)
+        rows->n_checked++;
+}
+
+kvf_status kvf_paged_rows_check(kvf_paged_rows *rows, uint64_t n_rows, kvf_error *error)
+{
+    const uint64_t n = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    for (; rows->n_checked < n; rows->n_checked++) {
+        const kvf_status status = kvf_page_check(rows->pages[rows->n_checked], error);
+        if (status != KVF_OK)
+            return status;
+    }
+    return KVF_OK;
+}
+
+kvf_status kvf_paged_rows_check_page(kvf_paged_rows *rows, uint64_t i, kvf_error *error)
+{
+    return i < rows->n_checked ? KVF_OK : kvf_page_check(rows->pages[i], error);
+}
+
+kvf_status kvf_paged_rows_check_list(kvf_paged_rows *rows, const int32_t *list, uint64_t n,
+                                     kvf_error *error)
+{
+    skip_checked(rows);
+    if (rows->n_checked == rows->n_pages)
+        return KVF_OK;
+    for (uint64_t i = 0; i < n; i++) {
+        if (list[i] < 0)
+            continue;
+        const kvf_status status =
+            kvf_paged_rows_check_page(rows, (uint64_t)list[i] / KVF_PAGE_ROWS, error);
+        if (status != KVF_OK)
+            return status;
+    }
+    return KVF_OK;
 }
 
 kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows)
@@ -71,5 +282,5 @@ kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows)
                       .width = rows->width,
                       .page_rows = KVF_PAGE_ROWS,
                       .n_rows = n_rows,
-                      .pages = rows->pages};
+                      .pages = rows->memory};
 }

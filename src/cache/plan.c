@@ -9,12 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/checkpoint.h"
 #include "cache/layout.h"
+#include "cache/snapshot.h"
 #include "error.h"
 #include "shared/workspace.h"
-
-/* A snapshot's sections start at multiples of a page, so that they can be mapped. */
-#define SNAPSHOT_PAGE_BYTES 4096u
 
 static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_error *error)
 {
@@ -62,6 +61,32 @@ kvf_status kvf_geometry_check(const kvf_geometry *geometry, kvf_error *error)
     return KVF_OK;
 }
 
+/* Checkpoints: how many, how far apart. */
+static kvf_status resolve_checkpoints(const kvf_geometry *geometry, kvf_session_options *resolved,
+                                      kvf_error *error)
+{
+    if (resolved->checkpoint_count == 0)
+        resolved->checkpoint_count = KVF_DEFAULT_CHECKPOINTS;
+    if (resolved->checkpoint_count > KVF_MAX_CHECKPOINTS &&
+        resolved->checkpoint_count != KVF_NO_CHECKPOINTS)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%u checkpoints; 1 to %d are kept, or KVF_NO_CHECKPOINTS",
+                        resolved->checkpoint_count, KVF_MAX_CHECKPOINTS);
+    if (resolved->checkpoint_spacing_tokens == 0) {
+        const uint64_t alignment = kvf_checkpoint_alignment(geometry);
+        resolved->checkpoint_spacing_tokens = KVF_MIN_CHECKPOINT_SPACING;
+        if (alignment > KVF_MIN_CHECKPOINT_SPACING)
+            resolved->checkpoint_spacing_tokens = alignment;
+    }
+    if (resolved->checkpoint_spacing_tokens > KVF_MAX_CONTEXT_TOKENS)
+        resolved->checkpoint_spacing_tokens = KVF_MAX_CONTEXT_TOKENS; /* sums stay small */
+    if (resolved->checkpoint_spacing_tokens < KVF_MIN_CHECKPOINT_SPACING)
+        return kvf_fail(
+            error, KVF_INVALID_ARGUMENT, "a checkpoint every %llu tokens; %d or more are served",
+            (unsigned long long)resolved->checkpoint_spacing_tokens, KVF_MIN_CHECKPOINT_SPACING);
+    return KVF_OK;
+}
+
 kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_options *options,
                                kvf_session_options *resolved, kvf_error *error)
 {
@@ -97,7 +122,7 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
             error, KVF_INVALID_ARGUMENT,
             "grid off keeps unrounded f32 rows, which only the legacy profile stores, not %s",
             profile->name);
-    return KVF_OK;
+    return resolve_checkpoints(geometry, resolved, error);
 }
 
 /* ---- Building the list ------------------------------------------------------ */
@@ -276,17 +301,6 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
-/* A header page, then each cache buffer's pages from the next multiple of a page. */
-static uint64_t snapshot_bytes_of(const kvf_plan *plan)
-{
-    uint64_t bytes = SNAPSHOT_PAGE_BYTES;
-    for (uint32_t i = 0; i < plan->n_buffers; i++)
-        if (plan->buffers[i].klass == KVF_MEMORY_CACHE)
-            bytes +=
-                kvf_ceil_div(plan->buffers[i].bytes, SNAPSHOT_PAGE_BYTES) * SNAPSHOT_PAGE_BYTES;
-    return bytes;
-}
-
 kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
                          uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
@@ -314,7 +328,11 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
-    plan->snapshot_bytes = snapshot_bytes_of(plan);
+    const kvf_snapshot_shape shape = {
+        .geometry = geometry, .profile = kvf_profile_get(resolved.profile), .n_tokens = n_tokens};
+    plan->snapshot_bytes = kvf_snapshot_file_bytes(&shape);
+    plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
+    plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);
 }
 

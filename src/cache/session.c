@@ -1,4 +1,4 @@
-/* A session: opening, chunks of tokens, and what it reports of itself. */
+/* A session: opening, closing, and what it reports of itself. */
 #include "cache/session.h"
 
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include "error.h"
 #include "format/format.h"
 
+/* Empty tables of a layer's rows. */
 static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
 {
     const kvf_layer layer = session->geometry.layers[i];
@@ -21,19 +22,27 @@ static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
     if (status == KVF_OK && layer.kind == KVF_LAYER_CSA)
         status = kvf_paged_rows_open(&cache->index_rows, profile->index_format, KVF_INDEX_WIDTH,
                                      kvf_layer_index_rows(layer, max_tokens), error);
-    if (status != KVF_OK || layer.kind == KVF_LAYER_WINDOW)
-        return status;
-    cache->row_state = kvf_session_alloc(session, 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
+    return status;
+}
+
+static kvf_status open_states(kvf_session *session, uint32_t i, kvf_error *error)
+{
+    const kvf_layer layer = session->geometry.layers[i];
+    kvf_layer_cache *cache = &session->layers[i];
+    if (layer.kind == KVF_LAYER_WINDOW)
+        return KVF_OK;
+    cache->row_state =
+        kvf_session_new_page(session, 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
     if (layer.kind == KVF_LAYER_CSA)
         cache->index_state =
-            kvf_session_alloc(session, 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
+            kvf_session_new_page(session, 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
     if (!cache->row_state || (layer.kind == KVF_LAYER_CSA && !cache->index_state))
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the compressor state of layer %u",
                         i);
     return KVF_OK;
 }
 
-static uint64_t header_bytes(const kvf_session *session)
+uint64_t kvf_session_header_bytes(const kvf_session *session)
 {
     return sizeof(kvf_session_header) + sizeof(kvf_row_counts) * session->geometry.n_layers;
 }
@@ -41,10 +50,16 @@ static uint64_t header_bytes(const kvf_session *session)
 static kvf_status open_parts(kvf_session *session, kvf_error *error)
 {
     session->layers = calloc(session->geometry.n_layers, sizeof *session->layers);
-    session->header = kvf_session_alloc(session, header_bytes(session));
+    session->header = kvf_session_alloc(session, kvf_session_header_bytes(session));
     session->logits = kvf_session_alloc(session, 4ull * session->geometry.vocab);
-    if (!session->layers || !session->header || !session->logits)
+    session->before =
+        calloc((size_t)session->geometry.n_layers * kvf_before_stride(&session->geometry),
+               sizeof(kvf_page *));
+    if (!session->layers || !session->header || !session->logits || !session->before)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
+    const kvf_status opened = kvf_checkpoints_open(session, error);
+    if (opened != KVF_OK)
+        return opened;
     /* 52 is a multiple of 4, the alignment of the counts. */
     session->row_counts =
         (kvf_row_counts *)((uint8_t *)session->header + sizeof(kvf_session_header));
@@ -63,6 +78,27 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     return KVF_OK;
 }
 
+kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geometry,
+                                   const kvf_session_options *resolved, kvf_session **out,
+                                   kvf_error *error)
+{
+    *out = NULL;
+    kvf_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
+    session->device = device;
+    session->profile = kvf_profile_get(resolved->profile);
+    session->geometry = *geometry;
+    session->options = *resolved;
+    kvf_scratch_sizes(geometry, resolved, &session->size);
+    const kvf_status status = open_parts(session, error);
+    if (status == KVF_OK)
+        *out = session;
+    else
+        kvf_session_close(session);
+    return status;
+}
+
 kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
                             const kvf_session_options *options, kvf_session **out, kvf_error *error)
 {
@@ -75,15 +111,12 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     status = kvf_session_check_memory(device, geometry, &resolved, error);
     if (status != KVF_OK)
         return status;
-    kvf_session *session = calloc(1, sizeof *session);
-    if (!session)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
-    session->device = device;
-    session->profile = kvf_profile_get(resolved.profile);
-    session->geometry = *geometry;
-    session->options = resolved;
-    kvf_scratch_sizes(geometry, &resolved, &session->size);
-    status = open_parts(session, error);
+    kvf_session *session;
+    status = kvf_session_open_tables(device, geometry, &resolved, &session, error);
+    if (status != KVF_OK)
+        return status;
+    for (uint32_t i = 0; i < geometry->n_layers && status == KVF_OK; i++)
+        status = open_states(session, i, error);
     if (status != KVF_OK) {
         kvf_session_close(session);
         return status;
@@ -96,112 +129,25 @@ void kvf_session_close(kvf_session *session)
 {
     if (!session)
         return;
+    if (session->layers && session->before)
+        kvf_session_drop(session);
     for (uint32_t i = 0; session->layers && i < session->geometry.n_layers; i++) {
-        const kvf_layer layer = session->geometry.layers[i];
         kvf_layer_cache *cache = &session->layers[i];
         kvf_paged_rows_close(session, &cache->window);
         kvf_paged_rows_close(session, &cache->rows);
         kvf_paged_rows_close(session, &cache->index_rows);
-        kvf_session_release(session, cache->row_state,
-                            4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
-        kvf_session_release(session, cache->index_state,
-                            4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
+        kvf_session_drop_page(session, cache->row_state);
+        kvf_session_drop_page(session, cache->index_state);
     }
     free(session->layers);
-    kvf_session_release(session, session->header, header_bytes(session));
+    kvf_session_release(session, session->header, kvf_session_header_bytes(session));
     kvf_session_release(session, session->logits, 4ull * session->geometry.vocab);
-    kvf_session_release(session, session->tokens, 4 * session->tokens_capacity);
+    kvf_session_drop_page(session, session->tokens);
+    kvf_checkpoints_close(session);
+    free(session->log.runs);
+    free(session->before);
     kvf_scratch_close(session);
     free(session);
-}
-
-/* ---- Chunks ------------------------------------------------------------------ */
-
-static kvf_status reserve_tokens(kvf_session *session, uint64_t n_tokens, kvf_error *error)
-{
-    if (n_tokens <= session->tokens_capacity)
-        return KVF_OK;
-    const uint64_t capacity = kvf_ceil_div(n_tokens, KVF_TOKEN_BLOCK) * KVF_TOKEN_BLOCK;
-    int32_t *tokens = kvf_session_alloc(session, 4 * capacity);
-    if (!tokens)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu token ids",
-                        (unsigned long long)capacity);
-    if (session->tokens)
-        memcpy(tokens, session->tokens, 4 * session->header->n_tokens);
-    kvf_session_release(session, session->tokens, 4 * session->tokens_capacity);
-    session->tokens = tokens;
-    session->tokens_capacity = capacity;
-    return KVF_OK;
-}
-
-static kvf_status reserve_layers(kvf_session *session, uint64_t n_tokens, kvf_error *error)
-{
-    const uint64_t window = session->geometry.window_tokens;
-    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
-        const kvf_layer layer = session->geometry.layers[i];
-        kvf_layer_cache *cache = &session->layers[i];
-        kvf_status status = kvf_paged_rows_reserve(session, &cache->window,
-                                                   n_tokens < window ? n_tokens : window, error);
-        if (status == KVF_OK)
-            status = kvf_paged_rows_reserve(session, &cache->rows, kvf_layer_rows(layer, n_tokens),
-                                            error);
-        if (status == KVF_OK)
-            status = kvf_paged_rows_reserve(session, &cache->index_rows,
-                                            kvf_layer_index_rows(layer, n_tokens), error);
-        if (status != KVF_OK)
-            return status;
-    }
-    return KVF_OK;
-}
-
-kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                             kvf_error *error)
-{
-    /* The rings have moved on with the chunk that was dropped. */
-    session->failed = session->failed || session->appended;
-    if (session->failed)
-        return kvf_fail(error, KVF_SESSION_FAILED,
-                        "a chunk failed or was dropped after an append; open a new session");
-    if (n_tokens == 0 || n_tokens > session->options.chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a chunk of %u tokens; this session takes 1 to %u", n_tokens,
-                        session->options.chunk_tokens);
-    const uint64_t held = session->header->n_tokens;
-    if (held + n_tokens > session->options.max_tokens)
-        return kvf_fail(
-            error, KVF_CONTEXT_FULL, "%llu tokens and %u more do not fit the context of %llu",
-            (unsigned long long)held, n_tokens, (unsigned long long)session->options.max_tokens);
-    for (uint32_t i = 0; i < n_tokens; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= session->geometry.vocab)
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "token %u of the chunk has id %d; the vocabulary is 0 to %u", i,
-                            tokens[i], session->geometry.vocab - 1);
-    kvf_status status = kvf_scratch_open(session, error);
-    if (status == KVF_OK)
-        status = reserve_tokens(session, held + n_tokens, error);
-    if (status == KVF_OK)
-        status = reserve_layers(session, held + n_tokens, error);
-    if (status != KVF_OK)
-        return status;
-    memcpy(session->tokens + held, tokens, sizeof *tokens * n_tokens);
-    session->chunk_tokens = n_tokens;
-    return kvf_ok(error);
-}
-
-kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
-{
-    if (session->chunk_tokens == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "commit without a chunk: call begin first");
-    session->header->n_tokens += session->chunk_tokens;
-    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
-        const kvf_layer layer = session->geometry.layers[i];
-        session->row_counts[i].rows = (uint32_t)kvf_layer_rows(layer, session->header->n_tokens);
-        session->row_counts[i].index_rows =
-            (uint32_t)kvf_layer_index_rows(layer, session->header->n_tokens);
-    }
-    session->chunk_tokens = 0;
-    session->appended = false;
-    return kvf_ok(error);
 }
 
 /* ---- Reports ----------------------------------------------------------------- */
@@ -213,7 +159,7 @@ uint64_t kvf_session_n_tokens(const kvf_session *session)
 
 const int32_t *kvf_session_tokens(const kvf_session *session)
 {
-    return session->tokens;
+    return session->tokens ? session->tokens->memory : NULL;
 }
 
 float *kvf_session_logits(kvf_session *session)
@@ -235,15 +181,15 @@ uint64_t kvf_session_held_bytes(const kvf_session *session)
 {
     const uint64_t n_tokens = session->header->n_tokens;
     const uint64_t window = session->geometry.window_tokens;
-    uint64_t bytes = header_bytes(session) + 4ull * session->geometry.vocab + 4 * n_tokens;
+    uint64_t bytes =
+        kvf_session_header_bytes(session) + 4ull * session->geometry.vocab + 4 * n_tokens;
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
-        const kvf_layer layer = session->geometry.layers[i];
         const kvf_layer_cache *cache = &session->layers[i];
         bytes += held_rows_bytes(&cache->window, n_tokens < window ? n_tokens : window);
         bytes += held_rows_bytes(&cache->rows, session->row_counts[i].rows);
         bytes += held_rows_bytes(&cache->index_rows, session->row_counts[i].index_rows);
-        bytes += cache->row_state ? 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH) : 0;
-        bytes += cache->index_state ? 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH) : 0;
+        bytes += cache->row_state ? cache->row_state->bytes : 0;
+        bytes += cache->index_state ? cache->index_state->bytes : 0;
     }
     return bytes;
 }
@@ -251,6 +197,37 @@ uint64_t kvf_session_held_bytes(const kvf_session *session)
 uint64_t kvf_session_allocated_bytes(const kvf_session *session)
 {
     return session->allocated_bytes;
+}
+
+static uint64_t shared_rows_bytes(const kvf_paged_rows *rows)
+{
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < rows->n_pages; i++)
+        if (!rows->pages[i]->owner && rows->pages[i]->n_sessions > 1)
+            bytes += rows->pages[i]->bytes;
+    return bytes;
+}
+
+static uint64_t shared_page_bytes(const kvf_page *page)
+{
+    return page && !page->owner && page->n_sessions > 1 ? page->bytes : 0;
+}
+
+uint64_t kvf_session_shared_bytes(const kvf_session *session)
+{
+    uint64_t bytes = shared_page_bytes(session->tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        const kvf_layer_cache *cache = &session->layers[i];
+        bytes += shared_rows_bytes(&cache->window) + shared_rows_bytes(&cache->rows) +
+                 shared_rows_bytes(&cache->index_rows) + shared_page_bytes(cache->row_state) +
+                 shared_page_bytes(cache->index_state);
+    }
+    return bytes;
+}
+
+uint64_t kvf_session_mapped_bytes(const kvf_session *session)
+{
+    return session->mapped_bytes;
 }
 
 uint64_t kvf_session_scratch_bytes(const kvf_session *session)

@@ -3,24 +3,17 @@
 #define KVF_CACHE_SESSION_H
 
 #include "backend/backend.h"
+#include "cache/checkpoint.h"
 #include "cache/layout.h"
+#include "cache/page.h"
 #include "cache/plan.h"
-
-/* Rows of one kind in lazily allocated pages of KVF_PAGE_ROWS. */
-typedef struct kvf_paged_rows {
-    kvf_format_id format;
-    uint32_t width;
-    uint64_t max_pages;
-    uint64_t n_pages; /* allocated */
-    void **pages;     /* [max_pages] */
-} kvf_paged_rows;
 
 typedef struct kvf_layer_cache {
     kvf_paged_rows window; /* ring: token t is row t % window_tokens */
     kvf_paged_rows rows;
     kvf_paged_rows index_rows;
-    float *row_state; /* docs/FORMAT.md 9.3 */
-    float *index_state;
+    kvf_page *row_state; /* docs/FORMAT.md 9.3; NULL in window layers */
+    kvf_page *index_state;
 } kvf_layer_cache;
 
 /* Reused by every layer; allocated with the first chunk. */
@@ -36,6 +29,14 @@ typedef struct kvf_scratch {
     void *attend_workspace;
 } kvf_scratch;
 
+/* The file that the session was last saved to or loaded from, as far as a save needs it. */
+typedef struct kvf_saved {
+    bool known;
+    uint64_t header_checksum; /* of the state it held then */
+    uint64_t n_tokens;        /* of that state */
+    uint64_t kept_tokens;     /* the fewest that the session held since: truncate lowers it */
+} kvf_saved;
+
 struct kvf_session {
     kvf_device *device;
     const kvf_profile *profile;
@@ -47,28 +48,46 @@ struct kvf_session {
     kvf_layer_cache *layers;    /* [n_layers] */
     kvf_session_header *header; /* followed by row_counts, as a snapshot stores them */
     kvf_row_counts *row_counts;
-    float *logits;
-    int32_t *tokens;
-    uint64_t tokens_capacity;
-    uint64_t allocated_bytes;
+    float *logits;            /* own memory: the pointer is the caller's for good */
+    kvf_page *tokens;         /* NULL before the first token */
+    uint64_t allocated_bytes; /* of the device's memory, shared pages included */
+    uint64_t mapped_bytes;    /* of pages in an owner's memory */
     uint64_t scratch_bytes;
     uint64_t inexact_rows;
-    uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
-    bool appended;         /* the open chunk has more than one token and changed a layer */
-    bool failed;
+    kvf_chunk_log log;
+    kvf_checkpoints checkpoints;
+    uint32_t chunk_tokens;       /* tokens of the chunk that is open; 0: none */
+    uint64_t chunk_inexact_rows; /* of the open chunk */
+    kvf_page **before;           /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
+    kvf_saved saved;             /* a fork may keep it: saving compares it with the file */
+    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
+
+/* Pages that an open chunk may replace in a layer: the ring's, row_state, index_state. */
+static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
+{
+    return geometry->window_tokens / KVF_PAGE_ROWS + 2;
+}
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
 void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
-/* Prepares an empty table of pages; KVF_OUT_OF_MEMORY. */
-kvf_status kvf_paged_rows_open(kvf_paged_rows *rows, kvf_format_id format, uint32_t width,
-                               uint64_t max_rows, kvf_error *error);
-/* Allocates pages until n_rows fit. On failure pages already given stay and are reused. */
-kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
-                                  kvf_error *error);
-void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows);
-kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows);
+/* Bytes of the header with its row counts. */
+uint64_t kvf_session_header_bytes(const kvf_session *session);
+
+/*
+ * A session with empty tables and without states: what open and fork begin with. The
+ * states' pages, of kvf_layer_state_floats, are to be put there before it is used.
+ */
+kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geometry,
+                                   const kvf_session_options *resolved, kvf_session **out,
+                                   kvf_error *error);
+
+/* chunks.c: n_tokens and the row counts that follow from it. */
+void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);
+/* Puts back the pages that session->before keeps, or forgets them. */
+void kvf_session_give_back(kvf_session *session);
+void kvf_session_forget_before(kvf_session *session);
 
 /* fit.c: KVF_OUT_OF_MEMORY, naming the context that fits, where the device is too small. */
 kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry *geometry,

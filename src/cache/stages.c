@@ -11,9 +11,6 @@
 
 static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_error *error)
 {
-    if (session->failed)
-        return kvf_fail(error, KVF_SESSION_FAILED,
-                        "a chunk failed or was dropped after an append; open a new session");
     if (session->chunk_tokens == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
     if (layer >= session->geometry.n_layers)
@@ -44,25 +41,38 @@ static kvf_rows chunk_window_view(const kvf_session *session)
                           kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
 }
 
+/* Page i of the ring as it was before the chunk: begin may have put an empty one there. */
+static kvf_page *page_before(const kvf_session *session, uint32_t layer, uint64_t i)
+{
+    kvf_page *replaced = session->before[layer * kvf_before_stride(&session->geometry) + i];
+    return replaced ? replaced : session->layers[layer].window.pages[i];
+}
+
 /*
  * Copies the pages that hold the tokens before the chunk from the ring to the
  * chunk's window. Both rings are whole pages, so a token has the same row inside
  * its page in both, and whole pages can be copied; rows of other tokens that come
  * along are outside every window or overwritten by the chunk.
  */
-static void copy_window_before(kvf_session *session, uint32_t layer)
+static kvf_status copy_window_before(kvf_session *session, uint32_t layer, kvf_error *error)
 {
     const uint64_t first = session->header->n_tokens;
     const uint64_t window = session->geometry.window_tokens;
     if (first == 0)
-        return;
+        return KVF_OK;
     const uint64_t oldest = first >= window ? first - window + 1 : 0;
-    const kvf_paged_rows *ring = &session->layers[layer].window;
-    const size_t page_bytes = kvf_format_page_bytes(ring->format, ring->width, KVF_PAGE_ROWS);
-    for (uint64_t block = oldest / KVF_PAGE_ROWS; block <= (first - 1) / KVF_PAGE_ROWS; block++)
+    kvf_paged_rows *ring = &session->layers[layer].window;
+    const uint64_t page_bytes = kvf_paged_rows_page_bytes(ring);
+    for (uint64_t block = oldest / KVF_PAGE_ROWS; block <= (first - 1) / KVF_PAGE_ROWS; block++) {
+        kvf_page *page = page_before(session, layer, block % (window / KVF_PAGE_ROWS));
+        const kvf_status status = kvf_page_check(page, error);
+        if (status != KVF_OK)
+            return status;
         memcpy(session->scratch.window +
                    block % (session->size.window_rows / KVF_PAGE_ROWS) * page_bytes,
-               ring->pages[block % (window / KVF_PAGE_ROWS)], page_bytes);
+               page->memory, page_bytes);
+    }
+    return KVF_OK;
 }
 
 /* Packs the last n_rows of the chunk's window rows, into the chunk's window or the ring. */
@@ -84,32 +94,27 @@ static kvf_status compress(kvf_session *session, uint32_t layer, const kvf_appen
 {
     const kvf_layer kind = session->geometry.layers[layer];
     const kvf_grid grid = index ? KVF_GRID_FP4 : KVF_GRID_FP8;
-    *out = (kvf_compress_args){
-        .width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH,
-        .ratio = kind.ratio,
-        .overlap = kind.kind == KVF_LAYER_CSA,
-        .first_token = session->header->n_tokens,
-        .n = session->chunk_tokens,
-        .input = index ? args->index : args->rows,
-        .rope = args->row_rope,
-        .state = index ? session->layers[layer].index_state : session->layers[layer].row_state,
-        .hadamard = index && !session->options.grid_off,
-        .grid = session->options.grid_off ? KVF_GRID_NONE : grid,
-        .out = index ? kvf_session_index_rows(session, layer) : kvf_session_rows(session, layer)};
+    *out = (kvf_compress_args){.width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH,
+                               .ratio = kind.ratio,
+                               .overlap = kind.kind == KVF_LAYER_CSA,
+                               .first_token = session->header->n_tokens,
+                               .n = session->chunk_tokens,
+                               .input = index ? args->index : args->rows,
+                               .rope = args->row_rope,
+                               .state = index ? session->layers[layer].index_state->memory
+                                              : session->layers[layer].row_state->memory,
+                               .hadamard = index && !session->options.grid_off,
+                               .grid = session->options.grid_off ? KVF_GRID_NONE : grid,
+                               .out = index ? kvf_session_index_rows(session, layer)
+                                            : kvf_session_rows(session, layer)};
     return session->device->backend->compress(session->device, out);
 }
 
-/* Drops the chunk, which a stage failed after earlier layers went on. */
-static void drop_chunk(kvf_session *session)
-{
-    session->failed = session->chunk_tokens > 1;
-    session->chunk_tokens = 0;
-}
-
+/* An append that failed, perhaps after earlier layers of the same chunk went on. */
 static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status status,
                               const char *what, uint64_t row, uint32_t dim, kvf_error *error)
 {
-    drop_chunk(session);
+    kvf_session_drop(session);
     const kvf_status state = kvf_device_state(session->device, error);
     if (state != KVF_OK)
         return state;
@@ -128,8 +133,11 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
     const uint32_t window = session->geometry.window_tokens;
     kvf_pack_args packed;
     if (n > 1) {
-        session->appended = true;
-        copy_window_before(session, layer);
+        status = copy_window_before(session, layer, error);
+        if (status != KVF_OK) {
+            kvf_session_drop(session);
+            return status;
+        }
         status = pack_window(session, args->window, n, chunk_window_view(session), &packed);
         if (status != KVF_OK)
             return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim,
@@ -150,7 +158,7 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
     status = pack_window(session, args->window, kept, ring_view(session, layer), &packed);
     if (status != KVF_OK)
         return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim, error);
-    session->inexact_rows += rows.inexact_rows + index.inexact_rows;
+    session->chunk_inexact_rows += rows.inexact_rows + index.inexact_rows;
     return kvf_ok(error);
 }
 
@@ -246,7 +254,9 @@ kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index
                             .list_len = session->scratch.list_len,
                             .workspace = session->scratch.select_workspace,
                             .workspace_bytes = session->size.select_bytes};
-    status = pack_queries(session, index_q, &args.queries, error, layer);
+    status = kvf_paged_rows_check(&session->layers[layer].index_rows, args.keys.n_rows, error);
+    if (status == KVF_OK)
+        status = pack_queries(session, index_q, &args.queries, error, layer);
     if (status == KVF_OK) {
         fill_visible(session, session->geometry.layers[layer].ratio);
         status = session->profile->mask == KVF_MASK_NONE
@@ -258,7 +268,7 @@ kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index
     if (status == KVF_OK || kvf_device_state(session->device, NULL) != KVF_OK)
         status = kvf_device_state(session->device, error);
     if (status != KVF_OK)
-        drop_chunk(session);
+        kvf_session_drop(session);
     return status;
 }
 
@@ -284,10 +294,27 @@ uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32
 
 /* ---- attend ------------------------------------------------------------------ */
 
+/* What attend is about to read: the window, and of the rows those it can see. */
+static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf_attend_args *args,
+                                 kvf_error *error)
+{
+    kvf_layer_cache *cache = &session->layers[layer];
+    kvf_status status = KVF_OK;
+    if (args->n_queries == 1) /* a longer chunk's window was checked as it was copied */
+        status = kvf_paged_rows_check(&cache->window, args->window.n_rows, error);
+    if (!args->list)
+        return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
+                                : status;
+    for (uint32_t i = 0; i < args->n_queries && status == KVF_OK; i++)
+        status = kvf_paged_rows_check_list(&cache->rows, args->list + i * args->list_stride,
+                                           args->list_len[i], error);
+    return status;
+}
+
 kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
                               const float *sinks, float *out, kvf_error *error)
 {
-    const kvf_status status = check_chunk(session, layer, error);
+    kvf_status status = check_chunk(session, layer, error);
     if (status != KVF_OK)
         return status;
     const kvf_layer kind = session->geometry.layers[layer];
@@ -325,9 +352,14 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float 
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
                         needed, args.workspace_bytes);
+    status = check_attended(session, layer, &args, error);
+    if (status != KVF_OK) {
+        kvf_session_drop(session);
+        return status;
+    }
     session->device->backend->attend(session->device, &args);
     const kvf_status state = kvf_device_state(session->device, error);
     if (state != KVF_OK)
-        drop_chunk(session);
+        kvf_session_drop(session);
     return state;
 }

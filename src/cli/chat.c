@@ -91,6 +91,9 @@ static int answer_turn(cli_generator *generator, const char *text, size_t text_b
         finish_line();
         if (status == CLI_EXIT_OK)
             cli_answer_summarise(generator, &answer);
+        /* Whatever ends the conversation, it is there up to its last turn. */
+        if (status == CLI_EXIT_OK)
+            status = cli_generator_save(generator);
         cli_interrupt_clear();
     }
     free(tokens);

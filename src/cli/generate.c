@@ -24,11 +24,13 @@ static uint32_t vocab_of(const cli_generator *generator)
     return generator->engine->config.geometry.vocab;
 }
 
-int cli_generator_open(cli_engine *engine, uint64_t context_tokens, cli_generator *generator)
+int cli_generator_open(cli_engine *engine, cli_saver *saver, uint64_t context_tokens,
+                       const int32_t *tokens, uint64_t n_tokens, cli_generator *generator)
 {
     const cli_options *options = engine->options;
     memset(generator, 0, sizeof *generator);
     generator->engine = engine;
+    generator->saver = saver;
     generator->context_tokens = context_tokens;
     generator->sampler =
         (kvf_sampler){options->temperature, options->top_p, options->min_p, options->seed};
@@ -36,6 +38,10 @@ int cli_generator_open(cli_engine *engine, uint64_t context_tokens, cli_generato
     generator->candidates = malloc(vocab_of(generator) * sizeof *generator->candidates);
     if (!generator->candidates)
         return cli_error(options->command, "out of memory for %u candidates", vocab_of(generator));
+    const int status = cli_saver_restore(saver, engine, context_tokens, tokens, n_tokens,
+                                         &generator->session, &generator->sampler);
+    if (status != CLI_EXIT_OK || generator->session)
+        return status;
     return cli_engine_open_session(engine, options->profile, context_tokens, &generator->session);
 }
 
@@ -52,6 +58,7 @@ int cli_generator_reset(cli_generator *generator)
     kvf_session_close(generator->session);
     generator->session = NULL;
     generator->pending = -1;
+    cli_saver_end_prompt(generator->saver);
     return cli_engine_open_session(generator->engine, profile_of(generator),
                                    generator->context_tokens, &generator->session);
 }
@@ -76,6 +83,39 @@ static int append_pending(cli_generator *generator)
     return status;
 }
 
+int cli_generator_save(cli_generator *generator)
+{
+    const bool full = kvf_session_n_tokens(generator->session) == generator->context_tokens;
+    int status = CLI_EXIT_OK;
+    if (!generator->saver->path && !generator->saver->store)
+        return status;
+    if (!full)
+        status = append_pending(generator);
+    /* Without room for the last token, whoever goes on has to draw it again. */
+    const bool lost = generator->pending >= 0;
+    if (status == CLI_EXIT_OK)
+        status = cli_saver_save(generator->saver, generator->engine, generator->session,
+                                lost ? &generator->sampler_before : &generator->sampler);
+    return status;
+}
+
+/* One chunk of the prompt, whose first *done tokens are in the session. */
+static int prefill_chunk(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                         uint32_t chunk, uint64_t *done)
+{
+    const uint64_t held = kvf_session_n_tokens(generator->session);
+    const uint64_t left = cli_saver_limit(generator->saver, held, held + n_tokens - *done);
+    const uint32_t n = left < chunk ? (uint32_t)left : chunk;
+    const int status = forward(generator, tokens + *done, n);
+    if (status != CLI_EXIT_OK)
+        return status;
+    *done += n;
+    if (*done == n_tokens)
+        cli_saver_end_prompt(generator->saver);
+    return cli_saver_tick(generator->saver, generator->engine, generator->session,
+                          &generator->sampler);
+}
+
 static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
                    cli_answer *answer)
 {
@@ -86,16 +126,17 @@ static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_t
     int status = append_pending(generator);
     if (n_tokens >= min_progress_tokens)
         cli_progress_start(&progress, "prefill", n_tokens);
+    if (status == CLI_EXIT_OK && n_tokens > 0)
+        cli_saver_begin_prompt(generator->saver, generator->session);
     while (status == CLI_EXIT_OK && answer->n_prompt_tokens < n_tokens && !cli_interrupted()) {
-        const uint64_t left = n_tokens - answer->n_prompt_tokens;
-        const uint32_t n = left < chunk ? (uint32_t)left : chunk;
-        status = forward(generator, tokens + answer->n_prompt_tokens, n);
-        if (status == CLI_EXIT_OK)
-            answer->n_prompt_tokens += n;
+        status = prefill_chunk(generator, tokens, n_tokens, chunk, &answer->n_prompt_tokens);
         cli_progress_update(&progress, answer->n_prompt_tokens);
     }
     cli_progress_finish(&progress);
     answer->prefill_seconds = cli_seconds() - started;
+    /* A prompt is found again by itself, whatever its answer is. */
+    if (status == CLI_EXIT_OK && generator->saver->store)
+        status = cli_generator_save(generator);
     return status;
 }
 
@@ -151,6 +192,7 @@ static int decode(cli_generator *generator, bool stream, cli_answer *answer)
     const double started = cli_seconds();
     int status = CLI_EXIT_OK;
     while (status == CLI_EXIT_OK) {
+        generator->sampler_before = generator->sampler;
         const int32_t token =
             (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
                                 vocab_of(generator), generator->candidates);
@@ -169,6 +211,9 @@ static int decode(cli_generator *generator, bool stream, cli_answer *answer)
         if (ended(generator, answer))
             break;
         status = append_pending(generator);
+        if (status == CLI_EXIT_OK)
+            status = cli_saver_tick(generator->saver, generator->engine, generator->session,
+                                    &generator->sampler);
     }
     answer->decode_seconds = cli_seconds() - started;
     return status;

@@ -3,6 +3,7 @@
 #define KVF_CLI_GENERATE_H
 
 #include "cli/engine.h"
+#include "cli/saver.h"
 #include "model/sample.h"
 
 typedef enum cli_ending {
@@ -14,11 +15,13 @@ typedef enum cli_ending {
 
 typedef struct cli_generator {
     cli_engine *engine;
+    cli_saver *saver; /* not owned */
     kvf_session *session;
     uint64_t context_tokens;
     kvf_sampler sampler;
-    kvf_candidate *candidates; /* [vocab] */
-    int32_t pending;           /* answered last, not in the session yet; -1: none */
+    kvf_sampler sampler_before; /* the pending token was drawn */
+    kvf_candidate *candidates;  /* [vocab] */
+    int32_t pending;            /* answered last, not in the session yet; -1: none */
 } cli_generator;
 
 typedef struct cli_answer {
@@ -32,10 +35,14 @@ typedef struct cli_answer {
 
 /* All that return int: 0, or they print why not and return the exit status. */
 
-int cli_generator_open(cli_engine *engine, uint64_t context_tokens, cli_generator *generator);
+/* Restores what the saver finds for the prompt; an empty session where that is nothing. */
+int cli_generator_open(cli_engine *engine, cli_saver *saver, uint64_t context_tokens,
+                       const int32_t *tokens, uint64_t n_tokens, cli_generator *generator);
 void cli_generator_close(cli_generator *generator);
 /* Forgets everything that was said. */
 int cli_generator_reset(cli_generator *generator);
+/* Saves the session, with the token that was answered last in it. */
+int cli_generator_save(cli_generator *generator);
 
 /*
  * Appends the tokens, then answers with up to --max-tokens of them. stream: the

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 /* String literals may be 4095 characters long; a help text is made of several. */
-enum { MAX_PARTS = 4 };
+enum { MAX_PARTS = 5 };
 
 static const char overview[] =
     "kvfold: DeepSeek-V4-class models with a folded KV cache\n"
@@ -11,18 +11,19 @@ static const char overview[] =
     "Usage: kvfold COMMAND [OPTION]...\n"
     "\n"
     "Commands\n"
-    "  run     answer a prompt, or hold a conversation (-i)\n"
-    "  verify  run one prompt under every cache profile and compare the logits bit by bit\n"
-    "  score   bits per byte and perplexity of a text\n"
-    "  plan    bytes of every buffer for a model, context and profile\n"
-    "  bench   time of every stage, and its share of what the machine allows\n"
-    "  help    this, or the help of a command: kvfold help run\n"
+    "  run      answer a prompt, or hold a conversation (-i)\n"
+    "  verify   run one prompt under every cache profile and compare the logits bit by bit\n"
+    "  score    bits per byte and perplexity of a text\n"
+    "  plan     bytes of every buffer for a model, context and profile\n"
+    "  bench    time of every stage, and its share of what the machine allows\n"
+    "  session  list, show, check, remove or export saved sessions\n"
+    "  help     this, or the help of a command: kvfold help run\n"
     "\n"
     "  --version  print the version\n"
     "  --help     print this; kvfold COMMAND --help prints a command's options\n"
     "\n"
-    "Exit status: 0 success, 1 a comparison failed (verify), 2 bad input or usage,\n"
-    "130 interrupted.\n";
+    "Exit status: 0 success, 1 a comparison failed (verify) or a file is damaged (session\n"
+    "check), 2 bad input or usage, 130 interrupted.\n";
 
 static const char device_part[] =
     "\n"
@@ -42,7 +43,7 @@ static const char environment_part[] =
     "  KVFOLD_ISA=NAME            as --isa\n";
 
 static const char run_part[] =
-    "Usage: kvfold run -m DIR (-p TEXT | -f FILE | -i) [OPTION]...\n"
+    "Usage: kvfold run -m DIR (-p TEXT | -f FILE | -i | --session NAME) [OPTION]...\n"
     "\n"
     "Answers a prompt. The answer goes to stdout as it comes, followed by a line break;\n"
     "then stderr gets one line: profile, ISA, tokens, speeds, cache bytes. Ctrl-C ends\n"
@@ -71,8 +72,27 @@ static const char run_part[] =
     "      --min-p P          drop tokens below P times the likeliest one's share (0: off)\n"
     "      --seed N           of the sampler (1); equal seeds give equal answers\n"
     "      --json             instead of the text one JSON object at the end:\n"
-    "                         ctx, profile, isa, backend, prompt_tokens, answer_tokens, ended,\n"
-    "                         prefill_tps, decode_tps, session_bytes, tokens, text\n";
+    "                         ctx, profile, isa, backend, resumed_tokens (held before),\n"
+    "                         prompt_tokens, answer_tokens, ended, prefill_tps, decode_tps,\n"
+    "                         session_bytes, tokens, text\n";
+
+static const char run_sessions_part[] =
+    "\n"
+    "Sessions in files\n"
+    "      --session NAME     go on with the session NAME, created where it is not there, and\n"
+    "                         save it back at the end, its sampler included. The prompt is\n"
+    "                         appended to the text so far, every byte as it is; without a\n"
+    "                         prompt the answer goes on. Profile, context and sampler are as\n"
+    "                         saved unless given. After Ctrl-C in a prompt, the same prompt\n"
+    "                         goes on where it was\n"
+    "      --save-every S     also save it every S seconds (30); costs what was added\n"
+    "      --store DIR        without --session: keep prompts with their caches in DIR/prefixes\n"
+    "                         and begin with the longest that the prompt begins with;\n"
+    "                         with --session: where NAME is, instead of\n"
+    "                         $XDG_DATA_HOME/kvfold/sessions (~/.local/share/kvfold/sessions)\n"
+    "      --store-max BYTES  of all prefixes (20G); the least recently used leave\n"
+    "      --verify-snapshot  check all of NAME's file before it is used; otherwise each part\n"
+    "                         is checked when it is first needed. Prefixes always are\n";
 
 static const char run_end[] =
     "\n"
@@ -81,7 +101,42 @@ static const char run_end[] =
     "Examples\n"
     "  kvfold run -m models/tiny -p 'The sea'\n"
     "  kvfold run -m models/tiny -f prompt.txt -n 1k --temperature 0.8 --top-p 0.95\n"
-    "  kvfold run -m models/tiny -i --ctx 128k\n";
+    "  kvfold run -m models/tiny -i --ctx 128k\n"
+    "  kvfold run -m models/tiny -i --session tale\n"
+    "  kvfold run -m models/tiny -f prompt.txt --store cache --store-max 4G\n";
+
+static const char session_part[] =
+    "Usage: kvfold session ACTION [OPTION]...\n"
+    "\n"
+    "Sessions that `kvfold run --session NAME` saved, and prefixes/NAME: prompts that\n"
+    "`kvfold run --store DIR` keeps.\n"
+    "\n"
+    "Actions\n"
+    "  list                   all of them: tokens, context, profile, bytes, when they were\n"
+    "                         saved (prefixes: used), fingerprint of the model\n"
+    "  show NAME...           what their files say, and how the text ends\n"
+    "  check [NAME]...        compare every byte with its checksum; exit status 1 if one is\n"
+    "                         damaged\n"
+    "  rm NAME...             remove them\n"
+    "  export NAME FILE       write a checked copy, compressed with zstd; it is put back by\n"
+    "                         copying it to NAME.kvfold in the folder\n"
+    "\n"
+    "Options\n"
+    "      --store DIR        the folder; default: $XDG_DATA_HOME/kvfold/sessions, else\n"
+    "                         ~/.local/share/kvfold/sessions\n"
+    "      --json             list, show: one JSON object a line: name, path, tokens, ctx,\n"
+    "                         profile, grid, bytes, unused_bytes, compressed, saves, saved\n"
+    "                         (seconds since 1970), model, temperature;\n"
+    "                         check: name, good, error\n"
+    "      --csv              the same as comma-separated values\n"
+    "  -h, --help             this\n"
+    "\n"
+    "A name has letters, digits, '.', '_' and '-', at most 64, no '.' or '-' first.\n"
+    "\n"
+    "Examples\n"
+    "  kvfold session list\n"
+    "  kvfold session export tale tale.kvfold\n"
+    "  kvfold session check --store cache\n";
 
 static const char verify_part[] =
     "Usage: kvfold verify -m DIR [OPTION]...\n"
@@ -175,7 +230,9 @@ static const char plan_part[] =
     "      --json             one JSON object a line: ctx, profile, session_bytes (rows held),\n"
     "                         allocated_bytes (in pages), snapshot_bytes (saved in a file),\n"
     "                         scratch_bytes (of select and attend), total_bytes (allocated,\n"
-    "                         scratch and activations), buffers (name, dtype, shape, bytes);\n"
+    "                         scratch and activations), checkpoint_bytes and\n"
+    "                         chunk_undo_bytes (at most, in no other number), buffers (name,\n"
+    "                         dtype, shape, bytes);\n"
     "                         for --memory: profile, memory_bytes, weights_bytes, largest_ctx\n"
     "      --csv              the same without buffers, as comma-separated values\n"
     "  -h, --help             this\n"
@@ -251,11 +308,12 @@ static const char help_option[] = "  -h, --help             this\n";
 void cli_help_print(cli_command command)
 {
     static const char *const parts[CLI_COMMAND_COUNT][MAX_PARTS] = {
-        [CLI_RUN] = {run_part, device_part, environment_part, run_end},
+        [CLI_RUN] = {run_part, run_sessions_part, device_part, environment_part, run_end},
         [CLI_VERIFY] = {verify_part, device_part, verify_end},
         [CLI_SCORE] = {score_part, device_part, environment_part, score_end},
         [CLI_PLAN] = {plan_part},
         [CLI_BENCH] = {bench_part, bench_device_part, bench_end},
+        [CLI_SESSION] = {session_part},
     };
     for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
         fputs(parts[command][i], stdout);

@@ -9,15 +9,19 @@
 #include "cli/help.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/session_files.h"
 #include "cli/units.h"
 
-static const char *const command_names[CLI_COMMAND_COUNT] = {"run", "verify", "score", "plan",
-                                                             "bench"};
+static const char *const command_names[CLI_COMMAND_COUNT] = {"run",  "verify", "score",
+                                                             "plan", "bench",  "session"};
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
 static const uint64_t max_memory_bytes = UINT64_C(1) << 60;
 static const uint32_t default_chunk_tokens = 4096;
+static const uint64_t max_store_bytes = UINT64_C(1) << 60;
+static const uint64_t default_store_bytes = UINT64_C(20) << 30;
+static const uint64_t max_save_every_seconds = 86400;
 
 /* ---- Which options there are ------------------------------------------------ */
 
@@ -27,6 +31,7 @@ enum {
     SCORE = 1 << CLI_SCORE,
     PLAN = 1 << CLI_PLAN,
     BENCH = 1 << CLI_BENCH,
+    SESSION = 1 << CLI_SESSION,
     ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
     ALL = ENGINE | PLAN | BENCH
 };
@@ -52,6 +57,11 @@ typedef enum option_id {
     OPTION_TOP_P,
     OPTION_MIN_P,
     OPTION_SEED,
+    OPTION_SESSION,
+    OPTION_STORE,
+    OPTION_STORE_MAX,
+    OPTION_SAVE_EVERY,
+    OPTION_VERIFY_SNAPSHOT,
     OPTION_IDS,
     OPTION_LOGITS,
     OPTION_WINDOW,
@@ -83,8 +93,8 @@ static const option_spec specs[] = {
     {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
     {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
     {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
-    {OPTION_JSON, "json", 0, no_argument, ALL},
-    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH},
+    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION},
+    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH | SESSION},
     {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
     {OPTION_FILE, "file", 'f', required_argument, ENGINE},
     {OPTION_INTERACTIVE, "interactive", 'i', no_argument, RUN},
@@ -93,6 +103,11 @@ static const option_spec specs[] = {
     {OPTION_TOP_P, "top-p", 0, required_argument, RUN},
     {OPTION_MIN_P, "min-p", 0, required_argument, RUN},
     {OPTION_SEED, "seed", 0, required_argument, RUN},
+    {OPTION_SESSION, "session", 0, required_argument, RUN},
+    {OPTION_STORE, "store", 0, required_argument, RUN | SESSION},
+    {OPTION_STORE_MAX, "store-max", 0, required_argument, RUN},
+    {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
+    {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
     {OPTION_IDS, "ids", 0, required_argument, SCORE},
     {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
@@ -103,7 +118,7 @@ static const option_spec specs[] = {
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
-    {OPTION_HELP, "help", 'h', no_argument, ALL},
+    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0] };
 
@@ -295,8 +310,25 @@ static void apply_numbers(parser *p, option_id id, const char *value)
     case OPTION_RUNS:
         o->n_runs = (uint32_t)parse_size(p, "--runs", value, 1, CLI_BENCH_MAX_RUNS);
         break;
+    case OPTION_STORE_MAX:
+        o->store_max_bytes = parse_size(p, "--store-max", value, 1, max_store_bytes);
+        break;
+    case OPTION_SAVE_EVERY:
+        o->save_every_seconds = parse_size(p, "--save-every", value, 1, max_save_every_seconds);
+        break;
     default: apply_sampling(p, id, value); break;
     }
+}
+
+/* Names are parts of paths: nothing may lead out of the folder, or be hidden in it. */
+static void parse_session(parser *p, const char *name)
+{
+    char reason[256];
+    if (!cli_session_name_check(name, reason, sizeof reason)) {
+        cli_error(p->name, "--session: %s", reason);
+        p->failed = true;
+    }
+    p->options->session = name;
 }
 
 static void apply(parser *p, option_id id, const char *value)
@@ -323,6 +355,9 @@ static void apply(parser *p, option_id id, const char *value)
         parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
     case OPTION_QUICK: o->quick = true; break;
+    case OPTION_SESSION: parse_session(p, value); break;
+    case OPTION_STORE: o->store = value; break;
+    case OPTION_VERIFY_SNAPSHOT: o->verify_snapshot = true; break;
     default: apply_numbers(p, id, value); break;
     }
 }
@@ -443,7 +478,10 @@ static bool parse_arguments(parser *p, int argc, char **argv)
         if (p->failed)
             return false;
     }
-    if (optind < argc) {
+    if (p->command == CLI_SESSION) {
+        p->options->arguments = argv + optind;
+        p->options->n_arguments = argc - optind;
+    } else if (optind < argc) {
         cli_error(p->name, "unexpected argument '%.60s'; see kvfold %s --help", argv[optind],
                   p->name);
         p->failed = true;
@@ -490,27 +528,50 @@ static void read_environment(parser *p)
         o->isa = environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
+    o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
+    o->data_home = environment_text("XDG_DATA_HOME");
+    o->home = environment_text("HOME");
 }
 
 /* ---- What must hold between options ---------------------------------------------------- */
+
+static bool check_sessions(const parser *p)
+{
+    const cli_options *o = p->options;
+    if (o->store && !*o->store)
+        cli_error(p->name, "--store: an empty name; give a folder");
+    else if (seen(p, OPTION_STORE_MAX) && !o->store)
+        cli_error(p->name, "--store-max only matters with --store; give both");
+    else if (seen(p, OPTION_STORE_MAX) && o->session)
+        cli_error(p->name, "--store-max is for prefixes; a named session is never removed");
+    else if (seen(p, OPTION_SAVE_EVERY) && !o->session)
+        cli_error(p->name, "--save-every only matters with --session; give both");
+    else if (o->verify_snapshot && !o->session && !o->store)
+        cli_error(p->name, "--verify-snapshot only matters with --session or --store");
+    else if (o->store && o->interactive && !o->session)
+        cli_error(p->name, "--store finds single prompts; with -i give --session NAME as well");
+    else
+        return true;
+    return false;
+}
 
 static bool check_run(const parser *p)
 {
     const cli_options *o = p->options;
     if (o->prompt && o->file)
         cli_error(p->name, "-p and -f are both given; the prompt is one of them");
-    else if (!o->prompt && !o->file && !o->interactive)
+    else if (!o->prompt && !o->file && !o->interactive && !o->session)
         cli_error(p->name, "no prompt; give -p TEXT, -f FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
         cli_error(p->name, "-f - and -i both want standard input; give one of them");
-    else if (o->temperature == 0 &&
+    else if (o->temperature == 0 && (!o->session || seen(p, OPTION_TEMPERATURE)) &&
              (seen(p, OPTION_TOP_P) || seen(p, OPTION_MIN_P) || seen(p, OPTION_SEED)))
         cli_error(p->name, "--top-p, --min-p and --seed need --temperature above 0 "
                            "(at 0 the likeliest token is taken)");
     else
-        return true;
+        return check_sessions(p);
     return false;
 }
 
@@ -529,7 +590,7 @@ static bool check_score(const parser *p)
 static bool check(const parser *p)
 {
     const cli_options *o = p->options;
-    if (!o->model && p->command != CLI_BENCH)
+    if (!o->model && p->command != CLI_BENCH && p->command != CLI_SESSION)
         cli_error(p->name, "no model; give -m DIR%s", p->command == CLI_PLAN ? " or v4-flash" : "");
     else if (seen(p, OPTION_JSON) && seen(p, OPTION_CSV))
         cli_error(p->name, "--json and --csv are both given; choose one");
@@ -565,6 +626,8 @@ static void set_defaults(cli_options *o, cli_command command)
     o->top_p = 1;
     o->seed = 1;
     o->window_tokens = 4096;
+    o->store_max_bytes = default_store_bytes;
+    o->save_every_seconds = 30;
     if (command == CLI_VERIFY) {
         memcpy(o->contexts, verify_contexts, sizeof verify_contexts);
         o->n_contexts = sizeof verify_contexts / sizeof verify_contexts[0];
@@ -589,6 +652,11 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
         return false;
     }
     read_environment(&p);
+    options->grid_given = seen(&p, OPTION_GRID);
+    options->temperature_given = seen(&p, OPTION_TEMPERATURE);
+    options->top_p_given = seen(&p, OPTION_TOP_P);
+    options->min_p_given = seen(&p, OPTION_MIN_P);
+    options->seed_given = seen(&p, OPTION_SEED);
     /* Without a grid there is only one profile to mean. */
     if (options->grid_off && !seen(&p, OPTION_PROFILE))
         options->profile = KVF_PROFILE_LEGACY;

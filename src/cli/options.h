@@ -13,6 +13,7 @@ typedef enum cli_command {
     CLI_SCORE,
     CLI_PLAN,
     CLI_BENCH,
+    CLI_SESSION,
     CLI_COMMAND_COUNT
 } cli_command;
 
@@ -32,10 +33,12 @@ typedef struct cli_options {
 
     /* Cache. */
     kvf_profile_id profile;           /* run, score */
+    bool profile_given;               /* else a saved session's own is taken */
     bool profiles[KVF_PROFILE_COUNT]; /* verify, plan: which of them */
     uint32_t chunk_tokens;
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;
+    bool grid_given;
     uint64_t contexts[CLI_MAX_CONTEXTS]; /* --ctx, in tokens; run: at most one */
     uint32_t n_contexts;
     bool contexts_given; /* else they are defaults */
@@ -53,6 +56,23 @@ typedef struct cli_options {
     float top_p;
     float min_p;
     uint64_t seed;
+    bool temperature_given; /* else a saved session's own are taken */
+    bool top_p_given;
+    bool min_p_given;
+    bool seed_given;
+
+    /* Sessions in files: run and session. */
+    const char *session; /* --session NAME; NULL: the session ends with the process */
+    const char *store;   /* --store DIR; NULL: the default folder, and no prefixes */
+    uint64_t store_max_bytes;
+    uint64_t save_every_seconds;
+    bool verify_snapshot;
+    const char *data_home; /* $XDG_DATA_HOME, $HOME; NULL: not set */
+    const char *home;
+
+    /* session: "list" and the like, and what follows it. */
+    char **arguments; /* [n_arguments] */
+    int n_arguments;
 
     /* score */
     const char *ids_file;

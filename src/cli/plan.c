@@ -20,8 +20,13 @@ typedef struct totals {
     uint64_t allocated_bytes;
     uint64_t snapshot_bytes;
     uint64_t scratch_bytes;
-    uint64_t total_bytes; /* allocated + scratch + activations */
+    uint64_t total_bytes;      /* allocated + scratch + activations */
+    uint64_t checkpoint_bytes; /* in no other number, like the next */
+    uint64_t chunk_undo_bytes;
 } totals;
+
+/* Which of them a table shows. */
+typedef enum shown { SHOW_SESSION, SHOW_TOTAL, SHOW_CHECKPOINTS } shown;
 
 typedef struct planning {
     const cli_options *options;
@@ -121,8 +126,13 @@ static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context
     }
     plan->buffers = all;
     plan->n_buffers = n_session + kvf_model_activations(&p->config, chunk, all + n_session, n);
-    *t = (totals){plan->session_bytes, plan->allocated_bytes, plan->snapshot_bytes,
-                  plan->scratch_bytes, plan->allocated_bytes + plan->scratch_bytes};
+    *t = (totals){.session_bytes = plan->session_bytes,
+                  .allocated_bytes = plan->allocated_bytes,
+                  .snapshot_bytes = plan->snapshot_bytes,
+                  .scratch_bytes = plan->scratch_bytes,
+                  .total_bytes = plan->allocated_bytes + plan->scratch_bytes,
+                  .checkpoint_bytes = plan->checkpoint_bytes,
+                  .chunk_undo_bytes = plan->chunk_undo_bytes};
     for (uint32_t i = n_session; i < plan->n_buffers; i++)
         t->total_bytes += plan->buffers[i].bytes;
     return CLI_EXIT_OK;
@@ -163,6 +173,8 @@ static int print_record(planning *p, kvf_profile_id profile, uint64_t context_to
     cli_record_count(&record, "snapshot_bytes", t->snapshot_bytes);
     cli_record_count(&record, "scratch_bytes", t->scratch_bytes);
     cli_record_count(&record, "total_bytes", t->total_bytes);
+    cli_record_count(&record, "checkpoint_bytes", t->checkpoint_bytes);
+    cli_record_count(&record, "chunk_undo_bytes", t->chunk_undo_bytes);
     if (p->options->output == CLI_OUTPUT_JSON)
         cli_record_list(&record, "buffers", buffer_list(plan));
     return cli_record_print("plan", &record, p->options->output, p->n_records++ == 0);
@@ -218,8 +230,17 @@ static uint32_t make_columns(const planning *p, cli_column columns[CLI_MAX_COLUM
     return n;
 }
 
-/* One table: a line a context, exact session bytes or the rounded total. */
-static int print_totals(const planning *p, bool sessions)
+static uint64_t shown_bytes(const totals *t, shown what)
+{
+    switch (what) {
+    case SHOW_SESSION: return t->session_bytes;
+    case SHOW_TOTAL: return t->total_bytes;
+    default: return t->checkpoint_bytes + t->chunk_undo_bytes;
+    }
+}
+
+/* One table: a line a context, exact session bytes or a rounded sum. */
+static int print_totals(const planning *p, shown what)
 {
     cli_column columns[CLI_MAX_COLUMNS];
     cli_table table;
@@ -234,9 +255,8 @@ static int print_totals(const planning *p, bool sessions)
         }
         cli_format_context(p->contexts[i], cells[n++]);
         for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-            const totals *t = &p->results[i][profile];
-            bytes[profile] = sessions ? t->session_bytes : t->total_bytes;
-            if (p->options->profiles[profile] && sessions)
+            bytes[profile] = shown_bytes(&p->results[i][profile], what);
+            if (p->options->profiles[profile] && what == SHOW_SESSION)
                 cli_format_count(bytes[profile], cells[n++]);
             else if (p->options->profiles[profile])
                 cli_format_bytes(bytes[profile], cells[n++]);
@@ -256,11 +276,16 @@ static int print_tables(const planning *p)
     printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->model,
            p->options->chunk_tokens);
     printf("Session bytes: rows held, no page padding\n");
-    int status = print_totals(p, true);
+    int status = print_totals(p, SHOW_SESSION);
     printf("\nMemory in all without weights: pages, scratch and activations "
            "(1 MB = 1,000,000 bytes)\n");
     if (status == CLI_EXIT_OK)
-        status = print_totals(p, false);
+        status = print_totals(p, SHOW_TOTAL);
+    printf(
+        "\nIn no number above: checkpoints to go back to, and what an open chunk takes so that it\n"
+        "can be dropped, at most\n");
+    if (status == CLI_EXIT_OK)
+        status = print_totals(p, SHOW_CHECKPOINTS);
     return status;
 }
 

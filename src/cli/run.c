@@ -23,23 +23,34 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* The context of the session: --ctx, or what the prompt and the answer need. */
-static int choose_context(const cli_engine *engine, uint64_t n_prompt_tokens, uint64_t *context)
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/*
+ * The context of the session: --ctx, or what the text so far, the prompt and the answer
+ * need, and no less than it was saved with.
+ */
+static int choose_context(const cli_engine *engine, const cli_saver *saver,
+                          uint64_t n_prompt_tokens, uint64_t *context)
 {
     const cli_options *options = engine->options;
     const uint64_t model_tokens = engine->config.geometry.max_tokens;
+    const char *what = cli_saver_held_tokens(saver) ? "session with the prompt" : "prompt";
     char prompt[CLI_NUMBER_BYTES];
     char limit[CLI_NUMBER_BYTES];
+    n_prompt_tokens += cli_saver_held_tokens(saver);
     if (n_prompt_tokens > model_tokens)
-        return cli_error("run", "the prompt has %s tokens, the model takes at most %s",
+        return cli_error("run", "the %s has %s tokens, the model takes at most %s", what,
                          cli_format_count(n_prompt_tokens, prompt),
                          cli_format_count(model_tokens, limit));
     if (options->n_contexts == 0) {
         const uint64_t wanted = n_prompt_tokens + options->max_tokens + context_step_tokens - 1;
         *context = min_u64(wanted - wanted % context_step_tokens, model_tokens);
         if (options->interactive)
-            *context = min_u64(*context > chat_context_tokens ? *context : chat_context_tokens,
-                               model_tokens);
+            *context = min_u64(max_u64(*context, chat_context_tokens), model_tokens);
+        *context = max_u64(*context, min_u64(saver->info.max_tokens, model_tokens));
         return CLI_EXIT_OK;
     }
     *context = options->contexts[0];
@@ -47,7 +58,7 @@ static int choose_context(const cli_engine *engine, uint64_t n_prompt_tokens, ui
         return cli_error("run", "--ctx %s is more than the model's maximum of %s tokens",
                          cli_format_count(*context, prompt), cli_format_count(model_tokens, limit));
     if (n_prompt_tokens > *context)
-        return cli_error("run", "the prompt has %s tokens and --ctx holds %s",
+        return cli_error("run", "the %s has %s tokens and --ctx holds %s", what,
                          cli_format_count(n_prompt_tokens, prompt),
                          cli_format_count(*context, limit));
     return CLI_EXIT_OK;
@@ -109,7 +120,8 @@ static char *text_of(const cli_answer *answer)
     return text;
 }
 
-static int print_json(const cli_generator *generator, const cli_answer *answer)
+static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
+                      const cli_answer *answer)
 {
     const uint64_t n_decoded = answer->n_tokens ? answer->n_tokens - 1 : 0;
     const kvf_device *device = generator->engine->device;
@@ -118,6 +130,7 @@ static int print_json(const cli_generator *generator, const cli_answer *answer)
     cli_record_text(&record, "profile", kvf_profile_get(generator->engine->options->profile)->name);
     cli_record_text(&record, "isa", kvf_device_isa_name(device));
     cli_record_text(&record, "backend", kvf_device_backend_name(device));
+    cli_record_count(&record, "resumed_tokens", n_resumed_tokens);
     cli_record_count(&record, "prompt_tokens", answer->n_prompt_tokens);
     cli_record_count(&record, "answer_tokens", answer->n_tokens);
     cli_record_text(&record, "ended", cli_ending_name(answer->ending));
@@ -137,19 +150,42 @@ static int print_json(const cli_generator *generator, const cli_answer *answer)
     return cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
 }
 
+static void say_resumed(const cli_generator *generator, uint64_t n_resumed_tokens,
+                        uint64_t n_prompt_tokens)
+{
+    char resumed[CLI_NUMBER_BYTES];
+    char prompt[CLI_NUMBER_BYTES];
+    cli_format_count(n_resumed_tokens, resumed);
+    if (generator->saver->store)
+        fprintf(stderr, "found in the store: the first %s of %s tokens\n", resumed,
+                cli_format_count(n_prompt_tokens, prompt));
+    else
+        fprintf(stderr, "resumed %s: %s tokens so far\n", generator->engine->options->session,
+                resumed);
+}
+
+/* tokens: all of the prompt, of which a stored session may hold the first. */
 static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens)
 {
     const bool json = generator->engine->options->output == CLI_OUTPUT_JSON;
+    const uint64_t n_resumed = kvf_session_n_tokens(generator->session);
+    const uint64_t n_found = generator->saver->store ? n_resumed : 0;
     cli_answer answer;
-    int status = cli_generate(generator, tokens, n_tokens, !json, &answer);
+    if (n_resumed > 0)
+        say_resumed(generator, n_resumed, n_tokens);
+    int status = cli_generate(generator, tokens + n_found, n_tokens - n_found, !json, &answer);
     if (!json) {
         putchar('\n');
         fflush(stdout);
     }
     if (status == CLI_EXIT_OK && json)
-        status = print_json(generator, &answer);
+        status = print_json(generator, n_resumed, &answer);
     if (status == CLI_EXIT_OK)
         cli_answer_summarise(generator, &answer);
+    if (status == CLI_EXIT_OK)
+        status = cli_generator_save(generator);
+    if (status == CLI_EXIT_OK)
+        cli_saver_summarise(generator->saver, generator->session);
     if (status == CLI_EXIT_OK && answer.ending == CLI_ENDED_INTERRUPTED)
         status = CLI_EXIT_INTERRUPTED;
     free(answer.tokens);
@@ -159,12 +195,12 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
 /* ---- The command ------------------------------------------------------------------ */
 
 /* tokens: of the prompt; a conversation takes the text instead, turn by turn. */
-static int run_with(cli_engine *engine, const cli_text *text, const int32_t *tokens,
-                    uint64_t n_tokens)
+static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
+                    const int32_t *tokens, uint64_t n_tokens)
 {
     const cli_options *options = engine->options;
     uint64_t context = 0;
-    int status = choose_context(engine, n_tokens, &context);
+    int status = choose_context(engine, saver, n_tokens, &context);
     if (status == CLI_EXIT_OK)
         status = cli_engine_check_memory(engine, options->profile, context, 0);
     if (status == CLI_EXIT_OK)
@@ -172,11 +208,15 @@ static int run_with(cli_engine *engine, const cli_text *text, const int32_t *tok
     if (status != CLI_EXIT_OK)
         return status;
     cli_generator generator;
-    status = cli_generator_open(engine, context, &generator);
-    if (status == CLI_EXIT_OK && options->interactive)
+    status = cli_generator_open(engine, saver, context, tokens, n_tokens, &generator);
+    if (status == CLI_EXIT_OK && options->interactive) {
+        if (saver->exists)
+            say_resumed(&generator, kvf_session_n_tokens(generator.session), 0);
         status = cli_chat(&generator, text->data ? text : NULL);
-    else if (status == CLI_EXIT_OK)
+        cli_saver_summarise(saver, generator.session);
+    } else if (status == CLI_EXIT_OK) {
         status = answer_once(&generator, tokens, n_tokens);
+    }
     cli_generator_close(&generator);
     return status;
 }
@@ -190,31 +230,51 @@ static int read_prompt(const cli_options *options, cli_text *text)
     return CLI_EXIT_OK;
 }
 
+/* The prompt as tokens, without those that the named session holds of it already. */
+static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
+{
+    const cli_options *options = engine->options;
+    uint64_t n_held = 0;
+    int32_t *tokens = malloc((text->bytes + 1) * sizeof *tokens);
+    if (!tokens)
+        return cli_error("run", "out of memory for a prompt of %zu bytes", text->bytes);
+    const bool bos = cli_saver_at_start(saver) && (text->data || !saver->exists);
+    size_t n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
+    int status = CLI_EXIT_OK;
+    if (!text->data && !options->interactive && !saver->exists)
+        status = cli_error("run", "the session %s is not there yet; give a prompt to begin it",
+                           options->session);
+    else if (n == 0 && !options->interactive && !saver->exists)
+        status = cli_error("run", "the prompt is empty");
+    else if (!options->interactive)
+        status = cli_saver_skip(saver, tokens, n, &n_held);
+    /* Another prompt than the one that was interrupted comes after what is there. */
+    if (bos && n_held == 0 && cli_saver_held_tokens(saver) > 0)
+        n = kvf_tokenize(&engine->config, text->data, text->bytes, false, tokens);
+    if (status == CLI_EXIT_OK)
+        status = run_with(engine, saver, text, tokens + n_held, n - n_held);
+    free(tokens);
+    return status;
+}
+
 int cli_run(const cli_options *options)
 {
     kvf_error error;
     cli_text text = {NULL, 0};
-    int32_t *tokens = NULL;
+    cli_options resolved = *options; /* a session that is resumed brings its own */
     cli_engine engine;
-    int status = cli_engine_open(options, &engine);
+    cli_saver saver = {.lock = {-1, NULL}};
+    int status = cli_engine_open(&resolved, &engine);
     if (status == CLI_EXIT_OK &&
         kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)
         status = cli_error("run", "%s", error.message);
     if (status == CLI_EXIT_OK)
         status = read_prompt(options, &text);
-    if (status == CLI_EXIT_OK) {
-        tokens = malloc((text.bytes + 1) * sizeof *tokens);
-        if (!tokens)
-            status = cli_error("run", "out of memory for a prompt of %zu bytes", text.bytes);
-    }
-    if (status == CLI_EXIT_OK) {
-        const size_t n = kvf_tokenize(&engine.config, text.data, text.bytes, true, tokens);
-        if (n == 0 && !options->interactive)
-            status = cli_error("run", "the prompt is empty");
-        else
-            status = run_with(&engine, &text, tokens, n);
-    }
-    free(tokens);
+    if (status == CLI_EXIT_OK)
+        status = cli_saver_open(&resolved, &saver);
+    if (status == CLI_EXIT_OK)
+        status = run_text(&engine, &saver, &text);
+    cli_saver_close(&saver);
     cli_text_free(&text);
     cli_engine_close(&engine);
     return status;

@@ -23,6 +23,7 @@ typedef struct kvf_model {
     struct kvf_forward *forward; /* activations, owned */
     kvf_observe_fn *observe;     /* NULL: nothing is observed */
     void *observe_user;
+    uint64_t fingerprint; /* 0: not computed yet */
 } kvf_model;
 
 /* Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. */
@@ -34,6 +35,21 @@ void kvf_model_free(kvf_model *model);
 kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *options,
                                   kvf_session **session, kvf_error *error);
 
+/* The model's fingerprint (model/fingerprint.h); the first call reads all weights. */
+kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_error *error);
+
+/* kvf_session_save with this model's fingerprint. */
+kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
+                                  const kvf_save_options *options, kvf_save_report *report,
+                                  kvf_error *error);
+/*
+ * kvf_session_load of a session of this model: one of another, or of none that is
+ * known, is KVF_WRONG_MODEL. options may be NULL (profile and context as saved).
+ */
+kvf_status kvf_model_load_session(kvf_model *model, const char *path,
+                                  const kvf_session_options *options, bool verify,
+                                  kvf_session **session, kvf_error *error);
+
 /*
  * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
  * token are left in kvf_session_logits(); where all_logits is not NULL it receives
@@ -41,6 +57,16 @@ kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *o
  */
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error);
+
+/*
+ * Takes the session back to n_tokens tokens: truncate, and forward again from the
+ * checkpoint in the chunks that the tokens first came in. Rows, states and logits are then
+ * to the bit those of a session that was never longer (the device has as many threads as
+ * before). Errors are those of kvf_session_truncate, which leave the session unchanged;
+ * where the replay itself fails (memory), the session holds the tokens up to there.
+ */
+kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
+                            kvf_error *error);
 
 /*
  * Activations of the dense layers for chunks of chunk_tokens, as plan buffers of

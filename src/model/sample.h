@@ -11,6 +11,13 @@ typedef struct kvf_sampler {
     uint64_t state;    /* seed it with any value; advances once a sampled token */
 } kvf_sampler;
 
+/*
+ * The sampler in the bytes that a session keeps for its caller (docs/FORMAT.md 10.7).
+ * Restoring returns false where they hold none, and leaves the sampler as it is.
+ */
+void kvf_sampler_store(const kvf_sampler *sampler, uint8_t bytes[KVF_CALLER_STATE_BYTES]);
+bool kvf_sampler_restore(kvf_sampler *sampler, const uint8_t bytes[KVF_CALLER_STATE_BYTES]);
+
 /* The highest logit; equal ones: the lower id. */
 uint32_t kvf_argmax(const float *logits, uint32_t vocab);
 

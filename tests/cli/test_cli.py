@@ -52,11 +52,11 @@ VERIFY_KEYS = [
 ]
 PLAN_KEYS = [
     "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
-    "total_bytes", "buffers",
+    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "buffers",
 ]
 RUN_KEYS = [
-    "ctx", "profile", "isa", "backend", "prompt_tokens", "answer_tokens", "ended", "prefill_tps",
-    "decode_tps", "session_bytes", "tokens", "text",
+    "ctx", "profile", "isa", "backend", "resumed_tokens", "prompt_tokens", "answer_tokens", "ended",
+    "prefill_tps", "decode_tps", "session_bytes", "tokens", "text",
 ]
 
 
@@ -243,6 +243,13 @@ class PlanTest(CliTest):
             self.assertEqual(sum(b["bytes"] for b in line["buffers"]), line["total_bytes"])
             self.assertGreater(line["total_bytes"], line["allocated_bytes"] + line["scratch_bytes"])
             self.assertGreaterEqual(line["allocated_bytes"], line["session_bytes"])
+
+    def test_checkpoints_are_counted_beside_the_totals(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "512,1M", "--profile", "fold")
+        rings, halves, logits, state = 43 * 2 * 37440, 21 * 20480, 4 * 129280, 12206080
+        for line, count in zip(lines, (4, 8)):
+            self.assertEqual(line["checkpoint_bytes"], count * (rings + halves + logits))
+            self.assertEqual(line["chunk_undo_bytes"], rings + state + halves + logits)
 
     def test_scratch_is_what_the_format_promises(self):
         lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "1M", "--chunk", "4096")

@@ -19,7 +19,8 @@ enum operation {
     OP_SELECT = 5,
     OP_ATTEND = 6,
     OP_PLAN = 7,
-    OP_SESSION = 8
+    OP_SESSION = 8,
+    OP_SNAPSHOT = 9
 };
 
 /* ---- Operations --------------------------------------------------------------- */
@@ -472,6 +473,53 @@ static void answer_session(exchange *x)
     kvf_session_close(session);
 }
 
+/* What a snapshot keeps besides: logits 0, 0.25, 0.5 .., bytes 1, 2, 3 .., a fingerprint. */
+static void leave_marks(kvf_session *session, uint32_t vocab)
+{
+    for (uint32_t i = 0; i < vocab; i++) {
+        kvf_session_logits(session)[i] = 0.25f * (float)i;
+    }
+    for (int i = 0; i < KVF_CALLER_STATE_BYTES; i++) {
+        kvf_session_caller_state(session)[i] = (uint8_t)(i + 1);
+    }
+    kvf_session_set_model_fingerprint(session, 0x1122334455667788u);
+}
+
+/*
+ * The same session, saved after every chunk: fields and blobs as before, with the field
+ * `compress` and the blob path between options and input -> fields saves that appended,
+ * bytes of the file.
+ */
+static void answer_snapshot(exchange *x)
+{
+    kvf_geometry geometry = next_geometry(x);
+    kvf_session_options options = next_options(x);
+    const kvf_save_options save = {.compress = next_bool(x)};
+    uint64_t path_bytes = next_u64(x);
+    char *path = own(x, product(path_bytes, 1) + 1);
+    memcpy(path, next_blob_of(x, path_bytes), (size_t)path_bytes);
+    path[path_bytes] = '\0';
+    session_input in = next_session_input(x, &geometry);
+    kvf_session *session = NULL;
+    kvf_save_report report = {0};
+    kvf_status status = kvf_session_open(x->device, &geometry, &options, &session, &x->error);
+    size_t first = 0;
+    uint64_t n_appended = 0;
+    for (uint32_t i = 0; i < in.n_chunks && status == KVF_OK; i++) {
+        status = run_chunk(session, &in, first, in.chunk_tokens[i], &x->error);
+        first += in.chunk_tokens[i];
+        if (status == KVF_OK) {
+            leave_marks(session, geometry.vocab);
+            status = kvf_session_save(session, path, &save, &report, &x->error);
+        }
+        n_appended += report.appended;
+    }
+    put_status(x, status);
+    put_field(x, n_appended);
+    put_field(x, report.file_bytes);
+    kvf_session_close(session);
+}
+
 /* ---- Main loop -------------------------------------------------------------------- */
 
 static void answer(exchange *x)
@@ -485,6 +533,7 @@ static void answer(exchange *x)
     case OP_ATTEND: answer_attend(x); break;
     case OP_PLAN: answer_plan(x); break;
     case OP_SESSION: answer_session(x); break;
+    case OP_SNAPSHOT: answer_snapshot(x); break;
     default: nonsense("no operation %u", x->request.word);
     }
 }

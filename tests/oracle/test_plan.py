@@ -3,6 +3,7 @@
 import struct
 
 import oracle
+import snapshot
 from oracle import F16, F32, FP4, FP8_F16
 from probe_client import (FOLD, INVALID_ARGUMENT, LAYER_CSA, LAYER_HCA, LAYER_WINDOW, LEGACY, OK, OP_PLAN,
                           PACKED, TILED, LibraryTest, main)
@@ -114,6 +115,11 @@ class Flash(LibraryTest):
             self.assertEqual(sum(b[4] for b in cache), plan.allocated_bytes, what)
             self.assertEqual(sum(b[4] for b in scratch), plan.scratch_bytes, what)
             self.assertEqual({b[5] for b in scratch} - {0}, set(), what)
+
+    def test_snapshot_bytes_are_those_of_section_10(self):
+        for profile, n_tokens, plan in self.plans():
+            want = snapshot.file_bytes(profile, FLASH_LAYERS, 129280, 128, n_tokens)
+            self.assertEqual(plan.snapshot_bytes, want, "profile %d, %d tokens" % (profile, n_tokens))
 
     def test_row_buffers_are_whole_pages(self):
         names = {F32: "f32", F16: "f16", FP8_F16: "fp8_f16", FP4: "fp4"}

@@ -127,6 +127,7 @@ static void cpu_release(kvf_device *device, void *memory, size_t bytes)
 
 const kvf_backend kvf_backend_cpu = {
     .name = "cpu",
+    .addresses_host_memory = true,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,

@@ -46,6 +46,7 @@ static void ref_release(kvf_device *device, void *memory, size_t bytes)
 
 const kvf_backend kvf_backend_ref = {
     .name = "ref",
+    .addresses_host_memory = true,
     .open = ref_open,
     .close = ref_close,
     .alloc = ref_alloc,

@@ -1,0 +1,98 @@
+/*
+ * What a session needs to go back: the sizes of the chunks that its tokens came in, and
+ * checkpoints at multiples of the lcm of the ratios. Internal to cache/.
+ *
+ * There every window of a compressor is complete. The HCA state is empty then (no token
+ * of it will be read again) and of a CSA layer's only the first halves (Ca) of the last
+ * window are still to be pooled. Rows are never overwritten while the session grows, so
+ * a checkpoint holds none of them; it holds the pages of the window rings, which copy on
+ * write keeps as they were, those halves, and the logits.
+ */
+#ifndef KVF_CACHE_CHECKPOINT_H
+#define KVF_CACHE_CHECKPOINT_H
+
+#include "cache/page.h"
+
+/* n_chunks chunks of chunk_tokens each, one after the other. */
+typedef struct kvf_chunk_run {
+    uint32_t chunk_tokens;
+    uint32_t n_chunks;
+} kvf_chunk_run;
+
+/* The chunks from first_token on; those before were not recorded (a restored session). */
+typedef struct kvf_chunk_log {
+    uint64_t first_token;
+    uint64_t n_runs;
+    uint64_t capacity;
+    kvf_chunk_run *runs;
+} kvf_chunk_log;
+
+/* Shared by forks; never changed once it is taken. */
+typedef struct kvf_checkpoint {
+    uint32_t n_references;
+    uint64_t n_tokens;
+    uint64_t inexact_rows;
+    uint64_t bytes;   /* of halves and logits, in class checkpoint */
+    float *memory;    /* halves of CSA layers in order (rows, index rows), then logits */
+    uint32_t n_pages; /* a layer */
+    kvf_page *ring[]; /* [n_layers][n_pages] */
+} kvf_checkpoint;
+
+typedef struct kvf_checkpoints {
+    uint64_t alignment_tokens; /* lcm of the ratios */
+    uint64_t spacing_tokens;   /* resolved */
+    uint32_t capacity;         /* most that are kept; 0: none */
+    uint32_t n;
+    bool from_start;         /* nothing was given up yet: token 0 counts as one more */
+    kvf_checkpoint **list;   /* [capacity], ascending */
+    kvf_checkpoint *pending; /* memory for the one that the open chunk's end will take */
+} kvf_checkpoints;
+
+/* ---- The log of chunks (chunks.c) ---------------------------------------------- */
+
+/* Room for one more chunk. */
+kvf_status kvf_chunk_log_reserve(kvf_chunk_log *log, kvf_error *error);
+void kvf_chunk_log_add(kvf_chunk_log *log, uint32_t chunk_tokens);
+/* Forgets the chunks after n_tokens, which is where one of them ended. */
+void kvf_chunk_log_cut(kvf_chunk_log *log, uint64_t n_tokens);
+
+/* ---- Sizes, for the plan; options are resolved ---------------------------------- */
+
+/* Checkpoints lie at multiples of this; more than any context: there is none. */
+uint64_t kvf_checkpoint_alignment(const kvf_geometry *geometry);
+/* Of one checkpoint without its ring: halves and logits. */
+uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry);
+/* The most that checkpoints of a session of n_tokens hold. */
+uint64_t kvf_checkpoints_bytes(const kvf_geometry *geometry, const kvf_session_options *options,
+                               uint64_t n_tokens);
+/* The most that an open chunk holds besides: what drop gives back, the next checkpoint. */
+uint64_t kvf_chunk_undo_bytes(const kvf_geometry *geometry, const kvf_session_options *options);
+
+/* ---- Checkpoints of a session ---------------------------------------------------- */
+
+kvf_status kvf_checkpoints_open(kvf_session *session, kvf_error *error);
+void kvf_checkpoints_close(kvf_session *session);
+/* begin: memory for a checkpoint at n_tokens where one is due; cancel: it is not taken. */
+kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_error *error);
+void kvf_checkpoints_cancel(kvf_session *session);
+/* commit: takes the prepared one, if any. */
+void kvf_checkpoints_take(kvf_session *session);
+/*
+ * After a session's content came from elsewhere (header, rows and states are set):
+ * nothing before its present state can be gone back to; where that lies at a
+ * checkpoint's place, it becomes the first one. What chunks the tokens came in is not
+ * known. On failure the session can only be closed.
+ */
+kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_error *error);
+/* Releases those after n_tokens. */
+void kvf_checkpoints_cut(kvf_session *session, uint64_t n_tokens);
+/* The latest at or before n_tokens, or NULL. */
+kvf_checkpoint *kvf_checkpoints_find(const kvf_session *session, uint64_t n_tokens);
+/* A fork has the same checkpoints; its list is as long. */
+void kvf_checkpoints_share(kvf_session *to, const kvf_session *from);
+
+void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint);
+/* Rings, states' halves (all else of the states must be zero already), logits, counts. */
+void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoint);
+
+#endif

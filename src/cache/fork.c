@@ -1,0 +1,71 @@
+/* fork: another session that holds the same pages. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/session.h"
+#include "error.h"
+
+static kvf_page *share(kvf_session *to, kvf_page *page)
+{
+    if (page)
+        kvf_session_hold_page(to, page);
+    return page;
+}
+
+static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_rows *from)
+{
+    for (uint64_t i = 0; i < from->n_pages; i++)
+        kvf_paged_rows_put(rows, share(to, from->pages[i]));
+    rows->n_checked = from->n_checked;
+}
+
+static kvf_status copy_log(kvf_chunk_log *log, const kvf_chunk_log *from, kvf_error *error)
+{
+    log->first_token = from->first_token;
+    if (from->n_runs == 0)
+        return KVF_OK;
+    log->runs = malloc(from->n_runs * sizeof *log->runs);
+    if (!log->runs)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the sizes of %llu chunks",
+                        (unsigned long long)from->n_runs);
+    memcpy(log->runs, from->runs, from->n_runs * sizeof *log->runs);
+    log->n_runs = log->capacity = from->n_runs;
+    return KVF_OK;
+}
+
+kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *error)
+{
+    *out = NULL;
+    if (session->chunk_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "fork inside a chunk of %u tokens: commit or drop it first",
+                        session->chunk_tokens);
+    kvf_session *fork;
+    kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
+                                                &session->options, &fork, error);
+    if (status != KVF_OK)
+        return status;
+    status = copy_log(&fork->log, &session->log, error);
+    if (status != KVF_OK) {
+        kvf_session_close(fork);
+        return status;
+    }
+    memcpy(fork->header, session->header, kvf_session_header_bytes(session));
+    memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
+    fork->inexact_rows = session->inexact_rows;
+    fork->saved = session->saved;
+    memcpy(fork->caller_state, session->caller_state, sizeof fork->caller_state);
+    fork->tokens = share(fork, session->tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        const kvf_layer_cache *from = &session->layers[i];
+        kvf_layer_cache *to = &fork->layers[i];
+        share_rows(fork, &to->window, &from->window);
+        share_rows(fork, &to->rows, &from->rows);
+        share_rows(fork, &to->index_rows, &from->index_rows);
+        to->row_state = share(fork, from->row_state);
+        to->index_state = share(fork, from->index_state);
+    }
+    kvf_checkpoints_share(fork, session);
+    *out = fork;
+    return kvf_ok(error);
+}

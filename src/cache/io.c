@@ -1,0 +1,167 @@
+/* The operating system behind kvf_io, and reading and writing to the end. */
+#include "cache/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "error.h"
+
+static int system_open(const kvf_io *io, const char *path, int flags, mode_t mode)
+{
+    (void)io;
+    return open(path, flags | O_CLOEXEC, mode);
+}
+
+static int system_close(const kvf_io *io, int file)
+{
+    (void)io;
+    return close(file);
+}
+
+static int system_lock(const kvf_io *io, int file)
+{
+    (void)io;
+    return flock(file, LOCK_EX | LOCK_NB);
+}
+
+static int system_stat(const kvf_io *io, int file, struct stat *info)
+{
+    (void)io;
+    return fstat(file, info);
+}
+
+static int system_stat_path(const kvf_io *io, const char *path, struct stat *info)
+{
+    (void)io;
+    return stat(path, info);
+}
+
+static ssize_t system_read(const kvf_io *io, int file, void *data, size_t bytes, uint64_t offset)
+{
+    (void)io;
+    return pread(file, data, bytes, (off_t)offset);
+}
+
+static ssize_t system_write(const kvf_io *io, int file, const void *data, size_t bytes,
+                            uint64_t offset)
+{
+    (void)io;
+    return pwrite(file, data, bytes, (off_t)offset);
+}
+
+static int system_truncate(const kvf_io *io, int file, uint64_t bytes)
+{
+    (void)io;
+    return ftruncate(file, (off_t)bytes);
+}
+
+static int system_sync(const kvf_io *io, int file)
+{
+    (void)io;
+#ifdef F_FULLFSYNC
+    /* macOS: fsync stops at the drive's own cache; not every file system has this. */
+    if (fcntl(file, F_FULLFSYNC) == 0)
+        return 0;
+#endif
+    return fsync(file);
+}
+
+static int system_rename(const kvf_io *io, const char *from, const char *to)
+{
+    (void)io;
+    return rename(from, to);
+}
+
+static int system_unlink(const kvf_io *io, const char *path)
+{
+    (void)io;
+    return unlink(path);
+}
+
+static int system_sync_folder(const kvf_io *io, const char *folder)
+{
+    const int file = system_open(io, folder, O_RDONLY | O_DIRECTORY, 0);
+    if (file < 0)
+        return -1;
+    const int result = fsync(file);
+    const int reason = errno;
+    close(file);
+    errno = reason;
+    return result;
+}
+
+static void *system_map(const kvf_io *io, int file, size_t bytes)
+{
+    (void)io;
+    void *view = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    return view == MAP_FAILED ? NULL : view;
+}
+
+static void system_unmap(const kvf_io *io, void *view, size_t bytes)
+{
+    (void)io;
+    munmap(view, bytes);
+}
+
+const kvf_io kvf_io_system = {.open = system_open,
+                              .close = system_close,
+                              .lock = system_lock,
+                              .stat = system_stat,
+                              .stat_path = system_stat_path,
+                              .read = system_read,
+                              .write = system_write,
+                              .truncate = system_truncate,
+                              .sync = system_sync,
+                              .rename = system_rename,
+                              .unlink = system_unlink,
+                              .sync_folder = system_sync_folder,
+                              .map = system_map,
+                              .unmap = system_unmap};
+
+kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
+{
+    const int reason = errno;
+    const kvf_status status =
+        reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND : KVF_FILE_IO;
+    return kvf_fail(error, status, "%.200s: cannot %s: %s", path, what, strerror(reason));
+}
+
+kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *data, size_t bytes,
+                           uint64_t offset, kvf_error *error)
+{
+    for (size_t done = 0; done < bytes;) {
+        const ssize_t n = io->read(io, file, (uint8_t *)data + done, bytes - done, offset + done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return kvf_io_fail(path, "read", error);
+        if (n == 0)
+            return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: ends at byte %llu, %zu more belong",
+                            path, (unsigned long long)(offset + done), bytes - done);
+        done += (size_t)n;
+    }
+    return KVF_OK;
+}
+
+kvf_status kvf_io_write_all(const kvf_io *io, int file, const char *path, const void *data,
+                            size_t bytes, uint64_t offset, kvf_error *error)
+{
+    for (size_t done = 0; done < bytes;) {
+        const ssize_t n =
+            io->write(io, file, (const uint8_t *)data + done, bytes - done, offset + done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        /* A disk that takes nothing and gives no reason would be asked for ever. */
+        if (n == 0)
+            errno = ENOSPC;
+        if (n <= 0)
+            return kvf_io_fail(path, "write", error);
+        done += (size_t)n;
+    }
+    return KVF_OK;
+}

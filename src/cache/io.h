@@ -1,0 +1,49 @@
+/*
+ * What snapshots ask of the system, as a table, so that a test can put a failing disk
+ * in its place. Every function is the system call of its name and fails the same way:
+ * -1 (map: NULL) and errno. The helpers below turn that into a status. Internal.
+ */
+#ifndef KVF_CACHE_IO_H
+#define KVF_CACHE_IO_H
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "kvfold.h"
+
+typedef struct kvf_io kvf_io;
+struct kvf_io {
+    int (*open)(const kvf_io *io, const char *path, int flags, mode_t mode);
+    int (*close)(const kvf_io *io, int file);
+    /* Exclusive, without waiting; gone when the file is closed. */
+    int (*lock)(const kvf_io *io, int file);
+    int (*stat)(const kvf_io *io, int file, struct stat *info);
+    /* What a path leads to now. */
+    int (*stat_path)(const kvf_io *io, const char *path, struct stat *info);
+    ssize_t (*read)(const kvf_io *io, int file, void *data, size_t bytes, uint64_t offset);
+    ssize_t (*write)(const kvf_io *io, int file, const void *data, size_t bytes, uint64_t offset);
+    int (*truncate)(const kvf_io *io, int file, uint64_t bytes);
+    /* Returns when what was written is on the disk itself. */
+    int (*sync)(const kvf_io *io, int file);
+    int (*rename)(const kvf_io *io, const char *from, const char *to);
+    int (*unlink)(const kvf_io *io, const char *path);
+    /* The names in a folder, on the disk itself. */
+    int (*sync_folder)(const kvf_io *io, const char *folder);
+    /* A private view of the file's first `bytes`: what is written to it stays in memory. */
+    void *(*map)(const kvf_io *io, int file, size_t bytes);
+    void (*unmap)(const kvf_io *io, void *view, size_t bytes);
+};
+
+/* The operating system. */
+extern const kvf_io kvf_io_system;
+
+/* errno as a status: KVF_FILE_NOT_FOUND or KVF_FILE_IO; "PATH: cannot WHAT: ..". */
+kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error);
+
+/* All of the bytes, however many calls that takes; a file that ends early is KVF_FILE_FORMAT. */
+kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *data, size_t bytes,
+                           uint64_t offset, kvf_error *error);
+kvf_status kvf_io_write_all(const kvf_io *io, int file, const char *path, const void *data,
+                            size_t bytes, uint64_t offset, kvf_error *error);
+
+#endif

@@ -1,0 +1,237 @@
+/*
+ * Snapshots: a session as a file (docs/FORMAT.md 10). Internal to cache/.
+ *
+ *   snapshot_layout.c   what a session consists of and how that is cut into parts
+ *   snapshot_codec.c    zstd
+ *   snapshot_read.c     header pages, the index, and whether they can be believed
+ *   snapshot_map.c      a file in memory whose parts are checked before they are read
+ *   snapshot_write.c    header pages, parts and the index into a file
+ *   snapshot_save.c     a new file or what is new in an old one
+ *   snapshot_load.c     a session from a file
+ *   snapshot_repack.c   rows of one profile as rows of another
+ *   snapshot_info.c     what a file says of itself
+ *
+ * A session is a list of streams: tokens, logits, and five a layer. A stream is a row
+ * of equal pages, and the file holds it in parts: consecutive pages, at most 4 MiB,
+ * under one checksum. Rows of full pages never change, so a later save keeps their
+ * parts; the last page and everything that is a ring is written anew.
+ */
+#ifndef KVF_CACHE_SNAPSHOT_H
+#define KVF_CACHE_SNAPSHOT_H
+
+#include "cache/io.h"
+#include "cache/layout.h"
+#include "cache/page.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "snapshots are little-endian and are read as they lie in memory"
+#endif
+
+#define KVF_SNAPSHOT_MAGIC "kvfold\0" /* 8 bytes with the terminator */
+#define KVF_SNAPSHOT_VERSION 1u
+#define KVF_SNAPSHOT_PAGE_BYTES 4096u /* parts start at multiples of it */
+#define KVF_SNAPSHOT_PART_BYTES (4u << 20)
+#define KVF_SNAPSHOT_HEADERS 2u
+#define KVF_SNAPSHOT_GRID_OFF 1u /* bit of kvf_session_header.flags */
+
+/* ---- As the file has them ------------------------------------------------------ */
+
+typedef struct __attribute__((packed)) kvf_snapshot_header {
+    kvf_session_header session;
+    uint32_t n_parts;
+    uint64_t generation; /* number of the save; the valid header with the higher one counts */
+    uint64_t index_offset;
+    uint64_t index_bytes;
+    uint64_t index_checksum;
+    uint64_t end_bytes; /* of everything this header speaks of; what follows means nothing */
+    uint64_t inexact_rows;
+    uint32_t n_heads;
+    uint32_t n_index_heads;
+    uint32_t top_k;
+    uint32_t window_tokens;
+    uint64_t model_max_tokens;
+    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
+    uint8_t zeros[KVF_SNAPSHOT_PAGE_BYTES - 192 - 8];
+    uint64_t checksum; /* of all bytes before it */
+} kvf_snapshot_header;
+_Static_assert(sizeof(kvf_snapshot_header) == KVF_SNAPSHOT_PAGE_BYTES, "docs/FORMAT.md 10.2");
+
+typedef struct __attribute__((packed)) kvf_snapshot_layer {
+    uint32_t kind;
+    uint32_t ratio;
+    kvf_row_counts counts;
+} kvf_snapshot_layer;
+_Static_assert(sizeof(kvf_snapshot_layer) == 16, "docs/FORMAT.md 10.3");
+
+typedef enum kvf_codec { KVF_CODEC_NONE = 0, KVF_CODEC_ZSTD = 1 } kvf_codec;
+
+typedef struct __attribute__((packed)) kvf_part {
+    uint32_t kind;  /* kvf_stream_kind */
+    uint32_t layer; /* 0 for tokens and logits */
+    uint32_t first_page;
+    uint32_t n_pages;
+    uint32_t codec;
+    uint32_t zero;
+    uint64_t offset;       /* a multiple of KVF_SNAPSHOT_PAGE_BYTES */
+    uint64_t stored_bytes; /* in the file, without padding */
+    uint64_t checksum;     /* of the stored bytes */
+} kvf_part;
+_Static_assert(sizeof(kvf_part) == 48, "docs/FORMAT.md 10.4");
+
+/* ---- Layout: pure arithmetic ---------------------------------------------------- */
+
+typedef enum kvf_stream_kind {
+    KVF_STREAM_TOKENS = 1,
+    KVF_STREAM_LOGITS = 2,
+    KVF_STREAM_WINDOW = 3,
+    KVF_STREAM_ROWS = 4,
+    KVF_STREAM_ROW_STATE = 5,
+    KVF_STREAM_INDEX_ROWS = 6,
+    KVF_STREAM_INDEX_STATE = 7
+} kvf_stream_kind;
+
+typedef struct kvf_stream {
+    kvf_stream_kind kind;
+    uint32_t layer;
+    uint32_t page_bytes;
+    uint32_t n_pages;
+    uint32_t full_pages; /* leading pages that no later token changes (rings: all) */
+    uint32_t part_pages; /* the most pages of one part */
+    uint64_t n_items;    /* rows or tokens in it; 0 where it is plain bytes */
+} kvf_stream;
+
+/* What decides a snapshot's streams. */
+typedef struct kvf_snapshot_shape {
+    const kvf_geometry *geometry;
+    const kvf_profile *profile;
+    uint64_t n_tokens;
+} kvf_snapshot_shape;
+
+/* The i-th stream in the order of the file (it may have no pages); false past the last. */
+bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stream);
+/* Whether the stream is a ring, whose pages are overwritten as tokens come. */
+bool kvf_stream_is_ring(kvf_stream_kind kind);
+/* Pages of a new part that begins at `page`. */
+uint32_t kvf_stream_part_pages(const kvf_stream *stream, uint32_t page);
+/* Words for messages: "index rows". */
+const char *kvf_stream_name(uint32_t kind);
+
+/* Parts of a first save; bytes of its index; bytes of the whole file. */
+uint32_t kvf_snapshot_n_parts(const kvf_snapshot_shape *shape);
+uint64_t kvf_snapshot_index_bytes(uint32_t n_layers, uint32_t n_parts);
+uint64_t kvf_snapshot_file_bytes(const kvf_snapshot_shape *shape);
+
+static inline uint64_t kvf_snapshot_padded(uint64_t bytes)
+{
+    return kvf_ceil_div(bytes, KVF_SNAPSHOT_PAGE_BYTES) * KVF_SNAPSHOT_PAGE_BYTES;
+}
+
+/* ---- zstd ------------------------------------------------------------------------ */
+
+/* The most bytes that compressing can give; 0: this build has no zstd. */
+size_t kvf_codec_bound(size_t bytes);
+/* Returns the bytes written to out, 0 when it failed. */
+size_t kvf_codec_compress(void *out, size_t capacity, const void *data, size_t bytes);
+/* Whether data is what `bytes` bytes were compressed to; they are then in out. */
+bool kvf_codec_decompress(void *out, size_t bytes, const void *data, size_t stored_bytes);
+
+/* ---- Reading ----------------------------------------------------------------------- */
+
+/* What a file says of itself, checked: nothing of it contradicts the format. */
+typedef struct kvf_snapshot_index {
+    kvf_snapshot_header header;
+    kvf_geometry geometry;
+    kvf_part *parts; /* [header.n_parts], owned */
+    uint64_t file_bytes;
+    uint64_t live_bytes; /* headers, index, parts, with padding */
+    bool in_both;        /* both header pages hold this header */
+    uint32_t slot;       /* the page it was read from */
+} kvf_snapshot_index;
+
+/* Opens for reading or, where `writable`, for both, and locks it then. */
+kvf_status kvf_snapshot_open_file(const kvf_io *io, const char *path, bool writable, int *file,
+                                  kvf_error *error);
+kvf_status kvf_snapshot_read_index(const kvf_io *io, int file, const char *path,
+                                   kvf_snapshot_index *index, kvf_error *error);
+void kvf_snapshot_free_index(kvf_snapshot_index *index);
+kvf_snapshot_shape kvf_snapshot_shape_of(const kvf_snapshot_index *index);
+
+/* A file in memory. Parts are checked once; pages refer to it (cache/page.h). */
+typedef struct kvf_snapshot_map {
+    kvf_page_owner owner;
+    const kvf_io *io;
+    uint8_t *view;
+    size_t view_bytes;
+    uint32_t n_parts;
+    uint32_t *by_offset; /* [n_parts] numbers of parts, ascending by offset */
+    kvf_part *parts;     /* [n_parts] in the order of the index */
+    bool *checked;       /* [n_parts] */
+    char path[];
+} kvf_snapshot_map;
+
+/* Takes the parts out of the index. Give up with kvf_page_owner_release(&map->owner). */
+kvf_status kvf_snapshot_map_open(const kvf_io *io, int file, const char *path,
+                                 kvf_snapshot_index *index, kvf_snapshot_map **map,
+                                 kvf_error *error);
+/* Compares part i with its checksum, unless that was done. */
+kvf_status kvf_snapshot_map_check(kvf_snapshot_map *map, uint32_t i, kvf_error *error);
+
+/* ---- Writing ------------------------------------------------------------------------ */
+
+/* A file being written: bytes go behind each other from end_bytes on. */
+typedef struct kvf_snapshot_writer {
+    const kvf_io *io;
+    const char *path; /* for messages */
+    int file;
+    bool compress;
+    uint64_t end_bytes;
+    uint64_t written_bytes;
+    uint8_t *buffer; /* a part with its padding */
+    size_t buffer_bytes;
+    uint8_t *packed; /* where compressing writes to */
+    size_t packed_bytes;
+} kvf_snapshot_writer;
+
+kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_part_bytes,
+                                    kvf_error *error);
+void kvf_snapshot_writer_close(kvf_snapshot_writer *writer);
+/* Fills and writes part->n_pages pages from the session; sets offset, bytes, checksum. */
+kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *session,
+                                   const kvf_stream *stream, kvf_part *part, kvf_error *error);
+/* Writes the index, then fills in the header, its checksum included. */
+kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_session *session,
+                                    const kvf_part *parts, kvf_snapshot_header *header,
+                                    kvf_error *error);
+kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snapshot_header *header,
+                                     uint32_t slot, kvf_error *error);
+
+/* ---- Saving and loading ------------------------------------------------------------- */
+
+/* As the public functions, on any disk. */
+kvf_status kvf_session_save_to(kvf_session *session, const char *path,
+                               const kvf_save_options *options, kvf_save_report *report,
+                               const kvf_io *io, kvf_error *error);
+kvf_status kvf_session_load_from(kvf_device *device, const char *path,
+                                 const kvf_load_options *options, kvf_session **session,
+                                 const kvf_io *io, kvf_error *error);
+
+/* Opens the file, reads its index and maps it; `verify` checks all parts. */
+kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, kvf_snapshot_index *index,
+                             kvf_snapshot_map **map, bool verify, kvf_error *error);
+/*
+ * The content of part i, which has `bytes` bytes: checked, and where it is compressed
+ * in `unpacked` (room for KVF_SNAPSHOT_PART_BYTES).
+ */
+kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t bytes,
+                                  uint8_t *unpacked, const uint8_t **data, kvf_error *error);
+/* The rows that a part is of; NULL where it is not of rows. */
+kvf_paged_rows *kvf_snapshot_rows_of(kvf_session *session, const kvf_part *part);
+/*
+ * Part `number`, which is of rows, into the session, which has another profile than the
+ * file of this shape. KVF_INEXACT where a value cannot be held.
+ */
+kvf_status kvf_snapshot_repack(kvf_session *session, kvf_snapshot_map *map, uint32_t number,
+                               const kvf_snapshot_shape *shape, uint8_t *unpacked,
+                               kvf_error *error);
+
+#endif

@@ -1,0 +1,262 @@
+/* Header pages and the index, and whether they can be believed (docs/FORMAT.md 10.2 to 10.4). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/plan.h"
+#include "cache/snapshot.h"
+#include "checksum.h"
+#include "error.h"
+
+kvf_status kvf_snapshot_open_file(const kvf_io *io, const char *path, bool writable, int *file,
+                                  kvf_error *error)
+{
+    struct stat info;
+    /* O_NONBLOCK: a pipe in place of a file is refused, not waited for. */
+    *file = io->open(io, path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK, 0);
+    if (*file < 0)
+        return kvf_io_fail(path, "open", error);
+    kvf_status status = KVF_OK;
+    if (io->stat(io, *file, &info) != 0)
+        status = kvf_io_fail(path, "look at", error);
+    else if (!S_ISREG(info.st_mode))
+        status = kvf_fail(error, KVF_FILE_IO, "%.200s: is not a regular file", path);
+    else if (writable && io->lock(io, *file) != 0)
+        status = errno == EWOULDBLOCK
+                     ? kvf_fail(error, KVF_FILE_BUSY, "%.200s: another save of it runs", path)
+                     : kvf_io_fail(path, "lock", error);
+    if (status != KVF_OK) {
+        io->close(io, *file);
+        *file = -1;
+    }
+    return status;
+}
+
+/* ---- Header pages ------------------------------------------------------------- */
+
+static bool has_magic(const kvf_snapshot_header *header)
+{
+    return memcmp(header->session.magic, KVF_SNAPSHOT_MAGIC, 8) == 0;
+}
+
+static bool is_whole(const kvf_snapshot_header *header)
+{
+    return has_magic(header) &&
+           kvf_checksum(header, offsetof(kvf_snapshot_header, checksum)) == header->checksum;
+}
+
+/*
+ * The newer of the two that are whole. A header is written after what it speaks of is
+ * on the disk, so one that is whole is to be believed: what it speaks of was damaged
+ * later if it is not there, and the older state must not be passed off as the last.
+ */
+static kvf_status choose_header(const kvf_snapshot_header pages[KVF_SNAPSHOT_HEADERS],
+                                const char *path, kvf_snapshot_index *index, kvf_error *error)
+{
+    const bool whole[] = {is_whole(&pages[0]), is_whole(&pages[1])};
+    if (!whole[0] && !whole[1])
+        return has_magic(&pages[0]) || has_magic(&pages[1])
+                   ? kvf_fail(error, KVF_FILE_FORMAT, "%.200s: both headers are damaged", path)
+                   : kvf_fail(error, KVF_FILE_FORMAT, "%.200s: is not a kvfold snapshot", path);
+    index->in_both = memcmp(&pages[0], &pages[1], sizeof pages[0]) == 0;
+    if (whole[0] && whole[1] && pages[0].generation == pages[1].generation && !index->in_both)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%.200s: two headers both say that they are save %llu", path,
+                        (unsigned long long)pages[0].generation);
+    index->slot = !whole[0] || (whole[1] && pages[1].generation > pages[0].generation);
+    index->header = pages[index->slot];
+    if (index->header.session.version != KVF_SNAPSHOT_VERSION)
+        return kvf_fail(error, KVF_UNSUPPORTED, "%.200s: snapshot version %u; this build reads %u",
+                        path, index->header.session.version, KVF_SNAPSHOT_VERSION);
+    return KVF_OK;
+}
+
+static kvf_status check_header(const kvf_snapshot_index *index, const char *path, kvf_error *error)
+{
+    const kvf_snapshot_header *header = &index->header;
+    const kvf_session_header *session = &header->session;
+    if (!kvf_profile_get((kvf_profile_id)session->profile) || session->n_layers == 0 ||
+        session->n_layers > KVF_MAX_LAYERS || session->flags & ~KVF_SNAPSHOT_GRID_OFF)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%.200s: profile %u, %u layers, flags %u; profiles 0 to %d, 1 to %d "
+                        "layers and flag %u are known",
+                        path, session->profile, session->n_layers, session->flags,
+                        KVF_PROFILE_COUNT - 1, KVF_MAX_LAYERS, KVF_SNAPSHOT_GRID_OFF);
+    if (session->n_tokens > session->max_tokens || session->max_tokens > header->model_max_tokens)
+        return kvf_fail(
+            error, KVF_FILE_FORMAT, "%.200s: %llu tokens in a context of %llu of a model's %llu",
+            path, (unsigned long long)session->n_tokens, (unsigned long long)session->max_tokens,
+            (unsigned long long)header->model_max_tokens);
+    if (header->end_bytes > index->file_bytes)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: has %llu bytes of %llu", path,
+                        (unsigned long long)index->file_bytes,
+                        (unsigned long long)header->end_bytes);
+    if (header->end_bytes % KVF_SNAPSHOT_PAGE_BYTES || header->generation == 0 ||
+        header->generation == UINT64_MAX)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: save %llu that ends at %llu", path,
+                        (unsigned long long)header->generation,
+                        (unsigned long long)header->end_bytes);
+    const uint64_t bytes = kvf_snapshot_index_bytes(session->n_layers, header->n_parts);
+    if (header->index_bytes != bytes || header->index_offset % KVF_SNAPSHOT_PAGE_BYTES ||
+        header->index_offset < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES ||
+        header->index_offset > header->end_bytes ||
+        kvf_snapshot_padded(bytes) > header->end_bytes - header->index_offset)
+        return kvf_fail(
+            error, KVF_FILE_FORMAT, "%.200s: an index of %llu bytes at %llu in a file of %llu",
+            path, (unsigned long long)header->index_bytes, (unsigned long long)header->index_offset,
+            (unsigned long long)header->end_bytes);
+    return KVF_OK;
+}
+
+/* ---- The index ------------------------------------------------------------------ */
+
+static kvf_status take_layers(const kvf_snapshot_layer *layers, const char *path,
+                              kvf_snapshot_index *index, kvf_error *error)
+{
+    const kvf_snapshot_header *header = &index->header;
+    const uint64_t n_tokens = header->session.n_tokens;
+    kvf_geometry *geometry = &index->geometry;
+    *geometry = (kvf_geometry){.n_layers = header->session.n_layers,
+                               .vocab = header->session.vocab,
+                               .n_heads = header->n_heads,
+                               .n_index_heads = header->n_index_heads,
+                               .top_k = header->top_k,
+                               .window_tokens = header->window_tokens,
+                               .max_tokens = header->model_max_tokens};
+    for (uint32_t i = 0; i < geometry->n_layers; i++)
+        geometry->layers[i] =
+            (kvf_layer){.kind = (kvf_layer_kind)layers[i].kind, .ratio = layers[i].ratio};
+    kvf_error found;
+    if (kvf_geometry_check(geometry, &found) != KVF_OK)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %.250s", path, found.message);
+    for (uint32_t i = 0; i < geometry->n_layers; i++) {
+        const kvf_layer layer = geometry->layers[i];
+        if (layers[i].counts.rows != kvf_layer_rows(layer, n_tokens) ||
+            layers[i].counts.index_rows != kvf_layer_index_rows(layer, n_tokens))
+            return kvf_fail(error, KVF_FILE_FORMAT,
+                            "%.200s: layer %u has %u rows and %u index rows after %llu tokens",
+                            path, i, layers[i].counts.rows, layers[i].counts.index_rows,
+                            (unsigned long long)n_tokens);
+    }
+    return KVF_OK;
+}
+
+/* Whether the part may stand at this place of the stream. */
+static bool part_fits(const kvf_part *part, const kvf_stream *stream, uint32_t page,
+                      uint64_t end_bytes)
+{
+    const uint64_t bytes = (uint64_t)part->n_pages * stream->page_bytes;
+    if (part->kind != stream->kind || part->layer != stream->layer || part->first_page != page ||
+        part->n_pages == 0 || part->n_pages > stream->n_pages - page ||
+        part->n_pages > KVF_SNAPSHOT_PART_BYTES / stream->page_bytes)
+        return false;
+    if (part->offset % KVF_SNAPSHOT_PAGE_BYTES || part->offset > end_bytes ||
+        part->offset < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES ||
+        part->stored_bytes > end_bytes - part->offset)
+        return false;
+    return part->codec == KVF_CODEC_NONE ? part->stored_bytes == bytes
+                                         : part->codec == KVF_CODEC_ZSTD &&
+                                               part->stored_bytes > 0 && part->stored_bytes < bytes;
+}
+
+/* Every page of every stream in exactly one part, in the order of the streams. */
+static kvf_status check_parts(kvf_snapshot_index *index, const char *path, kvf_error *error)
+{
+    const kvf_snapshot_shape shape = kvf_snapshot_shape_of(index);
+    const uint32_t n_parts = index->header.n_parts;
+    index->live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
+                        kvf_snapshot_padded(index->header.index_bytes);
+    uint32_t at = 0;
+    kvf_stream stream;
+    for (uint32_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
+        for (uint32_t page = 0; page < stream.n_pages; page += index->parts[at++].n_pages) {
+            if (at == n_parts ||
+                !part_fits(&index->parts[at], &stream, page, index->header.end_bytes))
+                return kvf_fail(error, KVF_FILE_FORMAT,
+                                "%.200s: part %u of %u is not what continues page %u of %u of "
+                                "the %s of layer %u",
+                                path, at, n_parts, page, stream.n_pages,
+                                kvf_stream_name(stream.kind), stream.layer);
+            index->live_bytes += kvf_snapshot_padded(index->parts[at].stored_bytes);
+        }
+    if (at != n_parts)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %u parts; %u belong to its streams", path,
+                        n_parts, at);
+    return KVF_OK;
+}
+
+static kvf_status take_index(const uint8_t *bytes, const char *path, kvf_snapshot_index *index,
+                             kvf_error *error)
+{
+    const kvf_snapshot_header *header = &index->header;
+    if (kvf_checksum(bytes, header->index_bytes) != header->index_checksum)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: the index (%llu bytes at %llu) is damaged",
+                        path, (unsigned long long)header->index_bytes,
+                        (unsigned long long)header->index_offset);
+    kvf_snapshot_layer layers[KVF_MAX_LAYERS];
+    const size_t layers_bytes = header->session.n_layers * sizeof *layers;
+    memcpy(layers, bytes, layers_bytes);
+    const kvf_status status = take_layers(layers, path, index, error);
+    if (status != KVF_OK)
+        return status;
+    index->parts = malloc(header->n_parts * sizeof *index->parts + 1);
+    if (!index->parts)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %u parts",
+                        path, header->n_parts);
+    memcpy(index->parts, bytes + layers_bytes, header->n_parts * sizeof *index->parts);
+    return check_parts(index, path, error);
+}
+
+static kvf_status read_headers(const kvf_io *io, int file, const char *path,
+                               kvf_snapshot_index *index, kvf_error *error)
+{
+    struct stat info;
+    if (io->stat(io, file, &info) != 0)
+        return kvf_io_fail(path, "look at", error);
+    index->file_bytes = (uint64_t)info.st_size;
+    if (index->file_bytes < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%.200s: is not a kvfold snapshot: %llu bytes are too few", path,
+                        (unsigned long long)index->file_bytes);
+    kvf_snapshot_header pages[KVF_SNAPSHOT_HEADERS];
+    kvf_status status = kvf_io_read_all(io, file, path, pages, sizeof pages, 0, error);
+    if (status == KVF_OK)
+        status = choose_header(pages, path, index, error);
+    return status == KVF_OK ? check_header(index, path, error) : status;
+}
+
+kvf_status kvf_snapshot_read_index(const kvf_io *io, int file, const char *path,
+                                   kvf_snapshot_index *index, kvf_error *error)
+{
+    memset(index, 0, sizeof *index);
+    kvf_status status = read_headers(io, file, path, index, error);
+    if (status != KVF_OK)
+        return status;
+    uint8_t *bytes = malloc(index->header.index_bytes);
+    if (!bytes)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %llu bytes",
+                        path, (unsigned long long)index->header.index_bytes);
+    status = kvf_io_read_all(io, file, path, bytes, index->header.index_bytes,
+                             index->header.index_offset, error);
+    if (status == KVF_OK)
+        status = take_index(bytes, path, index, error);
+    free(bytes);
+    if (status != KVF_OK)
+        kvf_snapshot_free_index(index);
+    return status;
+}
+
+void kvf_snapshot_free_index(kvf_snapshot_index *index)
+{
+    free(index->parts);
+    index->parts = NULL;
+}
+
+kvf_snapshot_shape kvf_snapshot_shape_of(const kvf_snapshot_index *index)
+{
+    return (kvf_snapshot_shape){.geometry = &index->geometry,
+                                .profile =
+                                    kvf_profile_get((kvf_profile_id)index->header.session.profile),
+                                .n_tokens = index->header.session.n_tokens};
+}

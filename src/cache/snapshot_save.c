@@ -1,0 +1,505 @@
+/*
+ * Saving: a new file beside the old one, renamed when it is on the disk; or what is new
+ * behind the end of the old one, and then a header that speaks of it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/session.h"
+#include "cache/snapshot.h"
+#include "error.h"
+
+#define SUFFIX ".saving"
+/* How often a file that is renamed away while it is being locked is looked for again. */
+#define OPEN_ATTEMPTS 8
+
+/* One save under way. */
+typedef struct saving {
+    kvf_session *session;
+    kvf_snapshot_shape shape;
+    const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
+    kvf_part *parts;         /* of the next index; new ones have offset 0 */
+    uint32_t n_parts;
+    size_t largest_bytes; /* of a new part */
+    uint64_t new_bytes;   /* of all new parts, padded */
+    uint64_t kept_bytes;  /* of the others */
+    kvf_snapshot_writer writer;
+    kvf_snapshot_header header;
+} saving;
+
+/* ---- Which parts are new -------------------------------------------------------------- */
+
+/* Whether slots first .. end - 1 of a ring lie in any of n pages from `page` on. */
+static bool slots_meet_pages(uint64_t first, uint64_t end, uint64_t slots, uint64_t ring_pages,
+                             uint32_t page, uint32_t n)
+{
+    return first < end && first * ring_pages / slots < (uint64_t)page + n &&
+           (end * ring_pages - 1) / slots >= page;
+}
+
+/* Whether tokens that came since the last save wrote to these pages of a ring. */
+static bool ring_changed(const saving *save, const kvf_stream *stream, uint32_t page, uint32_t n)
+{
+    const kvf_geometry *geometry = save->shape.geometry;
+    const bool window = stream->kind == KVF_STREAM_WINDOW;
+    const uint64_t slots =
+        window ? geometry->window_tokens : kvf_layer_slots(geometry->layers[stream->layer]);
+    /* The window may have fewer pages than its ring will have. */
+    const uint64_t ring_pages = window ? slots / KVF_PAGE_ROWS : stream->n_pages;
+    const uint64_t n_new = save->shape.n_tokens - save->before->kept_tokens;
+    if (save->before->kept_tokens < save->before->n_tokens || n_new >= slots)
+        return true;
+    const uint64_t first = save->before->n_tokens % slots;
+    const uint64_t end = first + n_new;
+    if (end <= slots)
+        return slots_meet_pages(first, end, slots, ring_pages, page, n);
+    return slots_meet_pages(first, slots, slots, ring_pages, page, n) ||
+           slots_meet_pages(0, end - slots, slots, ring_pages, page, n);
+}
+
+/* `kept` is the stream as it was with the fewest tokens held since the last save. */
+static bool pages_changed(const saving *save, const kvf_stream *stream, const kvf_stream *kept,
+                          uint32_t page, uint32_t n)
+{
+    if (stream->kind == KVF_STREAM_LOGITS)
+        return true;
+    if (kvf_stream_is_ring(stream->kind))
+        return ring_changed(save, stream, page, n);
+    /* The last page grows, unless no row came since and none was given up. */
+    if (save->before->kept_tokens == save->before->n_tokens && kept->n_items == stream->n_items)
+        return false;
+    return page + n > kept->full_pages;
+}
+
+/* The next part of the stream, the old one where it still holds. */
+static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *kept, uint32_t page,
+                     const kvf_part *old)
+{
+    kvf_part *part = &save->parts[save->n_parts++];
+    if (old && old->n_pages <= stream->n_pages - page &&
+        !pages_changed(save, stream, kept, page, old->n_pages)) {
+        *part = *old;
+        save->kept_bytes += kvf_snapshot_padded(old->stored_bytes);
+        return;
+    }
+    *part = (kvf_part){.kind = stream->kind,
+                       .layer = stream->layer,
+                       .first_page = page,
+                       .n_pages = kvf_stream_part_pages(stream, page)};
+    const size_t bytes = (size_t)part->n_pages * stream->page_bytes;
+    save->new_bytes += kvf_snapshot_padded(bytes);
+    if (bytes > save->largest_bytes)
+        save->largest_bytes = bytes;
+}
+
+/* The first part from old[*at] on that begins at or behind this place, if it is there. */
+static const kvf_part *find_old(const kvf_part *old, uint32_t n_old, uint32_t *at,
+                                const kvf_stream *stream, uint32_t page)
+{
+    while (*at < n_old && (old[*at].layer < stream->layer ||
+                           (old[*at].layer == stream->layer && old[*at].kind < stream->kind) ||
+                           (old[*at].layer == stream->layer && old[*at].kind == stream->kind &&
+                            old[*at].first_page < page)))
+        ++*at;
+    const kvf_part *part = *at < n_old ? &old[*at] : NULL;
+    return part && part->layer == stream->layer && part->kind == stream->kind &&
+                   part->first_page == page
+               ? part
+               : NULL;
+}
+
+/* Lists the parts of the next index; old is NULL for a new file. */
+static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old, kvf_error *error)
+{
+    kvf_snapshot_shape kept_shape = save->shape;
+    kept_shape.n_tokens = save->before ? save->before->kept_tokens : 0;
+    const size_t capacity = (size_t)kvf_snapshot_n_parts(&save->shape) + n_old;
+    save->parts = malloc(capacity * sizeof *save->parts);
+    if (!save->parts)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %zu parts",
+                        save->writer.path, capacity);
+    uint32_t at = 0;
+    kvf_stream stream;
+    kvf_stream kept;
+    for (uint32_t i = 0; kvf_stream_at(&save->shape, i, &stream); i++) {
+        kvf_stream_at(&kept_shape, i, &kept);
+        for (uint32_t page = 0; page < stream.n_pages;) {
+            add_part(save, &stream, &kept, page, find_old(old, n_old, &at, &stream, page));
+            page += save->parts[save->n_parts - 1].n_pages;
+        }
+    }
+    return KVF_OK;
+}
+
+/* ---- Writing --------------------------------------------------------------------------- */
+
+/* New parts and the index behind the writer's end; the header is filled in. */
+static kvf_status write_parts(saving *save, kvf_error *error)
+{
+    kvf_status status = kvf_snapshot_writer_open(&save->writer, save->largest_bytes, error);
+    uint32_t at = 0;
+    kvf_stream stream;
+    for (uint32_t i = 0; status == KVF_OK && kvf_stream_at(&save->shape, i, &stream); i++)
+        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK;) {
+            kvf_part *part = &save->parts[at++];
+            if (part->offset == 0)
+                status =
+                    kvf_snapshot_write_part(&save->writer, save->session, &stream, part, error);
+            page += part->n_pages;
+        }
+    save->header.n_parts = save->n_parts;
+    if (status == KVF_OK)
+        status = kvf_snapshot_write_index(&save->writer, save->session, save->parts, &save->header,
+                                          error);
+    return status;
+}
+
+static kvf_status sync_file(saving *save, kvf_error *error)
+{
+    const kvf_io *io = save->writer.io;
+    return io->sync(io, save->writer.file) == 0
+               ? KVF_OK
+               : kvf_io_fail(save->writer.path, "put on the disk", error);
+}
+
+/* From now on the session knows what the file holds. */
+static void remember(saving *save, kvf_save_report *report, bool appended)
+{
+    save->session->saved = (kvf_saved){.known = true,
+                                       .header_checksum = save->header.checksum,
+                                       .n_tokens = save->shape.n_tokens,
+                                       .kept_tokens = save->shape.n_tokens};
+    if (!report)
+        return;
+    uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
+                          kvf_snapshot_padded(save->header.index_bytes);
+    for (uint32_t i = 0; i < save->n_parts; i++)
+        live_bytes += kvf_snapshot_padded(save->parts[i].stored_bytes);
+    *report = (kvf_save_report){.generation = save->header.generation,
+                                .file_bytes = save->header.end_bytes,
+                                .unused_bytes = save->header.end_bytes - live_bytes,
+                                .written_bytes = save->writer.written_bytes,
+                                .appended = appended};
+}
+
+/* ---- A new file -------------------------------------------------------------------------- */
+
+/* "DIR" of "DIR/NAME", malloc'd. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = malloc(strlen(path) + 2);
+    if (!folder)
+        return NULL;
+    if (!slash) {
+        strcpy(folder, ".");
+        return folder;
+    }
+    /* "/NAME" lies in "/". */
+    const size_t n = slash == path ? 1 : (size_t)(slash - path);
+    memcpy(folder, path, n);
+    folder[n] = '\0';
+    return folder;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/*
+ * Opens and locks the file that is written. What an interrupted save left of it is used
+ * again. Between opening and locking another save may have renamed it: then it is the
+ * snapshot, and must not be touched.
+ */
+static kvf_status open_temporary(const kvf_io *io, const char *path, int *file, kvf_error *error)
+{
+    for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
+        struct stat opened;
+        struct stat named;
+        *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK, S_IRUSR | S_IWUSR);
+        if (*file < 0)
+            return kvf_io_fail(path, "create", error);
+        kvf_status status = KVF_OK;
+        if (io->lock(io, *file) != 0)
+            status = errno == EWOULDBLOCK
+                         ? kvf_fail(error, KVF_FILE_BUSY, "%.200s: another save runs", path)
+                         : kvf_io_fail(path, "lock", error);
+        else if (io->stat(io, *file, &opened) != 0)
+            status = kvf_io_fail(path, "look at", error);
+        else if (!S_ISREG(opened.st_mode))
+            status = kvf_fail(error, KVF_FILE_IO, "%.200s: is not a regular file", path);
+        else if (io->stat_path(io, path, &named) == 0 && same_file(&opened, &named))
+            return KVF_OK;
+        io->close(io, *file);
+        *file = -1;
+        if (status != KVF_OK)
+            return status;
+    }
+    return kvf_fail(error, KVF_FILE_BUSY, "%.200s: other saves keep replacing it", path);
+}
+
+/* A file that is no snapshot is somebody's data: it is not replaced. */
+static kvf_status check_replaced(const kvf_io *io, int file, const char *path, kvf_error *error)
+{
+    struct stat info;
+    uint8_t bytes[KVF_SNAPSHOT_PAGE_BYTES + 8] = {0};
+    if (io->stat(io, file, &info) != 0)
+        return kvf_io_fail(path, "look at", error);
+    const size_t n = info.st_size < (off_t)sizeof bytes ? (size_t)info.st_size : sizeof bytes;
+    const kvf_status status = kvf_io_read_all(io, file, path, bytes, n, 0, error);
+    if (status != KVF_OK || n == 0)
+        return status;
+    if (memcmp(bytes, KVF_SNAPSHOT_MAGIC, 8) != 0 &&
+        memcmp(bytes + KVF_SNAPSHOT_PAGE_BYTES, KVF_SNAPSHOT_MAGIC, 8) != 0)
+        return kvf_fail(error, KVF_FILE_IO,
+                        "%.200s: is there and is not a kvfold snapshot; it is not replaced", path);
+    return KVF_OK;
+}
+
+/* Locks what is to be replaced, if there is something; *file is -1 otherwise. */
+static kvf_status open_replaced(const kvf_io *io, const char *path, int *file, kvf_error *error)
+{
+    kvf_error found;
+    *file = -1;
+    kvf_status status = kvf_snapshot_open_file(io, path, true, file, &found);
+    if (status == KVF_FILE_NOT_FOUND)
+        return KVF_OK;
+    if (status != KVF_OK)
+        return kvf_fail(error, status, "%s", found.message);
+    status = check_replaced(io, *file, path, error);
+    if (status != KVF_OK) {
+        io->close(io, *file);
+        *file = -1;
+    }
+    return status;
+}
+
+static kvf_status write_new_file(saving *save, kvf_error *error)
+{
+    kvf_snapshot_writer *writer = &save->writer;
+    const kvf_io *io = writer->io;
+    if (io->truncate(io, writer->file, 0) != 0)
+        return kvf_io_fail(writer->path, "empty", error);
+    writer->end_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES;
+    save->header.generation = 1;
+    kvf_status status = choose_parts(save, NULL, 0, error);
+    if (status == KVF_OK)
+        status = write_parts(save, error);
+    for (uint32_t slot = 0; slot < KVF_SNAPSHOT_HEADERS && status == KVF_OK; slot++)
+        status = kvf_snapshot_write_header(writer, &save->header, slot, error);
+    return status == KVF_OK ? sync_file(save, error) : status;
+}
+
+/* Writes `temporary` and gives it its name. Both files are open and locked. */
+static kvf_status replace_file(saving *save, const char *path, const char *temporary,
+                               const char *folder, kvf_error *error)
+{
+    const kvf_io *io = save->writer.io;
+    kvf_status status = write_new_file(save, error);
+    if (status == KVF_OK && io->rename(io, temporary, path) != 0)
+        status = kvf_io_fail(path, "rename to it", error);
+    if (status != KVF_OK) {
+        io->unlink(io, temporary);
+        return status;
+    }
+    /* Should the folder fail now, either file may be there after a crash. */
+    save->session->saved.known = false;
+    if (io->sync_folder(io, folder) != 0)
+        return kvf_io_fail(folder, "put on the disk", error);
+    return KVF_OK;
+}
+
+static kvf_status save_new(saving *save, const char *path, kvf_save_report *report,
+                           kvf_error *error)
+{
+    const kvf_io *io = save->writer.io;
+    char *folder = folder_of(path);
+    char *temporary = malloc(strlen(path) + sizeof SUFFIX);
+    int replaced = -1;
+    kvf_status status = KVF_OK;
+    if (!folder || !temporary)
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for its name", path);
+    if (status == KVF_OK) {
+        strcpy(temporary, path);
+        strcat(temporary, SUFFIX);
+        status = open_replaced(io, path, &replaced, error);
+    }
+    if (status == KVF_OK)
+        status = open_temporary(io, temporary, &save->writer.file, error);
+    if (status == KVF_OK) {
+        save->writer.path = temporary;
+        status = replace_file(save, path, temporary, folder, error);
+        io->close(io, save->writer.file);
+    }
+    if (replaced >= 0)
+        io->close(io, replaced);
+    if (status == KVF_OK)
+        remember(save, report, false);
+    free(temporary);
+    free(folder);
+    return status;
+}
+
+/* ---- Behind the old end ------------------------------------------------------------------- */
+
+/*
+ * The header goes to the page that does not hold the only good one; then to the other,
+ * so that damage to either page later costs nothing. That second write needs no place on
+ * the disk now: the next save waits for it before it touches the first page again.
+ */
+static kvf_status write_headers(saving *save, const kvf_snapshot_index *old, kvf_error *error)
+{
+    const uint32_t first = old->in_both ? (uint32_t)(save->header.generation & 1) : !old->slot;
+    kvf_status status = kvf_snapshot_write_header(&save->writer, &save->header, first, error);
+    if (status == KVF_OK)
+        status = sync_file(save, error);
+    if (status == KVF_OK)
+        kvf_snapshot_write_header(&save->writer, &save->header, !first, NULL);
+    return status;
+}
+
+/* Adds to the file; *worth is false where it should be written anew instead. */
+static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *worth, kvf_error *error)
+{
+    kvf_snapshot_writer *writer = &save->writer;
+    const kvf_io *io = writer->io;
+    kvf_status status = choose_parts(save, old->parts, old->header.n_parts, error);
+    if (status != KVF_OK)
+        return status;
+    const uint64_t index_bytes = kvf_snapshot_padded(
+        kvf_snapshot_index_bytes(save->shape.geometry->n_layers, save->n_parts));
+    const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
+                                save->new_bytes + index_bytes;
+    const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
+    *worth = end_bytes / 2 <= live_bytes;
+    if (!*worth)
+        return KVF_OK;
+    /* What a save that was interrupted left behind. */
+    if (old->file_bytes > old->header.end_bytes &&
+        io->truncate(io, writer->file, old->header.end_bytes) != 0)
+        return kvf_io_fail(writer->path, "shorten", error);
+    writer->end_bytes = old->header.end_bytes;
+    save->header.generation = old->header.generation + 1;
+    status = write_parts(save, error);
+    if (status == KVF_OK)
+        status = sync_file(save, error);
+    if (status != KVF_OK) {
+        /* Gives a full disk its room back; the old header speaks of nothing behind its end. */
+        io->truncate(io, writer->file, old->header.end_bytes);
+        return status;
+    }
+    save->session->saved.known = false; /* until the header is known to be there */
+    return write_headers(save, old, error);
+}
+
+/*
+ * Whether the open file is still the one of that name and holds what was last saved. A
+ * file that cannot be read any more is not: a new one takes its place.
+ */
+static kvf_status compare_with_saved(saving *save, const char *path, kvf_snapshot_index *old,
+                                     bool *same, kvf_error *error)
+{
+    const kvf_io *io = save->writer.io;
+    struct stat opened;
+    struct stat named;
+    kvf_error found;
+    *same = false;
+    if (io->stat(io, save->writer.file, &opened) != 0 || io->stat_path(io, path, &named) != 0 ||
+        !same_file(&opened, &named))
+        return KVF_OK;
+    const kvf_status status = kvf_snapshot_read_index(io, save->writer.file, path, old, &found);
+    if (status == KVF_OUT_OF_MEMORY)
+        return kvf_fail(error, status, "%s", found.message);
+    if (status != KVF_OK)
+        return KVF_OK;
+    *same = old->header.checksum == save->before->header_checksum;
+    if (!*same)
+        kvf_snapshot_free_index(old);
+    return KVF_OK;
+}
+
+/* *done is false where a new file has to be written; nothing was written then. */
+static kvf_status save_appending(saving *save, const char *path, kvf_save_report *report,
+                                 bool *done, kvf_error *error)
+{
+    const kvf_io *io = save->writer.io;
+    kvf_snapshot_index old;
+    kvf_error found;
+    *done = false;
+    kvf_status status = kvf_snapshot_open_file(io, path, true, &save->writer.file, &found);
+    if (status == KVF_FILE_NOT_FOUND)
+        return KVF_OK;
+    if (status != KVF_OK)
+        return kvf_fail(error, status, "%s", found.message);
+    bool same;
+    status = compare_with_saved(save, path, &old, &same, error);
+    if (same) {
+        status = append(save, &old, done, error);
+        kvf_snapshot_free_index(&old);
+    }
+    io->close(io, save->writer.file);
+    if (status == KVF_OK && *done)
+        remember(save, report, true);
+    return status;
+}
+
+/* ---- The whole --------------------------------------------------------------------------- */
+
+static kvf_status check_saveable(const kvf_session *session, const char *path, kvf_error *error)
+{
+    if (!path || !*path)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to save to");
+    if (session->chunk_tokens > 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%.200s: a chunk of %u tokens is open; commit it before saving", path,
+                        session->chunk_tokens);
+    return KVF_OK;
+}
+
+static saving begin_save(kvf_session *session, const char *path, const kvf_io *io)
+{
+    return (saving){.session = session,
+                    .shape = {.geometry = &session->geometry,
+                              .profile = session->profile,
+                              .n_tokens = session->header->n_tokens},
+                    .writer = {.io = io, .path = path, .file = -1}};
+}
+
+static void end_save(saving *save)
+{
+    kvf_snapshot_writer_close(&save->writer);
+    free(save->parts);
+}
+
+kvf_status kvf_session_save_to(kvf_session *session, const char *path,
+                               const kvf_save_options *options, kvf_save_report *report,
+                               const kvf_io *io, kvf_error *error)
+{
+    static const kvf_save_options defaults = {0};
+    const kvf_save_options *wanted = options ? options : &defaults;
+    kvf_status status = check_saveable(session, path, error);
+    bool done = false;
+    if (status == KVF_OK && session->saved.known && !wanted->whole && !wanted->compress) {
+        const kvf_saved before = session->saved;
+        saving save = begin_save(session, path, io);
+        save.before = &before;
+        status = save_appending(&save, path, report, &done, error);
+        end_save(&save);
+    }
+    if (status == KVF_OK && !done) {
+        saving save = begin_save(session, path, io);
+        save.writer.compress = wanted->compress;
+        status = save_new(&save, path, report, error);
+        end_save(&save);
+    }
+    return status == KVF_OK ? kvf_ok(error) : status;
+}
+
+kvf_status kvf_session_save(kvf_session *session, const char *path, const kvf_save_options *options,
+                            kvf_save_report *report, kvf_error *error)
+{
+    return kvf_session_save_to(session, path, options, report, &kvf_io_system, error);
+}

@@ -1,0 +1,215 @@
+/*
+ * truncate: back to a checkpoint, and what has to be appended again from there. All
+ * memory is taken first, so that a failure leaves the session as it was.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/session.h"
+#include "error.h"
+
+void kvf_replay_free(kvf_replay *replay)
+{
+    if (!replay)
+        return;
+    free(replay->tokens);
+    free(replay->chunk_tokens);
+    memset(replay, 0, sizeof *replay);
+}
+
+uint64_t kvf_session_first_covered(const kvf_session *session)
+{
+    const kvf_checkpoints *all = &session->checkpoints;
+    if (all->from_start)
+        return 0;
+    return all->n ? all->list[0]->n_tokens : session->header->n_tokens;
+}
+
+/*
+ * The chunks from first to n_tokens as they were recorded, the last one cut where
+ * n_tokens lies in it. Writes them where chunks is not NULL; returns their number.
+ */
+static uint64_t list_chunks(const kvf_chunk_log *log, uint64_t first, uint64_t n_tokens,
+                            uint32_t *chunks, uint32_t *longest)
+{
+    uint64_t at = log->first_token;
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < log->n_runs && at < n_tokens; i++) {
+        const kvf_chunk_run run = log->runs[i];
+        const uint64_t run_end = at + (uint64_t)run.chunk_tokens * run.n_chunks;
+        if (run_end <= first) {
+            at = run_end;
+            continue;
+        }
+        if (at < first) /* a checkpoint is where a chunk ended */
+            at = first;
+        while (at < run_end && at < n_tokens) {
+            const uint64_t left = n_tokens - at;
+            const uint32_t chunk = left < run.chunk_tokens ? (uint32_t)left : run.chunk_tokens;
+            if (chunks)
+                chunks[n] = chunk;
+            *longest = chunk > *longest ? chunk : *longest;
+            at += chunk;
+            n++;
+        }
+    }
+    return n;
+}
+
+static kvf_status fill_replay(kvf_session *session, uint64_t first, uint64_t n_tokens,
+                              kvf_replay *replay, kvf_error *error)
+{
+    uint32_t longest = 0;
+    replay->first_token = first;
+    replay->n_tokens = n_tokens - first;
+    replay->n_chunks = list_chunks(&session->log, first, n_tokens, NULL, &longest);
+    if (longest > session->options.chunk_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "tokens after %llu came in chunks of %u; this session takes up to %u, and "
+                        "other chunks would give other bits",
+                        (unsigned long long)first, longest, session->options.chunk_tokens);
+    if (replay->n_tokens == 0)
+        return KVF_OK;
+    kvf_status status = kvf_page_check(session->tokens, error);
+    if (status != KVF_OK)
+        return status;
+    replay->tokens = malloc(replay->n_tokens * sizeof *replay->tokens);
+    replay->chunk_tokens = malloc(replay->n_chunks * sizeof *replay->chunk_tokens);
+    if (!replay->tokens || !replay->chunk_tokens)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu tokens to append again",
+                        (unsigned long long)replay->n_tokens);
+    memcpy(replay->tokens, (const int32_t *)session->tokens->memory + first,
+           replay->n_tokens * sizeof *replay->tokens);
+    list_chunks(&session->log, first, n_tokens, replay->chunk_tokens, &longest);
+    return KVF_OK;
+}
+
+/* Empty states in place of all; those that they replace are kept until it is done. */
+static kvf_status empty_states(kvf_session *session, kvf_error *error)
+{
+    const uint32_t stride = kvf_before_stride(&session->geometry);
+    kvf_status status = KVF_OK;
+    for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++) {
+        kvf_layer_cache *cache = &session->layers[i];
+        kvf_page **before = session->before + (size_t)i * stride + stride - 2;
+        if (cache->row_state)
+            status = kvf_session_own_page(session, &cache->row_state, false, &before[0], error);
+        if (status == KVF_OK && cache->index_state)
+            status = kvf_session_own_page(session, &cache->index_state, false, &before[1], error);
+    }
+    return status;
+}
+
+/* Token ids in as many blocks as n_tokens need. */
+static kvf_status shrink_tokens(kvf_session *session, uint64_t n_tokens, kvf_error *error)
+{
+    const uint64_t bytes =
+        kvf_ceil_div(n_tokens, KVF_TOKEN_BLOCK) * KVF_TOKEN_BLOCK * sizeof(int32_t);
+    kvf_page *tokens = NULL;
+    if (!session->tokens || bytes == session->tokens->bytes)
+        return KVF_OK;
+    if (bytes) {
+        const kvf_status status = kvf_page_check(session->tokens, error);
+        if (status != KVF_OK)
+            return status;
+        tokens = kvf_session_new_page(session, bytes);
+        if (!tokens)
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu token ids",
+                            (unsigned long long)n_tokens);
+        memcpy(tokens->memory, session->tokens->memory, n_tokens * sizeof(int32_t));
+    }
+    kvf_session_drop_page(session, session->tokens);
+    session->tokens = tokens;
+    return KVF_OK;
+}
+
+/* Cannot fail. checkpoint NULL: back to the start. */
+static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
+{
+    const uint64_t n_tokens = checkpoint ? checkpoint->n_tokens : 0;
+    kvf_session_set_n_tokens(session, n_tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        const kvf_layer layer = session->geometry.layers[i];
+        kvf_layer_cache *cache = &session->layers[i];
+        kvf_paged_rows_shrink(session, &cache->rows, kvf_layer_rows(layer, n_tokens));
+        kvf_paged_rows_shrink(session, &cache->index_rows, kvf_layer_index_rows(layer, n_tokens));
+        if (!checkpoint)
+            kvf_paged_rows_shrink(session, &cache->window, 0);
+    }
+    kvf_checkpoints_cut(session, n_tokens);
+    if (checkpoint) {
+        kvf_chunk_log_cut(&session->log, n_tokens);
+        kvf_checkpoint_restore(session, checkpoint);
+        return;
+    }
+    session->log.first_token = 0;
+    session->log.n_runs = 0;
+    session->checkpoints.from_start = session->checkpoints.capacity > 0;
+    session->inexact_rows = 0;
+    memset(session->logits, 0, sizeof(float) * session->geometry.vocab);
+}
+
+static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf_error *error)
+{
+    if (session->checkpoints.capacity == 0)
+        return kvf_fail(error, KVF_NOT_COVERED,
+                        "token %llu cannot be gone back to: this session keeps no checkpoints",
+                        (unsigned long long)n_tokens);
+    return kvf_fail(error, KVF_NOT_COVERED,
+                    "token %llu is before the oldest checkpoint that is kept, which is at %llu of "
+                    "%llu tokens",
+                    (unsigned long long)n_tokens,
+                    (unsigned long long)kvf_session_first_covered(session),
+                    (unsigned long long)session->header->n_tokens);
+}
+
+/* Takes the memory for going back to the checkpoint; on failure nothing has changed. */
+static kvf_status prepare(kvf_session *session, const kvf_checkpoint *checkpoint, uint64_t n_tokens,
+                          kvf_replay *replay, kvf_error *error)
+{
+    const uint64_t first = checkpoint ? checkpoint->n_tokens : 0;
+    kvf_status status = KVF_OK;
+    if (replay)
+        status = fill_replay(session, first, n_tokens, replay, error);
+    else if (first != n_tokens)
+        status = kvf_fail(error, KVF_NOT_COVERED,
+                          "there is no checkpoint at token %llu; from the one before, at %llu, "
+                          "tokens have to be appended again",
+                          (unsigned long long)n_tokens, (unsigned long long)first);
+    if (status == KVF_OK)
+        status = empty_states(session, error);
+    if (status == KVF_OK)
+        status = shrink_tokens(session, first, error);
+    if (status != KVF_OK) {
+        kvf_session_give_back(session);
+        kvf_replay_free(replay);
+    }
+    return status;
+}
+
+kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
+                                kvf_error *error)
+{
+    const uint64_t held = session->header->n_tokens;
+    if (replay)
+        *replay = (kvf_replay){.first_token = held};
+    if (session->chunk_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "truncate inside a chunk of %u tokens: commit or drop it first",
+                        session->chunk_tokens);
+    if (n_tokens > held)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "truncate to %llu tokens; the session holds %llu",
+                        (unsigned long long)n_tokens, (unsigned long long)held);
+    if (n_tokens == held)
+        return kvf_ok(error);
+    const kvf_checkpoint *checkpoint = n_tokens ? kvf_checkpoints_find(session, n_tokens) : NULL;
+    if (!checkpoint && n_tokens && !session->checkpoints.from_start)
+        return not_covered(session, n_tokens, error);
+    const kvf_status status = prepare(session, checkpoint, n_tokens, replay, error);
+    if (status != KVF_OK)
+        return status;
+    go_back(session, checkpoint);
+    kvf_session_forget_before(session);
+    return kvf_ok(error);
+}

@@ -1,0 +1,297 @@
+#include "cli/saver.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/clock.h"
+#include "cli/message.h"
+#include "cli/units.h"
+
+/* A state this little longer than a stored one saves less time than its file is worth. */
+static const uint64_t min_stored_tokens = 128;
+/* docs/FORMAT.md 10.7: behind the sampler. */
+static const size_t unfinished_offset = 24;
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- Opening -------------------------------------------------------------------------- */
+
+static int open_named(cli_options *options, cli_saver *saver)
+{
+    kvf_error error;
+    uint64_t unfinished;
+    int status = cli_make_folder(options, saver->folder);
+    if (status == CLI_EXIT_OK)
+        status = cli_session_lock(options, saver->folder, options->session, &saver->lock);
+    if (status == CLI_EXIT_OK)
+        status =
+            cli_path(options, saver->folder, options->session, CLI_SESSION_SUFFIX, &saver->path);
+    if (status != CLI_EXIT_OK)
+        return status;
+    const kvf_status read = kvf_snapshot_info_read(saver->path, &saver->info, &error);
+    if (read == KVF_FILE_NOT_FOUND)
+        return CLI_EXIT_OK;
+    if (read != KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    saver->exists = true;
+    memcpy(&unfinished, saver->info.caller_state + unfinished_offset, sizeof unfinished);
+    saver->unfinished = unfinished > 0 && unfinished <= saver->info.n_tokens;
+    saver->unfinished_from = saver->unfinished ? unfinished - 1 : 0;
+    if (!options->profile_given)
+        options->profile = saver->info.profile;
+    if (!options->grid_given)
+        options->grid_off = saver->info.grid_off;
+    return CLI_EXIT_OK;
+}
+
+static int open_store(const cli_options *options, cli_saver *saver)
+{
+    kvf_error error;
+    char *prefixes = NULL;
+    int status = cli_make_folder(options, saver->folder);
+    if (status == CLI_EXIT_OK)
+        status = cli_path(options, saver->folder, CLI_PREFIXES, "", &prefixes);
+    if (status == CLI_EXIT_OK &&
+        kvf_store_open(prefixes, options->store_max_bytes, &saver->store, &error) != KVF_OK)
+        status = cli_error(options->command, "%s", error.message);
+    free(prefixes);
+    return status;
+}
+
+int cli_saver_open(cli_options *options, cli_saver *saver)
+{
+    memset(saver, 0, sizeof *saver);
+    saver->options = options;
+    saver->lock.file = -1;
+    if (!options->session && !options->store)
+        return CLI_EXIT_OK;
+    saver->saved_seconds = cli_seconds();
+    const int status = cli_session_folder(options, &saver->folder);
+    if (status != CLI_EXIT_OK)
+        return status;
+    return options->session ? open_named(options, saver) : open_store(options, saver);
+}
+
+void cli_saver_close(cli_saver *saver)
+{
+    kvf_store_close(saver->store);
+    cli_session_unlock(&saver->lock);
+    free(saver->path);
+    free(saver->folder);
+    saver->store = NULL;
+    saver->path = NULL;
+    saver->folder = NULL;
+}
+
+/* ---- What is there ---------------------------------------------------------------------- */
+
+uint64_t cli_saver_held_tokens(const cli_saver *saver)
+{
+    return saver->exists ? saver->info.n_tokens : 0;
+}
+
+bool cli_saver_at_start(const cli_saver *saver)
+{
+    return cli_saver_held_tokens(saver) == 0 || (saver->unfinished && saver->unfinished_from == 0);
+}
+
+int cli_saver_skip(cli_saver *saver, const int32_t *tokens, uint64_t n_tokens, uint64_t *n_held)
+{
+    kvf_error error;
+    *n_held = 0;
+    if (!saver->unfinished)
+        return CLI_EXIT_OK;
+    const uint64_t held = saver->info.n_tokens;
+    const uint64_t begun = held - saver->unfinished_from;
+    int32_t *ids = malloc((held + 1) * sizeof *ids);
+    if (!ids)
+        return cli_error("run", "out of memory for the text so far");
+    int status = CLI_EXIT_OK;
+    if (kvf_snapshot_tokens(saver->path, ids, held, &error) != KVF_OK)
+        status = cli_error("run", "%s", error.message);
+    else if (begun <= n_tokens &&
+             memcmp(ids + saver->unfinished_from, tokens, begun * sizeof *ids) == 0)
+        *n_held = begun;
+    else {
+        saver->unfinished = false;
+        fprintf(stderr,
+                "kvfold: run: note: %s ends inside a prompt that was interrupted; what follows is "
+                "appended there\n",
+                saver->options->session);
+    }
+    free(ids);
+    return status;
+}
+
+/* ---- Restoring ---------------------------------------------------------------------------- */
+
+static void restore_sampler(const cli_options *options, kvf_session *session, kvf_sampler *sampler)
+{
+    kvf_sampler saved = *sampler;
+    if (!kvf_sampler_restore(&saved, kvf_session_caller_state(session)))
+        return;
+    if (!options->temperature_given)
+        sampler->temperature = saved.temperature;
+    if (!options->top_p_given)
+        sampler->top_p = saved.top_p;
+    if (!options->min_p_given)
+        sampler->min_p = saved.min_p;
+    if (!options->seed_given)
+        sampler->state = saved.state;
+}
+
+static int restore_named(cli_saver *saver, cli_engine *engine,
+                         const kvf_session_options *session_options, kvf_session **session,
+                         kvf_sampler *sampler)
+{
+    kvf_error error;
+    if (!saver->exists)
+        return CLI_EXIT_OK;
+    if (kvf_model_load_session(engine->model, saver->path, session_options,
+                               saver->options->verify_snapshot, session, &error) != KVF_OK)
+        return cli_engine_error(engine, &error, session_options->profile,
+                                session_options->max_tokens);
+    restore_sampler(saver->options, *session, sampler);
+    return CLI_EXIT_OK;
+}
+
+static int find_prefix(cli_saver *saver, cli_engine *engine,
+                       const kvf_session_options *session_options, const int32_t *tokens,
+                       uint64_t n_tokens, kvf_session **session)
+{
+    kvf_error error;
+    kvf_store_found found;
+    /* All of a file is read: a damaged one costs a prefill then, not the answer. */
+    kvf_load_options load = {
+        .session = session_options, .geometry = &engine->config.geometry, .verify = true};
+    if (kvf_model_fingerprint(engine->model, &load.model_fingerprint, &error) != KVF_OK ||
+        kvf_store_find(saver->store, engine->device, tokens, n_tokens, &load, session, &found,
+                       &error) != KVF_OK)
+        return cli_error("run", "%s", error.message);
+    if (found.n_skipped > 0)
+        fprintf(stderr, "kvfold: run: warning: %s; it is not used%s\n", found.skipped.message,
+                found.n_skipped > 1 ? ", nor are others" : "");
+    saver->stored_tokens = found.n_tokens;
+    if (found.shared_tokens >= found.n_tokens + min_stored_tokens && found.shared_tokens < n_tokens)
+        saver->branch_tokens = found.shared_tokens;
+    if (*session)
+        memset(kvf_session_caller_state(*session), 0, KVF_CALLER_STATE_BYTES);
+    return CLI_EXIT_OK;
+}
+
+int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tokens,
+                      const int32_t *tokens, uint64_t n_tokens, kvf_session **session,
+                      kvf_sampler *sampler)
+{
+    const kvf_session_options session_options =
+        cli_options_session(engine->options, engine->options->profile, context_tokens);
+    *session = NULL;
+    if (saver->path)
+        return restore_named(saver, engine, &session_options, session, sampler);
+    if (saver->store)
+        return find_prefix(saver, engine, &session_options, tokens, n_tokens, session);
+    return CLI_EXIT_OK;
+}
+
+/* ---- Saving -------------------------------------------------------------------------------- */
+
+uint64_t cli_saver_limit(const cli_saver *saver, uint64_t held_tokens, uint64_t n_tokens)
+{
+    const uint64_t end =
+        held_tokens < saver->branch_tokens ? min_u64(saver->branch_tokens, n_tokens) : n_tokens;
+    return end - held_tokens;
+}
+
+void cli_saver_begin_prompt(cli_saver *saver, const kvf_session *session)
+{
+    /* The rest of an interrupted prompt: it began where it did. */
+    if (!saver->unfinished)
+        saver->unfinished_from = kvf_session_n_tokens(session);
+    saver->unfinished = true;
+}
+
+void cli_saver_end_prompt(cli_saver *saver)
+{
+    saver->unfinished = false;
+}
+
+static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session,
+                      const kvf_sampler *sampler)
+{
+    kvf_error error;
+    uint8_t *state = kvf_session_caller_state(session);
+    const uint64_t unfinished = saver->unfinished ? saver->unfinished_from + 1 : 0;
+    kvf_sampler_store(sampler, state);
+    memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
+    if (kvf_model_save_session(engine->model, session, saver->path, NULL, &saver->report, &error) !=
+        KVF_OK)
+        return cli_error("run", "the session is not saved: %s", error.message);
+    saver->saved = true;
+    saver->saved_seconds = cli_seconds();
+    return CLI_EXIT_OK;
+}
+
+static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *session)
+{
+    kvf_error error;
+    uint64_t fingerprint;
+    const uint64_t n_tokens = kvf_session_n_tokens(session);
+    if (n_tokens < saver->stored_tokens + min_stored_tokens && n_tokens != saver->branch_tokens)
+        return CLI_EXIT_OK;
+    if (kvf_model_fingerprint(engine->model, &fingerprint, &error) != KVF_OK)
+        return cli_error("run", "%s", error.message);
+    kvf_session_set_model_fingerprint(session, fingerprint);
+    if (kvf_store_put(saver->store, session, &saver->put, &error) != KVF_OK)
+        return cli_error("run", "the prefix is not stored: %s", error.message);
+    saver->stored_tokens = n_tokens;
+    return CLI_EXIT_OK;
+}
+
+int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
+                   const kvf_sampler *sampler)
+{
+    if (kvf_session_n_tokens(session) == 0)
+        return CLI_EXIT_OK;
+    if (saver->path)
+        return save_named(saver, engine, session, sampler);
+    return saver->store ? store_prefix(saver, engine, session) : CLI_EXIT_OK;
+}
+
+int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
+                   const kvf_sampler *sampler)
+{
+    const double every = (double)saver->options->save_every_seconds;
+    if (saver->path && cli_seconds() - saver->saved_seconds >= every)
+        return cli_saver_save(saver, engine, session, sampler);
+    if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens)
+        return cli_saver_save(saver, engine, session, sampler);
+    return CLI_EXIT_OK;
+}
+
+void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
+{
+    char tokens[CLI_NUMBER_BYTES];
+    char bytes[CLI_NUMBER_BYTES];
+    char written[CLI_NUMBER_BYTES];
+    char most[CLI_NUMBER_BYTES];
+    cli_format_count(kvf_session_n_tokens(session), tokens);
+    if (saver->saved)
+        fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
+                saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),
+                cli_format_bytes(saver->report.written_bytes, written),
+                saver->unfinished ? "; the prompt is not all there: give it again to go on" : "");
+    if (!saver->put.file_bytes)
+        return;
+    cli_format_bytes(saver->put.file_bytes, bytes);
+    cli_format_bytes(saver->put.held_bytes, written);
+    cli_format_bytes(saver->options->store_max_bytes, most);
+    if (!saver->put.stored)
+        fprintf(stderr, "not stored: %s are more than --store-max, %s\n", bytes, most);
+    else
+        fprintf(stderr, "stored: the first %s tokens in %s; the store holds %s of %s\n",
+                cli_format_count(saver->stored_tokens, tokens), bytes, written, most);
+}

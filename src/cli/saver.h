@@ -1,0 +1,76 @@
+/*
+ * What `run` takes from files and puts into them: a session with a name, which is resumed
+ * and saved back, or a store of prefixes, in which a prompt finds what it begins with.
+ */
+#ifndef KVF_CLI_SAVER_H
+#define KVF_CLI_SAVER_H
+
+#include "cli/engine.h"
+#include "cli/session_files.h"
+#include "model/sample.h"
+
+typedef struct cli_saver {
+    const cli_options *options;
+    char *folder;
+
+    /* A named session. */
+    char *path; /* NULL: there is none */
+    cli_lock lock;
+    bool exists; /* it was saved before; info is what its file says */
+    kvf_snapshot_info info;
+    uint64_t unfinished_from; /* tokens before a prompt that is not all there .. */
+    bool unfinished;          /* .. where there is one */
+    double saved_seconds;     /* when it was saved last, by cli_seconds() */
+    kvf_save_report report;   /* of the last save */
+    bool saved;               /* there was one */
+
+    /* A store. */
+    kvf_store *store;         /* NULL: there is none */
+    uint64_t branch_tokens;   /* where the text leaves a stored one; 0: nowhere */
+    uint64_t stored_tokens;   /* of the state that was found or stored last */
+    kvf_store_put_report put; /* of the last that was stored */
+} cli_saver;
+
+/* All that return int: 0, or they print why not and return the exit status. */
+
+/*
+ * Finds and locks the named session, if the options name one, and takes its profile and
+ * grid into *options where none were given. Opens the store otherwise.
+ */
+int cli_saver_open(cli_options *options, cli_saver *saver);
+void cli_saver_close(cli_saver *saver);
+
+/* Tokens of the text so far, with those of a prompt that was interrupted. */
+uint64_t cli_saver_held_tokens(const cli_saver *saver);
+/* Whether the next prompt is the first of the text, and so begins with BOS. */
+bool cli_saver_at_start(const cli_saver *saver);
+/*
+ * The leading tokens of the prompt that the named session holds already, because it was
+ * interrupted while it read the same prompt; 0 where it was not.
+ */
+int cli_saver_skip(cli_saver *saver, const int32_t *tokens, uint64_t n_tokens, uint64_t *n_held);
+
+/*
+ * The session to go on with: the named one, or the longest prefix of the prompt. *session
+ * is NULL where there is none. A named one's sampler goes to *sampler, but for what the
+ * options set.
+ */
+int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tokens,
+                      const int32_t *tokens, uint64_t n_tokens, kvf_session **session,
+                      kvf_sampler *sampler);
+
+/* The most tokens to append next, of a text that will be n_tokens long: stops at a branch. */
+uint64_t cli_saver_limit(const cli_saver *saver, uint64_t held_tokens, uint64_t n_tokens);
+/* A prompt begins, after so many tokens; it is all there. */
+void cli_saver_begin_prompt(cli_saver *saver, const kvf_session *session);
+void cli_saver_end_prompt(cli_saver *saver);
+/* Between chunks and tokens: saves a named session where --save-every has passed. */
+int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
+                   const kvf_sampler *sampler);
+/* Saves a named session, or stores what is longer than what is stored. */
+int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
+                   const kvf_sampler *sampler);
+/* One line to stderr about what was saved. */
+void cli_saver_summarise(const cli_saver *saver, const kvf_session *session);
+
+#endif

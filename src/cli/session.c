@@ -1,0 +1,461 @@
+/* kvfold session: what is in the folder of saved sessions. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/message.h"
+#include "cli/nearest.h"
+#include "cli/session_files.h"
+#include "cli/table.h"
+#include "cli/units.h"
+#include "model/sample.h"
+#include "model/tokenizer.h"
+
+enum { MAX_NAME = sizeof CLI_PREFIXES + CLI_MAX_SESSION_NAME, TAIL_TOKENS = 60, TIME_BYTES = 32 };
+
+/* A saved session: "NAME", or "prefixes/NAME" for one that the store keeps. */
+typedef struct entry {
+    char name[MAX_NAME + 1];
+    char *path;
+    bool is_prefix;
+    struct stat file;
+    kvf_snapshot_info info; /* where status is KVF_OK */
+    kvf_error error;
+} entry;
+
+typedef struct entries {
+    entry *list;
+    size_t n;
+    size_t capacity;
+} entries;
+
+static void free_entries(entries *all)
+{
+    for (size_t i = 0; i < all->n; i++)
+        free(all->list[i].path);
+    free(all->list);
+}
+
+/* ---- Which sessions ---------------------------------------------------------------------- */
+
+/* Reads what the file says of itself; errors stay in the entry. */
+static int add_entry(const cli_options *options, const char *folder, const char *name,
+                     bool is_prefix, entries *all)
+{
+    if (all->n == all->capacity) {
+        const size_t capacity = all->capacity ? 2 * all->capacity : 16;
+        entry *larger = realloc(all->list, capacity * sizeof *larger);
+        if (!larger)
+            return cli_error(options->command, "out of memory for %zu sessions", capacity);
+        all->list = larger;
+        all->capacity = capacity;
+    }
+    entry *e = &all->list[all->n];
+    memset(e, 0, sizeof *e);
+    e->is_prefix = is_prefix;
+    snprintf(e->name, sizeof e->name, "%s%.*s", is_prefix ? CLI_PREFIXES "/" : "",
+             CLI_MAX_SESSION_NAME, name);
+    const int status = cli_path(options, folder, e->name, CLI_SESSION_SUFFIX, &e->path);
+    if (status != CLI_EXIT_OK)
+        return status;
+    all->n++;
+    kvf_snapshot_info_read(e->path, &e->info, &e->error);
+    if (stat(e->path, &e->file) != 0)
+        memset(&e->file, 0, sizeof e->file);
+    return CLI_EXIT_OK;
+}
+
+/* Names first, then prefixes, both in the order of the alphabet. */
+static int compare_entries(const void *a, const void *b)
+{
+    const entry *x = a;
+    const entry *y = b;
+    return x->is_prefix != y->is_prefix ? (int)x->is_prefix - (int)y->is_prefix
+                                        : strcmp(x->name, y->name);
+}
+
+static int add_folder(const cli_options *options, const char *folder, bool is_prefix, entries *all)
+{
+    char *path;
+    char reason[256];
+    int status = cli_path(options, folder, is_prefix ? CLI_PREFIXES : "", "", &path);
+    DIR *listing = status == CLI_EXIT_OK ? opendir(path) : NULL;
+    if (status == CLI_EXIT_OK && !listing && errno != ENOENT)
+        status = cli_error(options->command, "cannot list %s: %s", path, strerror(errno));
+    const struct dirent *found;
+    while (listing && status == CLI_EXIT_OK && (found = readdir(listing))) {
+        char name[CLI_MAX_SESSION_NAME + 1];
+        const size_t length = strlen(found->d_name);
+        const size_t suffix = strlen(CLI_SESSION_SUFFIX);
+        if (length <= suffix || length - suffix > CLI_MAX_SESSION_NAME ||
+            strcmp(found->d_name + length - suffix, CLI_SESSION_SUFFIX) != 0)
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)(length - suffix), found->d_name);
+        if (cli_session_name_check(name, reason, sizeof reason))
+            status = add_entry(options, folder, name, is_prefix, all);
+    }
+    if (listing)
+        closedir(listing);
+    free(path);
+    return status;
+}
+
+static int find_all(const cli_options *options, const char *folder, entries *all)
+{
+    int status = add_folder(options, folder, false, all);
+    if (status == CLI_EXIT_OK)
+        status = add_folder(options, folder, true, all);
+    if (all->n > 0)
+        qsort(all->list, all->n, sizeof *all->list, compare_entries);
+    return status;
+}
+
+/* The sessions that the arguments name, all of which have to be there. */
+static int find_named(const cli_options *options, const char *folder, char **names, int n_names,
+                      entries *all)
+{
+    static const char prefix[] = CLI_PREFIXES "/";
+    char reason[256];
+    int status = CLI_EXIT_OK;
+    for (int i = 0; i < n_names && status == CLI_EXIT_OK; i++) {
+        const bool is_prefix = strncmp(names[i], prefix, sizeof prefix - 1) == 0;
+        const char *name = names[i] + (is_prefix ? sizeof prefix - 1 : 0);
+        if (!cli_session_name_check(name, reason, sizeof reason))
+            return cli_error(options->command, "%s", reason);
+        status = add_entry(options, folder, name, is_prefix, all);
+        if (status == CLI_EXIT_OK && all->list[all->n - 1].error.status == KVF_FILE_NOT_FOUND)
+            status =
+                cli_error(options->command, "there is no session '%s' in %s", names[i], folder);
+    }
+    return status;
+}
+
+/* ---- list and show -------------------------------------------------------------------------- */
+
+static const char *format_time(const entry *e, char text[TIME_BYTES])
+{
+    struct tm local;
+    const time_t seconds = e->file.st_mtime;
+    if (!localtime_r(&seconds, &local) || !strftime(text, TIME_BYTES, "%Y-%m-%d %H:%M", &local))
+        strcpy(text, "-");
+    return text;
+}
+
+static cli_record record_of(const entry *e)
+{
+    const kvf_snapshot_info *info = &e->info;
+    char model[20];
+    kvf_sampler sampler;
+    cli_record record = cli_record_new();
+    snprintf(model, sizeof model, "%016llx", (unsigned long long)info->model_fingerprint);
+    cli_record_text(&record, "name", e->name);
+    cli_record_text(&record, "path", e->path);
+    cli_record_count(&record, "tokens", info->n_tokens);
+    cli_record_count(&record, "ctx", info->max_tokens);
+    cli_record_text(&record, "profile", kvf_profile_get(info->profile)->name);
+    cli_record_bool(&record, "grid", !info->grid_off);
+    cli_record_count(&record, "bytes", info->file_bytes);
+    cli_record_count(&record, "unused_bytes", info->unused_bytes);
+    cli_record_bool(&record, "compressed", info->compressed);
+    cli_record_count(&record, "saves", info->generation);
+    cli_record_count(&record, "saved", (uint64_t)e->file.st_mtime);
+    cli_record_text(&record, "model", model);
+    if (kvf_sampler_restore(&sampler, info->caller_state))
+        cli_record_number(&record, "temperature", (double)sampler.temperature);
+    else
+        cli_record_number(&record, "temperature", (double)0);
+    return record;
+}
+
+static int print_list(const cli_options *options, const entries *all)
+{
+    static const cli_column columns[] = {
+        {"name", 0, true},   {"tokens", 0, false}, {"ctx", 0, false}, {"profile", 0, true},
+        {"bytes", 0, false}, {"saved", 0, true},   {"model", 0, true}};
+    cli_table table;
+    cli_table_start(&table, columns, sizeof columns / sizeof *columns);
+    for (size_t i = 0; i < all->n; i++) {
+        const entry *e = &all->list[i];
+        char number[CLI_NUMBER_BYTES];
+        char when[TIME_BYTES];
+        if (e->error.status != KVF_OK)
+            continue;
+        char(*cells)[CLI_CELL_BYTES] = cli_table_row(&table);
+        if (!cells) {
+            cli_table_free(&table);
+            return cli_error(options->command, "out of memory for the table");
+        }
+        snprintf(cells[0], CLI_CELL_BYTES, "%.47s", e->name);
+        strcpy(cells[1], cli_format_count(e->info.n_tokens, number));
+        strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
+        snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
+        strcpy(cells[4], cli_format_bytes(e->info.file_bytes, number));
+        strcpy(cells[5], format_time(e, when));
+        snprintf(cells[6], CLI_CELL_BYTES, "%016llx",
+                 (unsigned long long)e->info.model_fingerprint);
+    }
+    if (table.n_rows > 0)
+        cli_table_print(&table, true);
+    cli_table_free(&table);
+    return CLI_EXIT_OK;
+}
+
+static int list_sessions(const cli_options *options, const char *folder, const entries *all)
+{
+    int status = CLI_EXIT_OK;
+    bool header = true;
+    for (size_t i = 0; i < all->n; i++)
+        if (all->list[i].error.status != KVF_OK)
+            fprintf(stderr, "kvfold: session: warning: %s\n", all->list[i].error.message);
+    if (all->n == 0 && options->output == CLI_OUTPUT_TABLE)
+        printf("no sessions in %s\n", folder);
+    if (options->output == CLI_OUTPUT_TABLE)
+        return print_list(options, all);
+    for (size_t i = 0; i < all->n && status == CLI_EXIT_OK; i++) {
+        if (all->list[i].error.status != KVF_OK)
+            continue;
+        cli_record record = record_of(&all->list[i]);
+        status = cli_record_print(options->command, &record, options->output, header);
+        header = false;
+    }
+    return status;
+}
+
+/* The last bytes of the text, on one line. */
+static void print_tail(const entry *e)
+{
+    const uint64_t n = e->info.n_tokens;
+    int32_t *tokens = malloc((n + 1) * sizeof *tokens);
+    kvf_error error;
+    if (!tokens || kvf_snapshot_tokens(e->path, tokens, n, &error) != KVF_OK) {
+        printf("text       cannot be read\n");
+        free(tokens);
+        return;
+    }
+    printf("ends with  \"");
+    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++) {
+        const int byte = kvf_token_byte(tokens[i]);
+        if (byte == '\n' || byte == '\t')
+            putchar(' ');
+        else if (byte >= ' ' && byte < 0x7f)
+            putchar(byte);
+        else if (byte >= 0)
+            putchar('?');
+    }
+    printf("\"\n");
+    free(tokens);
+}
+
+static void print_entry(const entry *e)
+{
+    const kvf_snapshot_info *info = &e->info;
+    char a[CLI_NUMBER_BYTES];
+    char b[CLI_NUMBER_BYTES];
+    char when[TIME_BYTES];
+    kvf_sampler sampler;
+    printf("name       %s\n", e->name);
+    printf("file       %s\n", e->path);
+    printf("tokens     %s of a context of %s\n", cli_format_count(info->n_tokens, a),
+           cli_format_context(info->max_tokens, b));
+    printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
+           info->grid_off ? ", without the grid" : "");
+    printf("bytes      %s", cli_format_bytes(info->file_bytes, a));
+    if (info->unused_bytes > 0)
+        printf(", %s of them from earlier saves", cli_format_bytes(info->unused_bytes, b));
+    printf("%s\n", info->compressed ? ", compressed" : "");
+    printf("saved      %s, %s time%s\n", format_time(e, when),
+           cli_format_count(info->generation, a), info->generation == 1 ? "" : "s");
+    printf("model      %016llx (%u layers, a vocabulary of %s)\n",
+           (unsigned long long)info->model_fingerprint, info->geometry.n_layers,
+           cli_format_count(info->geometry.vocab, a));
+    if (kvf_sampler_restore(&sampler, info->caller_state) && sampler.temperature > 0)
+        printf("sampler    temperature %g, top-p %g, min-p %g\n", (double)sampler.temperature,
+               (double)sampler.top_p, (double)sampler.min_p);
+    else
+        printf("sampler    the likeliest token\n");
+    print_tail(e);
+}
+
+static int show_sessions(const cli_options *options, const char *folder, const entries *all)
+{
+    (void)folder;
+    int status = CLI_EXIT_OK;
+    for (size_t i = 0; i < all->n && status == CLI_EXIT_OK; i++) {
+        if (all->list[i].error.status != KVF_OK)
+            return cli_error(options->command, "%s", all->list[i].error.message);
+        if (options->output == CLI_OUTPUT_TABLE) {
+            if (i > 0)
+                putchar('\n');
+            print_entry(&all->list[i]);
+            continue;
+        }
+        cli_record record = record_of(&all->list[i]);
+        status = cli_record_print(options->command, &record, options->output, i == 0);
+    }
+    return status;
+}
+
+/* ---- check, rm, export ------------------------------------------------------------------------
+ */
+
+static int check_sessions(const cli_options *options, const char *folder, const entries *all)
+{
+    int status = CLI_EXIT_OK;
+    if (all->n == 0 && options->output == CLI_OUTPUT_TABLE)
+        printf("no sessions in %s\n", folder);
+    for (size_t i = 0; i < all->n; i++) {
+        const entry *e = &all->list[i];
+        char bytes[CLI_NUMBER_BYTES];
+        kvf_error error;
+        const bool good = kvf_snapshot_verify(e->path, &error) == KVF_OK;
+        if (!good)
+            status = CLI_EXIT_DIFFERENT;
+        if (options->output == CLI_OUTPUT_TABLE) {
+            if (good)
+                printf("%s: good, all of %s\n", e->name,
+                       cli_format_bytes(e->info.file_bytes, bytes));
+            else
+                printf("%s: %s\n", e->name, error.message);
+            continue;
+        }
+        cli_record record = cli_record_new();
+        cli_record_text(&record, "name", e->name);
+        cli_record_bool(&record, "good", good);
+        cli_record_text(&record, "error", good ? "" : error.message);
+        const int printed = cli_record_print(options->command, &record, options->output, i == 0);
+        status = printed == CLI_EXIT_OK ? status : printed;
+    }
+    return status;
+}
+
+static int remove_session(const cli_options *options, const char *folder, const entry *e)
+{
+    char bytes[CLI_NUMBER_BYTES];
+    cli_lock lock = {-1, NULL};
+    int status = CLI_EXIT_OK;
+    if (!e->is_prefix)
+        status = cli_session_lock(options, folder, e->name, &lock);
+    if (status == CLI_EXIT_OK && unlink(e->path) != 0)
+        status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
+    cli_session_unlock(&lock);
+    if (status == CLI_EXIT_OK)
+        printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
+    return status;
+}
+
+static int remove_sessions(const cli_options *options, const char *folder, const entries *all)
+{
+    int status = CLI_EXIT_OK;
+    for (size_t i = 0; i < all->n && status == CLI_EXIT_OK; i++)
+        status = remove_session(options, folder, &all->list[i]);
+    return status;
+}
+
+static int export_session(const cli_options *options, const entry *e, const char *file)
+{
+    const kvf_device_options device_options = {.n_threads = 1};
+    const kvf_load_options load = {.verify = true};
+    const kvf_save_options compressed = {.compress = true};
+    kvf_save_report report = {0};
+    kvf_device *device = NULL;
+    kvf_session *session = NULL;
+    kvf_error error;
+    char before[CLI_NUMBER_BYTES];
+    char after[CLI_NUMBER_BYTES];
+    kvf_status status = kvf_device_open(&device_options, &device, &error);
+    if (status == KVF_OK)
+        status = kvf_session_load(device, e->path, &load, &session, &error);
+    if (status == KVF_OK)
+        status = kvf_session_save(session, file, &compressed, &report, &error);
+    kvf_session_close(session);
+    kvf_device_close(device);
+    if (status != KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    printf("exported %s to %s: %s, compressed from %s\n", e->name, file,
+           cli_format_bytes(report.file_bytes, after),
+           cli_format_bytes(e->info.file_bytes, before));
+    return CLI_EXIT_OK;
+}
+
+/* ---- The command ------------------------------------------------------------------------------
+ */
+
+typedef int action_fn(const cli_options *options, const char *folder, const entries *all);
+
+typedef struct action {
+    const char *name;
+    action_fn *run; /* NULL: export, whose last argument is a file */
+    const char *usage;
+    bool all;     /* without names: every session */
+    bool records; /* has --json and --csv */
+} action;
+
+static const action actions[] = {
+    {"list", list_sessions, "list", true, true},
+    {"show", show_sessions, "show NAME...", false, true},
+    {"check", check_sessions, "check [NAME]...", true, true},
+    {"rm", remove_sessions, "rm NAME...", false, false},
+    {"export", NULL, "export NAME FILE", false, false},
+};
+enum { N_ACTIONS = sizeof actions / sizeof *actions };
+
+static const action *find_action(const char *name)
+{
+    const char *names[N_ACTIONS];
+    for (size_t i = 0; i < N_ACTIONS; i++) {
+        names[i] = actions[i].name;
+        if (strcmp(name, names[i]) == 0)
+            return &actions[i];
+    }
+    const char *near = cli_nearest(name, names, N_ACTIONS);
+    if (near)
+        cli_error("session", "unknown action '%.60s'; did you mean %s?", name, near);
+    else
+        cli_error("session", "unknown action '%.60s'; there are list, show, check, rm and export",
+                  name);
+    return NULL;
+}
+
+static int check_arguments(const cli_options *options, const action *what, int n_names)
+{
+    const bool is_list = what->run == list_sessions;
+    const bool enough = what->run ? what->all || n_names > 0 : n_names == 2;
+    if (!enough || (is_list && n_names > 0))
+        return cli_error("session", "usage: kvfold session %s [OPTION]...", what->usage);
+    if (!what->records && options->output != CLI_OUTPUT_TABLE)
+        return cli_error("session", "%s has no %s", what->name,
+                         options->output == CLI_OUTPUT_JSON ? "--json" : "--csv");
+    return CLI_EXIT_OK;
+}
+
+int cli_session(const cli_options *options)
+{
+    entries all = {NULL, 0, 0};
+    char *folder = NULL;
+    if (options->n_arguments == 0)
+        return cli_error("session", "no action; there are list, show, check, rm and export");
+    const action *what = find_action(options->arguments[0]);
+    if (!what)
+        return CLI_EXIT_BAD_INPUT;
+    char **names = options->arguments + 1;
+    const int n_names = options->n_arguments - 1;
+    int status = check_arguments(options, what, n_names);
+    if (status == CLI_EXIT_OK)
+        status = cli_session_folder(options, &folder);
+    if (status == CLI_EXIT_OK && n_names == 0)
+        status = find_all(options, folder, &all);
+    else if (status == CLI_EXIT_OK)
+        status = find_named(options, folder, names, what->run ? n_names : 1, &all);
+    if (status == CLI_EXIT_OK)
+        status = what->run ? what->run(options, folder, &all)
+                           : export_session(options, &all.list[0], names[1]);
+    free_entries(&all);
+    free(folder);
+    return status;
+}

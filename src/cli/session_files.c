@@ -1,0 +1,121 @@
+#include "cli/session_files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/message.h"
+
+/* Another process may remove the lock's file between opening and locking it. */
+static const int lock_attempts = 10;
+
+bool cli_session_name_check(const char *name, char *reason, size_t reason_bytes)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                  "0123456789_.-";
+    const size_t length = strlen(name);
+    if (length == 0)
+        snprintf(reason, reason_bytes, "an empty name; give letters, digits, '.', '_' and '-'");
+    else if (length > CLI_MAX_SESSION_NAME)
+        snprintf(reason, reason_bytes, "'%.20s..' has %zu characters; a name has at most %d", name,
+                 length, CLI_MAX_SESSION_NAME);
+    else if (name[0] == '.' || name[0] == '-')
+        snprintf(reason, reason_bytes,
+                 "'%s' starts with '%c'; a name starts with a letter, a "
+                 "digit or '_'",
+                 name, name[0]);
+    else if (name[strspn(name, letters)])
+        snprintf(reason, reason_bytes,
+                 "'%s' is no name; it consists of letters, digits, '.', '_' and '-'", name);
+    else
+        return true;
+    return false;
+}
+
+int cli_path(const cli_options *options, const char *folder, const char *name, const char *suffix,
+             char **path)
+{
+    const size_t bytes = strlen(folder) + strlen(name) + strlen(suffix) + 2;
+    *path = malloc(bytes);
+    if (!*path)
+        return cli_error(options->command, "out of memory for the path of %.60s", name);
+    snprintf(*path, bytes, "%s%s%s%s", folder, *name ? "/" : "", name, suffix);
+    return CLI_EXIT_OK;
+}
+
+int cli_session_folder(const cli_options *options, char **folder)
+{
+    *folder = NULL;
+    if (options->store)
+        return cli_path(options, options->store, "", "", folder);
+    /* The specification of XDG says to ignore a path that is not absolute. */
+    if (options->data_home && options->data_home[0] == '/')
+        return cli_path(options, options->data_home, "kvfold/sessions", "", folder);
+    if (options->home)
+        return cli_path(options, options->home, ".local/share/kvfold/sessions", "", folder);
+    return cli_error(options->command, "neither XDG_DATA_HOME nor HOME is set; say where sessions "
+                                       "are with --store DIR");
+}
+
+int cli_make_folder(const cli_options *options, const char *folder)
+{
+    char *part;
+    int status = cli_path(options, folder, "", "/", &part);
+    for (size_t i = 1; status == CLI_EXIT_OK && part[i]; i++) {
+        if (part[i] != '/')
+            continue;
+        part[i] = '\0';
+        if (mkdir(part, S_IRWXU) != 0 && errno != EEXIST)
+            status =
+                cli_error(options->command, "cannot make the folder %s: %s", part, strerror(errno));
+        part[i] = '/';
+    }
+    free(part);
+    return status;
+}
+
+static bool still_there(const cli_lock *lock)
+{
+    struct stat opened;
+    struct stat named;
+    return fstat(lock->file, &opened) == 0 && stat(lock->path, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+int cli_session_lock(const cli_options *options, const char *folder, const char *name,
+                     cli_lock *lock)
+{
+    lock->file = -1;
+    int status = cli_path(options, folder, name, ".lock", &lock->path);
+    for (int i = 0; i < lock_attempts && status == CLI_EXIT_OK; i++) {
+        lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (lock->file < 0)
+            return cli_error(options->command, "cannot open %s: %s", lock->path, strerror(errno));
+        const bool held = flock(lock->file, LOCK_EX | LOCK_NB) == 0;
+        const bool busy = !held && errno == EWOULDBLOCK;
+        if (held && still_there(lock))
+            return CLI_EXIT_OK;
+        close(lock->file);
+        lock->file = -1;
+        if (busy)
+            break;
+    }
+    return status == CLI_EXIT_OK
+               ? cli_error(options->command, "the session %s is in use by another process", name)
+               : status;
+}
+
+void cli_session_unlock(cli_lock *lock)
+{
+    if (lock->file >= 0) {
+        unlink(lock->path); /* while it is held: nobody else can hold this file */
+        close(lock->file);
+    }
+    free(lock->path);
+    *lock = (cli_lock){-1, NULL};
+}

@@ -1,0 +1,16 @@
+/*
+ * A number for a model that no other model has (docs/FORMAT.md 10.6): over the values
+ * of the config that decide results and over all weights, so it reads all of the files
+ * once. Names count, files do not: the same tensors in other shards give the same.
+ */
+#ifndef KVF_MODEL_FINGERPRINT_H
+#define KVF_MODEL_FINGERPRINT_H
+
+#include "model/config.h"
+#include "model/safetensors.h"
+
+/* Never 0. Tensors are hashed by n_threads; KVF_OUT_OF_MEMORY. */
+kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors *files,
+                           uint32_t n_threads, uint64_t *fingerprint, kvf_error *error);
+
+#endif

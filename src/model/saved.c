@@ -1,0 +1,78 @@
+/* Sessions of a model in files, and the sampler that goes with them. */
+#include <math.h>
+#include <string.h>
+
+#include "error.h"
+#include "model/fingerprint.h"
+#include "model/model.h"
+#include "model/sample.h"
+
+kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    if (model->fingerprint == 0)
+        status = kvf_fingerprint(&model->config, model->weights.files, model->device->n_threads,
+                                 &model->fingerprint, error);
+    *fingerprint = model->fingerprint;
+    return status == KVF_OK ? kvf_ok(error) : status;
+}
+
+kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
+                                  const kvf_save_options *options, kvf_save_report *report,
+                                  kvf_error *error)
+{
+    uint64_t fingerprint;
+    const kvf_status status = kvf_model_fingerprint(model, &fingerprint, error);
+    if (status != KVF_OK)
+        return status;
+    kvf_session_set_model_fingerprint(session, fingerprint);
+    return kvf_session_save(session, path, options, report, error);
+}
+
+kvf_status kvf_model_load_session(kvf_model *model, const char *path,
+                                  const kvf_session_options *options, bool verify,
+                                  kvf_session **session, kvf_error *error)
+{
+    kvf_load_options load = {
+        .session = options, .geometry = &model->config.geometry, .verify = verify};
+    *session = NULL;
+    const kvf_status status = kvf_model_fingerprint(model, &load.model_fingerprint, error);
+    return status == KVF_OK ? kvf_session_load(model->device, path, &load, session, error) : status;
+}
+
+/* ---- The sampler ------------------------------------------------------------------- */
+
+typedef struct stored_sampler {
+    float temperature;
+    float top_p;
+    float min_p;
+    uint32_t is_there;
+    uint64_t state;
+} stored_sampler;
+_Static_assert(sizeof(stored_sampler) == 24, "docs/FORMAT.md 10.7");
+
+void kvf_sampler_store(const kvf_sampler *sampler, uint8_t bytes[KVF_CALLER_STATE_BYTES])
+{
+    const stored_sampler stored = {.temperature = sampler->temperature,
+                                   .top_p = sampler->top_p,
+                                   .min_p = sampler->min_p,
+                                   .is_there = 1,
+                                   .state = sampler->state};
+    memset(bytes, 0, KVF_CALLER_STATE_BYTES);
+    memcpy(bytes, &stored, sizeof stored);
+}
+
+bool kvf_sampler_restore(kvf_sampler *sampler, const uint8_t bytes[KVF_CALLER_STATE_BYTES])
+{
+    stored_sampler stored;
+    memcpy(&stored, bytes, sizeof stored);
+    /* A checksum says that the bytes are those that were saved, not that they make sense. */
+    if (stored.is_there != 1 || !isfinite(stored.temperature) || stored.temperature < 0 ||
+        !(stored.top_p > 0 && stored.top_p <= 1) || !(stored.min_p >= 0 && stored.min_p <= 1))
+        return false;
+    *sampler = (kvf_sampler){.temperature = stored.temperature,
+                             .top_p = stored.top_p,
+                             .min_p = stored.min_p,
+                             .state = stored.state};
+    return true;
+}

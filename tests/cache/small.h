@@ -1,0 +1,186 @@
+/*
+ * A small geometry and tokens for it without a model: all inputs of a layer follow from
+ * the token's id and position, so that the same tokens in any chunks bring the same rows.
+ */
+#ifndef KVF_TESTS_CACHE_SMALL_H
+#define KVF_TESTS_CACHE_SMALL_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+
+#define SMALL_CHUNK 300
+#define SMALL_VOCAB 97
+#define SMALL_HEADS 2
+#define SMALL_INDEX_HEADS 8
+
+/* What a chunk brings to any layer, and what attend gives for it. */
+typedef struct small_inputs {
+    float window[SMALL_CHUNK * 512];
+    float kv[SMALL_CHUNK * 1024], gate[SMALL_CHUNK * 1024];
+    float index_kv[SMALL_CHUNK * 256], index_gate[SMALL_CHUNK * 256];
+    float bias[128 * 1024], norm[512];
+    float cosines[SMALL_CHUNK * 32], sines[SMALL_CHUNK * 32];
+    float q[SMALL_CHUNK * SMALL_HEADS * 512], out[SMALL_CHUNK * SMALL_HEADS * 512];
+    float index_q[SMALL_CHUNK * SMALL_INDEX_HEADS * 128];
+    float head_weights[SMALL_CHUNK * SMALL_INDEX_HEADS];
+} small_inputs;
+
+static small_inputs *small_in;
+
+/* One layer of each kind, a second CSA layer. */
+static inline kvf_geometry small_geometry(void)
+{
+    kvf_geometry geometry = {.n_layers = 4,
+                             .vocab = SMALL_VOCAB,
+                             .n_heads = SMALL_HEADS,
+                             .n_index_heads = SMALL_INDEX_HEADS,
+                             .top_k = 16,
+                             .window_tokens = 128,
+                             .max_tokens = 1 << 20};
+    geometry.layers[1] = (kvf_layer){KVF_LAYER_CSA, 4};
+    geometry.layers[2] = (kvf_layer){KVF_LAYER_HCA, 128};
+    geometry.layers[3] = (kvf_layer){KVF_LAYER_CSA, 4};
+    return geometry;
+}
+
+/* n values of -2 .. 2 that follow from the seed. */
+static inline void small_fill(float *values, size_t n, uint64_t seed)
+{
+    uint64_t state = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
+    for (size_t i = 0; i < n; i++) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        values[i] = (float)((double)(state >> 11) / 9007199254740992.0 * 4.0 - 2.0);
+    }
+}
+
+/* The id of token t of text `text`; texts share the tokens before their branch. */
+static inline int32_t small_token(uint64_t t, uint32_t text)
+{
+    return (int32_t)((t * 31 + t / 7 + text * 13) % SMALL_VOCAB);
+}
+
+static inline void small_fill_chunk(uint64_t first, const int32_t *tokens, uint32_t n,
+                                    uint32_t layer)
+{
+    small_inputs *in = small_in;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t seed = ((first + i) * SMALL_VOCAB + (uint64_t)tokens[i]) * 8 + layer + 1;
+        small_fill(in->window + i * 512, 512, seed);
+        small_fill(in->kv + i * 1024, 1024, seed + (1ull << 40));
+        small_fill(in->gate + i * 1024, 1024, seed + (2ull << 40));
+        small_fill(in->index_kv + i * 256, 256, seed + (3ull << 40));
+        small_fill(in->index_gate + i * 256, 256, seed + (4ull << 40));
+        small_fill(in->q + (size_t)i * SMALL_HEADS * 512, SMALL_HEADS * 512, seed + (5ull << 40));
+        small_fill(in->index_q + (size_t)i * SMALL_INDEX_HEADS * 128, SMALL_INDEX_HEADS * 128,
+                   seed + (6ull << 40));
+        small_fill(in->head_weights + (size_t)i * SMALL_INDEX_HEADS, SMALL_INDEX_HEADS,
+                   seed + (7ull << 40));
+    }
+}
+
+/* HCA layers have one part: the same buffers, read as [n][512]. Rope is the row's. */
+static inline kvf_append_args small_append_args(uint64_t first, uint32_t n, kvf_layer layer)
+{
+    small_inputs *in = small_in;
+    const uint32_t ratio = layer.kind == KVF_LAYER_WINDOW ? 1 : layer.ratio;
+    for (uint64_t row = first / ratio; layer.ratio && row < (first + n) / ratio; row++) {
+        const size_t at = (size_t)(row - first / ratio) * 32;
+        small_fill(in->cosines + at, 32, row + 1000003);
+        small_fill(in->sines + at, 32, row + 2000003);
+    }
+    return (kvf_append_args){.window = in->window,
+                             .rows = {in->kv, in->gate, in->bias, in->norm, 1e-6f},
+                             .index = {in->index_kv, in->index_gate, in->bias, in->norm, 1e-6f},
+                             .row_rope = {in->cosines, in->sines}};
+}
+
+/* One layer of an open chunk. */
+static inline kvf_status small_layer(kvf_session *session, const kvf_geometry *geometry,
+                                     const int32_t *tokens, uint32_t n, uint32_t layer,
+                                     kvf_error *error)
+{
+    const uint64_t first = kvf_session_n_tokens(session);
+    small_fill_chunk(first, tokens, n, layer);
+    if (geometry->layers[layer].kind == KVF_LAYER_HCA)
+        for (uint32_t i = 1; i < n; i++) { /* to [n][512] */
+            memmove(small_in->kv + i * 512, small_in->kv + i * 1024, 512 * sizeof(float));
+            memmove(small_in->gate + i * 512, small_in->gate + i * 1024, 512 * sizeof(float));
+        }
+    const kvf_append_args args = small_append_args(first, n, geometry->layers[layer]);
+    kvf_status status = kvf_session_append(session, layer, &args, error);
+    if (status == KVF_OK && geometry->layers[layer].kind == KVF_LAYER_CSA)
+        status =
+            kvf_session_select(session, layer, small_in->index_q, small_in->head_weights, error);
+    if (status == KVF_OK)
+        status = kvf_session_attend(session, layer, small_in->q, NULL, small_in->out, error);
+    return status;
+}
+
+/* A whole chunk; its logits are the last layer's output for its last token. */
+static inline kvf_status small_chunk(kvf_session *session, const kvf_geometry *geometry,
+                                     const int32_t *tokens, uint32_t n, kvf_error *error)
+{
+    kvf_status status = kvf_session_begin(session, tokens, n, error);
+    for (uint32_t layer = 0; layer < geometry->n_layers && status == KVF_OK; layer++)
+        status = small_layer(session, geometry, tokens, n, layer, error);
+    if (status != KVF_OK)
+        return status;
+    memcpy(kvf_session_logits(session), small_in->out + (size_t)(n - 1) * SMALL_HEADS * 512,
+           SMALL_VOCAB * sizeof(float));
+    return kvf_session_commit(session, error);
+}
+
+/* n more tokens of a text in one chunk. */
+static inline void small_feed(kvf_session *session, const kvf_geometry *geometry, uint32_t n,
+                              uint32_t text)
+{
+    int32_t tokens[SMALL_CHUNK];
+    kvf_error error;
+    const uint64_t first = kvf_session_n_tokens(session);
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = small_token(first + i, text);
+    if (small_chunk(session, geometry, tokens, n, &error) != KVF_OK)
+        fail_msg("%s", error.message);
+}
+
+static inline kvf_session *small_open(kvf_device *device, const kvf_geometry *geometry,
+                                      kvf_profile_id profile, uint32_t checkpoint_count)
+{
+    kvf_session *session;
+    kvf_error error;
+    const kvf_session_options options = {.profile = profile,
+                                         .max_tokens = 8192,
+                                         .chunk_tokens = SMALL_CHUNK,
+                                         .checkpoint_count = checkpoint_count};
+    if (kvf_session_open(device, geometry, &options, &session, &error) != KVF_OK)
+        fail_msg("%s", error.message);
+    return session;
+}
+
+static inline int small_setup(kvf_device **device)
+{
+    const kvf_device_options options = {.n_threads = 1};
+    small_in = calloc(1, sizeof *small_in);
+    if (!small_in || kvf_device_open(&options, device, NULL) != KVF_OK)
+        return 1;
+    small_fill(small_in->bias, sizeof small_in->bias / sizeof(float), 1);
+    small_fill(small_in->norm, 512, 2);
+    return 0;
+}
+
+static inline void small_teardown(kvf_device *device)
+{
+    free(small_in);
+    kvf_device_close(device);
+}
+
+#endif

@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+"""Sessions that outlive the process: run --session, run --store, kvfold session.
+
+usage: test_sessions.py --kvfold PATH --model DIR [unittest's own arguments]
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+import test_cli
+
+DOCUMENT = ("The harbour lay in the last of the light, and the boats came in one by one. " * 20)
+SESSION_KEYS = [
+    "name", "path", "tokens", "ctx", "profile", "grid", "bytes", "unused_bytes", "compressed",
+    "saves", "saved", "model", "temperature",
+]
+PAGE = 4096
+
+
+def model():
+    return test_cli.MODEL
+
+
+class SessionTest(test_cli.CliTest):
+    """The folder of each test has its sessions in s/."""
+
+    def run_json(self, *arguments, **options):
+        return self.json_lines("run", "-m", model(), *arguments, **options)[0]
+
+    def session(self, name, *arguments):
+        return self.run_json("--store", "s", "--session", name, *arguments)
+
+    def show(self, name):
+        return self.json_lines("session", "show", name, "--store", "s")[0]
+
+    def exported(self, name):
+        """All that a session holds, as a new file: equal bytes for equal sessions."""
+        self.good("session", "export", name, name + ".export", "--store", "s")
+        with open(self.path(name + ".export"), "rb") as file:
+            return file.read()
+
+    def start(self, *arguments):
+        process = subprocess.Popen([test_cli.KVFOLD, *test_cli.one_thread(arguments)],
+                                   cwd=self.folder, env=test_cli.environment(),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, name):
+        deadline = time.monotonic() + test_cli.PATIENCE_SECONDS
+        while not os.path.exists(self.path(name)):
+            if time.monotonic() > deadline:
+                self.fail(f"{name} did not appear")
+            time.sleep(0.01)
+
+    def damage(self, path, offset):
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte[0] ^ 1]))
+
+
+class NamedTest(SessionTest):
+    def test_an_answer_in_parts_is_the_answer_in_one(self):
+        for sampler in ([], ["--temperature", "0.9", "--top-p", "0.9", "--seed", "7"]):
+            kind = "sampled" if sampler else "greedy"
+            context = ["--ctx", "1k"]
+            plain = self.run_json("-p", "The sea was", "-n", "30", *context, *sampler)
+            whole = self.session(kind + "-whole", "-p", "The sea was", "-n", "30", *context,
+                                 *sampler)
+            first = self.session(kind, "-p", "The sea was", "-n", "11", *context, *sampler)
+            second = self.session(kind, "-n", "1")
+            third = self.session(kind, "-n", "18", *context)
+            self.assertEqual(whole["tokens"], plain["tokens"])
+            self.assertEqual(first["tokens"] + second["tokens"] + third["tokens"],
+                             plain["tokens"], kind)
+            self.assertEqual([part["resumed_tokens"] for part in (first, second, third)],
+                             [0, 12 + 11, 12 + 12])
+            self.assertEqual(self.show(kind)["saves"], 3)
+            # Rows, states, logits, sampler: every bit.
+            self.assertEqual(self.exported(kind), self.exported(kind + "-whole"), kind)
+
+    def test_a_prompt_is_appended_to_the_text_so_far(self):
+        self.session("tale", "-p", "One ", "-n", "3")
+        before = self.show("tale")["tokens"]
+        answer = self.session("tale", "-p", "two\n", "-n", "2")
+        self.assertEqual(answer["prompt_tokens"], 4)  # no BOS, no line break
+        self.assertEqual(answer["resumed_tokens"], before)
+        self.assertEqual(self.show("tale")["tokens"], before + 4 + 2)
+        text = self.good("session", "show", "tale", "--store", "s").stdout.decode()
+        self.assertRegex(text, r'ends with  "One ...two ')
+
+    def test_the_sampler_is_saved_and_can_be_changed(self):
+        self.session("dice", "-p", "a", "-n", "2", "--temperature", "0.5", "--seed", "3")
+        self.session("dice", "-n", "2")
+        self.assertEqual(self.show("dice")["temperature"], 0.5)
+        self.session("dice", "-n", "2", "--top-p", "0.5")  # without repeating --temperature
+        self.session("dice", "-n", "2", "--temperature", "0")
+        self.assertEqual(self.show("dice")["temperature"], 0)
+
+    def test_another_profile_goes_on_with_the_same_values(self):
+        plain = self.run_json("-p", "The sea was", "-n", "20")
+        first = self.session("a", "-p", "The sea was", "-n", "10", "--profile", "legacy")
+        kept = self.session("a", "-n", "5")
+        self.assertEqual(kept["profile"], "legacy")
+        folded = self.session("a", "-n", "5", "--profile", "fold")
+        self.assertEqual(first["tokens"] + kept["tokens"] + folded["tokens"], plain["tokens"])
+        self.assertEqual(self.show("a")["profile"], "fold")
+
+    def test_another_model_is_refused(self):
+        self.session("a", "-p", "x", "-n", "1")
+        os.mkdir(self.path("other"))
+        for name in os.listdir(model()):
+            shutil.copy(os.path.join(model(), name), self.path("other"))
+        shard = next(name for name in sorted(os.listdir(model())) if "00003" in name)
+        path = os.path.join(self.path("other"), shard)
+        self.damage(path, os.path.getsize(path) - 1000)
+        self.refused("was saved with model", "run", "-m", "other", "--store", "s", "--session",
+                     "a", "-n", "1")
+
+    def test_a_conversation_is_taken_up_again(self):
+        arguments = ["run", "-m", model(), "-i", "-n", "4", "--session", "talk", "--store", "s"]
+        self.good(*arguments, stdin=b"Hello\nsailor\n")
+        held = self.show("talk")["tokens"]
+        result = self.good(*arguments, stdin=b"/stats\nand now\n")
+        self.assertIn(f"resumed talk: {held} tokens so far", result.stderr.decode())
+        self.assertIn(f": {held} of", result.stdout.decode())
+        self.assertEqual(self.show("talk")["tokens"], held + len("\nand now") + 4)
+        # The same turns in one process.
+        arguments[arguments.index("talk")] = "one"
+        self.good(*arguments, stdin=b"Hello\nsailor\nand now\n")
+        self.assertEqual(self.exported("one"), self.exported("talk"))
+
+    def test_where_sessions_are(self):
+        home = {"HOME": self.path("home"), "XDG_DATA_HOME": ""}
+        data = dict(home, XDG_DATA_HOME=self.path("data"))
+        for env, folder in ((home, "home/.local/share"), (data, "data"),
+                            (dict(home, XDG_DATA_HOME="relative"), "home/.local/share")):
+            self.good("run", "-m", model(), "--session", "a", "-p", "x", "-n", "1", env=env)
+            self.assertTrue(os.path.exists(self.path(folder + "/kvfold/sessions/a.kvfold")))
+            self.assertIn(b"a ", self.good("session", "list", env=env).stdout)
+        self.refused("--store DIR", "session", "list", env={"HOME": "", "XDG_DATA_HOME": ""})
+
+    def test_one_process_at_a_time(self):
+        self.session("a", "-p", "x", "-n", "1")
+        with open(self.path("s/a.lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.refused("in use by another process", "run", "-m", model(), "--store", "s",
+                         "--session", "a")
+            self.refused("in use by another process", "session", "rm", "a", "--store", "s")
+        # The file of a lock whose process is gone is none.
+        self.session("a", "-n", "1")
+        self.assertEqual(os.listdir(self.path("s")), ["a.kvfold"])
+
+    def test_damage_is_seen_before_it_is_used(self):
+        self.session("a", "-p", DOCUMENT, "-n", "1")
+        path = self.path("s/a.kvfold")
+        self.damage(path, 2 * PAGE)  # the first part: token ids
+        self.refused("a.kvfold", "run", "-m", model(), "--store", "s", "--session", "a", "-n", "1")
+        self.damage(path, 2 * PAGE)
+        self.damage(path, self.show("a")["bytes"] // 2)
+        self.refused("a.kvfold", "run", "-m", model(), "--store", "s", "--session", "a", "-n", "1",
+                     "--verify-snapshot")
+
+
+class InterruptTest(SessionTest):
+    ARGUMENTS = ["--chunk", "8", "--save-every", "1", "--store", "s", "--session", "long"]
+
+    def test_a_prompt_that_was_interrupted_goes_on_where_it_was(self):
+        self.write("prompt", DOCUMENT)
+        arguments = ["-m", model(), "-f", "prompt", "-n", "3", *self.ARGUMENTS]
+        process = self.start("run", *arguments, "--json")
+        self.wait_for("s/long.kvfold")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=test_cli.PATIENCE_SECONDS)
+        self.assertEqual(process.returncode, 130, errors)
+        self.assertIn(b"give it again to go on", errors)
+        held = self.show("long")["tokens"]
+        self.assertTrue(0 < held < len(DOCUMENT), held)
+        rest = self.json_lines("run", *arguments)[0]
+        self.assertEqual(rest["resumed_tokens"], held)
+        self.assertEqual(rest["prompt_tokens"], len(DOCUMENT) + 1 - held)
+        plain = self.run_json("-f", "prompt", "-n", "3", "--chunk", "8")
+        self.assertEqual(rest["tokens"], plain["tokens"])
+
+    def test_a_process_that_is_killed_loses_little_and_leaves_no_lock(self):
+        self.write("prompt", DOCUMENT)
+        process = self.start("run", "-m", model(), "-f", "prompt", *self.ARGUMENTS)
+        self.wait_for("s/long.kvfold")
+        process.kill()
+        process.communicate()
+        held = self.show("long")["tokens"]
+        self.assertGreater(held, 0)
+        other = self.good("run", "-m", model(), "-p", "another", "-n", "1", *self.ARGUMENTS)
+        self.assertIn(b"ends inside a prompt that was interrupted", other.stderr)
+        self.assertEqual(self.show("long")["tokens"], held + len("another") + 1)
+
+    def test_a_stored_prompt_goes_on_after_an_interrupt(self):
+        self.write("prompt", DOCUMENT)
+        arguments = ["-m", model(), "-f", "prompt", "-n", "1", "--chunk", "8", "--store", "s"]
+        process = self.start("run", *arguments, "--json")
+        self.wait_for("s/prefixes")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=test_cli.PATIENCE_SECONDS)
+        stored = self.json_lines("session", "list", "--store", "s")
+        if process.returncode == 0 or not stored:
+            self.skipTest("the machine was too quick or too slow to be interrupted in the prompt")
+        rest = self.json_lines("run", *arguments)[0]
+        self.assertEqual(rest["resumed_tokens"], stored[0]["tokens"])
+
+
+class StoreTest(SessionTest):
+    def ask(self, text, *arguments):
+        return self.run_json("-p", text, "-n", "5", "--store", "s", *arguments)
+
+    def test_the_longest_stored_beginning_is_taken(self):
+        first = self.ask(DOCUMENT)
+        self.assertEqual(first["resumed_tokens"], 0)
+        again = self.ask(DOCUMENT)
+        self.assertEqual((again["resumed_tokens"], again["prompt_tokens"]), (len(DOCUMENT) + 1, 0))
+        self.assertEqual(again["tokens"], first["tokens"])
+        longer = self.ask(DOCUMENT + "Who was it?")
+        self.assertEqual(longer["resumed_tokens"], len(DOCUMENT) + 1)
+        self.assertEqual(longer["prompt_tokens"], len("Who was it?"))
+        self.assertEqual(self.ask("x" + DOCUMENT)["resumed_tokens"], 0)
+        prefixes = self.json_lines("session", "list", "--store", "s")
+        self.assertEqual(sorted(line["tokens"] for line in prefixes),
+                         [len(DOCUMENT) + 1, len(DOCUMENT) + 2])
+
+    def test_a_text_with_many_questions_is_read_twice_at_most(self):
+        questions = ["How many boats were there in it?" * 5, "Who saw?" * 20, "When was it?" * 16]
+        found = [self.ask(DOCUMENT + question)["resumed_tokens"] for question in questions]
+        self.assertEqual(found, [0, 0, len(DOCUMENT) + 1])
+
+    def test_a_resumed_prompt_has_the_bits_of_the_same_chunks(self):
+        cut = 512 - 1  # with BOS a whole number of chunks
+        text = DOCUMENT[:1000]
+        plain = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k")
+        self.ask(text[:cut], "--chunk", "256")
+        resumed = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k", "--store",
+                                "s")
+        self.assertEqual(resumed["resumed_tokens"], 512)
+        self.assertEqual(resumed["tokens"], plain["tokens"])
+
+    def test_a_damaged_prefix_costs_time_and_not_the_answer(self):
+        first = self.ask(DOCUMENT)
+        name = os.listdir(self.path("s/prefixes"))
+        path = self.path("s/prefixes/" + next(n for n in name if n.endswith(".kvfold")))
+        self.damage(path, os.path.getsize(path) // 2)
+        result = self.good("run", "-m", model(), "-p", DOCUMENT, "-n", "5", "--store", "s",
+                           "--json")
+        self.assertIn(b"warning: ", result.stderr)
+        self.assertIn(f'"tokens":{first["tokens"]}'.replace(" ", ""), result.stdout.decode())
+        again = self.ask(DOCUMENT)  # it was stored anew
+        self.assertEqual(again["resumed_tokens"], len(DOCUMENT) + 1)
+
+    def test_the_budget(self):
+        result = self.good("run", "-m", model(), "-p", DOCUMENT, "-n", "1", "--store", "s",
+                           "--store-max", "100k")
+        self.assertIn(b"not stored: ", result.stderr)
+        self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
+        for text in (DOCUMENT, "x" + DOCUMENT, "y" + DOCUMENT):
+            self.ask(text, "--store-max", "5M")
+        lines = self.json_lines("session", "list", "--store", "s")
+        self.assertEqual(len(lines), 2)
+        self.assertLessEqual(sum(line["bytes"] for line in lines), 5 << 20)
+
+    def test_small_prompts_are_not_worth_a_file(self):
+        self.good("run", "-m", model(), "-p", "The sea", "-n", "1", "--store", "s")
+        self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
+
+
+class CommandTest(SessionTest):
+    def test_list_show_check_and_rm(self):
+        self.assertIn(b"no sessions in s", self.good("session", "list", "--store", "s").stdout)
+        self.session("b", "-p", "x", "-n", "1")
+        self.session("a.1", "-p", DOCUMENT, "-n", "1")
+        self.run_json("-p", DOCUMENT, "-n", "1", "--store", "s")
+        lines = self.json_lines("session", "list", "--store", "s")
+        self.assertEqual([line["name"] for line in lines[:2]], ["a.1", "b"])
+        self.assertRegex(lines[2]["name"], r"^prefixes/[0-9a-f]{16}$")
+        for line in lines:
+            self.assertEqual(list(line), SESSION_KEYS)
+            self.assertEqual(line["bytes"], os.path.getsize(self.path(line["path"])))
+        self.assertEqual(lines[0]["tokens"], len(DOCUMENT) + 2)
+        table = self.good("session", "list", "--store", "s").stdout.decode().splitlines()
+        self.assertEqual(len(table), 4)
+        self.assertEqual(len({line.rstrip().rindex(" ") for line in table[1:]}), 1)
+        checked = self.json_lines("session", "check", "--store", "s")
+        self.assertEqual([line["good"] for line in checked], [True] * 3)
+        removed = self.good("session", "rm", "b", lines[2]["name"], "--store", "s").stdout.decode()
+        self.assertIn("removed b, ", removed)
+        self.assertEqual([line["name"] for line in
+                          self.json_lines("session", "list", "--store", "s")], ["a.1"])
+        self.refused("no session 'b'", "session", "rm", "b", "--store", "s")
+
+    def test_check_finds_damage(self):
+        self.session("a", "-p", DOCUMENT, "-n", "1")
+        self.session("b", "-p", "x", "-n", "1")
+        self.damage(self.path("s/a.kvfold"), self.show("a")["bytes"] // 2)
+        result = self.kvfold("session", "check", "--store", "s")
+        self.assertEqual(result.returncode, 1)
+        lines = result.stdout.decode().splitlines()
+        self.assertRegex(lines[0], "^a: .*a.kvfold: ")
+        self.assertRegex(lines[1], "^b: good")
+        self.write("s/c.kvfold", b"something else")
+        result = self.good("session", "list", "--store", "s")
+        self.assertIn(b"c.kvfold", result.stderr)
+        self.assertEqual(self.kvfold("session", "check", "c", "--store", "s").returncode, 1)
+
+    def test_an_exported_session_can_be_put_back(self):
+        self.session("a", "-p", DOCUMENT, "-n", "5")
+        self.good("session", "export", "a", "a.export", "--store", "s")
+        self.assertLess(os.path.getsize(self.path("a.export")), self.show("a")["bytes"])
+        shutil.copy(self.path("a.export"), self.path("s/b.kvfold"))
+        self.assertTrue(self.show("b")["compressed"])
+        self.assertEqual(self.session("b", "-n", "9")["tokens"],
+                         self.session("a", "-n", "9")["tokens"])
+        self.write("notes", b"mine" * 4000)
+        self.refused("not replaced", "session", "export", "a", "notes", "--store", "s")
+        self.refused("there is no session", "session", "export", "z", "z.export", "--store", "s")
+
+    def test_wrong_arguments(self):
+        self.refused("no action; there are list, show, check, rm and export", "session")
+        self.refused("did you mean list?", "session", "lits")
+        self.refused("'frobnicate'; there are", "session", "frobnicate")
+        self.refused("usage: kvfold session show NAME...", "session", "show")
+        self.refused("usage: kvfold session list", "session", "list", "a")
+        self.refused("usage: kvfold session export NAME FILE", "session", "export", "a")
+        self.refused("rm has no --json", "session", "rm", "a", "--json")
+        self.refused("does not apply here; it belongs to kvfold run", "session", "list",
+                     "--session", "a")
+        for name in ("", "../a", "a/b", ".a", "-a", "a b", "a\n", "\u00e9", "a" * 65, "prefixes/a"):
+            self.refused("name", "run", "-m", model(), "-p", "x", "--session=" + name)
+        self.refused("'../a' ", "session", "show", "../a", "--store", "s")
+        run = ["run", "-m", model()]
+        self.refused("give a prompt to begin it", *run, "--session", "a", "--store", "s")
+        self.refused("--store-max only matters with --store", *run, "-p", "x", "--store-max", "1G")
+        self.refused("--save-every only matters with", *run, "-p", "x", "--save-every", "5")
+        self.refused("--verify-snapshot only matters with", *run, "-p", "x", "--verify-snapshot")
+        self.refused("give --session NAME as well", *run, "-i", "--store", "s")
+        self.refused("outside 1 .. 86,400", *run, "-p", "x", "--session", "a", "--save-every",
+                     "0")
+        self.write("file", b"")
+        self.refused("file", *run, "-p", "x", "--store", "file")
+        self.refused("file", *run, "-p", "x", "--session", "a", "--store", "file/s")
+
+    def test_a_session_that_is_too_long_says_so(self):
+        self.session("a", "-p", DOCUMENT, "-n", "1")
+        self.refused("the session with the prompt has", "run", "-m", model(), "--session", "a",
+                     "--store", "s", "-p", "x", "--ctx", "1k")
+
+    def test_help_names_everything(self):
+        text = self.good("session", "--help").stdout.decode()
+        self.assertEqual(text, self.good("help", "session").stdout.decode())
+        for word in ("list", "show", "check", "rm", "export", "--store", "--json", "Examples"):
+            self.assertIn(word, text)
+        for word in ("--session", "--store", "--store-max", "--save-every", "--verify-snapshot"):
+            self.assertIn(word, self.good("run", "--help").stdout.decode())
+        self.assertLessEqual(max(map(len, text.splitlines())), 92)
+
+
+if __name__ == "__main__":
+    test_cli.main()
