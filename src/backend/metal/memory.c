@@ -201,7 +201,10 @@ static bool is_lost(const kvf_metal_device *metal)
     return metal->lost.status != KVF_OK;
 }
 
-/* A buffer with room for bytes becomes the last one. */
+/*
+ * A buffer with room for bytes becomes the last one: if it can be, with room for all that
+ * the operation has had so far too, so that the next such operation needs no new one.
+ */
 static bool grow_staging(kvf_metal_device *metal, size_t bytes)
 {
     kvf_metal_staging *staging = &metal->staging;
@@ -210,9 +213,13 @@ static bool grow_staging(kvf_metal_device *metal, size_t bytes)
     if (!buffers)
         return false;
     staging->buffers = buffers;
+    bytes = bytes > STAGING_LEAST_BYTES ? bytes : STAGING_LEAST_BYTES;
+    size_t all_bytes = bytes;
+    for (uint32_t i = 0; i < staging->n_buffers; i++)
+        all_bytes += staging->buffers[i]->bytes;
     kvf_gpu_buffer *buffer = calloc(1, sizeof *buffer);
     if (!buffer ||
-        !make_buffer(metal, bytes > STAGING_LEAST_BYTES ? bytes : STAGING_LEAST_BYTES, buffer)) {
+        (!make_buffer(metal, all_bytes, buffer) && !make_buffer(metal, bytes, buffer))) {
         free(buffer);
         return false;
     }
