@@ -6,6 +6,7 @@ usage: test_sessions.py --kvfold PATH --model DIR [unittest's own arguments]
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -271,6 +272,21 @@ class StoreTest(SessionTest):
         lines = self.json_lines("session", "list", "--store", "s")
         self.assertEqual(len(lines), 2)
         self.assertLessEqual(sum(line["bytes"] for line in lines), 5 << 20)
+
+    def test_a_full_disk_costs_the_file_and_not_the_answer(self):
+        def short_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+        for arguments, status, message in (([], 0, b"warning: not stored: "),
+                                           (["--session", "a"], 2, b"the session is not saved: ")):
+            result = subprocess.run(
+                [test_cli.KVFOLD, "run", "--threads", "1", "-m", model(), "-p", DOCUMENT, "-n", "5",
+                 "--store", "s", *arguments], cwd=self.folder, env=test_cli.environment(),
+                capture_output=True, check=False, preexec_fn=short_files)
+            self.assertEqual(result.returncode, status, result.stderr)
+            self.assertIn(message, result.stderr)
+            self.assertGreaterEqual(len(result.stdout), 5)
+        self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
 
     def test_small_prompts_are_not_worth_a_file(self):
         self.good("run", "-m", model(), "-p", "The sea", "-n", "1", "--store", "s")
