@@ -114,7 +114,7 @@ def data_flow():
 
 
 def fp8_row():
-    p = Picture(352, "One packed row: 584 bytes",
+    p = Picture(330, "One packed row: 584 bytes",
                 "448 code bytes in 7 blocks of 64, 128 bytes of rope values, 7 scale bytes and a "
                 "zero byte; below, the page that holds 64 of them.")
     for b in range(7):
