@@ -15,7 +15,9 @@ import unittest
 
 import test_cli
 
-DOCUMENT = ("The harbour lay in the last of the light, and the boats came in one by one. " * 20)
+SENTENCE = "The harbour lay in the last of the light, and the boats came in one by one. "
+DOCUMENT = 5 * SENTENCE
+LONG_DOCUMENT = 20 * SENTENCE
 SESSION_KEYS = [
     "name", "path", "tokens", "ctx", "profile", "grid", "bytes", "unused_bytes", "compressed",
     "saves", "saved", "model", "temperature",
@@ -174,7 +176,7 @@ class InterruptTest(SessionTest):
     ARGUMENTS = ["--chunk", "8", "--save-every", "1", "--store", "s", "--session", "long"]
 
     def test_a_prompt_that_was_interrupted_goes_on_where_it_was(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         arguments = ["-m", model(), "-f", "prompt", "-n", "3", *self.ARGUMENTS]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/long.kvfold")
@@ -183,15 +185,15 @@ class InterruptTest(SessionTest):
         self.assertEqual(process.returncode, 130, errors)
         self.assertIn(b"give it again to go on", errors)
         held = self.show("long")["tokens"]
-        self.assertTrue(0 < held < len(DOCUMENT), held)
+        self.assertTrue(0 < held < len(LONG_DOCUMENT), held)
         rest = self.json_lines("run", *arguments)[0]
         self.assertEqual(rest["resumed_tokens"], held)
-        self.assertEqual(rest["prompt_tokens"], len(DOCUMENT) + 1 - held)
+        self.assertEqual(rest["prompt_tokens"], len(LONG_DOCUMENT) + 1 - held)
         plain = self.run_json("-f", "prompt", "-n", "3", "--chunk", "8")
         self.assertEqual(rest["tokens"], plain["tokens"])
 
     def test_a_process_that_is_killed_loses_little_and_leaves_no_lock(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         process = self.start("run", "-m", model(), "-f", "prompt", *self.ARGUMENTS)
         self.wait_for("s/long.kvfold")
         process.kill()
@@ -203,7 +205,7 @@ class InterruptTest(SessionTest):
         self.assertEqual(self.show("long")["tokens"], held + len("another") + 1)
 
     def test_a_stored_prompt_goes_on_after_an_interrupt(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         arguments = ["-m", model(), "-f", "prompt", "-n", "1", "--chunk", "8", "--store", "s"]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/prefixes")
@@ -242,7 +244,7 @@ class StoreTest(SessionTest):
 
     def test_a_resumed_prompt_has_the_bits_of_the_same_chunks(self):
         cut = 512 - 1  # with BOS a whole number of chunks
-        text = DOCUMENT[:1000]
+        text = LONG_DOCUMENT[:700]
         plain = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k")
         self.ask(text[:cut], "--chunk", "256")
         resumed = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k", "--store",
@@ -268,10 +270,10 @@ class StoreTest(SessionTest):
         self.assertIn(b"not stored: ", result.stderr)
         self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
         for text in (DOCUMENT, "x" + DOCUMENT, "y" + DOCUMENT):
-            self.ask(text, "--store-max", "5M")
+            self.ask(text, "--store-max", "4M")
         lines = self.json_lines("session", "list", "--store", "s")
         self.assertEqual(len(lines), 2)
-        self.assertLessEqual(sum(line["bytes"] for line in lines), 5 << 20)
+        self.assertLessEqual(sum(line["bytes"] for line in lines), 4 << 20)
 
     def test_a_full_disk_costs_the_file_and_not_the_answer(self):
         def short_files():
@@ -371,7 +373,7 @@ class CommandTest(SessionTest):
     def test_a_session_that_is_too_long_says_so(self):
         self.session("a", "-p", DOCUMENT, "-n", "1")
         self.refused("the session with the prompt has", "run", "-m", model(), "--session", "a",
-                     "--store", "s", "-p", "x", "--ctx", "1k")
+                     "--store", "s", "-p", "x", "--ctx", "256")
 
     def test_help_names_everything(self):
         text = self.good("session", "--help").stdout.decode()
