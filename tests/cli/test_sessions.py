@@ -43,7 +43,10 @@ class SessionTest(test_cli.CliTest):
 
     def exported(self, name):
         """All that a session holds, as a new file: equal bytes for equal sessions."""
-        self.good("session", "export", name, name + ".export", "--store", "s")
+        result = self.kvfold("session", "export", name, name + ".export", "--store", "s")
+        if b"no zstd" in result.stderr:
+            self.skipTest("this build has no zstd")
+        self.assertEqual(result.returncode, 0, result.stderr)
         with open(self.path(name + ".export"), "rb") as file:
             return file.read()
 
@@ -335,7 +338,7 @@ class CommandTest(SessionTest):
 
     def test_an_exported_session_can_be_put_back(self):
         self.session("a", "-p", DOCUMENT, "-n", "5")
-        self.good("session", "export", "a", "a.export", "--store", "s")
+        self.exported("a")
         self.assertLess(os.path.getsize(self.path("a.export")), self.show("a")["bytes"])
         shutil.copy(self.path("a.export"), self.path("s/b.kvfold"))
         self.assertTrue(self.show("b")["compressed"])
