@@ -316,10 +316,13 @@ class CommandTest(SessionTest):
         self.assertEqual(len({line.rstrip().rindex(" ") for line in table[1:]}), 1)
         checked = self.json_lines("session", "check", "--store", "s")
         self.assertEqual([line["good"] for line in checked], [True] * 3)
+        self.assertEqual([line["temperature"] for line in lines], [0, 0, None])
+        self.write("s/b.kvfold.saving", b"what a killed process left")
         removed = self.good("session", "rm", "b", lines[2]["name"], "--store", "s").stdout.decode()
         self.assertIn("removed b, ", removed)
         self.assertEqual([line["name"] for line in
                           self.json_lines("session", "list", "--store", "s")], ["a.1"])
+        self.assertEqual(sorted(os.listdir(self.path("s"))), ["a.1.kvfold", "prefixes"])
         self.refused("no session 'b'", "session", "rm", "b", "--store", "s")
 
     def test_check_finds_damage(self):
