@@ -707,6 +707,7 @@ typedef struct kvf_store_put_report {
  * fits. Sessions restored from removed files, in any process, stay usable. An interrupted
  * put leaves the store as it was, but for files removed.
  *   Waits while another process puts; KVF_FILE_BUSY where a signal ends the wait.
+ *   Is a save: the next kvf_session_save to another file writes all of that anew.
  * Otherwise fails as kvf_session_save does. `report` may be NULL.
  */
 KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,

@@ -219,9 +219,37 @@ def score_lanes():
     return p
 
 
+def prefixes():
+    p = Picture(352, "Three prompts that begin alike, and what the store does",
+                "The first prompt is read and stored whole. The second shares its beginning, is "
+                "read whole and stored where it leaves the first. The third begins there.")
+    left, split, right = 150, 600, 856
+    for row, (question, begun, note) in enumerate((
+            ("question 1", "warm", "read, and stored whole"),
+            ("another question", "warm", "read again; stored where it leaves the first, and whole"),
+            ("a third", "store", "found; only the question is read"))):
+        y = 62 + 86 * row
+        end = right - (0, 40, 90)[row]
+        p.text(24, y + 25, f"prompt {row + 1}", "strong", "start")
+        p.box(left, y, split - left, 38, begun, "the manual")
+        p.box(split, y, end - split, 38, "warm", question)
+        p.text(left, y + 60, note, "note", "start")
+        if row < 2:
+            p.line(end, y - 6, end, y + 44, "axis")
+        if row == 1:
+            p.line(split, y - 6, split, y + 44, "axis")
+    p.rect(left, 322, 16, 14, "warm", 2)
+    p.text(left + 24, 334, "read now", "note", "start")
+    p.rect(left + 130, 322, 16, 14, "store", 2)
+    p.text(left + 154, 334, "from a file", "note", "start")
+    p.line(left + 270, 320, left + 270, 338, "axis")
+    p.text(left + 280, 334, "a state is stored here", "note", "start")
+    return p
+
+
 def main():
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/img")
-    for draw in (data_flow, fp8_row, number_lines, score_lanes):
+    for draw in (data_flow, fp8_row, number_lines, score_lanes, prefixes):
         (folder / f"{draw.__name__}.svg").write_text(str(draw()), encoding="ascii")
 
 

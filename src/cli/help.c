@@ -126,7 +126,7 @@ static const char session_part[] =
     "                         ~/.local/share/kvfold/sessions\n"
     "      --json             list, show: one JSON object a line: name, path, tokens, ctx,\n"
     "                         profile, grid, bytes, unused_bytes, compressed, saves, saved\n"
-    "                         (seconds since 1970), model, temperature;\n"
+    "                         (seconds since 1970), model, temperature (null: none);\n"
     "                         check: name, good, error\n"
     "      --csv              the same as comma-separated values\n"
     "  -h, --help             this\n"

@@ -245,9 +245,12 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
     if (kvf_model_fingerprint(engine->model, &fingerprint, &error) != KVF_OK)
         return cli_error("run", "%s", error.message);
     kvf_session_set_model_fingerprint(session, fingerprint);
-    if (kvf_store_put(saver->store, session, &saver->put, &error) != KVF_OK)
-        return cli_error("run", "the prefix is not stored: %s", error.message);
     saver->stored_tokens = n_tokens;
+    /* The answer does not depend on it. */
+    if (kvf_store_put(saver->store, session, &saver->put, &error) != KVF_OK) {
+        fprintf(stderr, "kvfold: run: warning: not stored: %s\n", error.message);
+        memset(&saver->put, 0, sizeof saver->put);
+    }
     return CLI_EXIT_OK;
 }
 
@@ -265,10 +268,13 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
                    const kvf_sampler *sampler)
 {
     const double every = (double)saver->options->save_every_seconds;
-    if (saver->path && cli_seconds() - saver->saved_seconds >= every)
+    if (saver->path && cli_seconds() - saver->saved_seconds >= every) {
+        /* One that fails was reported; the next or the last may do. */
+        saver->saved_seconds = cli_seconds();
+        cli_saver_save(saver, engine, session, sampler);
+    } else if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens) {
         return cli_saver_save(saver, engine, session, sampler);
-    if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens)
-        return cli_saver_save(saver, engine, session, sampler);
+    }
     return CLI_EXIT_OK;
 }
 

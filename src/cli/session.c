@@ -1,6 +1,7 @@
 /* kvfold session: what is in the folder of saved sessions. */
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,10 +167,8 @@ static cli_record record_of(const entry *e)
     cli_record_count(&record, "saves", info->generation);
     cli_record_count(&record, "saved", (uint64_t)e->file.st_mtime);
     cli_record_text(&record, "model", model);
-    if (kvf_sampler_restore(&sampler, info->caller_state))
-        cli_record_number(&record, "temperature", (double)sampler.temperature);
-    else
-        cli_record_number(&record, "temperature", (double)0);
+    const bool sampled = kvf_sampler_restore(&sampler, info->caller_state);
+    cli_record_number(&record, "temperature", sampled ? (double)sampler.temperature : (double)NAN);
     return record;
 }
 
@@ -277,7 +276,7 @@ static void print_entry(const entry *e)
     if (kvf_sampler_restore(&sampler, info->caller_state) && sampler.temperature > 0)
         printf("sampler    temperature %g, top-p %g, min-p %g\n", (double)sampler.temperature,
                (double)sampler.top_p, (double)sampler.min_p);
-    else
+    else if (!e->is_prefix)
         printf("sampler    the likeliest token\n");
     print_tail(e);
 }
@@ -337,13 +336,18 @@ static int check_sessions(const cli_options *options, const char *folder, const 
 static int remove_session(const cli_options *options, const char *folder, const entry *e)
 {
     char bytes[CLI_NUMBER_BYTES];
+    char *unfinished = NULL;
     cli_lock lock = {-1, NULL};
-    int status = CLI_EXIT_OK;
-    if (!e->is_prefix)
+    int status = cli_path(options, e->path, "", ".saving", &unfinished);
+    if (status == CLI_EXIT_OK && !e->is_prefix)
         status = cli_session_lock(options, folder, e->name, &lock);
     if (status == CLI_EXIT_OK && unlink(e->path) != 0)
         status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
+    /* What a process that was killed left of a save; with the lock nobody writes it. */
+    if (status == CLI_EXIT_OK && !e->is_prefix)
+        unlink(unfinished);
     cli_session_unlock(&lock);
+    free(unfinished);
     if (status == CLI_EXIT_OK)
         printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
     return status;

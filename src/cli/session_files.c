@@ -31,7 +31,7 @@ bool cli_session_name_check(const char *name, char *reason, size_t reason_bytes)
                  name, name[0]);
     else if (name[strspn(name, letters)])
         snprintf(reason, reason_bytes,
-                 "'%s' is no name; it consists of letters, digits, '.', '_' and '-'", name);
+                 "'%s' cannot be a name; names have letters, digits, '.', '_' and '-'", name);
     else
         return true;
     return false;

@@ -190,10 +190,12 @@ static void test_only_sessions_of_the_model_are_found(void **state)
 {
     (void)state;
     kvf_store *store = open_store(LARGE);
+    kvf_store_found found;
     kvf_session *session = new_session(KVF_PROFILE_FOLD, 0, 60);
     kvf_session_set_model_fingerprint(session, MODEL + 1);
     assert_int_equal(kvf_store_put(store, session, NULL, NULL), KVF_OK);
-    assert_int_equal(found_tokens(store, 0, 100), 0);
+    assert_null(find(store, 0, 100, &found));
+    assert_int_equal(found.shared_tokens, 0);
     put(store, KVF_PROFILE_FOLD, 0, 60, NULL);
     assert_int_equal(found_tokens(store, 0, 100), 60);
     kvf_session_set_model_fingerprint(session, 0);
@@ -343,24 +345,29 @@ static void on_alarm(int signal_number)
     (void)signal_number;
 }
 
-/* A child that holds an exclusive lock on a file until it is killed. */
+/* A child that holds an exclusive lock on a file until it is killed, or this process ends. */
 static pid_t hold_lock(const char *path)
 {
-    int ends[2];
+    int ready[2];
+    int life[2]; /* nothing is ever written to it; this process keeps it open */
     char byte;
-    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(pipe(ready), 0);
+    assert_int_equal(pipe(life), 0);
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         const int file = open(path, O_RDWR | O_CREAT, 0600);
-        if (file < 0 || flock(file, LOCK_EX) != 0 || write(ends[1], "!", 1) != 1)
+        close(life[1]);
+        if (file < 0 || flock(file, LOCK_EX) != 0 || write(ready[1], "!", 1) != 1)
             _exit(1);
-        for (;;)
-            pause();
+        while (read(life[0], &byte, 1) < 0)
+            continue;
+        _exit(0);
     }
-    assert_int_equal(read(ends[0], &byte, 1), 1);
-    close(ends[0]);
-    close(ends[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    close(ready[1]);
+    close(life[0]);
     return child;
 }
 

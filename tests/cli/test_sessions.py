@@ -6,6 +6,7 @@ usage: test_sessions.py --kvfold PATH --model DIR [unittest's own arguments]
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import unittest
 
 import test_cli
 
-DOCUMENT = ("The harbour lay in the last of the light, and the boats came in one by one. " * 20)
+SENTENCE = "The harbour lay in the last of the light, and the boats came in one by one. "
+DOCUMENT = 5 * SENTENCE
+LONG_DOCUMENT = 20 * SENTENCE
 SESSION_KEYS = [
     "name", "path", "tokens", "ctx", "profile", "grid", "bytes", "unused_bytes", "compressed",
     "saves", "saved", "model", "temperature",
@@ -40,7 +43,10 @@ class SessionTest(test_cli.CliTest):
 
     def exported(self, name):
         """All that a session holds, as a new file: equal bytes for equal sessions."""
-        self.good("session", "export", name, name + ".export", "--store", "s")
+        result = self.kvfold("session", "export", name, name + ".export", "--store", "s")
+        if b"no zstd" in result.stderr:
+            self.skipTest("this build has no zstd")
+        self.assertEqual(result.returncode, 0, result.stderr)
         with open(self.path(name + ".export"), "rb") as file:
             return file.read()
 
@@ -173,7 +179,7 @@ class InterruptTest(SessionTest):
     ARGUMENTS = ["--chunk", "8", "--save-every", "1", "--store", "s", "--session", "long"]
 
     def test_a_prompt_that_was_interrupted_goes_on_where_it_was(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         arguments = ["-m", model(), "-f", "prompt", "-n", "3", *self.ARGUMENTS]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/long.kvfold")
@@ -182,15 +188,15 @@ class InterruptTest(SessionTest):
         self.assertEqual(process.returncode, 130, errors)
         self.assertIn(b"give it again to go on", errors)
         held = self.show("long")["tokens"]
-        self.assertTrue(0 < held < len(DOCUMENT), held)
+        self.assertTrue(0 < held < len(LONG_DOCUMENT), held)
         rest = self.json_lines("run", *arguments)[0]
         self.assertEqual(rest["resumed_tokens"], held)
-        self.assertEqual(rest["prompt_tokens"], len(DOCUMENT) + 1 - held)
+        self.assertEqual(rest["prompt_tokens"], len(LONG_DOCUMENT) + 1 - held)
         plain = self.run_json("-f", "prompt", "-n", "3", "--chunk", "8")
         self.assertEqual(rest["tokens"], plain["tokens"])
 
     def test_a_process_that_is_killed_loses_little_and_leaves_no_lock(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         process = self.start("run", "-m", model(), "-f", "prompt", *self.ARGUMENTS)
         self.wait_for("s/long.kvfold")
         process.kill()
@@ -202,7 +208,7 @@ class InterruptTest(SessionTest):
         self.assertEqual(self.show("long")["tokens"], held + len("another") + 1)
 
     def test_a_stored_prompt_goes_on_after_an_interrupt(self):
-        self.write("prompt", DOCUMENT)
+        self.write("prompt", LONG_DOCUMENT)
         arguments = ["-m", model(), "-f", "prompt", "-n", "1", "--chunk", "8", "--store", "s"]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/prefixes")
@@ -241,7 +247,7 @@ class StoreTest(SessionTest):
 
     def test_a_resumed_prompt_has_the_bits_of_the_same_chunks(self):
         cut = 512 - 1  # with BOS a whole number of chunks
-        text = DOCUMENT[:1000]
+        text = LONG_DOCUMENT[:700]
         plain = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k")
         self.ask(text[:cut], "--chunk", "256")
         resumed = self.run_json("-p", text, "-n", "20", "--chunk", "256", "--ctx", "2k", "--store",
@@ -267,10 +273,25 @@ class StoreTest(SessionTest):
         self.assertIn(b"not stored: ", result.stderr)
         self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
         for text in (DOCUMENT, "x" + DOCUMENT, "y" + DOCUMENT):
-            self.ask(text, "--store-max", "5M")
+            self.ask(text, "--store-max", "4M")
         lines = self.json_lines("session", "list", "--store", "s")
         self.assertEqual(len(lines), 2)
-        self.assertLessEqual(sum(line["bytes"] for line in lines), 5 << 20)
+        self.assertLessEqual(sum(line["bytes"] for line in lines), 4 << 20)
+
+    def test_a_full_disk_costs_the_file_and_not_the_answer(self):
+        def short_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+        for arguments, status, message in (([], 0, b"warning: not stored: "),
+                                           (["--session", "a"], 2, b"the session is not saved: ")):
+            result = subprocess.run(
+                [test_cli.KVFOLD, "run", "--threads", "1", "-m", model(), "-p", DOCUMENT, "-n", "5",
+                 "--store", "s", *arguments], cwd=self.folder, env=test_cli.environment(),
+                capture_output=True, check=False, preexec_fn=short_files)
+            self.assertEqual(result.returncode, status, result.stderr)
+            self.assertIn(message, result.stderr)
+            self.assertGreaterEqual(len(result.stdout), 5)
+        self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
 
     def test_small_prompts_are_not_worth_a_file(self):
         self.good("run", "-m", model(), "-p", "The sea", "-n", "1", "--store", "s")
@@ -295,10 +316,13 @@ class CommandTest(SessionTest):
         self.assertEqual(len({line.rstrip().rindex(" ") for line in table[1:]}), 1)
         checked = self.json_lines("session", "check", "--store", "s")
         self.assertEqual([line["good"] for line in checked], [True] * 3)
+        self.assertEqual([line["temperature"] for line in lines], [0, 0, None])
+        self.write("s/b.kvfold.saving", b"what a killed process left")
         removed = self.good("session", "rm", "b", lines[2]["name"], "--store", "s").stdout.decode()
         self.assertIn("removed b, ", removed)
         self.assertEqual([line["name"] for line in
                           self.json_lines("session", "list", "--store", "s")], ["a.1"])
+        self.assertEqual(sorted(os.listdir(self.path("s"))), ["a.1.kvfold", "prefixes"])
         self.refused("no session 'b'", "session", "rm", "b", "--store", "s")
 
     def test_check_finds_damage(self):
@@ -317,7 +341,7 @@ class CommandTest(SessionTest):
 
     def test_an_exported_session_can_be_put_back(self):
         self.session("a", "-p", DOCUMENT, "-n", "5")
-        self.good("session", "export", "a", "a.export", "--store", "s")
+        self.exported("a")
         self.assertLess(os.path.getsize(self.path("a.export")), self.show("a")["bytes"])
         shutil.copy(self.path("a.export"), self.path("s/b.kvfold"))
         self.assertTrue(self.show("b")["compressed"])
@@ -355,7 +379,7 @@ class CommandTest(SessionTest):
     def test_a_session_that_is_too_long_says_so(self):
         self.session("a", "-p", DOCUMENT, "-n", "1")
         self.refused("the session with the prompt has", "run", "-m", model(), "--session", "a",
-                     "--store", "s", "-p", "x", "--ctx", "1k")
+                     "--store", "s", "-p", "x", "--ctx", "256")
 
     def test_help_names_everything(self):
         text = self.good("session", "--help").stdout.decode()
