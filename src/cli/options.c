@@ -19,6 +19,7 @@ static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
 static const uint64_t max_memory_bytes = UINT64_C(1) << 60;
 static const uint32_t default_chunk_tokens = 4096;
+static const uint32_t max_decode_tokens = 1u << 16;
 static const uint64_t max_store_bytes = UINT64_C(1) << 60;
 static const uint64_t default_store_bytes = UINT64_C(20) << 30;
 static const uint64_t max_save_every_seconds = 86400;
@@ -71,6 +72,7 @@ typedef enum option_id {
     OPTION_BUFFERS,
     OPTION_STAGE,
     OPTION_RUNS,
+    OPTION_DECODE,
     OPTION_QUICK,
     OPTION_HELP
 } option_id;
@@ -117,6 +119,7 @@ static const option_spec specs[] = {
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
     {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION},
 };
@@ -309,6 +312,9 @@ static void apply_numbers(parser *p, option_id id, const char *value)
         break;
     case OPTION_RUNS:
         o->n_runs = (uint32_t)parse_size(p, "--runs", value, 1, CLI_BENCH_MAX_RUNS);
+        break;
+    case OPTION_DECODE:
+        o->decode_tokens = (uint32_t)parse_size(p, "--decode", value, 1, max_decode_tokens);
         break;
     case OPTION_STORE_MAX:
         o->store_max_bytes = parse_size(p, "--store-max", value, 1, max_store_bytes);
@@ -626,6 +632,7 @@ static void set_defaults(cli_options *o, cli_command command)
     o->top_p = 1;
     o->seed = 1;
     o->window_tokens = 4096;
+    o->decode_tokens = 64;
     o->store_max_bytes = default_store_bytes;
     o->save_every_seconds = 30;
     if (command == CLI_VERIFY) {

@@ -86,6 +86,9 @@ typedef struct cli_options {
     const char *svg_file; /* and bench */
     bool list_buffers;
 
+    /* verify */
+    uint32_t decode_tokens; /* after the prompt, one at a time */
+
     /* bench */
     uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */
     uint32_t bench_profiles;

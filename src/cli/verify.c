@@ -23,7 +23,6 @@
 #include "model/sample.h"
 #include "model/tokenizer.h"
 
-enum { DECODE_TOKENS = 64 };
 static const uint64_t max_reference_bytes = UINT64_C(1) << 30;
 
 typedef struct result {
@@ -43,7 +42,7 @@ typedef struct verification {
     const cli_options *options;
     cli_engine engine;
     uint32_t vocab;
-    int32_t *tokens;     /* [largest context + DECODE_TOKENS] */
+    int32_t *tokens;     /* [largest context + decode steps] */
     float *reference;    /* legacy's logits [reference_rows(context)][vocab] */
     float *chunk_logits; /* [chunk][vocab]; NULL when no context compares every position */
     cli_table table;
@@ -67,14 +66,14 @@ typedef struct pass {
 
 /* ---- Sizes ------------------------------------------------------------------------ */
 
-static uint64_t session_tokens(uint64_t context_tokens)
+static uint64_t session_tokens(const cli_options *options, uint64_t context_tokens)
 {
-    return context_tokens + DECODE_TOKENS;
+    return context_tokens + options->decode_tokens;
 }
 
 static uint32_t chunk_of(const verification *v, uint64_t context_tokens)
 {
-    return cli_options_chunk_tokens(v->options, session_tokens(context_tokens));
+    return cli_options_chunk_tokens(v->options, session_tokens(v->options, context_tokens));
 }
 
 static bool compares_every_position(const verification *v, uint64_t context_tokens)
@@ -88,7 +87,7 @@ static uint64_t reference_rows(const verification *v, uint64_t context_tokens)
     const uint64_t prompt_rows = compares_every_position(v, context_tokens)
                                      ? context_tokens
                                      : (context_tokens + chunk - 1) / chunk;
-    return prompt_rows + DECODE_TOKENS;
+    return prompt_rows + v->options->decode_tokens;
 }
 
 /* What the comparison itself needs, over all contexts. Context times vocabulary was bounded. */
@@ -168,7 +167,7 @@ static int forward(pass *p, const int32_t *tokens, uint32_t n_tokens, float *all
     *seconds += cli_seconds() - started;
     if (status != KVF_OK)
         return cli_engine_error(&p->v->engine, &error, p->result.profile,
-                                session_tokens(p->context_tokens));
+                                session_tokens(p->v->options, p->context_tokens));
     return CLI_EXIT_OK;
 }
 
@@ -201,14 +200,14 @@ static int prefill(pass *p)
 static int decode(pass *p)
 {
     double seconds = 0;
-    for (uint32_t i = 0; i < DECODE_TOKENS; i++) {
+    for (uint32_t i = 0; i < p->v->options->decode_tokens; i++) {
         const int status = forward(p, p->v->tokens + p->context_tokens + i, 1, NULL, &seconds);
         if (status != CLI_EXIT_OK)
             return status;
         take_rows(p, kvf_session_logits(p->session), 1);
         cli_progress_update(&p->progress, p->context_tokens + i + 1);
     }
-    p->result.decode_tps = cli_rate(DECODE_TOKENS, seconds);
+    p->result.decode_tps = cli_rate(p->v->options->decode_tokens, seconds);
     return CLI_EXIT_OK;
 }
 
@@ -218,15 +217,15 @@ static int run_pass(verification *v, uint64_t context_tokens, kvf_profile_id pro
               .context_tokens = context_tokens,
               .every_position = compares_every_position(v, context_tokens),
               .result = {.profile = profile, .argmax_equal = true}};
-    int status =
-        cli_engine_open_session(&v->engine, profile, session_tokens(context_tokens), &p.session);
+    int status = cli_engine_open_session(&v->engine, profile,
+                                         session_tokens(v->options, context_tokens), &p.session);
     if (status != CLI_EXIT_OK)
         return status;
     char context[CLI_NUMBER_BYTES];
     char label[48];
     snprintf(label, sizeof label, "%s %s", kvf_profile_get(profile)->name,
              cli_format_context(context_tokens, context));
-    cli_progress_start(&p.progress, label, session_tokens(context_tokens));
+    cli_progress_start(&p.progress, label, session_tokens(v->options, context_tokens));
     status = prefill(&p);
     if (status == CLI_EXIT_OK)
         status = decode(&p);
@@ -377,17 +376,18 @@ static int check_contexts(const verification *v)
         char limit[CLI_NUMBER_BYTES];
         if (session_tokens(options->contexts[i]) > model_tokens)
             return cli_error("verify",
-                             "--ctx %s and %d decode steps are more than the model's maximum of "
+                             "--ctx %s and %u decode steps are more than the model's maximum of "
                              "%s tokens",
-                             cli_format_count(options->contexts[i], context), DECODE_TOKENS,
-                             cli_format_count(model_tokens, limit));
+                             cli_format_count(options->contexts[i], context),
+                             options->decode_tokens, cli_format_count(model_tokens, limit));
     }
     comparison_rows(v, &n_reference_rows, &n_chunk_rows);
     const uint64_t own_bytes = 4 * (n_reference_rows + n_chunk_rows) * v->vocab;
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
         if (options->profiles[i])
             status = cli_engine_check_memory(&v->engine, (kvf_profile_id)i,
-                                             session_tokens(largest_context(options)), own_bytes);
+                                             session_tokens(options, largest_context(options)),
+                                             own_bytes);
     }
     return status;
 }
@@ -395,7 +395,7 @@ static int check_contexts(const verification *v)
 /* BOS, then the text again and again. */
 static int make_tokens(verification *v)
 {
-    const size_t n_tokens = session_tokens(largest_context(v->options));
+    const size_t n_tokens = session_tokens(v->options, largest_context(v->options));
     const kvf_model_config *config = &v->engine.config;
     cli_text text;
     int status = v->options->file
@@ -451,7 +451,8 @@ static int prepare(verification *v)
     if (status == CLI_EXIT_OK)
         status = allocate(v);
     if (status == CLI_EXIT_OK)
-        status = cli_engine_load(&v->engine, session_tokens(largest_context(v->options)));
+        status =
+            cli_engine_load(&v->engine, session_tokens(v->options, largest_context(v->options)));
     return status;
 }
 
