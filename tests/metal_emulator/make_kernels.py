@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
-KERNEL = re.compile(r"\bkernel\s+void\s+(\w+)\s*\(")
+KERNEL = re.compile(r"(?:\[\[\s*max_total_threads_per_threadgroup\s*\(\s*(\w+)\s*\)\s*\]\]\s*)?"
+                    r"\bkernel\s+void\s+(\w+)\s*\(")
 ATTRIBUTE = re.compile(r"\[\[\s*(\w+)\s*(?:\(\s*(\d+)\s*\))?\s*\]\]")
 SPACES = ("device", "constant", "threadgroup", "thread")
 # A pointer or reference that is declared: words, then * or &, then a name and , ) = ; or [.
@@ -113,8 +114,9 @@ class Parameter:
 
 
 class Kernel:
-    def __init__(self, name, parameters):
+    def __init__(self, name, max_threads, parameters):
         self.name = name
+        self.max_threads = max_threads or "0"
         self.parameters = [Parameter(p) for p in parameters]
         self.buffers = self.indices("buffer", 1)
         self.arrays = self.indices("threadgroup", 0)
@@ -137,10 +139,10 @@ def read_kernels(path):
     for match in KERNEL.finditer(text):
         inside = text[match.end():closing(text, match.end())]
         try:
-            kernels.append(Kernel(match.group(1), split_parameters(inside)))
+            kernels.append(Kernel(match.group(2), match.group(1), split_parameters(inside)))
         except BadKernel as bad:
-            line = text.count("\n", 0, match.start()) + 1
-            sys.exit(f"{path}:{line}: error: kernel {match.group(1)}: {bad}")
+            line = text.count("\n", 0, match.start(2)) + 1
+            sys.exit(f"{path}:{line}: error: kernel {match.group(2)}: {bad}")
     return kernels
 
 
@@ -218,7 +220,7 @@ def emulator_source(path, kernels):
     for k in kernels:
         alignments = ", ".join(f"alignof({p.pointee()})" for p in k.buffers) or "0"
         out.append(f'    {{"{k.name}", launch_{k.name}, sizeof({k.argument}), {len(k.buffers)}, '
-                   f"{len(k.arrays)}, {{{alignments}}}}},")
+                   f"{len(k.arrays)}, {k.max_threads}, {{{alignments}}}}},")
     out += ["};", "const kvf_emulated_library library = {",
             f'    "{path.name}", kernels, {len(kernels)}, KVF_EMULATOR_CHECKED}};',
             '__attribute__((section("kvf_emulated"), used, retain))',

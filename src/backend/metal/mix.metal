@@ -75,6 +75,7 @@ static inline void sinkhorn(threadgroup float *comb, uint n, uint rounds, float 
 }
 
 /* group.x: tokens. shared: a sum a simdgroup, pre, comb. */
+[[max_total_threads_per_threadgroup(KVF_MIX_MOST_THREADS)]]
 kernel void kvf_mix(
     constant kvf_mix_kernel_args &args [[buffer(0)]], device const float *mix [[buffer(1)]],
     device const float *streams [[buffer(2)]], device const float *base [[buffer(3)]],
