@@ -2,8 +2,9 @@
 """Makes the source that compiles a .metal file against the emulator, or against CUDA.
 
 usage: make_kernels.py [--cuda] FILE.metal OUTPUT     writes OUTPUT (.cc, with --cuda .cu)
-       make_kernels.py --check FILE...                reports pointers without address space,
-                                                      in the headers they include too
+       make_kernels.py --check FILE...                reports pointers without address space
+                                                      and words that Metal has not, in the
+                                                      headers they include too
 
 The output includes the .metal file as it is and adds, for each kernel, a function that
 calls it with what the attributes of its parameters ask for. For CUDA the file's text, its
@@ -26,6 +27,9 @@ DECLARED = re.compile(
     r"(?:(?:device|constant|threadgroup|thread)\s+)?"
     r"(?:(?:const|volatile)\s+)*[A-Za-z_]\w*(?:\s*<[^<>;()]*>)?(?:\s+const)?)\s*"
     r"(\*|&)\s*(?:const\s+)?\w+\s*(?=[,)=;])")
+# What Metal's specification takes out of C++14, and `double`.
+NOT_METAL = re.compile(r"\b(catch|delete|double|dynamic_cast|goto|new|noexcept|register|"
+                       r"thread_local|throw|try|typeid|virtual|long\s+long)\b")
 NOT_TYPES = {"return", "else", "case", "delete", "new", "typename", "sizeof", "goto"}
 # Attribute, and the element of kvf_emulated_thread (or its CUDA twin) it stands for.
 PLACES = {
@@ -160,7 +164,7 @@ def with_includes(path, seen):
 
 
 def unqualified(path):
-    """Pointers and references without address space, as file:line: messages."""
+    """Pointers and references without address space, foreign words: file:line: messages."""
     text = code_only(path.read_text(encoding="ascii"))
     text = re.sub(r"#.*", lambda m: " " * len(m.group()), text)
     for match in DECLARED.finditer(text):
@@ -179,6 +183,9 @@ def unqualified(path):
             continue
         line = text.count("\n", 0, match.start(1)) + 1
         yield f"{path}:{line}: error: '{' '.join(words)} {match.group(2)}' has no address space"
+    for match in NOT_METAL.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        yield f"{path}:{line}: error: Metal has no '{match.group(1)}'"
 
 
 def place(parameter, cuda):
