@@ -8,6 +8,7 @@
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
