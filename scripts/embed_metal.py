@@ -36,8 +36,10 @@ def flattened(path, root, seen):
 
 
 def text_of(path, root):
-    # The compiler's options say the same; this is for whoever compiles the text otherwise.
-    return "\n".join(["#pragma METAL fp contract(off)", *flattened(path, root, [])]) + "\n"
+    # No option of MTLCompileOptions forbids contraction, the safe math mode neither: only this
+    # does, from where it stands on, so that Metal's headers come before it and our text after.
+    return "\n".join(["#include <metal_stdlib>", "#pragma METAL fp contract(off)",
+                      *flattened(path, root, [])]) + "\n"
 
 
 def array_of(name, text):

@@ -335,6 +335,9 @@ static void check_buffers(const kvf_gpu_dispatch *d, char *text, size_t text_byt
     }
 }
 
+/* However many registers a kernel needs, Apple's GPUs can have so many of its threads. */
+static const uint32_t sure_threads = 256;
+
 static void check_dispatch(const kvf_gpu *gpu, const kvf_gpu_dispatch *d, char *text,
                            size_t text_bytes)
 {
@@ -348,6 +351,10 @@ static void check_dispatch(const kvf_gpu *gpu, const kvf_gpu_dispatch *d, char *
     if (threads == 0 || threads > gpu->limits.threadgroup_threads)
         COMPLAIN("%lu threads in a threadgroup, 1 to %u can be", (unsigned long)threads,
                  gpu->limits.threadgroup_threads);
+    if (threads > (k->max_threads ? k->max_threads : sure_threads))
+        COMPLAIN("%lu threads in a threadgroup, more than its "
+                 "[[max_total_threads_per_threadgroup]], without which %u are sure",
+                 (unsigned long)threads, sure_threads);
     if ((uint64_t)d->groups[0] * d->groups[1] * d->groups[2] == 0 ||
         (uint64_t)d->groups[0] * d->groups[1] > UINT32_MAX ||
         (uint64_t)d->groups[0] * d->groups[1] * d->groups[2] > UINT32_MAX)

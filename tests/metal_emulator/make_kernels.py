@@ -2,8 +2,9 @@
 """Makes the source that compiles a .metal file against the emulator, or against CUDA.
 
 usage: make_kernels.py [--cuda] FILE.metal OUTPUT     writes OUTPUT (.cc, with --cuda .cu)
-       make_kernels.py --check FILE...                reports pointers without address space,
-                                                      in the headers they include too
+       make_kernels.py --check FILE...                reports pointers without address space
+                                                      and words that Metal has not, in the
+                                                      headers they include too
 
 The output includes the .metal file as it is and adds, for each kernel, a function that
 calls it with what the attributes of its parameters ask for. For CUDA the file's text, its
@@ -16,7 +17,8 @@ import sys
 from pathlib import Path
 
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
-KERNEL = re.compile(r"\bkernel\s+void\s+(\w+)\s*\(")
+KERNEL = re.compile(r"(?:\[\[\s*max_total_threads_per_threadgroup\s*\(\s*(\w+)\s*\)\s*\]\]\s*)?"
+                    r"\bkernel\s+void\s+(\w+)\s*\(")
 ATTRIBUTE = re.compile(r"\[\[\s*(\w+)\s*(?:\(\s*(\d+)\s*\))?\s*\]\]")
 SPACES = ("device", "constant", "threadgroup", "thread")
 # A pointer or reference that is declared: words, then * or &, then a name and , ) = ; or [.
@@ -25,6 +27,9 @@ DECLARED = re.compile(
     r"(?:(?:device|constant|threadgroup|thread)\s+)?"
     r"(?:(?:const|volatile)\s+)*[A-Za-z_]\w*(?:\s*<[^<>;()]*>)?(?:\s+const)?)\s*"
     r"(\*|&)\s*(?:const\s+)?\w+\s*(?=[,)=;])")
+# What Metal's specification takes out of C++14, and `double`.
+NOT_METAL = re.compile(r"\b(catch|delete|double|dynamic_cast|goto|new|noexcept|register|"
+                       r"thread_local|throw|try|typeid|virtual|long\s+long)\b")
 NOT_TYPES = {"return", "else", "case", "delete", "new", "typename", "sizeof", "goto"}
 # Attribute, and the element of kvf_emulated_thread (or its CUDA twin) it stands for.
 PLACES = {
@@ -113,8 +118,9 @@ class Parameter:
 
 
 class Kernel:
-    def __init__(self, name, parameters):
+    def __init__(self, name, max_threads, parameters):
         self.name = name
+        self.max_threads = max_threads or "0"
         self.parameters = [Parameter(p) for p in parameters]
         self.buffers = self.indices("buffer", 1)
         self.arrays = self.indices("threadgroup", 0)
@@ -137,10 +143,10 @@ def read_kernels(path):
     for match in KERNEL.finditer(text):
         inside = text[match.end():closing(text, match.end())]
         try:
-            kernels.append(Kernel(match.group(1), split_parameters(inside)))
+            kernels.append(Kernel(match.group(2), match.group(1), split_parameters(inside)))
         except BadKernel as bad:
-            line = text.count("\n", 0, match.start()) + 1
-            sys.exit(f"{path}:{line}: error: kernel {match.group(1)}: {bad}")
+            line = text.count("\n", 0, match.start(2)) + 1
+            sys.exit(f"{path}:{line}: error: kernel {match.group(2)}: {bad}")
     return kernels
 
 
@@ -158,7 +164,7 @@ def with_includes(path, seen):
 
 
 def unqualified(path):
-    """Pointers and references without address space, as file:line: messages."""
+    """Pointers and references without address space, foreign words: file:line: messages."""
     text = code_only(path.read_text(encoding="ascii"))
     text = re.sub(r"#.*", lambda m: " " * len(m.group()), text)
     for match in DECLARED.finditer(text):
@@ -177,6 +183,9 @@ def unqualified(path):
             continue
         line = text.count("\n", 0, match.start(1)) + 1
         yield f"{path}:{line}: error: '{' '.join(words)} {match.group(2)}' has no address space"
+    for match in NOT_METAL.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        yield f"{path}:{line}: error: Metal has no '{match.group(1)}'"
 
 
 def place(parameter, cuda):
@@ -218,7 +227,7 @@ def emulator_source(path, kernels):
     for k in kernels:
         alignments = ", ".join(f"alignof({p.pointee()})" for p in k.buffers) or "0"
         out.append(f'    {{"{k.name}", launch_{k.name}, sizeof({k.argument}), {len(k.buffers)}, '
-                   f"{len(k.arrays)}, {{{alignments}}}}},")
+                   f"{len(k.arrays)}, {k.max_threads}, {{{alignments}}}}},")
     out += ["};", "const kvf_emulated_library library = {",
             f'    "{path.name}", kernels, {len(kernels)}, KVF_EMULATOR_CHECKED}};',
             '__attribute__((section("kvf_emulated"), used, retain))',

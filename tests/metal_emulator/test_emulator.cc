@@ -168,8 +168,9 @@ static void test_dispatches(void)
                                        "32784 bytes of threadgroup memory",
                                        "offset 2 is no multiple of 4",
                                        "offset 257 in a buffer of 256",
-                                       "buffer(1) was released"};
-    for (int i = 0; i < 10; i++) {
+                                       "buffer(1) was released",
+                                       "257 threads in a threadgroup, more than"};
+    for (int i = 0; i < 11; i++) {
         test_rig rig;
         test_rig_open(&rig, "bugs.metal");
         kvf_emulator_set_quiet(true);
@@ -178,7 +179,7 @@ static void test_dispatches(void)
         rig.arguments.n = 1;
         d->n_threadgroup_arrays = i == 4 ? 0 : 1;
         d->threadgroup_bytes[0] = i == 5 ? 40 : i == 6 ? 32784 : 16;
-        d->threads[0] = i == 0 ? 1025 : 1;
+        d->threads[0] = i == 0 ? 1025 : i == 10 ? 257 : 1;
         d->groups[0] = i == 1 ? 0 : 1;
         d->argument_bytes = i == 2 ? 8 : sizeof(rig.arguments);
         d->offsets[0] = i == 7 ? 2 : i == 8 ? 257 : 0;

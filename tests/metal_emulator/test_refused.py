@@ -34,7 +34,8 @@ SIGNATURES = {
     "kernel void k(constant A &a [[buffer(0)]], uint x [[thread_index_in_warp]]) {}":
         "unknown attribute [[thread_index_in_warp]]",
 }
-# make_kernels.py --check: declarations, and whether they lack an address space.
+# make_kernels.py --check: declarations, and whether they lack an address space or have a
+# word that Metal has not.
 DECLARATIONS = {
     "inline void f(float *x) {}": True,
     "inline void f(thread float *x) {}": False,
@@ -42,6 +43,9 @@ DECLARATIONS = {
     "inline float f(float a, float b) { return a * b; }": False,
     "void f() { kvf_args *p = 0; }": True,
     "void f() { device kvf_args *p = 0; x = uint(n) * m; }": False,
+    "inline float f(float x) { double y = x; return float(y); }": True,
+    "inline float f(float news) { again: if (news < 1.0f) goto again; return news; }": True,
+    "inline float f(float news) { return news; /* double, goto */ }": False,
 }
 
 

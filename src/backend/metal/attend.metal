@@ -266,7 +266,7 @@ static inline void kvf_store_sums(thread const kvf_attend_matrices &matrices, ui
  * partial sums and, two floats each, their maxima and sums of p: [query][part][head]. The
  * attribute keeps the compiler from using more registers than so many threads can have.
  */
-kernel void
+[[max_total_threads_per_threadgroup(KVF_ATTEND_THREADS)]] kernel void
 kvf_attend(constant kvf_attend_kernel_args &args [[buffer(0)]], device const float *q [[buffer(1)]],
            device const float *sinks [[buffer(2)]], device const int *lists [[buffer(3)]],
            device const uint *counts [[buffer(4)]], device float *out [[buffer(5)]],

@@ -122,7 +122,7 @@ static inline float rotate(float x, float cosine, float sine, uint d)
  * group.x: rows that the chunk completes; a thread a dimension. values has args.width
  * floats.
  */
-kernel void kvf_compress_make(
+[[max_total_threads_per_threadgroup(KVF_COMPRESS_MAX_THREADS)]] kernel void kvf_compress_make(
     constant kvf_compress_kernel_args &args [[buffer(0)]], device const float *kv [[buffer(1)]],
     device const float *gate [[buffer(2)]], device const float *bias [[buffer(3)]],
     device const float *state [[buffer(4)]], device const float *weight [[buffer(5)]],

@@ -8,6 +8,7 @@
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,6 +188,7 @@ void kvf_gpu_release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
     id<MTLBuffer> made = (id<MTLBuffer>)buffer->handle;
     if (made)
         [gpu->residents removeAllocation:made];
+    [gpu->residents commit]; /* until then the set keeps the memory */
     [made release];
     memset(buffer, 0, sizeof *buffer);
 }
@@ -205,6 +207,10 @@ void kvf_gpu_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
         if (!gpu->commands) {
             gpu->commands = [[gpu->queue commandBuffer] retain];
             gpu->encoder = [[gpu->commands computeCommandEncoder] retain];
+        }
+        if (!gpu->encoder) {
+            gpu->refused = "there is no memory for commands";
+            return;
         }
         [gpu->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
         [gpu->encoder setComputePipelineState:state];

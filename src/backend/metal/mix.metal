@@ -75,14 +75,15 @@ static inline void sinkhorn(threadgroup float *comb, uint n, uint rounds, float 
 }
 
 /* group.x: tokens. shared: a sum a simdgroup, pre, comb. */
-kernel void kvf_mix(
-    constant kvf_mix_kernel_args &args [[buffer(0)]], device const float *mix [[buffer(1)]],
-    device const float *streams [[buffer(2)]], device const float *base [[buffer(3)]],
-    device const float *scale [[buffer(4)]], device float *out [[buffer(5)]],
-    device float *post [[buffer(6)]], device float *comb [[buffer(7)]],
-    threadgroup float *shared [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
-    uint3 threads [[threads_per_threadgroup]], uint thread_index [[thread_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
+[[max_total_threads_per_threadgroup(KVF_MIX_MOST_THREADS)]] kernel void
+kvf_mix(constant kvf_mix_kernel_args &args [[buffer(0)]], device const float *mix [[buffer(1)]],
+        device const float *streams [[buffer(2)]], device const float *base [[buffer(3)]],
+        device const float *scale [[buffer(4)]], device float *out [[buffer(5)]],
+        device float *post [[buffer(6)]], device float *comb [[buffer(7)]],
+        threadgroup float *shared [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
+        uint3 threads [[threads_per_threadgroup]],
+        uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+        uint simd [[simdgroup_index_in_threadgroup]])
 {
     const uint n = args.n_streams;
     const uint n_mix = args.sinkhorn_rounds ? n * (2 + n) : n;

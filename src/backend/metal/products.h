@@ -156,6 +156,9 @@ static inline float kvf_total_dot(threadgroup const float *shared, uint row, uin
 
 /* ---- Many tokens: tiles ---------------------------------------------------------- */
 
+/* Before loops over matrices: they stay in registers only where every index is known. */
+#define KVF_UNROLL _Pragma("unroll")
+
 /* Of a tile, a thread loads four values of rows tid / 8, + 16, + 32, .. */
 enum {
     KVF_TILE_LOAD_ROWS = KVF_TILE_THREADS / (KVF_TILE_K / 4),
@@ -201,6 +204,7 @@ kvf_tile_multiply(thread const kvf_row_set<W, KVF_TILE_WEIGHT_LOADS> &weights,
     const uint token = simd % 2 * KVF_TILE_SIMD_TOKENS;
     const uint row = simd / 2 * KVF_TILE_SIMD_ROWS;
     simdgroup_matrix<float, 8, 8> sums[KVF_TILE_PARTS_T * KVF_TILE_PARTS_R];
+    KVF_UNROLL
     for (uint i = 0; i < KVF_TILE_PARTS_T * KVF_TILE_PARTS_R; i++)
         sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
@@ -210,13 +214,16 @@ kvf_tile_multiply(thread const kvf_row_set<W, KVF_TILE_WEIGHT_LOADS> &weights,
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint part = 0; part < KVF_TILE_K; part += 8) {
             simdgroup_matrix<float, 8, 8> x[KVF_TILE_PARTS_T];
+            KVF_UNROLL
             for (uint t = 0; t < KVF_TILE_PARTS_T; t++)
                 simdgroup_load(x[t], in_tile + (token + 8 * t) * KVF_TILE_STRIDE + part,
                                KVF_TILE_STRIDE);
+            KVF_UNROLL
             for (uint r = 0; r < KVF_TILE_PARTS_R; r++) {
                 simdgroup_matrix<float, 8, 8> w;
                 simdgroup_load(w, weight_tile + (row + 8 * r) * KVF_TILE_STRIDE + part,
                                KVF_TILE_STRIDE, ulong2(0, 0), true);
+                KVF_UNROLL
                 for (uint t = 0; t < KVF_TILE_PARTS_T; t++)
                     simdgroup_multiply_accumulate(sums[t * KVF_TILE_PARTS_R + r], x[t], w,
                                                   sums[t * KVF_TILE_PARTS_R + r]);
@@ -226,11 +233,14 @@ kvf_tile_multiply(thread const kvf_row_set<W, KVF_TILE_WEIGHT_LOADS> &weights,
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    for (uint t = 0; t < KVF_TILE_PARTS_T; t++)
+    KVF_UNROLL
+    for (uint t = 0; t < KVF_TILE_PARTS_T; t++) {
+        KVF_UNROLL
         for (uint r = 0; r < KVF_TILE_PARTS_R; r++)
             simdgroup_store(sums[t * KVF_TILE_PARTS_R + r],
                             shared + (token + 8 * t) * KVF_TILE_OUT_STRIDE + row + 8 * r,
                             KVF_TILE_OUT_STRIDE);
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 

@@ -154,7 +154,7 @@ static inline void select_part(constant kvf_select_kernel_args &args,
         memory.counts[slot] = candidates.count;
 }
 
-kernel void kvf_select_codes(
+[[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_select_codes(
     constant kvf_select_kernel_args &args [[buffer(0)]], device const float *weights [[buffer(1)]],
     device const uint *n_visible [[buffer(2)]], device uint *orders [[buffer(3)]],
     device int *rows [[buffer(4)]], device uint *counts [[buffer(5)]],
@@ -169,7 +169,7 @@ kernel void kvf_select_codes(
     select_part<kvf_code_form>(args, memory, tile, work, top, group, at);
 }
 
-kernel void kvf_select_rows(
+[[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_select_rows(
     constant kvf_select_kernel_args &args [[buffer(0)]], device const float *weights [[buffer(1)]],
     device const uint *n_visible [[buffer(2)]], device uint *orders [[buffer(3)]],
     device int *rows [[buffer(4)]], device uint *counts [[buffer(5)]],
@@ -221,15 +221,13 @@ static inline void merge_parts(thread const kvf_parts_source &source, uint k,
  * Written in place: a place is never after the element that goes there, and lies in the
  * first part. group.x: groups of parts, group.y: queries from first_query on.
  */
-kernel void kvf_select_merge(constant kvf_merge_kernel_args &args [[buffer(0)]],
-                             device uint *orders [[buffer(1)]], device int *rows [[buffer(2)]],
-                             device uint *counts [[buffer(3)]], device int *list [[buffer(4)]],
-                             device uint *list_len [[buffer(5)]],
-                             threadgroup uint *top [[threadgroup(0)]],
-                             uint3 group [[threadgroup_position_in_grid]],
-                             uint thread_index [[thread_index_in_threadgroup]],
-                             uint lane [[thread_index_in_simdgroup]],
-                             uint simd [[simdgroup_index_in_threadgroup]])
+[[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void kvf_select_merge(
+    constant kvf_merge_kernel_args &args [[buffer(0)]], device uint *orders [[buffer(1)]],
+    device int *rows [[buffer(2)]], device uint *counts [[buffer(3)]],
+    device int *list [[buffer(4)]], device uint *list_len [[buffer(5)]],
+    threadgroup uint *top [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+    uint simd [[simdgroup_index_in_threadgroup]])
 {
     const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
     const uint first = group.x * KVF_SELECT_MERGE_PARTS;
@@ -275,7 +273,7 @@ static inline void score_rows(constant kvf_select_kernel_args &args,
 }
 
 /* group.x: rows, KVF_SCORE_ROWS at a time, group.y: queries from first_query on. */
-kernel void kvf_score_codes(
+[[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_score_codes(
     constant kvf_select_kernel_args &args [[buffer(0)]], device const float *weights [[buffer(1)]],
     device const uint *n_visible [[buffer(2)]], device float *scores [[buffer(3)]],
     threadgroup half *tile [[threadgroup(0)]], threadgroup float *work [[threadgroup(1)]],
@@ -289,7 +287,7 @@ kernel void kvf_score_codes(
                               group.x * KVF_SCORE_ROWS, at);
 }
 
-kernel void kvf_score_plain(
+[[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_score_plain(
     constant kvf_select_kernel_args &args [[buffer(0)]], device const float *weights [[buffer(1)]],
     device const uint *n_visible [[buffer(2)]], device float *scores [[buffer(3)]],
     threadgroup float *tile [[threadgroup(0)]], threadgroup float *work [[threadgroup(1)]],
@@ -304,7 +302,7 @@ kernel void kvf_score_plain(
 }
 
 /* A query's mask: 0 for the top_k of its visible rows, else -infinity. group.x: queries. */
-kernel void
+[[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void
 kvf_mask(constant kvf_mask_kernel_args &args [[buffer(0)]],
          device const float *scores [[buffer(1)]], device const uint *n_visible [[buffer(2)]],
          device float *mask_f32 [[buffer(3)]], device ushort *mask_f16 [[buffer(4)]],
@@ -341,7 +339,7 @@ kvf_mask(constant kvf_mask_kernel_args &args [[buffer(0)]],
  * A list without its -1 entries, or the rows that a mask lets through, ascending.
  * group.x: queries; lengths[query] places of `list` or of a mask are looked at.
  */
-kernel void
+[[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void
 kvf_compact(constant kvf_compact_kernel_args &args [[buffer(0)]],
             device const int *list [[buffer(1)]], device const uint *mask_f32 [[buffer(2)]],
             device const ushort *mask_f16 [[buffer(3)]], device const uint *lengths [[buffer(4)]],

@@ -33,6 +33,7 @@ struct kvf_emulated_kernel {
     unsigned argument_bytes;
     unsigned n_buffers;
     unsigned n_threadgroup_arrays;
+    unsigned max_threads;   /* of a threadgroup, as its attribute says; 0: it has none */
     unsigned alignment[16]; /* of the buffers' elements */
 };
 

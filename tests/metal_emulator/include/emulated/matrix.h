@@ -39,10 +39,6 @@ template <class T, int Columns, int Rows> class simdgroup_matrix
     {
         return elements_;
     }
-    const thread vec<T, 2> &thread_elements() const
-    {
-        return elements_;
-    }
 
   private:
     vec<T, 2> elements_;
