@@ -4,7 +4,7 @@
  *
  * Profiles run one after another with the same chunks on the same device. Logits
  * of legacy are kept: of every prompt position while they take at most 1 GiB, else
- * of each chunk's last, and of 64 decode steps whose tokens come from the text.
+ * of each chunk's last, and of decode steps whose tokens come from the text.
  */
 #include <math.h>
 #include <stdio.h>
@@ -374,7 +374,7 @@ static int check_contexts(const verification *v)
     for (uint32_t i = 0; i < options->n_contexts; i++) {
         char context[CLI_NUMBER_BYTES];
         char limit[CLI_NUMBER_BYTES];
-        if (session_tokens(options->contexts[i]) > model_tokens)
+        if (session_tokens(options, options->contexts[i]) > model_tokens)
             return cli_error("verify",
                              "--ctx %s and %u decode steps are more than the model's maximum of "
                              "%s tokens",

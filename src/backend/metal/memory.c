@@ -218,7 +218,8 @@ static bool grow_staging(kvf_metal_device *metal, size_t bytes)
     for (uint32_t i = 0; i < staging->n_buffers; i++)
         all_bytes += staging->buffers[i]->bytes;
     kvf_gpu_buffer *buffer = calloc(1, sizeof *buffer);
-    if (!buffer || (!make_buffer(metal, all_bytes, buffer) && !make_buffer(metal, bytes, buffer))) {
+    if (!buffer || (!make_buffer(metal, all_bytes, buffer) &&
+                    (all_bytes == bytes || !make_buffer(metal, bytes, buffer)))) {
         free(buffer);
         return false;
     }
