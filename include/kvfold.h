@@ -576,8 +576,8 @@ typedef struct kvf_save_report {
  *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
  * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
- * PATH.saving a link; they are not overwritten), KVF_FILE_FORMAT (a damaged part of a restored session),
- * KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
+ * PATH.saving a link; they are not overwritten), KVF_FILE_FORMAT (a damaged part of a
+ * restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
  * options and report may be NULL.
  */
 KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
