@@ -499,7 +499,11 @@ static void check_layers(const kvf_snapshot_layer *layers, const kvf_snapshot_in
  */
 static void check_index(const edited *file, const kvf_snapshot_info *info, bool is_good)
 {
-    const uint32_t slot = header_of(file, 0)->generation != info->generation;
+    const kvf_snapshot_header *first = header_of(file, 0);
+    const bool is_first =
+        first->generation == info->generation &&
+        first->checksum == kvf_checksum(first, offsetof(kvf_snapshot_header, checksum));
+    const uint32_t slot = is_first ? 0 : 1;
     const uint64_t end_bytes = header_of(file, slot)->end_bytes;
     kvf_snapshot_layer *layers;
     const kvf_part *parts = parts_of(file, slot, &layers);
