@@ -502,6 +502,7 @@ static void check_index(const edited *file, const kvf_snapshot_info *info, bool 
     const kvf_snapshot_header *first = header_of(file, 0);
     const bool is_first =
         first->generation == info->generation &&
+        memcmp(first->session.magic, KVF_SNAPSHOT_MAGIC, 8) == 0 &&
         first->checksum == kvf_checksum(first, offsetof(kvf_snapshot_header, checksum));
     const uint32_t slot = is_first ? 0 : 1;
     const uint64_t end_bytes = header_of(file, slot)->end_bytes;
