@@ -575,9 +575,9 @@ typedef struct kvf_save_report {
  *   What was read from a file and never checked is checked before it goes to another.
  *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
- * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot; it
- * is not overwritten), KVF_FILE_FORMAT (a damaged part of a restored session),
- * KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
+ * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
+ * PATH.saving a link; they are not overwritten), KVF_FILE_FORMAT (a damaged part of a
+ * restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
  * options and report may be NULL.
  */
 KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
@@ -694,7 +694,7 @@ KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const in
 
 typedef struct kvf_store_put_report {
     bool stored;            /* false: it alone is larger than max_bytes; nothing was removed */
-    bool was_there;         /* nothing had to be written */
+    bool was_there;         /* and was read and is good: nothing had to be written */
     uint64_t file_bytes;    /* of this session */
     uint32_t n_removed;     /* files that were used least recently and had to leave .. */
     uint64_t removed_bytes; /* .. for it */

@@ -26,6 +26,8 @@
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "snapshots are little-endian and are read as they lie in memory"
 #endif
+_Static_assert(sizeof(size_t) == 8 && sizeof(off_t) == 8,
+               "sizes of files go into size_t and off_t: 64-bit addresses and offsets needed");
 
 #define KVF_SNAPSHOT_MAGIC "kvfold\0" /* 8 bytes with the terminator */
 #define KVF_SNAPSHOT_VERSION 1u

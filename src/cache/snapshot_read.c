@@ -83,6 +83,10 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
                         "layers and flag %u are known",
                         path, session->profile, session->n_layers, session->flags,
                         KVF_PROFILE_COUNT - 1, KVF_MAX_LAYERS, KVF_SNAPSHOT_GRID_OFF);
+    if (session->flags & KVF_SNAPSHOT_GRID_OFF && session->profile != KVF_PROFILE_LEGACY)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%.200s: rows without the grid in profile %u; only %d has them", path,
+                        session->profile, KVF_PROFILE_LEGACY);
     if (session->n_tokens > session->max_tokens || session->max_tokens > header->model_max_tokens)
         return kvf_fail(
             error, KVF_FILE_FORMAT, "%.200s: %llu tokens in a context of %llu of a model's %llu",

@@ -209,6 +209,13 @@ static bool same_file(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+/* What it leads to is somebody's data, and would be emptied. */
+static kvf_status refuse_link(const char *path, kvf_error *error)
+{
+    return kvf_fail(error, KVF_FILE_IO, "%.200s: is a link to another file; remove it to save",
+                    path);
+}
+
 /*
  * Opens and locks the file that is written. What an interrupted save left of it is used
  * again. Between opening and locking another save may have renamed it: then it is the
@@ -219,9 +226,9 @@ static kvf_status open_temporary(const kvf_io *io, const char *path, int *file, 
     for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
         struct stat opened;
         struct stat named;
-        *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK, S_IRUSR | S_IWUSR);
+        *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW, S_IRUSR | S_IWUSR);
         if (*file < 0)
-            return kvf_io_fail(path, "create", error);
+            return errno == ELOOP ? refuse_link(path, error) : kvf_io_fail(path, "create", error);
         kvf_status status = KVF_OK;
         if (io->lock(io, *file) != 0)
             status = errno == EWOULDBLOCK
@@ -231,6 +238,8 @@ static kvf_status open_temporary(const kvf_io *io, const char *path, int *file, 
             status = kvf_io_fail(path, "look at", error);
         else if (!S_ISREG(opened.st_mode))
             status = kvf_fail(error, KVF_FILE_IO, "%.200s: is not a regular file", path);
+        else if (opened.st_nlink > 1)
+            status = refuse_link(path, error);
         else if (io->stat_path(io, path, &named) == 0 && same_file(&opened, &named))
             return KVF_OK;
         io->close(io, *file);
@@ -374,7 +383,8 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *wort
     const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
-    *worth = end_bytes / 2 <= live_bytes;
+    /* A generation of 2^64 - 1 would be refused when it is read. */
+    *worth = end_bytes / 2 <= live_bytes && old->header.generation < UINT64_MAX - 1;
     if (!*worth)
         return KVF_OK;
     /* What a save that was interrupted left behind. */

@@ -220,6 +220,8 @@ static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *se
         const kvf_status status = backend->score(session->device, &score);
         if (status != KVF_OK)
             return status;
+        if (stride == 0) /* a context shorter than the first row: there is no mask */
+            continue;
         kvf_mask_args mask = {.n_queries = n,
                               .top_k = select->top_k,
                               .n_rows = select->keys.n_rows,

@@ -451,16 +451,24 @@ static kvf_status make_room(const kvf_store *store, file_list *list, uint64_t by
     return KVF_OK;
 }
 
-/* Finds the place of the session's own file; list->n where there is none that can be read. */
+/*
+ * Finds the place of the session's own file; list->n where there is none that is good. All
+ * of it is read: a damaged one that stayed would be found, and fail, again and again.
+ */
 static kvf_status find_own(const kvf_store *store, file_list *list, const char *name,
                            const char *path, size_t *at, kvf_error *error)
 {
-    kvf_snapshot_info info;
+    kvf_error why;
     for (*at = 0; *at < list->n && strcmp(list->files[*at].name, name) != 0;)
         ++*at;
-    if (*at == list->n || kvf_snapshot_info_read(path, &info, NULL) == KVF_OK)
+    if (*at == list->n)
         return KVF_OK;
-    const kvf_status status = remove_file(store, list, *at, error);
+    kvf_status status = kvf_snapshot_verify(path, &why);
+    if (status == KVF_OK)
+        return status;
+    if (status == KVF_OUT_OF_MEMORY)
+        return kvf_fail(error, status, "%s", why.message);
+    status = remove_file(store, list, *at, error);
     *at = list->n;
     return status;
 }

@@ -442,6 +442,55 @@ static void only_snapshots_are_replaced_and_by_one_writer(void **state)
     kvf_session_close(session);
 }
 
+/* Links in the place of the file that is written lead to what is not the library's. */
+static void links_to_other_files_are_not_followed(void **state)
+{
+    (void)state;
+    const char *path = snap_path("linked");
+    const char *temporary = snap_path("linked.saving");
+    const char *mine = snap_path("mine.txt");
+    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    kvf_error error;
+    snap_grow(session, 10);
+    snap_write_file(mine, "mine", 4);
+    assert_int_equal(symlink(mine, temporary), 0);
+    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_IO);
+    assert_non_null(strstr(error.message, "is a link"));
+    assert_int_equal(unlink(temporary), 0);
+    assert_int_equal(link(mine, temporary), 0);
+    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_IO);
+    assert_int_equal(snap_file_bytes(mine), 4);
+    assert_int_equal(unlink(temporary), 0);
+    snap_save(session, path);
+    kvf_session_close(session);
+}
+
+/* A file at the highest number that a header may have is not given one that is refused. */
+static void the_last_generation_is_followed_by_the_first(void **state)
+{
+    (void)state;
+    size_t bytes;
+    const char *path = snap_path("last");
+    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    snap_grow(session, 10);
+    snap_save(session, path);
+    kvf_session_close(session);
+    uint8_t *data = snap_read_file(path, &bytes);
+    kvf_snapshot_header *headers = (kvf_snapshot_header *)data;
+    headers[0].generation = UINT64_MAX - 1;
+    headers[0].checksum = kvf_checksum(headers, offsetof(kvf_snapshot_header, checksum));
+    headers[1] = headers[0];
+    snap_write_file(path, data, bytes);
+    free(data);
+    session = snap_load(snap_device, path, NULL);
+    snap_grow(session, 11);
+    const kvf_save_report report = snap_save(session, path);
+    assert_false(report.appended);
+    assert_int_equal(report.generation, 1);
+    expect_same(path, session);
+    kvf_session_close(session);
+}
+
 static void files_of_every_shorter_length_are_refused(void **state)
 {
     (void)state;
@@ -543,6 +592,8 @@ int main(void)
         cmocka_unit_test(a_damaged_part_is_met_when_it_is_used),
         cmocka_unit_test(a_session_of_another_model_is_refused),
         cmocka_unit_test(only_snapshots_are_replaced_and_by_one_writer),
+        cmocka_unit_test(links_to_other_files_are_not_followed),
+        cmocka_unit_test(the_last_generation_is_followed_by_the_first),
         cmocka_unit_test(files_of_every_shorter_length_are_refused),
         cmocka_unit_test(a_device_with_its_own_memory_gets_copies),
         cmocka_unit_test(a_file_tells_what_it_holds),

@@ -306,10 +306,161 @@ def units():
         "grid_off": line("run", "-m", "d", "-p", "x", "--grid", "off", "--profile", "fold"),
     }
 
+# ---- Saved sessions --------------------------------------------------------------------
+
+TILED, PACKED, FOLD, COMPRESSED, GRID_OFF, EMPTY, TWICE, INTERRUPTED = range(1, 9)  # 0: legacy
+FIRST, SECOND, AFTER, LONGER = 1, 2, 4, 8
+(VERSION, PROFILE, LAYERS, VOCAB, N_TOKENS, CONTEXT, FLAGS, N_PARTS, GENERATION, INDEX,
+ INDEX_BYTES, END, HEADS, INDEX_HEADS, TOP_K, WINDOW, MODEL_TOKENS) = (
+    2, 3, 4, 5, 6, 8, 12, 13, 14, 16, 18, 22, 26, 27, 28, 29, 30)  # offsets in words
+STREAM, LAYER, FIRST_PAGE, PAGES, CODEC, ZERO, OFFSET, STORED, CHECKSUM = range(9)
+
+
+def snapshot():
+    """Recipes: see fuzz_snapshot.c."""
+    def recipe(base, *edits, sealed=True, other=0):
+        return bytes([base, sealed | other << 1]) + b"".join(edits)
+
+    def edit(operation, place, value, flags=0):
+        return struct.pack("<BBHQ", operation, flags, place, value % 2**64)
+
+    def word(field, value, flags=0):
+        return edit(0, field, value, flags)
+
+    def long(field, value, flags=0):
+        return edit(1, field, value, flags)
+
+    def layer(number, field, value):
+        return edit(2, number * 4 + field, value)
+
+    def part(number, field, value, flags=0):
+        return edit(3, number * 16 + field, value, flags)
+
+    def data(offset, value, flags=0):
+        return edit(4, offset // 8, value, flags)
+
+    def cut(to_bytes):
+        return edit(5, 0, to_bytes)
+
+    def longer(more_bytes):
+        return edit(5, 0, more_bytes, LONGER)
+
+    def bomb(number, unpacked_bytes):
+        return edit(6, number * 16, unpacked_bytes - 1)
+
+    def copy_part(to, source):
+        return edit(7, to * 16, source)
+
+    seeds = {f"base_{base}": recipe(base, other=other, sealed=False)
+             for base, other in zip(range(9), (3, 0, 1, 2, 3, 0, 0, 1, 2))}
+    seeds |= {f"base_{base}_sealed": recipe(base, other=other)
+              for base, other in zip(range(9), (2, 3, 0, 1, 2, 1, 2, 3, 3))}
+    return seeds | {
+        "length_0": recipe(FOLD, cut(0)),
+        "length_of_headers": recipe(FOLD, cut(8192)),
+        "length_of_headers_less_1": recipe(FOLD, cut(8191)),
+        "length_less_1_page": recipe(FOLD, cut(0x3c000)),
+        "length_more": recipe(FOLD, longer(5000)),
+        "version_2": recipe(FOLD, word(VERSION, 2)),
+        "profile_4": recipe(FOLD, word(PROFILE, 4)),
+        "profile_of_others": recipe(FOLD, word(PROFILE, 2)),
+        "layers_0": recipe(FOLD, word(LAYERS, 0)),
+        "layers_257": recipe(FOLD, word(LAYERS, 257)),
+        "layers_2_32_less_1": recipe(FOLD, word(LAYERS, 2**32 - 1)),
+        "vocab_0": recipe(FOLD, word(VOCAB, 0)),
+        "vocab_2_32_less_1": recipe(FOLD, word(VOCAB, 2**32 - 1)),
+        "vocab_smaller_than_ids": recipe(FOLD, word(VOCAB, 2)),
+        "tokens_2_62": recipe(FOLD, long(N_TOKENS, 2**62), long(CONTEXT, 2**62),
+                              long(MODEL_TOKENS, 2**62)),
+        "tokens_2_31": recipe(FOLD, long(N_TOKENS, 2**31), long(CONTEXT, 2**31),
+                              long(MODEL_TOKENS, 2**31)),
+        "tokens_more_than_context": recipe(FOLD, long(N_TOKENS, 5000)),
+        "tokens_71": recipe(FOLD, long(N_TOKENS, 71)),
+        "tokens_0": recipe(FOLD, long(N_TOKENS, 0)),
+        "context_2_31": recipe(FOLD, long(CONTEXT, 2**31), long(MODEL_TOKENS, 2**31)),
+        "context_as_long_as_it_is": recipe(FOLD, long(CONTEXT, 70)),
+        "context_0": recipe(EMPTY, long(CONTEXT, 0)),
+        "flags_2": recipe(FOLD, word(FLAGS, 2)),
+        "grid_off_but_packed": recipe(FOLD, word(FLAGS, 1)),
+        "grid_on_but_off": recipe(GRID_OFF, word(FLAGS, 0), other=3),
+        "parts_0": recipe(FOLD, word(N_PARTS, 0)),
+        "parts_2_32_less_1": recipe(FOLD, word(N_PARTS, 2**32 - 1),
+                                    long(INDEX_BYTES, 32 + 48 * (2**32 - 1))),
+        "generation_0": recipe(FOLD, long(GENERATION, 0)),
+        "generation_2_64_less_1": recipe(FOLD, long(GENERATION, 2**64 - 1)),
+        "generation_2_64_less_2": recipe(FOLD, long(GENERATION, 2**64 - 2)),
+        "generation_2_64_less_3": recipe(FOLD, long(GENERATION, 2**64 - 3)),
+        "index_near_2_64": recipe(FOLD, long(INDEX, 2**64 - 4096)),
+        "index_in_header": recipe(FOLD, long(INDEX, 4096)),
+        "index_over_parts": recipe(FOLD, long(INDEX, 8192)),
+        "index_odd": recipe(FOLD, long(INDEX, 8193)),
+        "index_bytes_near_2_64": recipe(FOLD, long(INDEX_BYTES, 2**64 - 1)),
+        "end_0": recipe(FOLD, long(END, 0)),
+        "end_odd": recipe(FOLD, long(END, 200001)),
+        "end_near_2_64": recipe(FOLD, long(END, 2**64 - 4096)),
+        "heads_0": recipe(FOLD, word(HEADS, 0)),
+        "heads_1024": recipe(FOLD, word(HEADS, 1024)),
+        "index_heads_9": recipe(FOLD, word(INDEX_HEADS, 9)),
+        "index_heads_1024": recipe(FOLD, word(INDEX_HEADS, 1024)),
+        "top_k_0": recipe(FOLD, word(TOP_K, 0)),
+        "top_k_65536": recipe(FOLD, word(TOP_K, 65536)),
+        "window_128": recipe(FOLD, word(WINDOW, 128)),
+        "window_65": recipe(FOLD, word(WINDOW, 65)),
+        "headers_disagree": recipe(FOLD, long(CONTEXT, 2048, FIRST)),
+        "headers_of_two_saves": recipe(FOLD, long(GENERATION, 7, SECOND),
+                                       long(CONTEXT, 2048, SECOND)),
+        "header_first_damaged": recipe(TWICE, word(40, 1, FIRST | AFTER)),
+        "header_second_damaged": recipe(TWICE, word(40, 1, SECOND | AFTER)),
+        "headers_damaged": recipe(TWICE, word(40, 1, AFTER)),
+        "magic_missing": recipe(FOLD, word(0, 0)),
+        "older_header_damaged": recipe(INTERRUPTED, word(40, 1, SECOND | AFTER)),
+        "newer_header_damaged": recipe(INTERRUPTED, word(40, 1, FIRST | AFTER)),
+        "kind_3": recipe(FOLD, layer(0, 0, 3)),
+        "kind_window_but_rows": recipe(FOLD, layer(0, 0, 0)),
+        "ratio_0": recipe(FOLD, layer(0, 1, 0)),
+        "ratio_1": recipe(FOLD, layer(0, 1, 1)),
+        "ratio_2_31": recipe(FOLD, layer(1, 1, 2**31)),
+        "rows_one_more": recipe(FOLD, layer(0, 2, 36)),
+        "part_stream_9": recipe(FOLD, part(2, STREAM, 9)),
+        "part_layer_2": recipe(FOLD, part(2, LAYER, 2)),
+        "part_layer_2_31": recipe(FOLD, part(2, LAYER, 2**31)),
+        "part_first_page_1": recipe(FOLD, part(2, FIRST_PAGE, 1)),
+        "part_pages_0": recipe(FOLD, part(2, PAGES, 0)),
+        "part_pages_2_32_less_1": recipe(FOLD, part(2, PAGES, 2**32 - 1)),
+        "part_codec_2": recipe(FOLD, part(2, CODEC, 2)),
+        "part_not_zero": recipe(FOLD, part(2, ZERO, 1)),
+        "part_offset_near_2_64": recipe(FOLD, part(2, OFFSET, 2**64 - 4096)),
+        "part_offset_in_header": recipe(FOLD, part(2, OFFSET, 4096)),
+        "part_offset_odd": recipe(FOLD, part(2, OFFSET, 16385)),
+        "part_over_the_end": recipe(FOLD, longer(65535), part(7, OFFSET, 0x3d000)),
+        "part_stored_near_2_64": recipe(FOLD, part(2, STORED, 2**64 - 1)),
+        "part_overlaps": recipe(FOLD, part(2, OFFSET, 8192)),
+        "part_twice": recipe(FOLD, copy_part(3, 2)),
+        "part_in_place_of_another": recipe(FOLD, part(6, OFFSET, 16384)),
+        "part_damaged": recipe(FOLD, data(16384, 1, AFTER)),
+        "part_checksum": recipe(FOLD, part(2, CHECKSUM, 1, AFTER)),
+        "not_zstd": recipe(FOLD, part(0, CODEC, 1), part(0, STORED, 100)),
+        "zstd_of_0": recipe(FOLD, part(0, CODEC, 1), part(0, STORED, 0)),
+        "zstd_right_size": recipe(FOLD, bomb(0, 4096)),
+        "zstd_too_small": recipe(FOLD, bomb(0, 4095)),
+        "zstd_too_large": recipe(FOLD, bomb(0, 4097)),
+        "zstd_bomb": recipe(FOLD, bomb(0, 16 << 20)),
+        "zstd_bomb_of_rows": recipe(FOLD, bomb(2, 16 << 20)),
+        "zstd_damaged": recipe(COMPRESSED, data(8200, 0), other=0),
+        "id_negative": recipe(FOLD, data(8192, 2**64 - 1)),
+        "id_of_vocab": recipe(FOLD, data(8192, 97)),
+        "ids_behind_the_last": recipe(FOLD, data(8192 + 280, 2**64 - 1)),
+        "logits_nan": recipe(FOLD, data(12288, 0x7fc000007fc00000)),
+        "rows_nan": recipe(FOLD, data(16384, 2**64 - 1), data(16384 + 64, 2**64 - 1)),
+        "rows_nan_legacy": recipe(0, data(16384, 0x7fc000007fc00000), other=3),
+        "rows_infinite_legacy": recipe(0, data(16384, 0x7f8000007f800000), other=3),
+        "rows_nan_tiled": recipe(TILED, data(16384, 0x7e007e007e007e00), other=2),
+    }
+
 
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
-    for make in (safetensors, shards, config, tokenizer, units):
+    for make in (safetensors, shards, config, tokenizer, units, snapshot):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make().items():
