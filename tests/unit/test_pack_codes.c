@@ -180,10 +180,44 @@ static void every_isa_stores_the_nearest_codes(void **state)
     }
 }
 
+/* At the largest scale, 2^120, the factor that turns a code into its value would not fit f32. */
+static void every_isa_unpacks_the_largest_scale(void **state)
+{
+    static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon"};
+    static _Alignas(64) uint8_t page[1152];
+    static float values[KVF_ROW_WIDTH] = {0x1.ep+127f, -0x1p+120f, 0x1p+111f};
+    (void)state;
+    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
+        const kvf_device_options options = {.backend = "cpu", .isa = isas[i]};
+        kvf_device *device;
+        if (kvf_device_open(&options, &device, NULL) != KVF_OK)
+            continue;
+        float got[KVF_ROW_WIDTH];
+        kvf_pack_args pack = {.rows = values,
+                              .stride = KVF_ROW_WIDTH,
+                              .n_rows = 1,
+                              .grid = KVF_GRID_FP8,
+                              .out = {.format = KVF_FORMAT_FP8_F16,
+                                      .width = KVF_ROW_WIDTH,
+                                      .page_rows = 1,
+                                      .n_rows = 1,
+                                      .base = page,
+                                      .page_stride_bytes = sizeof page}};
+        assert_int_equal(kvf_pack(device, &pack, NULL), KVF_OK);
+        assert_int_equal(page[KVF_FP8_DATA_BYTES], 120 + EXPONENT_0);
+        const kvf_unpack_args unpack = {
+            .in = pack.out, .n_rows = 1, .out = got, .stride = KVF_ROW_WIDTH};
+        assert_int_equal(kvf_unpack(device, &unpack, NULL), KVF_OK);
+        test_assert_same_bits(got, values, KVF_ROW_WIDTH, isas[i]);
+        kvf_device_close(device);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_isa_stores_the_nearest_codes),
+        cmocka_unit_test(every_isa_unpacks_the_largest_scale),
     };
     return cmocka_run_group_tests_name("codes of pack", tests, NULL, NULL);
 }
