@@ -179,9 +179,11 @@ typedef struct kvf_pack_args {
 } kvf_pack_args;
 
 /*
- * Checks all rows first: on KVF_NONFINITE (any non-finite value) and KVF_RANGE
- * (FP4 grid, nonzero block with scale exponent outside -50..50) nothing is
- * stored. Equal input gives equal bytes on every backend, ISA and thread count.
+ * KVF_NONFINITE (any non-finite value) and KVF_RANGE (FP4 grid: a nonzero block with
+ * scale exponent outside -50..50; FP8 grid: a value of 248 * 2^120 or more) name the first
+ * bad row. What the rows of this call hold is then undefined, and no other row has changed:
+ * reading every row twice to know would halve the speed. (A session undoes the chunk.)
+ *   Equal input gives equal bytes on every backend, ISA and thread count.
  */
 KVF_API kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error);
 

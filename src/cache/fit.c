@@ -34,7 +34,8 @@ static kvf_status need_of(const kvf_geometry *geometry, const kvf_session_option
     const kvf_status status = kvf_plan_make(geometry, &smaller, n_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
-    *need = (struct need){.bytes = plan.allocated_bytes + plan.scratch_bytes};
+    *need = (struct need){.bytes = plan.allocated_bytes + plan.scratch_bytes +
+                                   plan.checkpoint_bytes + plan.chunk_undo_bytes};
     for (uint32_t i = 0; i < plan.n_buffers; i++)
         if (plan.buffers[i].klass == KVF_MEMORY_SCRATCH &&
             plan.buffers[i].bytes > need->largest.bytes)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -14,7 +15,24 @@
 static int system_open(const kvf_io *io, const char *path, int flags, mode_t mode)
 {
     (void)io;
-    return open(path, flags | O_CLOEXEC, mode);
+    int file;
+    do
+        file = open(path, flags | O_CLOEXEC, mode);
+    while (file < 0 && errno == EINTR);
+    return file;
+}
+
+static int system_follow(const kvf_io *io, const char *path, char **target)
+{
+    (void)io;
+    struct stat info;
+    *target = NULL;
+    if (lstat(path, &info) != 0)
+        return errno == ENOENT ? 0 : -1; /* a file that is to be made */
+    if (!S_ISLNK(info.st_mode))
+        return 0;
+    *target = realpath(path, NULL);
+    return *target ? 0 : -1;
 }
 
 static int system_close(const kvf_io *io, int file)
@@ -57,7 +75,26 @@ static ssize_t system_write(const kvf_io *io, int file, const void *data, size_t
 static int system_truncate(const kvf_io *io, int file, uint64_t bytes)
 {
     (void)io;
-    return ftruncate(file, (off_t)bytes);
+    int result;
+    do
+        result = ftruncate(file, (off_t)bytes);
+    while (result != 0 && errno == EINTR);
+    return result;
+}
+
+static int system_set_mode(const kvf_io *io, int file, mode_t mode)
+{
+    (void)io;
+    return fchmod(file, mode);
+}
+
+static int sync_descriptor(int file)
+{
+    int result;
+    do
+        result = fsync(file);
+    while (result != 0 && errno == EINTR);
+    return result;
 }
 
 static int system_sync(const kvf_io *io, int file)
@@ -68,7 +105,7 @@ static int system_sync(const kvf_io *io, int file)
     if (fcntl(file, F_FULLFSYNC) == 0)
         return 0;
 #endif
-    return fsync(file);
+    return sync_descriptor(file);
 }
 
 static int system_rename(const kvf_io *io, const char *from, const char *to)
@@ -88,7 +125,7 @@ static int system_sync_folder(const kvf_io *io, const char *folder)
     const int file = system_open(io, folder, O_RDONLY | O_DIRECTORY, 0);
     if (file < 0)
         return -1;
-    const int result = fsync(file);
+    const int result = sync_descriptor(file);
     const int reason = errno;
     close(file);
     errno = reason;
@@ -109,6 +146,7 @@ static void system_unmap(const kvf_io *io, void *view, size_t bytes)
 }
 
 const kvf_io kvf_io_system = {.open = system_open,
+                              .follow = system_follow,
                               .close = system_close,
                               .lock = system_lock,
                               .stat = system_stat,
@@ -116,6 +154,7 @@ const kvf_io kvf_io_system = {.open = system_open,
                               .read = system_read,
                               .write = system_write,
                               .truncate = system_truncate,
+                              .set_mode = system_set_mode,
                               .sync = system_sync,
                               .rename = system_rename,
                               .unlink = system_unlink,

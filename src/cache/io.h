@@ -1,7 +1,8 @@
 /*
  * What snapshots ask of the system, as a table, so that a test can put a failing disk
  * in its place. Every function is the system call of its name and fails the same way:
- * -1 (map: NULL) and errno. The helpers below turn that into a status. Internal.
+ * -1 (map: NULL) and errno; but a signal interrupts none of them, except read and write.
+ * The helpers below turn that into a status. Internal.
  */
 #ifndef KVF_CACHE_IO_H
 #define KVF_CACHE_IO_H
@@ -14,6 +15,8 @@
 typedef struct kvf_io kvf_io;
 struct kvf_io {
     int (*open)(const kvf_io *io, const char *path, int flags, mode_t mode);
+    /* Where a path that is a link leads, malloc'd; NULL and success where it is no link. */
+    int (*follow)(const kvf_io *io, const char *path, char **target);
     int (*close)(const kvf_io *io, int file);
     /* Exclusive, without waiting; gone when the file is closed. */
     int (*lock)(const kvf_io *io, int file);
@@ -23,6 +26,7 @@ struct kvf_io {
     ssize_t (*read)(const kvf_io *io, int file, void *data, size_t bytes, uint64_t offset);
     ssize_t (*write)(const kvf_io *io, int file, const void *data, size_t bytes, uint64_t offset);
     int (*truncate)(const kvf_io *io, int file, uint64_t bytes);
+    int (*set_mode)(const kvf_io *io, int file, mode_t mode);
     /* Returns when what was written is on the disk itself. */
     int (*sync)(const kvf_io *io, int file);
     int (*rename)(const kvf_io *io, const char *from, const char *to);

@@ -226,6 +226,12 @@ kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, kvf_snapshot_in
  */
 kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t bytes,
                                   uint8_t *unpacked, const uint8_t **data, kvf_error *error);
+/*
+ * The token ids in a part of them, in a file of n_tokens. A file whose checksums are right can
+ * still have been made by somebody else: KVF_FILE_FORMAT names the first that is no token.
+ */
+kvf_status kvf_snapshot_check_tokens(const char *path, uint32_t vocab, const kvf_part *part,
+                                     const uint8_t *data, uint64_t n_tokens, kvf_error *error);
 /* The rows that a part is of; NULL where it is not of rows. */
 kvf_paged_rows *kvf_snapshot_rows_of(kvf_session *session, const kvf_part *part);
 /*

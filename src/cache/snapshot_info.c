@@ -46,15 +46,42 @@ kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info, kvf
     return kvf_ok(error);
 }
 
+/* Parts that were packed unpack, and token ids are of the vocabulary: all that a load refuses. */
+static kvf_status check_content(kvf_snapshot_map *map, const kvf_snapshot_index *index,
+                                kvf_error *error)
+{
+    const kvf_snapshot_shape shape = kvf_snapshot_shape_of(index);
+    uint8_t *unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
+    if (!unpacked)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", map->path);
+    kvf_status status = KVF_OK;
+    uint32_t at = 0;
+    kvf_stream stream;
+    for (uint32_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
+        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK; at++) {
+            const kvf_part *part = &map->parts[at];
+            const uint64_t bytes = (uint64_t)part->n_pages * stream.page_bytes;
+            const uint8_t *data;
+            page += part->n_pages;
+            status = kvf_snapshot_part_data(map, at, bytes, unpacked, &data, error);
+            if (status == KVF_OK && part->kind == KVF_STREAM_TOKENS)
+                status = kvf_snapshot_check_tokens(map->path, shape.geometry->vocab, part, data,
+                                                   shape.n_tokens, error);
+        }
+    free(unpacked);
+    return status;
+}
+
 kvf_status kvf_snapshot_verify(const char *path, kvf_error *error)
 {
     kvf_snapshot_index index;
     kvf_snapshot_map *map;
-    const kvf_status status = kvf_snapshot_open(&kvf_io_system, path, &index, &map, true, error);
+    kvf_status status = kvf_snapshot_open(&kvf_io_system, path, &index, &map, true, error);
     if (status != KVF_OK)
         return status;
+    status = check_content(map, &index, error);
     kvf_page_owner_release(&map->owner);
-    return kvf_ok(error);
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 /* The ids of one part, as many as there is room for. */

@@ -30,6 +30,23 @@ kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t by
     return KVF_OK;
 }
 
+kvf_status kvf_snapshot_check_tokens(const char *path, uint32_t vocab, const kvf_part *part,
+                                     const uint8_t *data, uint64_t n_tokens, kvf_error *error)
+{
+    const uint64_t page_tokens = KVF_SNAPSHOT_PAGE_BYTES / sizeof(int32_t);
+    const uint64_t first = part->first_page * page_tokens;
+    const uint64_t end = first + part->n_pages * page_tokens;
+    for (uint64_t i = first; i < end && i < n_tokens; i++) {
+        int32_t token;
+        memcpy(&token, data + (i - first) * sizeof token, sizeof token);
+        if (token < 0 || (uint32_t)token >= vocab)
+            return kvf_fail(error, KVF_FILE_FORMAT,
+                            "%.200s: token %llu has id %d; the vocabulary is 0 to %u", path,
+                            (unsigned long long)i, token, vocab - 1);
+    }
+    return KVF_OK;
+}
+
 /* ---- Parts into the session ------------------------------------------------------------ */
 
 /* The pages of a part where they are to be in plain memory of n_bytes. */
@@ -74,7 +91,8 @@ static kvf_status take_pages(kvf_session *session, kvf_snapshot_map *map, const 
 }
 
 static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_t i,
-                            uint32_t page_bytes, uint8_t *unpacked, kvf_error *error)
+                            uint32_t page_bytes, uint64_t n_tokens, uint8_t *unpacked,
+                            kvf_error *error)
 {
     const kvf_part *part = &map->parts[i];
     kvf_layer_cache *layer = &session->layers[part->layer];
@@ -89,7 +107,8 @@ static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_
     switch (part->kind) {
     case KVF_STREAM_TOKENS:
         take_bytes(session->tokens->memory, session->tokens->bytes, part, data);
-        break;
+        return kvf_snapshot_check_tokens(map->path, session->geometry.vocab, part, data, n_tokens,
+                                         error);
     case KVF_STREAM_LOGITS:
         take_bytes(session->logits, 4ull * session->geometry.vocab, part, data);
         break;
@@ -121,7 +140,8 @@ static kvf_status take_parts(kvf_session *session, kvf_snapshot_map *map,
             const kvf_part *part = &map->parts[at];
             page += part->n_pages;
             if (same || !kvf_snapshot_rows_of(session, part))
-                status = take_part(session, map, at, stream.page_bytes, unpacked, error);
+                status =
+                    take_part(session, map, at, stream.page_bytes, shape.n_tokens, unpacked, error);
             else
                 status = kvf_snapshot_repack(session, map, at, &shape, unpacked, error);
         }
@@ -226,27 +246,12 @@ static kvf_status open_session(kvf_device *device, const kvf_snapshot_index *ind
                           (unsigned long long)n_tokens);
 }
 
-/* A file whose parts are right can still have been made by somebody else. */
-static kvf_status check_tokens(const kvf_session *session, uint64_t n_tokens, const char *path,
-                               kvf_error *error)
-{
-    const int32_t *tokens = kvf_session_tokens(session);
-    for (uint64_t i = 0; i < n_tokens; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= session->geometry.vocab)
-            return kvf_fail(error, KVF_FILE_FORMAT,
-                            "%.200s: token %llu has id %d; the vocabulary is 0 to %u", path,
-                            (unsigned long long)i, tokens[i], session->geometry.vocab - 1);
-    return KVF_OK;
-}
-
 static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map,
                                const kvf_snapshot_index *index, kvf_error *error)
 {
     const kvf_snapshot_header *header = &index->header;
     const uint64_t n_tokens = header->session.n_tokens;
-    kvf_status status = take_parts(session, map, index, error);
-    if (status == KVF_OK)
-        status = check_tokens(session, n_tokens, map->path, error);
+    const kvf_status status = take_parts(session, map, index, error);
     if (status != KVF_OK)
         return status;
     kvf_session_set_n_tokens(session, n_tokens);

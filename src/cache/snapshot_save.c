@@ -302,6 +302,14 @@ static kvf_status write_new_file(saving *save, kvf_error *error)
     return status == KVF_OK ? sync_file(save, error) : status;
 }
 
+/* The new file may be read by whom the old one could; where that fails, by its owner. */
+static void copy_mode(const kvf_io *io, int from, int to)
+{
+    struct stat info;
+    if (io->stat(io, from, &info) == 0)
+        io->set_mode(io, to, info.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO));
+}
+
 /* Writes `temporary` and gives it its name. Both files are open and locked. */
 static kvf_status replace_file(saving *save, const char *path, const char *temporary,
                                const char *folder, kvf_error *error)
@@ -340,6 +348,8 @@ static kvf_status save_new(saving *save, const char *path, kvf_save_report *repo
         status = open_temporary(io, temporary, &save->writer.file, error);
     if (status == KVF_OK) {
         save->writer.path = temporary;
+        if (replaced >= 0)
+            copy_mode(io, replaced, save->writer.file);
         status = replace_file(save, path, temporary, folder, error);
         io->close(io, save->writer.file);
     }
@@ -484,15 +494,13 @@ static void end_save(saving *save)
     free(save->parts);
 }
 
-kvf_status kvf_session_save_to(kvf_session *session, const char *path,
-                               const kvf_save_options *options, kvf_save_report *report,
-                               const kvf_io *io, kvf_error *error)
+/* `path` is no link. */
+static kvf_status save_file(kvf_session *session, const char *path, const kvf_save_options *wanted,
+                            kvf_save_report *report, const kvf_io *io, kvf_error *error)
 {
-    static const kvf_save_options defaults = {0};
-    const kvf_save_options *wanted = options ? options : &defaults;
-    kvf_status status = check_saveable(session, path, error);
+    kvf_status status = KVF_OK;
     bool done = false;
-    if (status == KVF_OK && session->saved.known && !wanted->whole && !wanted->compress) {
+    if (session->saved.known && !wanted->whole && !wanted->compress) {
         const kvf_saved before = session->saved;
         saving save = begin_save(session, path, io);
         save.before = &before;
@@ -505,6 +513,23 @@ kvf_status kvf_session_save_to(kvf_session *session, const char *path,
         status = save_new(&save, path, report, error);
         end_save(&save);
     }
+    return status;
+}
+
+kvf_status kvf_session_save_to(kvf_session *session, const char *path,
+                               const kvf_save_options *options, kvf_save_report *report,
+                               const kvf_io *io, kvf_error *error)
+{
+    static const kvf_save_options defaults = {0};
+    char *target = NULL;
+    kvf_status status = check_saveable(session, path, error);
+    if (status == KVF_OK && io->follow(io, path, &target) != 0)
+        status = kvf_io_fail(path, "follow the link", error);
+    /* A rename onto a link would take its place and leave what it leads to as it was. */
+    if (status == KVF_OK)
+        status = save_file(session, target ? target : path, options ? options : &defaults, report,
+                           io, error);
+    free(target);
     return status == KVF_OK ? kvf_ok(error) : status;
 }
 

@@ -35,6 +35,9 @@ typedef struct store_file {
     char name[KVF_STORE_NAME_BYTES];
     bool saving; /* what a save has not finished */
     uint64_t bytes;
+    dev_t device; /* which file the name led to .. */
+    ino_t inode;
+    struct timespec changed; /* .. and as of when */
     struct timespec used;
     kvf_profile_id profile;
     uint64_t n_tokens;
@@ -144,6 +147,15 @@ static struct timespec used_of(const struct stat *info)
 #endif
 }
 
+static struct timespec changed_of(const struct stat *info)
+{
+#ifdef __APPLE__
+    return info->st_ctimespec;
+#else
+    return info->st_ctim;
+#endif
+}
+
 /* All files of the store, those of interrupted saves too. list->files is to be freed. */
 static kvf_status list_files(const kvf_store *store, file_list *list, kvf_error *error)
 {
@@ -164,12 +176,69 @@ static kvf_status list_files(const kvf_store *store, file_list *list, kvf_error 
             continue;
         strcpy(file.name, entry->d_name); /* as short as all of ours */
         file.bytes = (uint64_t)info.st_size;
+        file.device = info.st_dev;
+        file.inode = info.st_ino;
+        file.changed = changed_of(&info);
         file.used = used_of(&info);
         if (!add_file(list, file))
             status = no_memory(store, error);
     }
     closedir(folder);
     return status;
+}
+
+/* ---- The folder's lock -------------------------------------------------------------------- */
+
+/* operation: of flock. The lock is given back by closing *file; errno says why it failed. */
+static bool take_lock(const char *path, int operation, int *file)
+{
+    *file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+    if (*file < 0)
+        return false;
+    if (flock(*file, operation) == 0)
+        return true;
+    const int reason = errno;
+    close(*file);
+    errno = reason;
+    return false;
+}
+
+/* Waits for it. */
+static kvf_status lock_folder(const kvf_store *store, int *file, kvf_error *error)
+{
+    char *path = path_of(store, LOCK_NAME);
+    if (!path)
+        return no_memory(store, error);
+    kvf_status status = KVF_OK;
+    if (!take_lock(path, LOCK_EX, file))
+        status = errno == EINTR ? kvf_fail(error, KVF_FILE_BUSY,
+                                           "%.200s: interrupted while another process writes to "
+                                           "the store",
+                                           store->folder)
+                                : kvf_io_fail(path, "lock", error);
+    free(path);
+    return status;
+}
+
+/*
+ * Removes a file that was seen to be damaged, unless its name may lead to another one by
+ * now. While somebody writes to the store it stays, and is met again.
+ */
+static void remove_damaged(const kvf_store *store, const store_file *file, const char *path)
+{
+    struct stat info;
+    int lock;
+    char *lock_path = path_of(store, LOCK_NAME);
+    if (lock_path && take_lock(lock_path, LOCK_EX | LOCK_NB, &lock)) {
+        const bool same = lstat(path, &info) == 0 && info.st_dev == file->device &&
+                          info.st_ino == file->inode &&
+                          changed_of(&info).tv_sec == file->changed.tv_sec &&
+                          changed_of(&info).tv_nsec == file->changed.tv_nsec;
+        if (same)
+            unlink(path);
+        close(lock);
+    }
+    free(lock_path);
 }
 
 /* ---- Finding ----------------------------------------------------------------------------- */
@@ -185,14 +254,14 @@ typedef struct search {
 } search;
 
 /* Notes a file that cannot be read; one that is damaged never can be. Others do not fit. */
-static void skip_file(search *s, const char *path, const kvf_error *why)
+static void skip_file(search *s, const store_file *file, const char *path, const kvf_error *why)
 {
     if (why->status != KVF_FILE_FORMAT && why->status != KVF_FILE_IO)
         return;
     if (s->found.n_skipped++ == 0)
         s->found.skipped = *why;
     if (why->status == KVF_FILE_FORMAT)
-        unlink(path);
+        remove_damaged(s->store, file, path);
 }
 
 static uint64_t common_tokens(const int32_t *a, const int32_t *b, uint64_t n)
@@ -226,7 +295,7 @@ static kvf_status look_at(search *s, store_file *file, bool *usable, kvf_error *
     if (status == KVF_OUT_OF_MEMORY)
         kvf_fail(error, status, "%s", why.message);
     else if (status != KVF_OK)
-        skip_file(s, path, &why);
+        skip_file(s, file, path, &why);
     free(path);
     return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
 }
@@ -261,7 +330,7 @@ static kvf_status restore(search *s, const store_file *file, kvf_session **sessi
     else if (status == KVF_OUT_OF_MEMORY)
         kvf_fail(error, status, "%s", why.message);
     else if (status != KVF_OK)
-        skip_file(s, path, &why);
+        skip_file(s, file, path, &why);
     free(path);
     return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
 }
@@ -347,28 +416,6 @@ void kvf_store_name(const kvf_session *session, char name[KVF_STORE_NAME_BYTES])
     for (int i = 0; i < KVF_STORE_DIGITS; i++)
         name[i] = digits[checksum >> (60 - 4 * i) & 15];
     strcpy(name + KVF_STORE_DIGITS, KVF_STORE_SUFFIX);
-}
-
-/* Takes the folder's lock; it is given back by closing *file. */
-static kvf_status lock_folder(const kvf_store *store, int *file, kvf_error *error)
-{
-    char *path = path_of(store, LOCK_NAME);
-    if (!path)
-        return no_memory(store, error);
-    kvf_status status = KVF_OK;
-    *file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
-    if (*file < 0)
-        status = kvf_io_fail(path, "open", error);
-    else if (flock(*file, LOCK_EX) != 0) {
-        status = errno == EINTR ? kvf_fail(error, KVF_FILE_BUSY,
-                                           "%.200s: interrupted while another process writes to "
-                                           "the store",
-                                           store->folder)
-                                : kvf_io_fail(path, "lock", error);
-        close(*file);
-    }
-    free(path);
-    return status;
 }
 
 /*

@@ -34,8 +34,8 @@ kvf_status cli_budget_total_bytes(const cli_budget *budget, kvf_profile_id profi
     const kvf_status status = cli_budget_plan(budget, profile, context_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
-    *bytes = plan.allocated_bytes + plan.scratch_bytes +
-             cli_budget_activation_bytes(budget, context_tokens);
+    *bytes = plan.allocated_bytes + plan.scratch_bytes + plan.checkpoint_bytes +
+             plan.chunk_undo_bytes + cli_budget_activation_bytes(budget, context_tokens);
     kvf_plan_free(&plan);
     return KVF_OK;
 }

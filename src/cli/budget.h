@@ -18,7 +18,10 @@ uint64_t cli_budget_activation_bytes(const cli_budget *budget, uint64_t context_
 kvf_status cli_budget_plan(const cli_budget *budget, kvf_profile_id profile,
                            uint64_t context_tokens, kvf_plan *plan, kvf_error *error);
 
-/* allocated + scratch + activations of a full session; weights are not in it. */
+/*
+ * The most that a full session takes: pages, scratch, activations, checkpoints and what an
+ * open chunk takes so that it can be dropped. Weights are not in it.
+ */
 kvf_status cli_budget_total_bytes(const cli_budget *budget, kvf_profile_id profile,
                                   uint64_t context_tokens, uint64_t *bytes, kvf_error *error);
 

@@ -77,6 +77,17 @@ static int disk_open(const kvf_io *io, const char *path, int flags, mode_t mode)
     return file;
 }
 
+static int disk_follow(const kvf_io *io, const char *path, char **target)
+{
+    *target = NULL;
+    return fails(EIO) ? -1 : kvf_io_system.follow(io, path, target);
+}
+
+static int disk_set_mode(const kvf_io *io, int file, mode_t mode)
+{
+    return fails(EPERM) ? -1 : kvf_io_system.set_mode(io, file, mode);
+}
+
 static int disk_lock(const kvf_io *io, int file)
 {
     return fails(EIO) ? -1 : kvf_io_system.lock(io, file);
@@ -167,6 +178,8 @@ static void disk_unmap(const kvf_io *io, void *view, size_t bytes)
 }
 
 static const kvf_io disk_io = {.open = disk_open,
+                               .follow = disk_follow,
+                               .set_mode = disk_set_mode,
                                .close = disk_close,
                                .lock = disk_lock,
                                .stat = disk_stat,

@@ -295,7 +295,8 @@ class PlanTest(CliTest):
         self.assertEqual(line["memory_bytes"], memory)
         self.assertEqual(line["weights_bytes"], weights)
         largest = line["largest_ctx"]
-        totals = [line["total_bytes"] for line in self.json_lines(
+        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes"))
+                  for line in self.json_lines(
             "plan", "-m", "v4-flash", "--profile", "legacy", "--ctx", f"{largest},{largest + 1}")]
         self.assertLessEqual(totals[0], memory - weights)
         self.assertGreater(totals[1], memory - weights)

@@ -4,7 +4,7 @@
  *
  * A case is a function that builds its input from a random sequence, runs one
  * operation on the device it is given and reports what came out. It runs once on
- * the reference and once on each device under test, from the same seed; the reports
+ * the reference and once on each device of a backend, from the same seed; the reports
  * are then compared: bit for bit, or within bounds that the case derives. Every
  * block of memory is followed and preceded by guard bytes.
  */
@@ -44,9 +44,10 @@ struct cf_segment {
 
 typedef struct cf_run {
     kvf_device *device;
-    bool gpu;        /* a GPU is under test: it adds in an order of its own */
-    uint32_t index;  /* number of the case */
-    uint64_t random; /* the case's sequence */
+    const char *target; /* the device's name in messages */
+    bool gpu;           /* a GPU is under test: it adds in an order of its own */
+    uint32_t index;     /* number of the case */
+    uint64_t random;    /* the case's sequence */
     struct cf_block *blocks;
     size_t n_blocks;
     struct cf_segment *segments;
@@ -63,7 +64,8 @@ typedef struct cf_operation {
     void (*run)(cf_run *run);
 } cf_operation;
 
-void cf_begin(cf_run *run, kvf_device *device, const cf_operation *operation, uint32_t index);
+void cf_begin(cf_run *run, kvf_device *device, const char *target, const cf_operation *operation,
+              uint32_t index);
 /* Fails the test if a guard byte has changed; releases everything. */
 void cf_end(cf_run *run);
 /* Fails the test where `got` differs from `expected` by more than was promised. */

@@ -20,9 +20,10 @@ static void *grow(void *memory, size_t bytes)
     return grown;
 }
 
-void cf_begin(cf_run *run, kvf_device *device, const cf_operation *operation, uint32_t index)
+void cf_begin(cf_run *run, kvf_device *device, const char *target, const cf_operation *operation,
+              uint32_t index)
 {
-    *run = (cf_run){.device = device, .index = index, .random = index};
+    *run = (cf_run){.device = device, .target = target, .index = index, .random = index};
     for (const char *c = operation->name; *c; c++)
         run->random = run->random * 131 + (uint8_t)*c;
 }
@@ -52,8 +53,9 @@ static void check_guards(const cf_run *run, size_t block)
     const uint8_t *end = start + GUARD_BYTES + run->blocks[block].bytes;
     for (size_t i = 0; i < GUARD_BYTES; i++)
         if (start[i] != GUARD || end[i] != GUARD)
-            fail_msg("case %u: written outside block %zu of %zu bytes, %zu bytes %s", run->index,
-                     block, run->blocks[block].bytes, end[i] != GUARD ? i : GUARD_BYTES - i,
+            fail_msg("case %u on %s: written outside block %zu of %zu bytes, %zu bytes %s",
+                     run->index, run->target, block, run->blocks[block].bytes,
+                     end[i] != GUARD ? i : GUARD_BYTES - i,
                      end[i] != GUARD ? "after its end" : "before its start");
 }
 
@@ -74,7 +76,7 @@ void cf_begin_reference(cf_run *run, uint32_t seed)
     static const cf_operation proof = {"reference", "", 1, NULL, NULL};
     static kvf_device device; /* no state but its table */
     device.backend = &kvf_backend_ref;
-    cf_begin(run, &device, &proof, seed);
+    cf_begin(run, &device, "ref", &proof, seed);
 }
 
 void cf_assert_close(const char *what, size_t i, float got, double expected, double tolerance)
@@ -120,7 +122,8 @@ void cf_report_close(cf_run *run, const char *what, const float *values, const d
     append(run, bounds, n * sizeof *bounds);
 }
 
-static void compare_bytes(const char *name, uint32_t index, const struct cf_segment *segment,
+/* where: "attend on cpu/avx2, case 7". */
+static void compare_bytes(const char *where, const struct cf_segment *segment,
                           const uint8_t *expected, const uint8_t *got)
 {
     if (segment->bytes == 0 || memcmp(expected, got, segment->bytes) == 0)
@@ -131,14 +134,14 @@ static void compare_bytes(const char *name, uint32_t index, const struct cf_segm
     float floats[2];
     at -= at % sizeof(float);
     if (at + sizeof(float) > segment->bytes)
-        fail_msg("%s, case %u: %s differs at byte %zu", name, index, segment->what, at);
+        fail_msg("%s: %s differs at byte %zu", where, segment->what, at);
     memcpy(&floats[0], expected + at, sizeof(float));
     memcpy(&floats[1], got + at, sizeof(float));
-    fail_msg("%s, case %u: %s differs at byte %zu of %zu: %a, the reference has %a", name, index,
-             segment->what, at, segment->bytes, (double)floats[1], (double)floats[0]);
+    fail_msg("%s: %s differs at byte %zu of %zu: %a, the reference has %a", where, segment->what,
+             at, segment->bytes, (double)floats[1], (double)floats[0]);
 }
 
-static void compare_close(const char *name, uint32_t index, const struct cf_segment *segment,
+static void compare_close(const char *where, const struct cf_segment *segment,
                           const uint8_t *expected, const uint8_t *got)
 {
     for (size_t i = 0; i < segment->bytes / sizeof(float); i++) {
@@ -149,20 +152,21 @@ static void compare_close(const char *name, uint32_t index, const struct cf_segm
         memcpy(&bound, expected + segment->bytes + i * sizeof bound, sizeof bound);
         /* Not "> bound": a NaN must not pass. */
         if (!(fabs((double)a - (double)b) <= bound))
-            fail_msg("%s, case %u: %s[%zu] is %.9g, the reference has %.9g; %.3g is allowed", name,
-                     index, segment->what, i, (double)b, (double)a, bound);
+            fail_msg("%s: %s[%zu] is %.9g, the reference has %.9g; %.3g is allowed", where,
+                     segment->what, i, (double)b, (double)a, bound);
     }
 }
 
 void cf_compare(const cf_operation *operation, const cf_run *expected, const cf_run *got)
 {
+    char where[128];
+    snprintf(where, sizeof where, "%s on %s, case %u", operation->name, got->target, got->index);
     assert_int_equal(expected->n_segments, got->n_segments);
     assert_int_equal(expected->results_bytes, got->results_bytes);
     for (size_t s = 0; s < expected->n_segments; s++) {
         const struct cf_segment *segment = &expected->segments[s];
-        (segment->close ? compare_close : compare_bytes)(operation->name, expected->index, segment,
-                                                         expected->results + segment->offset,
-                                                         got->results + segment->offset);
+        (segment->close ? compare_close : compare_bytes)(
+            where, segment, expected->results + segment->offset, got->results + segment->offset);
     }
 }
 

@@ -49,41 +49,41 @@ static const float *input_row(const kvf_cpu_kernels *kernels, const kvf_pack_arg
     return buffer;
 }
 
+/* Names what is wrong with the first bad row. */
+static kvf_status report_bad_row(const kvf_cpu_kernels *kernels, kvf_pack_args *args, uint64_t row)
+{
+    float buffer[KVF_INDEX_WIDTH];
+    args->bad_row = row;
+    /* A non-finite input spreads over the transform: name where it was. */
+    if (kvf_check_row(args->rows + row * args->stride, args->out.width, KVF_GRID_NONE,
+                      &args->bad_dim) != KVF_OK)
+        return KVF_NONFINITE;
+    return kvf_check_row(input_row(kernels, args, row, buffer), args->out.width, args->grid,
+                         &args->bad_dim);
+}
+
+/* A row is checked and stored while it is in the L1 cache: memory is read once. */
 kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
 {
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const uint32_t width = args->out.width;
     const int64_t n_rows = (int64_t)args->n_rows;
     int64_t bad_row = n_rows;
-#pragma omp parallel for schedule(static) reduction(min                                            \
-                                                    : bad_row) num_threads((int)device->n_threads)
-    for (int64_t i = 0; i < n_rows; i++) {
-        float buffer[KVF_INDEX_WIDTH];
-        /* Infinite input may cancel in the transform to NaN: still found. */
-        if (i < bad_row && !kernels->row_is_storable(input_row(kernels, args, (uint64_t)i, buffer),
-                                                     width, args->grid))
-            bad_row = i;
-    }
-    if (bad_row < n_rows) {
-        float buffer[KVF_INDEX_WIDTH];
-        args->bad_row = (uint64_t)bad_row;
-        /* A non-finite input spreads over the transform: name where it was. */
-        if (kvf_check_row(args->rows + args->bad_row * args->stride, width, KVF_GRID_NONE,
-                          &args->bad_dim) != KVF_OK)
-            return KVF_NONFINITE;
-        return kvf_check_row(input_row(kernels, args, args->bad_row, buffer), width, args->grid,
-                             &args->bad_dim);
-    }
     int64_t inexact = 0;
-#pragma omp parallel for schedule(static) reduction(+ : inexact) num_threads((int)device->n_threads) \
-    if (n_rows > PACK_ALONE_ROWS)
+#pragma omp parallel for schedule(static) reduction(min : bad_row) reduction(+ : inexact)          \
+    num_threads((int)device->n_threads) if (n_rows > PACK_ALONE_ROWS)
     for (int64_t i = 0; i < n_rows; i++) {
         float buffer[KVF_INDEX_WIDTH];
+        const float *values = input_row(kernels, args, (uint64_t)i, buffer);
+        /* Infinite input may cancel in the transform to NaN: still found. */
+        if (!kernels->row_is_storable(values, args->out.width, args->grid)) {
+            bad_row = i < bad_row ? i : bad_row;
+            continue;
+        }
         const uint64_t row = (args->first_row + (uint64_t)i) % args->out.n_rows;
-        if (!kernels->store_row(&args->out, row, args->grid,
-                                input_row(kernels, args, (uint64_t)i, buffer)))
-            inexact++;
+        inexact += !kernels->store_row(&args->out, row, args->grid, values);
     }
+    if (bad_row < n_rows)
+        return report_bad_row(kernels, args, (uint64_t)bad_row);
     args->inexact_rows += (uint64_t)inexact;
     return KVF_OK;
 }
