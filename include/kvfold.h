@@ -600,6 +600,9 @@ typedef struct kvf_load_options {
  * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
  * or the backend cannot address the host's memory, all rows are checked and copied here.
  *   The file may be saved to, replaced or removed while it is in use, not shortened.
+ *   A file of somebody else's: give options->geometry, so that memory is the model's. Without
+ * it a file may ask for as much as 1,024 times its length (parts of 4 MiB compressed to one
+ * page each). Nothing in a file makes a stage read or write outside its memory.
  * The session can be truncated to checkpoints that it takes from here on, not further back.
  *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names

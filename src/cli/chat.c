@@ -11,10 +11,25 @@
 #include "cli/units.h"
 #include "model/tokenizer.h"
 
+/*
+ * Turns that can be taken back. The state before each is a fork: it shares pages and holds
+ * alone what was written over since, the compressors' state and the rings.
+ */
+enum { KEPT_TURNS = 8 };
+
+typedef struct chat {
+    cli_generator *generator;
+    cli_kept before[KEPT_TURNS]; /* [n_kept] the states before the last turns, the last last */
+    int n_kept;
+    cli_kept asked; /* the last turn is read, and not answered yet */
+} chat;
+
 static const char chat_help[] =
     "Every line is a turn; it is appended to the text so far, and the model goes on.\n"
     "  /help   this\n"
     "  /stats  what the session holds\n"
+    "  /undo   take the last turn and its answer back, or a /reset; the last 8 can be\n"
+    "  /retry  answer the last turn again (another answer only with --temperature)\n"
     "  /reset  forget everything\n"
     "  /quit   leave (also Ctrl-D, or Ctrl-C at the prompt)\n"
     "Ctrl-C during an answer ends the answer and keeps the session.\n";
@@ -69,14 +84,110 @@ static void finish_line(void)
     fflush(stdout);
 }
 
+/* ---- Taking turns back ------------------------------------------------------------------ */
+
+static void forget_asked(chat *c)
+{
+    cli_kept_free(&c->asked);
+}
+
+/* Keeps the state before something that /undo takes back; the oldest kept one leaves. */
+static void keep_before(chat *c)
+{
+    forget_asked(c);
+    if (c->n_kept == KEPT_TURNS) {
+        cli_kept_free(&c->before[0]);
+        memmove(c->before, c->before + 1, --c->n_kept * sizeof c->before[0]);
+    }
+    cli_generator_keep(c->generator, &c->before[c->n_kept]);
+    /* A state that could not be kept must not be jumped over. */
+    if (c->before[c->n_kept].session)
+        c->n_kept++;
+    else
+        while (c->n_kept > 0)
+            cli_kept_free(&c->before[--c->n_kept]);
+}
+
+static void forget_all(chat *c)
+{
+    forget_asked(c);
+    while (c->n_kept > 0)
+        cli_kept_free(&c->before[--c->n_kept]);
+}
+
+static int undo(chat *c)
+{
+    char held[CLI_NUMBER_BYTES];
+    if (c->n_kept == 0) {
+        puts("nothing is left to take back");
+        return CLI_EXIT_OK;
+    }
+    forget_asked(c);
+    cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
+    printf("back at %s tokens\n", cli_format_count(tokens_so_far(c->generator), held));
+    return cli_generator_save(c->generator);
+}
+
+static int reset(chat *c)
+{
+    keep_before(c);
+    const int status = cli_generator_reset(c->generator);
+    return status == CLI_EXIT_OK ? cli_generator_save(c->generator) : status;
+}
+
+/* ---- Turns -------------------------------------------------------------------------------- */
+
+/* Answers what was read, and saves: whatever ends the conversation, it is there up to here. */
+static int answer(chat *c, cli_answer *answer)
+{
+    int status = cli_answer_prompt(c->generator, true, answer);
+    finish_line();
+    if (status == CLI_EXIT_OK)
+        cli_answer_summarise(c->generator, answer);
+    if (status == CLI_EXIT_OK)
+        status = cli_generator_save(c->generator);
+    cli_interrupt_clear();
+    return status;
+}
+
+static int retry(chat *c)
+{
+    if (!c->asked.session) {
+        puts("no turn to answer again");
+        return CLI_EXIT_OK;
+    }
+    cli_answer again = {.n_tokens = 0};
+    cli_generator_take_back(c->generator, &c->asked);
+    cli_generator_keep(c->generator, &c->asked);
+    return answer(c, &again);
+}
+
+static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
+{
+    cli_answer begun;
+    keep_before(c);
+    int status = cli_read_prompt(c->generator, tokens, n_tokens, &begun);
+    if (status != CLI_EXIT_OK)
+        return status;
+    if (begun.n_prompt_tokens == n_tokens) {
+        cli_generator_keep(c->generator, &c->asked);
+        return answer(c, &begun);
+    }
+    finish_line();
+    cli_answer_summarise(c->generator, &begun);
+    status = cli_generator_save(c->generator);
+    cli_interrupt_clear();
+    return status;
+}
+
 /*
  * One turn. The first begins with BOS; later ones with a line break, since the
  * answer before them ended somewhere in a line.
  */
-static int answer_turn(cli_generator *generator, const char *text, size_t text_bytes)
+static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
-    const kvf_model_config *config = &generator->engine->config;
-    const bool first = tokens_so_far(generator) == 0;
+    const kvf_model_config *config = &c->generator->engine->config;
+    const bool first = tokens_so_far(c->generator) == 0;
     int32_t *tokens = malloc((text_bytes + 1) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
@@ -85,34 +196,30 @@ static int answer_turn(cli_generator *generator, const char *text, size_t text_b
         n_tokens = kvf_tokenize(config, "\n", 1, false, tokens);
     n_tokens += kvf_tokenize(config, text, text_bytes, first, tokens + n_tokens);
     int status = CLI_EXIT_OK;
-    if (n_tokens > 0 && fits(generator, n_tokens)) {
-        cli_answer answer;
-        status = cli_generate(generator, tokens, n_tokens, true, &answer);
-        finish_line();
-        if (status == CLI_EXIT_OK)
-            cli_answer_summarise(generator, &answer);
-        /* Whatever ends the conversation, it is there up to its last turn. */
-        if (status == CLI_EXIT_OK)
-            status = cli_generator_save(generator);
-        cli_interrupt_clear();
-    }
+    if (n_tokens > 0 && fits(c->generator, n_tokens))
+        status = ask(c, tokens, n_tokens);
     free(tokens);
     return status;
 }
 
 /* Runs "/command". Returns false when it is time to leave. */
-static bool run_slash_command(cli_generator *generator, const char *line, int *status)
+static bool run_slash_command(chat *c, const char *line, int *status)
 {
     if (strcmp(line, "/quit") == 0)
         return false;
     if (strcmp(line, "/help") == 0)
         fputs(chat_help, stdout);
     else if (strcmp(line, "/stats") == 0)
-        print_stats(generator);
+        print_stats(c->generator);
+    else if (strcmp(line, "/undo") == 0)
+        *status = undo(c);
+    else if (strcmp(line, "/retry") == 0)
+        *status = retry(c);
     else if (strcmp(line, "/reset") == 0)
-        *status = cli_generator_reset(generator);
+        *status = reset(c);
     else
-        printf("unknown command %s; there are /help, /stats, /reset and /quit\n", line);
+        printf("unknown command %s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
+               line);
     return *status == CLI_EXIT_OK;
 }
 
@@ -134,6 +241,7 @@ static ssize_t read_line(char **line, size_t *line_bytes)
 
 int cli_chat(cli_generator *generator, const cli_text *first)
 {
+    chat c = {.generator = generator};
     char *line = NULL;
     size_t line_bytes = 0;
     ssize_t length = 0;
@@ -142,17 +250,18 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     if (terminal)
         fputs("/help lists the commands.\n", stdout);
     if (first)
-        status = answer_turn(generator, first->data, first->bytes);
+        status = take_turn(&c, first->data, first->bytes);
     while (status == CLI_EXIT_OK && (length = read_line(&line, &line_bytes)) >= 0) {
         if (line[0] == '/') {
-            if (!run_slash_command(generator, line, &status))
+            if (!run_slash_command(&c, line, &status))
                 break;
         } else if (length > 0) {
-            status = answer_turn(generator, line, (size_t)length);
+            status = take_turn(&c, line, (size_t)length);
         }
     }
     if (terminal && length < 0)
         finish_line(); /* the prompt's line is still open */
+    forget_all(&c);
     free(line);
     return status;
 }

@@ -63,6 +63,33 @@ int cli_generator_reset(cli_generator *generator)
                                    generator->context_tokens, &generator->session);
 }
 
+void cli_generator_keep(cli_generator *generator, cli_kept *kept)
+{
+    kvf_error error;
+    *kept = (cli_kept){.pending = generator->pending,
+                       .sampler_before = generator->sampler_before,
+                       .unfinished = generator->saver->unfinished};
+    if (kvf_session_fork(generator->session, &kept->session, &error) != KVF_OK)
+        fprintf(stderr, "kvfold: run: warning: this cannot be taken back later: %s\n",
+                error.message);
+}
+
+void cli_generator_take_back(cli_generator *generator, cli_kept *kept)
+{
+    kvf_session_close(generator->session);
+    generator->session = kept->session;
+    generator->pending = kept->pending;
+    generator->sampler_before = kept->sampler_before;
+    generator->saver->unfinished = kept->unfinished;
+    kept->session = NULL;
+}
+
+void cli_kept_free(cli_kept *kept)
+{
+    kvf_session_close(kept->session);
+    kept->session = NULL;
+}
+
 static int forward(cli_generator *generator, const int32_t *tokens, uint32_t n_tokens)
 {
     kvf_error error;
@@ -116,9 +143,10 @@ static int prefill_chunk(cli_generator *generator, const int32_t *tokens, uint64
                           &generator->sampler);
 }
 
-static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
-                   cli_answer *answer)
+int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                    cli_answer *answer)
 {
+    memset(answer, 0, sizeof *answer);
     const uint32_t chunk =
         cli_options_chunk_tokens(generator->engine->options, generator->context_tokens);
     cli_progress progress = {0};
@@ -134,6 +162,8 @@ static int prefill(cli_generator *generator, const int32_t *tokens, uint64_t n_t
     }
     cli_progress_finish(&progress);
     answer->prefill_seconds = cli_seconds() - started;
+    if (answer->n_prompt_tokens < n_tokens)
+        answer->ending = CLI_ENDED_INTERRUPTED;
     /* A prompt is found again by itself, whatever its answer is. */
     if (status == CLI_EXIT_OK && generator->saver->store)
         status = cli_generator_save(generator);
@@ -187,7 +217,7 @@ static bool ended(const cli_generator *generator, cli_answer *answer)
     return true;
 }
 
-static int decode(cli_generator *generator, bool stream, cli_answer *answer)
+int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
 {
     const double started = cli_seconds();
     int status = CLI_EXIT_OK;
@@ -217,20 +247,6 @@ static int decode(cli_generator *generator, bool stream, cli_answer *answer)
     }
     answer->decode_seconds = cli_seconds() - started;
     return status;
-}
-
-int cli_generate(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens, bool stream,
-                 cli_answer *answer)
-{
-    memset(answer, 0, sizeof *answer);
-    const int status = prefill(generator, tokens, n_tokens, answer);
-    if (status != CLI_EXIT_OK)
-        return status;
-    if (answer->n_prompt_tokens < n_tokens) {
-        answer->ending = CLI_ENDED_INTERRUPTED;
-        return CLI_EXIT_OK;
-    }
-    return decode(generator, stream, answer);
 }
 
 const char *cli_ending_name(cli_ending ending)

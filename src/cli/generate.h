@@ -24,6 +24,14 @@ typedef struct cli_generator {
     int32_t pending;            /* answered last, not in the session yet; -1: none */
 } cli_generator;
 
+/* A state to come back to; it shares the pages of what goes on from it. */
+typedef struct cli_kept {
+    kvf_session *session; /* NULL: there is none */
+    int32_t pending;
+    kvf_sampler sampler_before;
+    cli_unfinished unfinished;
+} cli_kept;
+
 typedef struct cli_answer {
     uint64_t n_prompt_tokens; /* that went into the session */
     uint64_t n_tokens;        /* answered */
@@ -41,16 +49,26 @@ int cli_generator_open(cli_engine *engine, cli_saver *saver, uint64_t context_to
 void cli_generator_close(cli_generator *generator);
 /* Forgets everything that was said. */
 int cli_generator_reset(cli_generator *generator);
+/* Keeps the state as it is now. Without memory for that, kept->session is NULL and a warning says
+ * so. */
+void cli_generator_keep(cli_generator *generator, cli_kept *kept);
+/* Takes the kept state, which is empty then. The sampler's random numbers go on. */
+void cli_generator_take_back(cli_generator *generator, cli_kept *kept);
+void cli_kept_free(cli_kept *kept);
 /* Saves the session, with the token that was answered last in it. */
 int cli_generator_save(cli_generator *generator);
 
 /*
- * Appends the tokens, then answers with up to --max-tokens of them. stream: the
- * answer's bytes go to stdout as they come; otherwise they are kept in
- * answer->tokens (free them). The tokens must fit the context.
+ * Appends the tokens, which must fit the context, and begins *answer. It has ended already
+ * where Ctrl-C came before all of them were read: answer->n_prompt_tokens says how many were.
  */
-int cli_generate(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens, bool stream,
-                 cli_answer *answer);
+int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                    cli_answer *answer);
+/*
+ * Answers what was read with up to --max-tokens tokens. stream: the answer's bytes go to
+ * stdout as they come; otherwise they are kept in answer->tokens (free them).
+ */
+int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer);
 
 /* "end of text", "max_tokens" .. for machines, and the summary line for people (stderr). */
 const char *cli_ending_name(cli_ending ending);

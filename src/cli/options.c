@@ -635,6 +635,7 @@ static void set_defaults(cli_options *o, cli_command command)
     o->decode_tokens = 64;
     o->store_max_bytes = default_store_bytes;
     o->save_every_seconds = 30;
+    o->counts_checkpoints = command == CLI_PLAN;
     if (command == CLI_VERIFY) {
         memcpy(o->contexts, verify_contexts, sizeof verify_contexts);
         o->n_contexts = sizeof verify_contexts / sizeof verify_contexts[0];
@@ -691,5 +692,7 @@ kvf_session_options cli_options_session(const cli_options *options, kvf_profile_
         .score_tile_tokens = tiled ? options->score_tile_tokens : 0,
         .grid_off = options->grid_off,
         .n_threads = options->n_threads,
+        /* The command goes back by forks (chat.c); plan speaks of any program's session. */
+        .checkpoint_count = options->counts_checkpoints ? 0 : KVF_NO_CHECKPOINTS,
     };
 }

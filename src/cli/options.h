@@ -85,6 +85,7 @@ typedef struct cli_options {
     bool weights_given;
     const char *svg_file; /* and bench */
     bool list_buffers;
+    bool counts_checkpoints; /* a session of the library's defaults; the command's has none */
 
     /* verify */
     uint32_t decode_tokens; /* after the prompt, one at a time */

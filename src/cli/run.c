@@ -173,7 +173,9 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
     cli_answer answer;
     if (n_resumed > 0)
         say_resumed(generator, n_resumed, n_tokens);
-    int status = cli_generate(generator, tokens + n_found, n_tokens - n_found, !json, &answer);
+    int status = cli_read_prompt(generator, tokens + n_found, n_tokens - n_found, &answer);
+    if (status == CLI_EXIT_OK && answer.n_prompt_tokens == n_tokens - n_found)
+        status = cli_answer_prompt(generator, !json, &answer);
     if (!json) {
         putchar('\n');
         fflush(stdout);
@@ -241,10 +243,10 @@ static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
     const bool bos = cli_saver_at_start(saver) && (text->data || !saver->exists);
     size_t n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
     int status = CLI_EXIT_OK;
-    if (!text->data && !options->interactive && !saver->exists)
-        status = cli_error("run", "the session %s is not there yet; give a prompt to begin it",
-                           options->session);
-    else if (n == 0 && !options->interactive && !saver->exists)
+    if (!text->data && !options->interactive && cli_saver_held_tokens(saver) == 0)
+        status = cli_error("run", "the session %s is %s; give a prompt to begin it",
+                           options->session, saver->exists ? "empty" : "not there yet");
+    else if (n == 0 && !options->interactive && cli_saver_held_tokens(saver) == 0)
         status = cli_error("run", "the prompt is empty");
     else if (!options->interactive)
         status = cli_saver_skip(saver, tokens, n, &n_held);

@@ -39,8 +39,8 @@ static int open_named(cli_options *options, cli_saver *saver)
         return cli_error(options->command, "%s", error.message);
     saver->exists = true;
     memcpy(&unfinished, saver->info.caller_state + unfinished_offset, sizeof unfinished);
-    saver->unfinished = unfinished > 0 && unfinished <= saver->info.n_tokens;
-    saver->unfinished_from = saver->unfinished ? unfinished - 1 : 0;
+    saver->unfinished.there = unfinished > 0 && unfinished <= saver->info.n_tokens;
+    saver->unfinished.from = saver->unfinished.there ? unfinished - 1 : 0;
     if (!options->profile_given)
         options->profile = saver->info.profile;
     if (!options->grid_given)
@@ -96,17 +96,18 @@ uint64_t cli_saver_held_tokens(const cli_saver *saver)
 
 bool cli_saver_at_start(const cli_saver *saver)
 {
-    return cli_saver_held_tokens(saver) == 0 || (saver->unfinished && saver->unfinished_from == 0);
+    return cli_saver_held_tokens(saver) == 0 ||
+           (saver->unfinished.there && saver->unfinished.from == 0);
 }
 
 int cli_saver_skip(cli_saver *saver, const int32_t *tokens, uint64_t n_tokens, uint64_t *n_held)
 {
     kvf_error error;
     *n_held = 0;
-    if (!saver->unfinished)
+    if (!saver->unfinished.there)
         return CLI_EXIT_OK;
     const uint64_t held = saver->info.n_tokens;
-    const uint64_t begun = held - saver->unfinished_from;
+    const uint64_t begun = held - saver->unfinished.from;
     int32_t *ids = malloc((held + 1) * sizeof *ids);
     if (!ids)
         return cli_error("run", "out of memory for the text so far");
@@ -114,10 +115,10 @@ int cli_saver_skip(cli_saver *saver, const int32_t *tokens, uint64_t n_tokens, u
     if (kvf_snapshot_tokens(saver->path, ids, held, &error) != KVF_OK)
         status = cli_error("run", "%s", error.message);
     else if (begun <= n_tokens &&
-             memcmp(ids + saver->unfinished_from, tokens, begun * sizeof *ids) == 0)
+             memcmp(ids + saver->unfinished.from, tokens, begun * sizeof *ids) == 0)
         *n_held = begun;
     else {
-        saver->unfinished = false;
+        saver->unfinished.there = false;
         fprintf(stderr,
                 "kvfold: run: note: %s ends inside a prompt that was interrupted; what follows is "
                 "appended there\n",
@@ -209,14 +210,14 @@ uint64_t cli_saver_limit(const cli_saver *saver, uint64_t held_tokens, uint64_t 
 void cli_saver_begin_prompt(cli_saver *saver, const kvf_session *session)
 {
     /* The rest of an interrupted prompt: it began where it did. */
-    if (!saver->unfinished)
-        saver->unfinished_from = kvf_session_n_tokens(session);
-    saver->unfinished = true;
+    if (!saver->unfinished.there)
+        saver->unfinished.from = kvf_session_n_tokens(session);
+    saver->unfinished.there = true;
 }
 
 void cli_saver_end_prompt(cli_saver *saver)
 {
-    saver->unfinished = false;
+    saver->unfinished.there = false;
 }
 
 static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session,
@@ -224,7 +225,7 @@ static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session
 {
     kvf_error error;
     uint8_t *state = kvf_session_caller_state(session);
-    const uint64_t unfinished = saver->unfinished ? saver->unfinished_from + 1 : 0;
+    const uint64_t unfinished = saver->unfinished.there ? saver->unfinished.from + 1 : 0;
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
     if (kvf_model_save_session(engine->model, session, saver->path, NULL, &saver->report, &error) !=
@@ -257,7 +258,8 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
 int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
                    const kvf_sampler *sampler)
 {
-    if (kvf_session_n_tokens(session) == 0)
+    /* Nothing was said: there is no session yet. Or all was taken back: that is its state. */
+    if (kvf_session_n_tokens(session) == 0 && (!saver->path || !(saver->exists || saver->saved)))
         return CLI_EXIT_OK;
     if (saver->path)
         return save_named(saver, engine, session, sampler);
@@ -289,7 +291,8 @@ void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
                 saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),
                 cli_format_bytes(saver->report.written_bytes, written),
-                saver->unfinished ? "; the prompt is not all there: give it again to go on" : "");
+                saver->unfinished.there ? "; the prompt is not all there: give it again to go on"
+                                        : "");
     if (!saver->put.file_bytes)
         return;
     cli_format_bytes(saver->put.file_bytes, bytes);

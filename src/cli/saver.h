@@ -9,6 +9,12 @@
 #include "cli/session_files.h"
 #include "model/sample.h"
 
+/* A prompt that is not all there, as Ctrl-C left it. */
+typedef struct cli_unfinished {
+    bool there;
+    uint64_t from; /* tokens before it */
+} cli_unfinished;
+
 typedef struct cli_saver {
     const cli_options *options;
     char *folder;
@@ -18,11 +24,10 @@ typedef struct cli_saver {
     cli_lock lock;
     bool exists; /* it was saved before; info is what its file says */
     kvf_snapshot_info info;
-    uint64_t unfinished_from; /* tokens before a prompt that is not all there .. */
-    bool unfinished;          /* .. where there is one */
-    double saved_seconds;     /* when it was saved last, by cli_seconds() */
-    kvf_save_report report;   /* of the last save */
-    bool saved;               /* there was one */
+    cli_unfinished unfinished;
+    double saved_seconds;   /* when it was saved last, by cli_seconds() */
+    kvf_save_report report; /* of the last save */
+    bool saved;             /* there was one */
 
     /* A store. */
     kvf_store *store;         /* NULL: there is none */
