@@ -497,6 +497,14 @@ KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t quer
  */
 KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kvf_error *error);
 
+/*
+ * For a session that takes the place of `other`, which was saved or restored: a fork that was
+ * kept while the other went on. Its next save to the other's file writes only what the two do
+ * not share (pages in memory, compared by address), instead of all. Does nothing where they
+ * share nothing, or where `other` was never saved.
+ */
+KVF_API void kvf_session_share_save(kvf_session *session, const kvf_session *other);
+
 /* What has to be appended to reach the place that truncate was asked for. */
 typedef struct kvf_replay {
     uint64_t first_token;   /* tokens that the session holds after truncate */

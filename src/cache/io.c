@@ -162,6 +162,33 @@ const kvf_io kvf_io_system = {.open = system_open,
                               .map = system_map,
                               .unmap = system_unmap};
 
+char *kvf_io_folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = malloc(strlen(path) + 2);
+    if (!folder)
+        return NULL;
+    if (!slash) {
+        strcpy(folder, ".");
+        return folder;
+    }
+    /* "/NAME" lies in "/". */
+    const size_t n = slash == path ? 1 : (size_t)(slash - path);
+    memcpy(folder, path, n);
+    folder[n] = '\0';
+    return folder;
+}
+
+int kvf_io_make_folder(const char *path)
+{
+    if (mkdir(path, S_IRWXU) != 0)
+        return errno == EEXIST ? 0 : -1;
+    char *parent = kvf_io_folder_of(path);
+    const int result = parent ? system_sync_folder(&kvf_io_system, parent) : -1;
+    free(parent);
+    return result;
+}
+
 kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
 {
     const int reason = errno;

@@ -41,6 +41,11 @@ struct kvf_io {
 /* The operating system. */
 extern const kvf_io kvf_io_system;
 
+/* "DIR" of "DIR/NAME", malloc'd; NULL without memory. */
+char *kvf_io_folder_of(const char *path);
+/* Makes a folder, if it is not there, that outlives a power cut. -1 and errno on failure. */
+int kvf_io_make_folder(const char *path);
+
 /* errno as a status: KVF_FILE_NOT_FOUND or KVF_FILE_IO; "PATH: cannot WHAT: ..". */
 kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error);
 

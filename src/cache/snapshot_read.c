@@ -76,13 +76,17 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
 {
     const kvf_snapshot_header *header = &index->header;
     const kvf_session_header *session = &header->session;
-    if (!kvf_profile_get((kvf_profile_id)session->profile) || session->n_layers == 0 ||
-        session->n_layers > KVF_MAX_LAYERS || session->flags & ~KVF_SNAPSHOT_GRID_OFF)
-        return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: profile %u, %u layers, flags %u; profiles 0 to %d, 1 to %d "
-                        "layers and flag %u are known",
-                        path, session->profile, session->n_layers, session->flags,
-                        KVF_PROFILE_COUNT - 1, KVF_MAX_LAYERS, KVF_SNAPSHOT_GRID_OFF);
+    /* Not damage: a newer build may have more of them. */
+    if (!kvf_profile_get((kvf_profile_id)session->profile) ||
+        session->flags & ~KVF_SNAPSHOT_GRID_OFF)
+        return kvf_fail(error, KVF_UNSUPPORTED,
+                        "%.200s: profile %u, flags %u; this build reads profiles 0 to %d and flag "
+                        "%u",
+                        path, session->profile, session->flags, KVF_PROFILE_COUNT - 1,
+                        KVF_SNAPSHOT_GRID_OFF);
+    if (session->n_layers == 0 || session->n_layers > KVF_MAX_LAYERS)
+        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %u layers; 1 to %d are possible", path,
+                        session->n_layers, KVF_MAX_LAYERS);
     if (session->flags & KVF_SNAPSHOT_GRID_OFF && session->profile != KVF_PROFILE_LEGACY)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%.200s: rows without the grid in profile %u; only %d has them", path,

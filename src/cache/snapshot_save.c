@@ -20,6 +20,7 @@ typedef struct saving {
     kvf_session *session;
     kvf_snapshot_shape shape;
     const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
+    bool always;             /* added to, however much of it is unused */
     kvf_part *parts;         /* of the next index; new ones have offset 0 */
     uint32_t n_parts;
     size_t largest_bytes; /* of a new part */
@@ -186,24 +187,6 @@ static void remember(saving *save, kvf_save_report *report, bool appended)
 
 /* ---- A new file -------------------------------------------------------------------------- */
 
-/* "DIR" of "DIR/NAME", malloc'd. */
-static char *folder_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *folder = malloc(strlen(path) + 2);
-    if (!folder)
-        return NULL;
-    if (!slash) {
-        strcpy(folder, ".");
-        return folder;
-    }
-    /* "/NAME" lies in "/". */
-    const size_t n = slash == path ? 1 : (size_t)(slash - path);
-    memcpy(folder, path, n);
-    folder[n] = '\0';
-    return folder;
-}
-
 static bool same_file(const struct stat *a, const struct stat *b)
 {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
@@ -333,7 +316,7 @@ static kvf_status save_new(saving *save, const char *path, kvf_save_report *repo
                            kvf_error *error)
 {
     const kvf_io *io = save->writer.io;
-    char *folder = folder_of(path);
+    char *folder = kvf_io_folder_of(path);
     char *temporary = malloc(strlen(path) + sizeof SUFFIX);
     int replaced = -1;
     kvf_status status = KVF_OK;
@@ -394,7 +377,8 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *wort
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
     /* A generation of 2^64 - 1 would be refused when it is read. */
-    *worth = end_bytes / 2 <= live_bytes && old->header.generation < UINT64_MAX - 1;
+    *worth =
+        (save->always || end_bytes / 2 <= live_bytes) && old->header.generation < UINT64_MAX - 1;
     if (!*worth)
         return KVF_OK;
     /* What a save that was interrupted left behind. */
@@ -494,24 +478,40 @@ static void end_save(saving *save)
     free(save->parts);
 }
 
+/* *done is false where the file is not the one that was saved last, or is not worth adding to. */
+static kvf_status try_appending(kvf_session *session, const char *path, bool always,
+                                kvf_save_report *report, const kvf_io *io, bool *done,
+                                kvf_error *error)
+{
+    const kvf_saved before = session->saved;
+    saving save = begin_save(session, path, io);
+    save.before = &before;
+    save.always = always;
+    const kvf_status status = save_appending(&save, path, report, done, error);
+    end_save(&save);
+    return status;
+}
+
 /* `path` is no link. */
 static kvf_status save_file(kvf_session *session, const char *path, const kvf_save_options *wanted,
                             kvf_save_report *report, const kvf_io *io, kvf_error *error)
 {
+    const bool may_append = !wanted->whole && !wanted->compress;
     kvf_status status = KVF_OK;
     bool done = false;
-    if (session->saved.known && !wanted->whole && !wanted->compress) {
-        const kvf_saved before = session->saved;
-        saving save = begin_save(session, path, io);
-        save.before = &before;
-        status = save_appending(&save, path, report, &done, error);
-        end_save(&save);
-    }
-    if (status == KVF_OK && !done) {
-        saving save = begin_save(session, path, io);
-        save.writer.compress = wanted->compress;
-        status = save_new(&save, path, report, error);
-        end_save(&save);
+    if (may_append && session->saved.known)
+        status = try_appending(session, path, false, report, io, &done, error);
+    if (status != KVF_OK || done)
+        return status;
+    saving save = begin_save(session, path, io);
+    save.writer.compress = wanted->compress;
+    status = save_new(&save, path, report, error);
+    end_save(&save);
+    /* A disk that has no room for a whole file beside the old one may have it for what is new. */
+    if (status == KVF_FILE_IO && may_append && session->saved.known) {
+        kvf_error second;
+        if (try_appending(session, path, true, report, io, &done, &second) == KVF_OK && done)
+            status = KVF_OK;
     }
     return status;
 }

@@ -80,7 +80,7 @@ kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, kvf_store **st
     if (max_bytes == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%.200s: a store of 0 bytes holds nothing",
                         folder);
-    if (mkdir(folder, S_IRWXU) != 0 && errno != EEXIST)
+    if (kvf_io_make_folder(folder) != 0)
         return kvf_io_fail(folder, "make the folder", error);
     if (stat(folder, &info) != 0)
         return kvf_io_fail(folder, "look at", error);
@@ -483,12 +483,14 @@ static kvf_status remove_all_dead(const kvf_store *store, file_list *list, kvf_e
 static kvf_status make_room(const kvf_store *store, file_list *list, uint64_t bytes,
                             kvf_store_put_report *report, kvf_error *error)
 {
-    uint64_t held_bytes;
-    while (list->n > 0 && (held_bytes = sum_bytes(list)) + bytes > store->max_bytes) {
-        size_t oldest = 0;
-        for (size_t i = 1; i < list->n; i++)
-            if (used_earlier(&list->files[i], &list->files[oldest]))
+    while (sum_bytes(list) + bytes > store->max_bytes) {
+        size_t oldest = list->n;
+        for (size_t i = 0; i < list->n; i++)
+            if (!list->files[i].saving && /* those still here are of living processes */
+                (oldest == list->n || used_earlier(&list->files[i], &list->files[oldest])))
                 oldest = i;
+        if (oldest == list->n)
+            break;
         report->n_removed++;
         report->removed_bytes += list->files[oldest].bytes;
         const kvf_status status = remove_file(store, list, oldest, error);

@@ -22,6 +22,7 @@ typedef struct chat {
     cli_kept before[KEPT_TURNS]; /* [n_kept] the states before the last turns, the last last */
     int n_kept;
     cli_kept asked; /* the last turn is read, and not answered yet */
+    int unsaved;    /* the exit status of the last save, where that failed */
 } chat;
 
 static const char chat_help[] =
@@ -91,6 +92,12 @@ static void forget_asked(chat *c)
     cli_kept_free(&c->asked);
 }
 
+/* A disk that is full ends no conversation: the next save may do, and the last one counts. */
+static void save(chat *c)
+{
+    c->unsaved = cli_generator_save(c->generator);
+}
+
 /* Keeps the state before something that /undo takes back; the oldest kept one leaves. */
 static void keep_before(chat *c)
 {
@@ -125,14 +132,17 @@ static int undo(chat *c)
     forget_asked(c);
     cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
     printf("back at %s tokens\n", cli_format_count(tokens_so_far(c->generator), held));
-    return cli_generator_save(c->generator);
+    save(c);
+    return CLI_EXIT_OK;
 }
 
 static int reset(chat *c)
 {
     keep_before(c);
     const int status = cli_generator_reset(c->generator);
-    return status == CLI_EXIT_OK ? cli_generator_save(c->generator) : status;
+    if (status == CLI_EXIT_OK)
+        save(c);
+    return status;
 }
 
 /* ---- Turns -------------------------------------------------------------------------------- */
@@ -140,12 +150,12 @@ static int reset(chat *c)
 /* Answers what was read, and saves: whatever ends the conversation, it is there up to here. */
 static int answer(chat *c, cli_answer *answer)
 {
-    int status = cli_answer_prompt(c->generator, true, answer);
+    const int status = cli_answer_prompt(c->generator, true, answer);
     finish_line();
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK) {
         cli_answer_summarise(c->generator, answer);
-    if (status == CLI_EXIT_OK)
-        status = cli_generator_save(c->generator);
+        save(c);
+    }
     cli_interrupt_clear();
     return status;
 }
@@ -166,7 +176,8 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
 {
     cli_answer begun;
     keep_before(c);
-    int status = cli_read_prompt(c->generator, tokens, n_tokens, &begun);
+    cli_saver_end_prompt(c->generator->saver); /* one that was interrupted is text now */
+    const int status = cli_read_prompt(c->generator, tokens, n_tokens, &begun);
     if (status != CLI_EXIT_OK)
         return status;
     if (begun.n_prompt_tokens == n_tokens) {
@@ -175,9 +186,9 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
     }
     finish_line();
     cli_answer_summarise(c->generator, &begun);
-    status = cli_generator_save(c->generator);
+    save(c);
     cli_interrupt_clear();
-    return status;
+    return CLI_EXIT_OK;
 }
 
 /*
@@ -251,7 +262,8 @@ int cli_chat(cli_generator *generator, const cli_text *first)
         fputs("/help lists the commands.\n", stdout);
     if (first)
         status = take_turn(&c, first->data, first->bytes);
-    while (status == CLI_EXIT_OK && (length = read_line(&line, &line_bytes)) >= 0) {
+    while (status == CLI_EXIT_OK && !cli_leaving() && !ferror(stdout) &&
+           (length = read_line(&line, &line_bytes)) >= 0) {
         if (line[0] == '/') {
             if (!run_slash_command(&c, line, &status))
                 break;
@@ -263,5 +275,7 @@ int cli_chat(cli_generator *generator, const cli_text *first)
         finish_line(); /* the prompt's line is still open */
     forget_all(&c);
     free(line);
-    return status;
+    if (status == CLI_EXIT_OK)
+        status = c.unsaved;
+    return status == CLI_EXIT_OK && cli_leaving() ? CLI_EXIT_INTERRUPTED : status;
 }

@@ -55,12 +55,16 @@ void cli_generator_close(cli_generator *generator)
 
 int cli_generator_reset(cli_generator *generator)
 {
+    kvf_session *empty;
+    const int status = cli_engine_open_session(generator->engine, profile_of(generator),
+                                               generator->context_tokens, &empty);
+    if (status != CLI_EXIT_OK)
+        return status;
     kvf_session_close(generator->session);
-    generator->session = NULL;
+    generator->session = empty;
     generator->pending = -1;
     cli_saver_end_prompt(generator->saver);
-    return cli_engine_open_session(generator->engine, profile_of(generator),
-                                   generator->context_tokens, &generator->session);
+    return CLI_EXIT_OK;
 }
 
 void cli_generator_keep(cli_generator *generator, cli_kept *kept)
@@ -76,6 +80,8 @@ void cli_generator_keep(cli_generator *generator, cli_kept *kept)
 
 void cli_generator_take_back(cli_generator *generator, cli_kept *kept)
 {
+    /* What the file holds of it need not be written again. */
+    kvf_session_share_save(kept->session, generator->session);
     kvf_session_close(generator->session);
     generator->session = kept->session;
     generator->pending = kept->pending;
@@ -206,7 +212,8 @@ static int keep_token(const cli_generator *generator, cli_answer *answer, int32_
 /* True when the answer ends before another token is computed. */
 static bool ended(const cli_generator *generator, cli_answer *answer)
 {
-    if (cli_interrupted())
+    /* Nobody reads the answer any more (head): main reports it, after the save. */
+    if (cli_interrupted() || ferror(stdout))
         answer->ending = CLI_ENDED_INTERRUPTED;
     else if (answer->n_tokens == generator->engine->options->max_tokens)
         answer->ending = CLI_ENDED_MAX_TOKENS;

@@ -9,6 +9,7 @@
 
 /* A signal handler can reach nothing else than objects of static storage. */
 static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t leaving;
 
 /*
  * Every signal puts a byte into this pipe, so that a wait for input sees one that
@@ -19,7 +20,10 @@ static int wake_pipe[2] = {-1, -1};
 static void on_interrupt(int signal_number)
 {
     const int saved_errno = errno;
-    (void)signal_number;
+    if (signal_number != SIGINT) {
+        leaving = 1;
+        signal(signal_number, SIG_DFL); /* asked again: at once */
+    }
     interrupted = 1;
     /* A full pipe wakes the wait as well, so a failed write loses nothing. */
     if (wake_pipe[1] < 0 || write(wake_pipe[1], "!", 1) <= 0)
@@ -38,12 +42,29 @@ void cli_interrupt_catch(void)
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt; /* sa_flags without SA_RESTART: reads return EINTR */
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
+    const int caught[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
+        struct sigaction before;
+        /* One that is ignored (nohup) stays so. */
+        if (sigaction(caught[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+            sigaction(caught[i], &action, NULL);
+    }
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+void cli_interrupt_outlive_output(void)
+{
+    signal(SIGPIPE, SIG_IGN);
 }
 
 bool cli_interrupted(void)
 {
     return interrupted != 0;
+}
+
+bool cli_leaving(void)
+{
+    return leaving != 0;
 }
 
 bool cli_interrupt_wait_readable(int descriptor)
@@ -60,5 +81,5 @@ void cli_interrupt_clear(void)
     char bytes[64];
     while (wake_pipe[0] >= 0 && read(wake_pipe[0], bytes, sizeof bytes) > 0)
         continue;
-    interrupted = 0;
+    interrupted = leaving;
 }

@@ -7,6 +7,7 @@
 #include "cli/clock.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
+#include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/text.h"
@@ -266,6 +267,7 @@ int cli_run(const cli_options *options)
     cli_options resolved = *options; /* a session that is resumed brings its own */
     cli_engine engine;
     cli_saver saver = {.lock = {-1, NULL}};
+    cli_interrupt_outlive_output();
     int status = cli_engine_open(&resolved, &engine);
     if (status == CLI_EXIT_OK &&
         kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/clock.h"
 #include "cli/message.h"
@@ -33,8 +34,14 @@ static int open_named(cli_options *options, cli_saver *saver)
     if (status != CLI_EXIT_OK)
         return status;
     const kvf_status read = kvf_snapshot_info_read(saver->path, &saver->info, &error);
+    struct stat link;
+    if (read == KVF_FILE_NOT_FOUND && lstat(saver->path, &link) == 0)
+        return cli_error(options->command, "%s is a link that leads nowhere", saver->path);
     if (read == KVF_FILE_NOT_FOUND)
         return CLI_EXIT_OK;
+    if (read == KVF_FILE_FORMAT)
+        return cli_error(options->command, "%s ('kvfold session rm %s' would remove it)",
+                         error.message, options->session);
     if (read != KVF_OK)
         return cli_error(options->command, "%s", error.message);
     saver->exists = true;

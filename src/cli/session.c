@@ -87,7 +87,9 @@ static int add_folder(const cli_options *options, const char *folder, bool is_pr
     char reason[256];
     int status = cli_path(options, folder, is_prefix ? CLI_PREFIXES : "", "", &path);
     DIR *listing = status == CLI_EXIT_OK ? opendir(path) : NULL;
-    if (status == CLI_EXIT_OK && !listing && errno != ENOENT)
+    if (status == CLI_EXIT_OK && !listing && errno == ENOENT && options->store && !is_prefix)
+        status = cli_error(options->command, "there is no folder %s", path);
+    else if (status == CLI_EXIT_OK && !listing && errno != ENOENT)
         status = cli_error(options->command, "cannot list %s: %s", path, strerror(errno));
     const struct dirent *found;
     while (listing && status == CLI_EXIT_OK && (found = readdir(listing))) {
@@ -190,7 +192,7 @@ static int print_list(const cli_options *options, const entries *all)
             cli_table_free(&table);
             return cli_error(options->command, "out of memory for the table");
         }
-        snprintf(cells[0], CLI_CELL_BYTES, "%.47s", e->name);
+        snprintf(cells[0], CLI_CELL_BYTES, "%s", e->name);
         strcpy(cells[1], cli_format_count(e->info.n_tokens, number));
         strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
         snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
@@ -338,6 +340,8 @@ static int remove_session(const cli_options *options, const char *folder, const 
     char bytes[CLI_NUMBER_BYTES];
     char *unfinished = NULL;
     cli_lock lock = {-1, NULL};
+    if (!S_ISREG(e->file.st_mode))
+        return cli_error(options->command, "%s is not a regular file; it is not removed", e->path);
     int status = cli_path(options, e->path, "", ".saving", &unfinished);
     if (status == CLI_EXIT_OK && !e->is_prefix)
         status = cli_session_lock(options, folder, e->name, &lock);
@@ -363,6 +367,11 @@ static int remove_sessions(const cli_options *options, const char *folder, const
 
 static int export_session(const cli_options *options, const entry *e, const char *file)
 {
+    struct stat existing;
+    if (strcmp(file, "-") == 0)
+        return cli_error(options->command, "export writes a file, not standard output");
+    if (lstat(file, &existing) == 0)
+        return cli_error(options->command, "%s is there already; it is not replaced", file);
     const kvf_device_options device_options = {.n_threads = 1};
     const kvf_load_options load = {.verify = true};
     const kvf_save_options compressed = {.compress = true};

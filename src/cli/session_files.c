@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/io.h"
 #include "cli/message.h"
 
 /* Another process may remove the lock's file between opening and locking it. */
@@ -70,7 +71,7 @@ int cli_make_folder(const cli_options *options, const char *folder)
         if (part[i] != '/')
             continue;
         part[i] = '\0';
-        if (mkdir(part, S_IRWXU) != 0 && errno != EEXIST)
+        if (kvf_io_make_folder(part) != 0)
             status =
                 cli_error(options->command, "cannot make the folder %s: %s", part, strerror(errno));
         part[i] = '/';

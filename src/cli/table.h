@@ -39,7 +39,7 @@ int cli_record_print(const char *command, cli_record *record, cli_output output,
 
 /* ---- Tables ----------------------------------------------------------------- */
 
-enum { CLI_MAX_COLUMNS = 16, CLI_CELL_BYTES = 48 };
+enum { CLI_MAX_COLUMNS = 16, CLI_CELL_BYTES = 80 };
 
 typedef struct cli_column {
     const char *heading;
