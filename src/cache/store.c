@@ -489,11 +489,12 @@ static kvf_status make_room(const kvf_store *store, file_list *list, uint64_t by
         for (size_t i = 1; i < list->n; i++)
             if (used_earlier(&list->files[i], &list->files[oldest]))
                 oldest = i;
-        report->n_removed++;
-        report->removed_bytes += list->files[oldest].bytes;
+        const uint64_t oldest_bytes = list->files[oldest].bytes;
         const kvf_status status = remove_file(store, list, oldest, error);
         if (status != KVF_OK)
             return status;
+        report->n_removed++;
+        report->removed_bytes += oldest_bytes;
     }
     return KVF_OK;
 }
