@@ -4,6 +4,7 @@
  */
 #include "snapshot_support.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -126,6 +127,15 @@ static unsigned mode_of(const char *path)
     return info.st_mode & 07777;
 }
 
+static int refuse_mode(const kvf_io *io, int file, mode_t mode)
+{
+    (void)io;
+    (void)file;
+    (void)mode;
+    errno = EPERM;
+    return -1;
+}
+
 static void a_file_keeps_its_permissions_and_a_new_one_is_the_owner_s(void **state)
 {
     (void)state;
@@ -138,6 +148,12 @@ static void a_file_keeps_its_permissions_and_a_new_one_is_the_owner_s(void **sta
     const mode_t usual = umask(0);
     snap_save(session, path);
     assert_int_equal(mode_of(path), 0600);
+    /* Not even for a moment, nor where they cannot be changed. */
+    kvf_io io = kvf_io_system;
+    io.set_mode = refuse_mode;
+    assert_int_equal(kvf_session_save_to(session, snap_path("fixed"), NULL, NULL, &io, NULL),
+                     KVF_OK);
+    assert_int_equal(mode_of(snap_path("fixed")), 0600);
     umask(077);
     assert_int_equal(chmod(path, 0640), 0);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
