@@ -8,33 +8,30 @@
 
 #ifdef KVF_TEST_WRAPPED_MALLOC
 
-static kvf_device *device;
-static kvf_geometry geometry;
-
 static void open_fails_at_every_allocation(void **state)
 {
     (void)state;
     const kvf_session_options options = {
         .profile = KVF_PROFILE_FOLD, .max_tokens = 8192, .chunk_tokens = SMALL_CHUNK};
-    const malloc_counts before = failing_malloc_count(device);
+    const malloc_counts before = failing_malloc_count(small_device);
     kvf_session *session;
     kvf_error error;
     kvf_status status = KVF_OUT_OF_MEMORY;
     uint64_t n = 0;
     for (; status != KVF_OK; n++) {
         failing_malloc_begin(n);
-        status = kvf_session_open(device, &geometry, &options, &session, &error);
+        status = kvf_session_open(small_device, &small_geometry, &options, &session, &error);
         if (!failing_malloc_end())
             break;
         assert_int_equal(status, KVF_OUT_OF_MEMORY);
         assert_true(strlen(error.message) > 0);
         assert_null(session);
-        failing_malloc_expect(device, &before);
+        failing_malloc_expect(small_device, &before);
     }
     assert_int_equal(status, KVF_OK);
     assert_true(n >= 20); /* tables, states, header, logits */
     kvf_session_close(session);
-    failing_malloc_expect(device, &before);
+    failing_malloc_expect(small_device, &before);
 }
 
 /* One chunk, failing at every allocation; then a clean session goes the same way. */
@@ -46,24 +43,24 @@ static uint64_t fail_chunk(kvf_session *session, kvf_session *clean, uint32_t n_
     kvf_status status = KVF_OUT_OF_MEMORY;
     const uint64_t first = kvf_session_n_tokens(session);
     const uint64_t others =
-        device->live_bytes[KVF_MEMORY_CHECKPOINT] - kvf_session_checkpoint_bytes(session);
+        small_device->live_bytes[KVF_MEMORY_CHECKPOINT] - kvf_session_checkpoint_bytes(session);
     uint64_t n = 0;
     for (uint32_t i = 0; i < n_tokens; i++)
         tokens[i] = small_token(first + i, text);
     for (;; n++) {
         failing_malloc_begin(n);
-        status = small_chunk(session, &geometry, tokens, n_tokens, &error);
+        status = small_chunk(session, tokens, n_tokens, &error);
         if (!failing_malloc_end())
             break;
         assert_int_equal(status, KVF_OUT_OF_MEMORY);
         assert_true(strlen(error.message) > 0);
         /* nothing but checkpoints is held there: neither a chunk's nor one not taken */
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT],
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT],
                          others + kvf_session_checkpoint_bytes(session));
         assert_same_session(clean, session);
     }
     assert_int_equal(status, KVF_OK);
-    small_feed(clean, &geometry, n_tokens, text);
+    small_feed(clean, n_tokens, text);
     assert_same_session(clean, session);
     return n;
 }
@@ -73,16 +70,16 @@ static void chunks_fail_at_every_allocation(void **state)
     (void)state;
     static const uint32_t chunks[] = {1, 2, 125, 128, 1, 7, 300, 76, 1, 255};
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-        const malloc_counts before = failing_malloc_count(device);
-        kvf_session *session = small_open(device, &geometry, (kvf_profile_id)profile, 2);
-        kvf_session *clean = small_open(device, &geometry, (kvf_profile_id)profile, 2);
+        const malloc_counts before = failing_malloc_count(small_device);
+        kvf_session *session = small_open((kvf_profile_id)profile, 2);
+        kvf_session *clean = small_open((kvf_profile_id)profile, 2);
         uint64_t n = 0;
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
             n += fail_chunk(session, clean, chunks[i], 0);
         assert_true(n > 100);
         kvf_session_close(session);
         kvf_session_close(clean);
-        failing_malloc_expect(device, &before);
+        failing_malloc_expect(small_device, &before);
     }
 }
 
@@ -90,17 +87,17 @@ static void chunks_fail_at_every_allocation(void **state)
 static void fork_fails_at_every_allocation(void **state)
 {
     (void)state;
-    const malloc_counts before = failing_malloc_count(device);
-    kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 2);
-    kvf_session *clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 2);
+    const malloc_counts before = failing_malloc_count(small_device);
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
+    kvf_session *clean = small_open(KVF_PROFILE_FOLD, 2);
     kvf_session *fork;
     kvf_error error;
     kvf_status status = KVF_OUT_OF_MEMORY;
-    small_feed(session, &geometry, 256, 0);
-    small_feed(session, &geometry, 3, 0);
-    small_feed(clean, &geometry, 256, 0);
-    small_feed(clean, &geometry, 3, 0);
-    const malloc_counts opened = failing_malloc_count(device);
+    small_feed(session, 256, 0);
+    small_feed(session, 3, 0);
+    small_feed(clean, 256, 0);
+    small_feed(clean, 3, 0);
+    const malloc_counts opened = failing_malloc_count(small_device);
     uint64_t n = 0;
     for (;; n++) {
         failing_malloc_begin(n);
@@ -110,22 +107,22 @@ static void fork_fails_at_every_allocation(void **state)
         assert_int_equal(status, KVF_OUT_OF_MEMORY);
         assert_true(strlen(error.message) > 0);
         assert_null(fork);
-        failing_malloc_expect(device, &opened);
+        failing_malloc_expect(small_device, &opened);
         assert_same_session(clean, session);
     }
     assert_int_equal(status, KVF_OK);
     assert_true(n >= 15);
     assert_true(fail_chunk(fork, clean, 5, 1) >= 10);
     kvf_session_close(clean);
-    clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 2);
-    small_feed(clean, &geometry, 256, 0);
-    small_feed(clean, &geometry, 3, 0);
+    clean = small_open(KVF_PROFILE_FOLD, 2);
+    small_feed(clean, 256, 0);
+    small_feed(clean, 3, 0);
     assert_same_session(clean, session);
     fail_chunk(session, clean, 9, 0);
     kvf_session_close(session);
     kvf_session_close(clean);
     kvf_session_close(fork);
-    failing_malloc_expect(device, &before);
+    failing_malloc_expect(small_device, &before);
 }
 
 static void truncate_fails_at_every_allocation(void **state)
@@ -133,17 +130,17 @@ static void truncate_fails_at_every_allocation(void **state)
     (void)state;
     static const uint64_t places[] = {0, 128, 300, 500, 600};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        const malloc_counts before = failing_malloc_count(device);
-        kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 8);
-        kvf_session *clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 8);
+        const malloc_counts before = failing_malloc_count(small_device);
+        kvf_session *session = small_open(KVF_PROFILE_FOLD, 8);
+        kvf_session *clean = small_open(KVF_PROFILE_FOLD, 8);
         kvf_replay replay;
         kvf_error error;
         kvf_status status = KVF_OUT_OF_MEMORY;
         for (int j = 0; j < 5; j++) {
-            small_feed(session, &geometry, 128, 0);
-            small_feed(clean, &geometry, 128, 0);
+            small_feed(session, 128, 0);
+            small_feed(clean, 128, 0);
         }
-        const malloc_counts fed = failing_malloc_count(device);
+        const malloc_counts fed = failing_malloc_count(small_device);
         uint64_t n = 0;
         for (;; n++) {
             failing_malloc_begin(n);
@@ -152,7 +149,7 @@ static void truncate_fails_at_every_allocation(void **state)
                 break;
             assert_int_equal(status, KVF_OUT_OF_MEMORY);
             assert_true(strlen(error.message) > 0);
-            failing_malloc_expect(device, &fed);
+            failing_malloc_expect(small_device, &fed);
             assert_same_session(clean, session);
         }
         assert_int_equal(status, KVF_OK);
@@ -162,29 +159,15 @@ static void truncate_fails_at_every_allocation(void **state)
         assert_int_equal(kvf_session_n_tokens(session), reached);
         kvf_replay_free(&replay);
         kvf_session_close(clean);
-        clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 8);
+        clean = small_open(KVF_PROFILE_FOLD, 8);
         for (uint64_t at = 0; at < reached; at += 128)
-            small_feed(clean, &geometry, 128, 0);
+            small_feed(clean, 128, 0);
         assert_same_session(clean, session);
         fail_chunk(session, clean, 40, 2);
         kvf_session_close(session);
         kvf_session_close(clean);
-        failing_malloc_expect(device, &before);
+        failing_malloc_expect(small_device, &before);
     }
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    geometry = small_geometry();
-    return small_setup(&device);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    small_teardown(device);
-    return 0;
 }
 
 int main(void)
@@ -195,7 +178,7 @@ int main(void)
         cmocka_unit_test(fork_fails_at_every_allocation),
         cmocka_unit_test(truncate_fails_at_every_allocation),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, small_setup, small_teardown);
 }
 
 #else
