@@ -285,12 +285,17 @@ static kvf_status write_new_file(saving *save, kvf_error *error)
     return status == KVF_OK ? sync_file(save, error) : status;
 }
 
-/* The new file may be read by whom the old one could; where that fails, by its owner. */
-static void copy_mode(const kvf_io *io, int from, int to)
+/*
+ * The new file may be read by whom the old one could, one without an old one by its owner.
+ * What an interrupted save left, which is used again, may have had another one's permissions.
+ */
+static void set_mode(const kvf_io *io, int replaced, int file)
 {
     struct stat info;
-    if (io->stat(io, from, &info) == 0)
-        io->set_mode(io, to, info.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO));
+    mode_t mode = S_IRUSR | S_IWUSR;
+    if (replaced >= 0 && io->stat(io, replaced, &info) == 0)
+        mode = info.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO);
+    io->set_mode(io, file, mode);
 }
 
 /* Writes `temporary` and gives it its name. Both files are open and locked. */
@@ -331,8 +336,7 @@ static kvf_status save_new(saving *save, const char *path, kvf_save_report *repo
         status = open_temporary(io, temporary, &save->writer.file, error);
     if (status == KVF_OK) {
         save->writer.path = temporary;
-        if (replaced >= 0)
-            copy_mode(io, replaced, save->writer.file);
+        set_mode(io, replaced, save->writer.file);
         status = replace_file(save, path, temporary, folder, error);
         io->close(io, save->writer.file);
     }

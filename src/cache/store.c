@@ -491,11 +491,12 @@ static kvf_status make_room(const kvf_store *store, file_list *list, uint64_t by
                 oldest = i;
         if (oldest == list->n)
             break;
-        report->n_removed++;
-        report->removed_bytes += list->files[oldest].bytes;
+        const uint64_t oldest_bytes = list->files[oldest].bytes;
         const kvf_status status = remove_file(store, list, oldest, error);
         if (status != KVF_OK)
             return status;
+        report->n_removed++;
+        report->removed_bytes += oldest_bytes;
     }
     return KVF_OK;
 }

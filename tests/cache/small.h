@@ -35,20 +35,17 @@ typedef struct small_inputs {
 static small_inputs *small_in;
 
 /* One layer of each kind, a second CSA layer. */
-static inline kvf_geometry small_geometry(void)
-{
-    kvf_geometry geometry = {.n_layers = 4,
-                             .vocab = SMALL_VOCAB,
-                             .n_heads = SMALL_HEADS,
-                             .n_index_heads = SMALL_INDEX_HEADS,
-                             .top_k = 16,
-                             .window_tokens = 128,
-                             .max_tokens = 1 << 20};
-    geometry.layers[1] = (kvf_layer){KVF_LAYER_CSA, 4};
-    geometry.layers[2] = (kvf_layer){KVF_LAYER_HCA, 128};
-    geometry.layers[3] = (kvf_layer){KVF_LAYER_CSA, 4};
-    return geometry;
-}
+static const kvf_geometry small_geometry = {
+    .n_layers = 4,
+    .vocab = SMALL_VOCAB,
+    .n_heads = SMALL_HEADS,
+    .n_index_heads = SMALL_INDEX_HEADS,
+    .top_k = 16,
+    .window_tokens = 128,
+    .max_tokens = 1 << 20,
+    .layers = {[1] = {KVF_LAYER_CSA, 4}, [2] = {KVF_LAYER_HCA, 128}, [3] = {KVF_LAYER_CSA, 4}}};
+/* A CPU device of one thread, opened by small_setup. */
+static kvf_device *small_device;
 
 /* n values of -2 .. 2 that follow from the seed. */
 static inline void small_fill(float *values, size_t n, uint64_t seed)
@@ -104,20 +101,19 @@ static inline kvf_append_args small_append_args(uint64_t first, uint32_t n, kvf_
 }
 
 /* One layer of an open chunk. */
-static inline kvf_status small_layer(kvf_session *session, const kvf_geometry *geometry,
-                                     const int32_t *tokens, uint32_t n, uint32_t layer,
-                                     kvf_error *error)
+static inline kvf_status small_layer(kvf_session *session, const int32_t *tokens, uint32_t n,
+                                     uint32_t layer, kvf_error *error)
 {
     const uint64_t first = kvf_session_n_tokens(session);
     small_fill_chunk(first, tokens, n, layer);
-    if (geometry->layers[layer].kind == KVF_LAYER_HCA)
+    if (small_geometry.layers[layer].kind == KVF_LAYER_HCA)
         for (uint32_t i = 1; i < n; i++) { /* to [n][512] */
             memmove(small_in->kv + i * 512, small_in->kv + i * 1024, 512 * sizeof(float));
             memmove(small_in->gate + i * 512, small_in->gate + i * 1024, 512 * sizeof(float));
         }
-    const kvf_append_args args = small_append_args(first, n, geometry->layers[layer]);
+    const kvf_append_args args = small_append_args(first, n, small_geometry.layers[layer]);
     kvf_status status = kvf_session_append(session, layer, &args, error);
-    if (status == KVF_OK && geometry->layers[layer].kind == KVF_LAYER_CSA)
+    if (status == KVF_OK && small_geometry.layers[layer].kind == KVF_LAYER_CSA)
         status =
             kvf_session_select(session, layer, small_in->index_q, small_in->head_weights, error);
     if (status == KVF_OK)
@@ -126,12 +122,12 @@ static inline kvf_status small_layer(kvf_session *session, const kvf_geometry *g
 }
 
 /* A whole chunk; its logits are the last layer's output for its last token. */
-static inline kvf_status small_chunk(kvf_session *session, const kvf_geometry *geometry,
-                                     const int32_t *tokens, uint32_t n, kvf_error *error)
+static inline kvf_status small_chunk(kvf_session *session, const int32_t *tokens, uint32_t n,
+                                     kvf_error *error)
 {
     kvf_status status = kvf_session_begin(session, tokens, n, error);
-    for (uint32_t layer = 0; layer < geometry->n_layers && status == KVF_OK; layer++)
-        status = small_layer(session, geometry, tokens, n, layer, error);
+    for (uint32_t layer = 0; layer < small_geometry.n_layers && status == KVF_OK; layer++)
+        status = small_layer(session, tokens, n, layer, error);
     if (status != KVF_OK)
         return status;
     memcpy(kvf_session_logits(session), small_in->out + (size_t)(n - 1) * SMALL_HEADS * 512,
@@ -140,20 +136,18 @@ static inline kvf_status small_chunk(kvf_session *session, const kvf_geometry *g
 }
 
 /* n more tokens of a text in one chunk. */
-static inline void small_feed(kvf_session *session, const kvf_geometry *geometry, uint32_t n,
-                              uint32_t text)
+static inline void small_feed(kvf_session *session, uint32_t n, uint32_t text)
 {
     int32_t tokens[SMALL_CHUNK];
     kvf_error error;
     const uint64_t first = kvf_session_n_tokens(session);
     for (uint32_t i = 0; i < n; i++)
         tokens[i] = small_token(first + i, text);
-    if (small_chunk(session, geometry, tokens, n, &error) != KVF_OK)
+    if (small_chunk(session, tokens, n, &error) != KVF_OK)
         fail_msg("%s", error.message);
 }
 
-static inline kvf_session *small_open(kvf_device *device, const kvf_geometry *geometry,
-                                      kvf_profile_id profile, uint32_t checkpoint_count)
+static inline kvf_session *small_open(kvf_profile_id profile, uint32_t checkpoint_count)
 {
     kvf_session *session;
     kvf_error error;
@@ -161,26 +155,29 @@ static inline kvf_session *small_open(kvf_device *device, const kvf_geometry *ge
                                          .max_tokens = 8192,
                                          .chunk_tokens = SMALL_CHUNK,
                                          .checkpoint_count = checkpoint_count};
-    if (kvf_session_open(device, geometry, &options, &session, &error) != KVF_OK)
+    if (kvf_session_open(small_device, &small_geometry, &options, &session, &error) != KVF_OK)
         fail_msg("%s", error.message);
     return session;
 }
 
-static inline int small_setup(kvf_device **device)
+static inline int small_setup(void **state)
 {
+    (void)state;
     const kvf_device_options options = {.n_threads = 1};
     small_in = calloc(1, sizeof *small_in);
-    if (!small_in || kvf_device_open(&options, device, NULL) != KVF_OK)
+    if (!small_in || kvf_device_open(&options, &small_device, NULL) != KVF_OK)
         return 1;
     small_fill(small_in->bias, sizeof small_in->bias / sizeof(float), 1);
     small_fill(small_in->norm, 512, 2);
     return 0;
 }
 
-static inline void small_teardown(kvf_device *device)
+static inline int small_teardown(void **state)
 {
+    (void)state;
     free(small_in);
-    kvf_device_close(device);
+    kvf_device_close(small_device);
+    return 0;
 }
 
 #endif

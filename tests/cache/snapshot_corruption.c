@@ -117,8 +117,7 @@ void snap_corrupt(unsigned n_corruptions, uint64_t seed)
 
 /* ---- Forged files ---------------------------------------------------------------------- */
 
-/* Makes the checksums of a changed file right again: of the parts, the index, the headers. */
-static void seal(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts)
+void snap_seal(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts)
 {
     kvf_snapshot_header *headers = (kvf_snapshot_header *)data;
     uint8_t *index = data + index_offset;
@@ -154,7 +153,7 @@ static void forge(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n
             data[8192 + snap_random(random) % (bytes - 8192)] = (uint8_t)value;
         }
     }
-    seal(data, bytes, index_offset, n_parts);
+    snap_seal(data, bytes, index_offset, n_parts);
 }
 
 void snap_forge(unsigned n_forgeries, uint64_t seed)

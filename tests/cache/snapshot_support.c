@@ -301,3 +301,11 @@ kvf_session *snap_load(kvf_device *device, const char *path, const kvf_load_opti
         fail_msg("%s", error.message);
     return session;
 }
+
+void snap_expect_same(const char *path, kvf_session *session)
+{
+    const kvf_load_options verify = {.verify = true};
+    kvf_session *restored = snap_load(snap_device, path, &verify);
+    assert_int_equal(snap_digest(restored, true), snap_digest(session, true));
+    kvf_session_close(restored);
+}

@@ -54,6 +54,8 @@ uint64_t snap_digest(kvf_session *session, bool packed);
 /* Fail the running test where the call does. */
 kvf_save_report snap_save(kvf_session *session, const char *path);
 kvf_session *snap_load(kvf_device *device, const char *path, const kvf_load_options *options);
+/* The file is whole and holds what the session does. */
+void snap_expect_same(const char *path, kvf_session *session);
 
 /* snapshot_kill.c: kills a process that saves n_kills times; main's arguments come first. */
 int snap_kill_main(int argc, char **argv, unsigned n_kills);
@@ -61,5 +63,7 @@ int snap_kill_main(int argc, char **argv, unsigned n_kills);
 void snap_corrupt(unsigned n_corruptions, uint64_t seed);
 /* Files that somebody made, with checksums that are right. */
 void snap_forge(unsigned n_forgeries, uint64_t seed);
+/* Makes the checksums of a changed file right again: of the parts, the index, the headers. */
+void snap_seal(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts);
 
 #endif

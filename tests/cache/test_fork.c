@@ -5,9 +5,6 @@
 #include "cache/compare.h"
 #include "cache/small.h"
 
-static kvf_device *device;
-static kvf_geometry geometry;
-
 /* ---- What is counted ------------------------------------------------------------ */
 
 typedef struct page_set {
@@ -42,7 +39,7 @@ static void check_live_bytes(kvf_session *const *sessions, int n)
         if (!sessions[i])
             continue;
         add_page(set, sessions[i]->tokens);
-        for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
+        for (uint32_t layer = 0; layer < small_geometry.n_layers; layer++) {
             const kvf_layer_cache *cache = &sessions[i]->layers[layer];
             add_rows(set, &cache->window);
             add_rows(set, &cache->rows);
@@ -52,7 +49,7 @@ static void check_live_bytes(kvf_session *const *sessions, int n)
         }
         set->bytes += kvf_session_header_bytes(sessions[i]) + sizeof(float) * SMALL_VOCAB;
     }
-    assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], set->bytes);
+    assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], set->bytes);
     free(set);
 }
 
@@ -64,7 +61,8 @@ static void check_plan(const kvf_session *session, kvf_profile_id profile)
     const kvf_session_options options = {
         .profile = profile, .max_tokens = 8192, .chunk_tokens = SMALL_CHUNK};
     assert_int_equal(
-        kvf_plan_make(&geometry, &options, kvf_session_n_tokens(session), &plan, &error), KVF_OK);
+        kvf_plan_make(&small_geometry, &options, kvf_session_n_tokens(session), &plan, &error),
+        KVF_OK);
     assert_int_equal(kvf_session_allocated_bytes(session), plan.allocated_bytes);
     assert_int_equal(kvf_session_held_bytes(session), plan.session_bytes);
     kvf_plan_free(&plan);
@@ -81,11 +79,11 @@ static void check_plan(const kvf_session *session, kvf_profile_id profile)
 static uint64_t written_bytes(const kvf_session *session)
 {
     uint64_t bytes = sizeof(int32_t) * 4096;
-    for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
+    for (uint32_t layer = 0; layer < small_geometry.n_layers; layer++) {
         const kvf_layer_cache *cache = &session->layers[layer];
         bytes += kvf_paged_rows_page_bytes(&cache->window);
         bytes += cache->row_state ? cache->row_state->bytes : 0;
-        if (geometry.layers[layer].kind == KVF_LAYER_CSA)
+        if (small_geometry.layers[layer].kind == KVF_LAYER_CSA)
             bytes += cache->index_state->bytes + kvf_paged_rows_page_bytes(&cache->rows) +
                      kvf_paged_rows_page_bytes(&cache->index_rows);
     }
@@ -97,15 +95,15 @@ static void n_continuations_of_a_prompt_hold_it_once(void **state)
     (void)state;
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile += 3) {
         kvf_session *sessions[N_FORKS + 1] = {
-            small_open(device, &geometry, (kvf_profile_id)profile, KVF_NO_CHECKPOINTS)};
+            small_open((kvf_profile_id)profile, KVF_NO_CHECKPOINTS)};
         kvf_error error;
         for (int i = 0; i < 5; i++)
-            small_feed(sessions[0], &geometry, 233, 0); /* 1165 tokens */
-        const uint64_t prompt = device->live_bytes[KVF_MEMORY_CACHE];
+            small_feed(sessions[0], 233, 0); /* 1165 tokens */
+        const uint64_t prompt = small_device->live_bytes[KVF_MEMORY_CACHE];
         for (int i = 1; i <= N_FORKS; i++)
             assert_int_equal(kvf_session_fork(sessions[0], &sessions[i], &error), KVF_OK);
         const uint64_t own = kvf_session_header_bytes(sessions[0]) + sizeof(float) * SMALL_VOCAB;
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], prompt + N_FORKS * own);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], prompt + N_FORKS * own);
         assert_int_equal(kvf_session_shared_bytes(sessions[1]),
                          kvf_session_allocated_bytes(sessions[1]) - own);
         for (int i = 0; i <= N_FORKS; i++) {
@@ -114,9 +112,9 @@ static void n_continuations_of_a_prompt_hold_it_once(void **state)
         }
         for (int i = 1; i <= N_FORKS; i++)
             for (int j = 0; j < 20; j++)
-                small_feed(sessions[i], &geometry, 1, (uint32_t)i);
+                small_feed(sessions[i], 1, (uint32_t)i);
         check_live_bytes(sessions, N_FORKS + 1);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE],
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE],
                          prompt + N_FORKS * (own + written_bytes(sessions[1])));
         for (int i = 0; i <= N_FORKS; i++) {
             check_plan(sessions[i], (kvf_profile_id)profile);
@@ -124,17 +122,17 @@ static void n_continuations_of_a_prompt_hold_it_once(void **state)
             sessions[i] = NULL;
             check_live_bytes(sessions, N_FORKS + 1);
         }
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     }
 }
 
 /* A session of its own that was fed what the fork was. */
 static kvf_session *alone(kvf_profile_id profile, const uint32_t *chunks, int n, uint32_t text)
 {
-    kvf_session *session = small_open(device, &geometry, profile, 3);
+    kvf_session *session = small_open(profile, 3);
     for (int i = 0; i < n; i++)
-        small_feed(session, &geometry, chunks[i], i < 3 ? 0 : text);
+        small_feed(session, chunks[i], i < 3 ? 0 : text);
     return session;
 }
 
@@ -150,7 +148,7 @@ static void what_one_writes_no_other_sees(void **state)
             assert_int_equal(kvf_session_fork(forks[i - 1], &forks[i], &error), KVF_OK);
         for (int step = 3; step < n; step++)
             for (uint32_t i = 0; i < 4; i++) /* in turns, each its own text */
-                small_feed(forks[i], &geometry, chunks[step], i);
+                small_feed(forks[i], chunks[step], i);
         check_live_bytes(forks, 4);
         for (uint32_t i = 0; i < 4; i++) {
             kvf_session *clean = alone((kvf_profile_id)profile, chunks, n, i);
@@ -159,8 +157,8 @@ static void what_one_writes_no_other_sees(void **state)
         }
         for (int i = 0; i < 4; i++)
             kvf_session_close(forks[(i * 3 + 1) % 4]);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     }
 }
 
@@ -170,36 +168,36 @@ static void forks_are_closed_in_any_order(void **state)
     static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
                                      {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     for (int order = 0; order < 6; order++) {
-        kvf_session *sessions[3] = {small_open(device, &geometry, KVF_PROFILE_FOLD, 2)};
+        kvf_session *sessions[3] = {small_open(KVF_PROFILE_FOLD, 2)};
         kvf_error error;
-        small_feed(sessions[0], &geometry, 256, 0);
+        small_feed(sessions[0], 256, 0);
         assert_int_equal(kvf_session_fork(sessions[0], &sessions[1], &error), KVF_OK);
-        small_feed(sessions[1], &geometry, 128, 1);
+        small_feed(sessions[1], 128, 1);
         assert_int_equal(kvf_session_fork(sessions[1], &sessions[2], &error), KVF_OK);
-        small_feed(sessions[2], &geometry, 5, 2);
+        small_feed(sessions[2], 5, 2);
         for (int i = 0; i < 3; i++) {
             kvf_session *last = sessions[orders[order][2]];
             kvf_session_close(sessions[orders[order][i]]);
             sessions[orders[order][i]] = NULL;
             if (i < 2)
-                small_feed(last, &geometry, 40, 3);
+                small_feed(last, 40, 3);
             check_live_bytes(sessions, 3);
         }
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_SCRATCH], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_SCRATCH], 0);
     }
 }
 
 static void a_fork_inside_a_chunk_is_refused(void **state)
 {
     (void)state;
-    kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 0);
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 0);
     kvf_session *fork;
     kvf_error error;
     const int32_t tokens[2] = {1, 2};
     assert_int_equal(kvf_session_fork(session, &fork, &error), KVF_OK); /* an empty one */
-    small_feed(fork, &geometry, 3, 0);
+    small_feed(fork, 3, 0);
     kvf_session_close(fork);
     assert_int_equal(kvf_session_begin(session, tokens, 2, &error), KVF_OK);
     assert_int_equal(kvf_session_fork(session, &fork, &error), KVF_INVALID_ARGUMENT);
@@ -208,22 +206,8 @@ static void a_fork_inside_a_chunk_is_refused(void **state)
     kvf_session_drop(session);
     assert_int_equal(kvf_session_fork(session, &fork, &error), KVF_OK);
     kvf_session_close(session);
-    small_feed(fork, &geometry, 3, 0);
+    small_feed(fork, 3, 0);
     kvf_session_close(fork);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    geometry = small_geometry();
-    return small_setup(&device);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    small_teardown(device);
-    return 0;
 }
 
 int main(void)
@@ -234,5 +218,5 @@ int main(void)
         cmocka_unit_test(forks_are_closed_in_any_order),
         cmocka_unit_test(a_fork_inside_a_chunk_is_refused),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, small_setup, small_teardown);
 }

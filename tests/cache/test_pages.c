@@ -9,9 +9,6 @@
 
 #include <stdio.h>
 
-static kvf_device *device;
-static kvf_geometry geometry;
-
 /* ---- An owner -------------------------------------------------------------------- */
 
 #define MAX_PIECES 512
@@ -93,7 +90,7 @@ static owner *map_session(kvf_session *session)
 {
     owner *o = calloc(1, sizeof *o);
     o->base = (kvf_page_owner){1, check_piece, release_owner};
-    for (uint32_t i = 0; i < geometry.n_layers; i++) {
+    for (uint32_t i = 0; i < small_geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
         map_rows(o, session, &cache->window);
         map_rows(o, session, &cache->rows);
@@ -123,16 +120,16 @@ static void close_owner(owner *o)
 
 static void feed(kvf_session *session)
 {
-    small_feed(session, &geometry, 300, 0);
-    small_feed(session, &geometry, 300, 0);
-    small_feed(session, &geometry, 93, 0);
+    small_feed(session, 300, 0);
+    small_feed(session, 300, 0);
+    small_feed(session, 93, 0);
 }
 
 /* Rows of everything checked, so that sessions can be compared. */
 static void check_all(kvf_session *session)
 {
     kvf_error error;
-    for (uint32_t i = 0; i < geometry.n_layers; i++) {
+    for (uint32_t i = 0; i < small_geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
         assert_int_equal(kvf_paged_rows_check(&cache->window, 128, &error), KVF_OK);
         assert_int_equal(kvf_paged_rows_check(&cache->rows, session->row_counts[i].rows, &error),
@@ -149,22 +146,22 @@ static void nothing_is_read_before_it_is_checked(void **state)
     static const uint32_t chunks[] = {1, 2, 200, 1, 130};
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++)
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-            kvf_session *session = small_open(device, &geometry, (kvf_profile_id)profile, 0);
-            kvf_session *clean = small_open(device, &geometry, (kvf_profile_id)profile, 0);
+            kvf_session *session = small_open((kvf_profile_id)profile, 0);
+            kvf_session *clean = small_open((kvf_profile_id)profile, 0);
             feed(session);
             feed(clean);
             owner *o = map_session(session);
             assert_int_equal(kvf_session_mapped_bytes(session) +
                                  kvf_session_allocated_bytes(session),
                              kvf_session_allocated_bytes(clean));
-            small_feed(session, &geometry, chunks[i], 1); /* attend's output is its logits */
-            small_feed(clean, &geometry, chunks[i], 1);
+            small_feed(session, chunks[i], 1); /* attend's output is its logits */
+            small_feed(clean, chunks[i], 1);
             assert_memory_equal(kvf_session_logits(session), kvf_session_logits(clean),
                                 SMALL_VOCAB * sizeof(float));
             check_all(session);
             assert_same_session(clean, session);
-            small_feed(session, &geometry, 40, 1);
-            small_feed(clean, &geometry, 40, 1);
+            small_feed(session, 40, 1);
+            small_feed(clean, 40, 1);
             assert_same_session(clean, session);
             kvf_session_close(session);
             kvf_session_close(clean);
@@ -182,7 +179,7 @@ static bool fail_check(kvf_session *base, const int32_t *tokens, uint32_t n, uin
     assert_int_equal(kvf_session_fork(base, &clean, &error), KVF_OK);
     owner *o = map_session(session);
     o->fail_at = fail_at;
-    const kvf_status status = small_chunk(session, &geometry, tokens, n, &error);
+    const kvf_status status = small_chunk(session, tokens, n, &error);
     const bool failed = o->n_checks >= fail_at;
     assert_int_equal(status, failed ? KVF_FILE_FORMAT : KVF_OK);
     if (failed) {
@@ -191,16 +188,16 @@ static bool fail_check(kvf_session *base, const int32_t *tokens, uint32_t n, uin
         assert_int_equal(kvf_session_n_tokens(session), 693);
         check_all(session);
         assert_int_equal(kvf_page_check(session->tokens, &error), KVF_OK);
-        for (uint32_t i = 0; i < geometry.n_layers; i++) {
+        for (uint32_t i = 0; i < small_geometry.n_layers; i++) {
             if (session->layers[i].row_state)
                 assert_int_equal(kvf_page_check(session->layers[i].row_state, &error), KVF_OK);
             if (session->layers[i].index_state)
                 assert_int_equal(kvf_page_check(session->layers[i].index_state, &error), KVF_OK);
         }
         assert_same_session(clean, session);
-        assert_int_equal(small_chunk(session, &geometry, tokens, n, &error), KVF_OK);
+        assert_int_equal(small_chunk(session, tokens, n, &error), KVF_OK);
     }
-    assert_int_equal(small_chunk(clean, &geometry, tokens, n, &error), KVF_OK);
+    assert_int_equal(small_chunk(clean, tokens, n, &error), KVF_OK);
     check_all(session);
     assert_same_session(clean, session);
     kvf_session_close(session);
@@ -218,30 +215,16 @@ static void a_check_that_fails_leaves_the_session_as_it_was(void **state)
         tokens[t] = small_token(693 + t, 1);
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile += 3)
         for (size_t i = 0; i < 2; i++) {
-            kvf_session *base = small_open(device, &geometry, (kvf_profile_id)profile, 0);
+            kvf_session *base = small_open((kvf_profile_id)profile, 0);
             uint32_t fail_at = 1;
             feed(base);
             while (fail_check(base, tokens, chunks[i], fail_at))
                 fail_at++;
             assert_true(fail_at > 10);
             kvf_session_close(base);
-            assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-            assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+            assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+            assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
         }
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    geometry = small_geometry();
-    return small_setup(&device);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    small_teardown(device);
-    return 0;
 }
 
 int main(void)
@@ -250,5 +233,5 @@ int main(void)
         cmocka_unit_test(nothing_is_read_before_it_is_checked),
         cmocka_unit_test(a_check_that_fails_leaves_the_session_as_it_was),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, small_setup, small_teardown);
 }

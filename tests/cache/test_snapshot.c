@@ -5,8 +5,6 @@
 #include "snapshot_support.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static kvf_session_options options_of(kvf_profile_id profile)
@@ -181,14 +179,6 @@ static void rows_without_the_grid_stay_in_legacy(void **state)
 
 /* ---- Later saves ------------------------------------------------------------------------- */
 
-static void expect_same(const char *path, kvf_session *session)
-{
-    const kvf_load_options verify = {.verify = true};
-    kvf_session *restored = snap_load(snap_device, path, &verify);
-    assert_int_equal(snap_digest(restored, true), snap_digest(session, true));
-    kvf_session_close(restored);
-}
-
 static void a_later_save_writes_what_was_added(void **state)
 {
     (void)state;
@@ -204,7 +194,7 @@ static void a_later_save_writes_what_was_added(void **state)
             assert_int_equal(next.generation, i + 2);
             assert_int_equal(next.file_bytes, snap_file_bytes(path));
             assert_true(next.written_bytes * 2 < first.written_bytes);
-            expect_same(path, session);
+            snap_expect_same(path, session);
         }
         kvf_session_close(session);
     }
@@ -230,7 +220,7 @@ static void a_file_never_has_more_unused_bytes_than_used_ones(void **state)
     }
     /* This session is small and its rings are large: half of the saves are new files. */
     assert_true(n_whole >= 2 && n_whole <= 30);
-    expect_same(path, session);
+    snap_expect_same(path, session);
     kvf_session_close(session);
 }
 
@@ -249,10 +239,10 @@ static void a_restored_session_goes_on_in_its_file(void **state)
         assert_int_equal(snap_digest(restored, true), snap_digest(original, true));
         kvf_session_close(restored);
     }
-    expect_same(path, original);
+    snap_expect_same(path, original);
     /* The file is not what the original knows any more: a new one is written. */
     assert_false(snap_save(original, path).appended);
-    expect_same(path, original);
+    snap_expect_same(path, original);
     kvf_session_close(original);
 }
 
@@ -276,7 +266,7 @@ static void truncated_and_forked_sessions_save_what_they_hold(void **state)
     memcpy(kvf_session_caller_state(session), caller_state, sizeof caller_state);
     assert_int_equal(snap_digest(session, true), digest);
     assert_true(snap_save(session, path).appended);
-    expect_same(path, session);
+    snap_expect_same(path, session);
     /* Back in a longer one, and on with another text past where it was saved. */
     const kvf_save_options whole = {.whole = true};
     snap_grow(session, 3900);
@@ -286,7 +276,7 @@ static void truncated_and_forked_sessions_save_what_they_hold(void **state)
     snap_text = 1;
     snap_grow(session, 3950);
     assert_true(snap_save(session, path).appended);
-    expect_same(path, session);
+    snap_expect_same(path, session);
     snap_text = 0;
     assert_int_equal(kvf_session_save(session, path, &whole, NULL, NULL), KVF_OK);
     /* The fork knows the file too; what its parent knew is over when it has saved. */
@@ -294,9 +284,9 @@ static void truncated_and_forked_sessions_save_what_they_hold(void **state)
     snap_grow(fork, 4000);
     snap_grow(session, 3960);
     assert_true(snap_save(fork, path).appended);
-    expect_same(path, fork);
+    snap_expect_same(path, fork);
     assert_false(snap_save(session, path).appended);
-    expect_same(path, session);
+    snap_expect_same(path, session);
     kvf_session_close(fork);
     kvf_session_close(session);
 }
@@ -319,10 +309,10 @@ static void compressed_files_hold_the_same_in_fewer_bytes(void **state)
         assert_true(report.file_bytes < plain_bytes);
         assert_int_equal(kvf_snapshot_info_read(path, &info, NULL), KVF_OK);
         assert_true(info.compressed);
-        expect_same(path, session);
+        snap_expect_same(path, session);
         assert_int_equal(snap_step(session, 1, NULL, NULL), KVF_OK);
         snap_save(session, path); /* appends parts that are not compressed */
-        expect_same(path, session);
+        snap_expect_same(path, session);
         kvf_session_close(session);
     }
 }
@@ -365,7 +355,7 @@ static void a_damaged_part_is_met_when_it_is_used(void **state)
     const kvf_save_options whole = {.whole = true};
     assert_int_equal(kvf_session_save(restored, other, &whole, NULL, &error), KVF_FILE_FORMAT);
     assert_int_equal(snap_file_bytes(other), old_bytes);
-    expect_same(other, session);
+    snap_expect_same(other, session);
     kvf_session_close(restored);
     kvf_session_close(session);
 }
@@ -405,66 +395,6 @@ static void a_session_of_another_model_is_refused(void **state)
     kvf_session_close(session);
 }
 
-static void only_snapshots_are_replaced_and_by_one_writer(void **state)
-{
-    (void)state;
-    const char *path = snap_path("notes.txt");
-    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
-    kvf_error error;
-    snap_grow(session, 10);
-    snap_write_file(path, "mine", 4);
-    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_IO);
-    assert_int_equal(snap_file_bytes(path), 4);
-    snap_write_file(path, "", 0);
-    snap_save(session, path);
-    /* Somebody holds the lock: of the file itself, then of what would replace it. */
-    int file = open(path, O_RDONLY);
-    assert_int_equal(flock(file, LOCK_EX), 0);
-    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_BUSY);
-    close(file);
-    const kvf_save_options whole = {.whole = true};
-    const char *temporary = snap_path("notes.txt.saving");
-    file = open(temporary, O_RDWR | O_CREAT, 0600);
-    assert_int_equal(flock(file, LOCK_EX), 0);
-    assert_int_equal(kvf_session_save(session, path, &whole, NULL, &error), KVF_FILE_BUSY);
-    close(file);
-    assert_int_equal(kvf_session_save(session, path, &whole, NULL, &error), KVF_OK);
-    assert_int_not_equal(access(temporary, F_OK), 0);
-    assert_int_equal(kvf_session_save(session, snap_path("none/x"), NULL, NULL, &error),
-                     KVF_FILE_NOT_FOUND);
-    assert_int_equal(mkdir(snap_path("folder"), 0700), 0);
-    assert_int_equal(kvf_session_save(session, snap_path("folder"), NULL, NULL, &error),
-                     KVF_FILE_IO);
-    assert_int_equal(kvf_session_save(session, "", NULL, NULL, &error), KVF_INVALID_ARGUMENT);
-    const int32_t token = 1;
-    assert_int_equal(kvf_session_begin(session, &token, 1, &error), KVF_OK);
-    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_INVALID_ARGUMENT);
-    kvf_session_close(session);
-}
-
-/* Links in the place of the file that is written lead to what is not the library's. */
-static void links_to_other_files_are_not_followed(void **state)
-{
-    (void)state;
-    const char *path = snap_path("linked");
-    const char *temporary = snap_path("linked.saving");
-    const char *mine = snap_path("mine.txt");
-    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
-    kvf_error error;
-    snap_grow(session, 10);
-    snap_write_file(mine, "mine", 4);
-    assert_int_equal(symlink(mine, temporary), 0);
-    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_IO);
-    assert_non_null(strstr(error.message, "is a link"));
-    assert_int_equal(unlink(temporary), 0);
-    assert_int_equal(link(mine, temporary), 0);
-    assert_int_equal(kvf_session_save(session, path, NULL, NULL, &error), KVF_FILE_IO);
-    assert_int_equal(snap_file_bytes(mine), 4);
-    assert_int_equal(unlink(temporary), 0);
-    snap_save(session, path);
-    kvf_session_close(session);
-}
-
 /* A file at the highest number that a header may have is not given one that is refused. */
 static void the_last_generation_is_followed_by_the_first(void **state)
 {
@@ -487,7 +417,7 @@ static void the_last_generation_is_followed_by_the_first(void **state)
     const kvf_save_report report = snap_save(session, path);
     assert_false(report.appended);
     assert_int_equal(report.generation, 1);
-    expect_same(path, session);
+    snap_expect_same(path, session);
     kvf_session_close(session);
 }
 
@@ -591,8 +521,6 @@ int main(void)
         cmocka_unit_test(compressed_files_hold_the_same_in_fewer_bytes),
         cmocka_unit_test(a_damaged_part_is_met_when_it_is_used),
         cmocka_unit_test(a_session_of_another_model_is_refused),
-        cmocka_unit_test(only_snapshots_are_replaced_and_by_one_writer),
-        cmocka_unit_test(links_to_other_files_are_not_followed),
         cmocka_unit_test(the_last_generation_is_followed_by_the_first),
         cmocka_unit_test(files_of_every_shorter_length_are_refused),
         cmocka_unit_test(a_device_with_its_own_memory_gets_copies),

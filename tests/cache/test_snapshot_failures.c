@@ -3,6 +3,7 @@
  * full disk, a power cut that loses what was not synced, and every allocation. Afterwards
  * the file is the old state or the new one, nothing leaked, and the session goes on.
  */
+#include "failing_malloc.h"
 #include "snapshot_support.h"
 
 #include <errno.h>
@@ -464,79 +465,16 @@ static void a_power_cut_keeps_the_old_state_or_the_new_one(void **state)
 
 #ifdef KVF_TEST_WRAPPED_MALLOC
 
-static bool counting;
-static uint64_t n_allocations;
-static uint64_t fail_allocation;
-static int64_t n_live;
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t n, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-int __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
-void __real_free(void *memory);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t n, size_t bytes);
-void *__wrap_realloc(void *memory, size_t bytes);
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
-void __wrap_free(void *memory);
-
-static bool runs_out(void)
-{
-    return counting && ++n_allocations == fail_allocation;
-}
-
-static void *counted(void *memory)
-{
-    n_live += memory != NULL;
-    return memory;
-}
-
-void *__wrap_malloc(size_t bytes)
-{
-    return runs_out() ? NULL : counted(__real_malloc(bytes));
-}
-
-void *__wrap_calloc(size_t n, size_t bytes)
-{
-    return runs_out() ? NULL : counted(__real_calloc(n, bytes));
-}
-
-void *__wrap_realloc(void *memory, size_t bytes)
-{
-    if (runs_out())
-        return NULL;
-    void *moved = __real_realloc(memory, bytes);
-    n_live += moved && !memory;
-    return moved;
-}
-
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes)
-{
-    if (runs_out())
-        return ENOMEM;
-    const int result = __real_posix_memalign(memory, alignment, bytes);
-    n_live += result == 0;
-    return result;
-}
-
-void __wrap_free(void *memory)
-{
-    n_live -= memory != NULL;
-    __real_free(memory);
-}
-
 static kvf_status save_short_of_memory(kvf_session *session, const char *path,
                                        const kvf_save_options *options, uint64_t fail_at)
 {
     kvf_error error;
-    const int64_t live = n_live;
-    n_allocations = 0;
-    fail_allocation = fail_at;
-    counting = true;
+    const malloc_counts before = failing_malloc_count(snap_device);
+    failing_malloc_begin(fail_at);
     const kvf_status status = kvf_session_save(session, path, options, NULL, &error);
-    counting = false;
-    assert_int_equal(n_live, live);
-    assert_true(status == (n_allocations >= fail_at ? KVF_OUT_OF_MEMORY : KVF_OK));
+    const bool failed = failing_malloc_end();
+    failing_malloc_expect(snap_device, &before);
+    assert_true(status == (failed ? KVF_OUT_OF_MEMORY : KVF_OK));
     return status;
 }
 
@@ -552,13 +490,13 @@ static void any_allocation_of_a_save_may_fail(void **state)
         const uint64_t old_digest = snap_digest(session, true);
         assert_int_equal(snap_step(session, 1, NULL, NULL), KVF_OK);
         const uint64_t new_digest = snap_digest(session, true);
-        uint64_t fail_at = 1;
+        uint64_t fail_at = 0;
         while (save_short_of_memory(session, path, &all[i], fail_at) != KVF_OK) {
             assert_int_equal(snap_digest(session, true), new_digest);
             assert_int_equal(state_of(path, old_digest, new_digest), KEPT_OLD);
             fail_at++;
         }
-        assert_true(fail_at >= 5);
+        assert_true(fail_at >= 4);
         assert_int_equal(state_of(path, old_digest, new_digest), KEPT_NEW);
         kvf_session_close(session);
     }
@@ -569,32 +507,27 @@ static void any_allocation_of_a_load_may_fail(void **state)
     (void)state;
     const char *path = snap_path("memory");
     kvf_session *session = saved_session(path);
-    const uint64_t cache_bytes = snap_device->live_bytes[KVF_MEMORY_CACHE];
-    const int64_t live = n_live;
+    const malloc_counts before = failing_malloc_count(snap_device);
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
         const kvf_session_options wanted = {
             .profile = (kvf_profile_id)profile, .max_tokens = 4096, .chunk_tokens = SNAP_CHUNK};
         const kvf_load_options options = {.session = &wanted};
         kvf_session *restored = NULL;
         kvf_error error;
-        for (uint64_t fail_at = 1; !restored; fail_at++) {
-            n_allocations = 0;
-            fail_allocation = fail_at;
-            counting = true;
+        uint64_t fail_at = 0;
+        for (; !restored; fail_at++) {
+            failing_malloc_begin(fail_at);
             const kvf_status status =
                 kvf_session_load(snap_device, path, &options, &restored, &error);
-            counting = false;
+            assert_true(failing_malloc_end() == !restored);
             assert_true(status == (restored ? KVF_OK : KVF_OUT_OF_MEMORY));
-            assert_true((n_allocations >= fail_at) == !restored);
-            if (!restored) {
-                assert_int_equal(n_live, live);
-                assert_int_equal(snap_device->live_bytes[KVF_MEMORY_CACHE], cache_bytes);
-            }
+            if (!restored)
+                failing_malloc_expect(snap_device, &before);
         }
-        assert_true(fail_allocation > 20);
+        assert_true(fail_at > 20);
         assert_int_equal(snap_digest(restored, false), snap_digest(session, false));
         kvf_session_close(restored);
-        assert_int_equal(n_live, live);
+        failing_malloc_expect(snap_device, &before);
     }
     kvf_session_close(session);
 }

@@ -8,9 +8,6 @@
 
 #include <math.h>
 
-static kvf_device *device;
-static kvf_geometry geometry;
-
 /* ---- Chunks of a text ------------------------------------------------------------- */
 
 #define MAX_CHUNKS 700
@@ -51,7 +48,7 @@ static void feed_pattern(kvf_session *session, const pattern *p, uint64_t n_toke
     uint32_t chunks[MAX_CHUNKS + 1];
     const int n = list_chunks(p, n_tokens, chunks);
     for (int i = 0; i < n; i++)
-        small_feed(session, &geometry, chunks[i], 0);
+        small_feed(session, chunks[i], 0);
 }
 
 /* The latest place at or before n_tokens where a checkpoint was taken and is kept. */
@@ -90,9 +87,8 @@ static void append_again(kvf_session *session, const pattern *p, uint64_t n_toke
         if (at >= replay->first_token) {
             assert_true(done < replay->n_chunks);
             assert_int_equal(replay->chunk_tokens[done++], chunks[i]);
-            assert_int_equal(small_chunk(session, &geometry,
-                                         replay->tokens + (at - replay->first_token), chunks[i],
-                                         &error),
+            assert_int_equal(small_chunk(session, replay->tokens + (at - replay->first_token),
+                                         chunks[i], &error),
                              KVF_OK);
         }
         at += chunks[i];
@@ -106,7 +102,8 @@ static void check_bytes(const kvf_session *session)
     kvf_error error;
     kvf_session_options options = session->options;
     assert_int_equal(
-        kvf_plan_make(&geometry, &options, kvf_session_n_tokens(session), &plan, &error), KVF_OK);
+        kvf_plan_make(&small_geometry, &options, kvf_session_n_tokens(session), &plan, &error),
+        KVF_OK);
     assert_int_equal(kvf_session_held_bytes(session), plan.session_bytes);
     assert_int_equal(kvf_session_allocated_bytes(session), plan.allocated_bytes);
     assert_true(kvf_session_checkpoint_bytes(session) <= plan.checkpoint_bytes);
@@ -136,20 +133,20 @@ static void go_back_and_on(kvf_session *session, const pattern *p, uint64_t fed,
     assert_true(kvf_session_first_covered(session) <= n_tokens);
     assert_int_equal(replay.first_token, expected);
     check_bytes(back);
-    kvf_session *clean = small_open(device, &geometry, profile, count);
+    kvf_session *clean = small_open(profile, count);
     feed_pattern(clean, p, expected);
     assert_same_session(clean, back);
     kvf_session_close(clean);
     append_again(back, p, n_tokens, &replay);
     kvf_replay_free(&replay);
-    clean = small_open(device, &geometry, profile, count);
+    clean = small_open(profile, count);
     feed_pattern(clean, p, n_tokens);
     assert_same_session(clean, back);
     check_bytes(back);
     static const uint32_t further[] = {1, 130, 3, 1}; /* another text from here on */
     for (int i = 0; i < 4; i++) {
-        small_feed(clean, &geometry, further[i], 5);
-        small_feed(back, &geometry, further[i], 5);
+        small_feed(clean, further[i], 5);
+        small_feed(back, further[i], 5);
     }
     assert_same_session(clean, back);
     kvf_session_close(clean);
@@ -168,19 +165,19 @@ static void every_covered_token_can_be_gone_back_to(kvf_profile_id profile)
     /* Each profile has every second pattern; fold, the default, all. */
     const int step = profile == KVF_PROFILE_FOLD ? 1 : 2;
     for (int i = (int)profile % step; i < N_PATTERNS; i += step) {
-        kvf_session *session = small_open(device, &geometry, profile, 3);
+        kvf_session *session = small_open(profile, 3);
         feed_pattern(session, &patterns[i], 643);
         check_bytes(session);
         for (size_t j = 0; j < sizeof places / sizeof *places; j++)
             go_back_and_on(session, &patterns[i], 643, places[j], 3);
         /* none of that was seen by the session that they were forked from */
-        kvf_session *clean = small_open(device, &geometry, profile, 3);
+        kvf_session *clean = small_open(profile, 3);
         feed_pattern(clean, &patterns[i], 643);
         assert_same_session(clean, session);
         kvf_session_close(clean);
         kvf_session_close(session);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     }
 }
 
@@ -212,17 +209,17 @@ static void chunks_recorded_after_going_back_count(void **state)
 {
     (void)state;
     static const uint32_t other[] = {100, 28, 60, 68, 20};
-    kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 4);
-    kvf_session *clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 4);
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 4);
+    kvf_session *clean = small_open(KVF_PROFILE_FOLD, 4);
     kvf_replay replay;
     kvf_error error;
     for (int i = 0; i < 3; i++)
-        small_feed(session, &geometry, 128, 0);
+        small_feed(session, 128, 0);
     assert_int_equal(kvf_session_truncate(session, 128, NULL, &error), KVF_OK);
-    small_feed(clean, &geometry, 128, 0);
+    small_feed(clean, 128, 0);
     for (int i = 0; i < 5; i++) {
-        small_feed(session, &geometry, other[i], 1);
-        small_feed(clean, &geometry, other[i], 1);
+        small_feed(session, other[i], 1);
+        small_feed(clean, other[i], 1);
     }
     assert_same_session(clean, session);
     assert_int_equal(kvf_session_truncate(session, 320, &replay, &error), KVF_OK);
@@ -240,12 +237,12 @@ static void chunks_recorded_after_going_back_count(void **state)
 static void what_cannot_be_gone_back_to_is_said(void **state)
 {
     (void)state;
-    kvf_session *session = small_open(device, &geometry, KVF_PROFILE_FOLD, 2);
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
     kvf_replay replay;
     kvf_error error;
     const int32_t token = 3;
     for (int i = 0; i < 4; i++)
-        small_feed(session, &geometry, 128, 0);
+        small_feed(session, 128, 0);
     assert_int_equal(kvf_session_first_covered(session), 384);
     assert_int_equal(kvf_session_truncate(session, 383, &replay, &error), KVF_NOT_COVERED);
     assert_non_null(strstr(error.message, "383"));
@@ -262,19 +259,19 @@ static void what_cannot_be_gone_back_to_is_said(void **state)
     assert_int_equal(kvf_session_n_tokens(session), 384);
     /* Always: an empty session, which covers what it is given from then on. */
     assert_int_equal(kvf_session_truncate(session, 0, NULL, &error), KVF_OK);
-    kvf_session *clean = small_open(device, &geometry, KVF_PROFILE_FOLD, 2);
+    kvf_session *clean = small_open(KVF_PROFILE_FOLD, 2);
     assert_same_session(clean, session);
     check_bytes(session);
-    small_feed(session, &geometry, 100, 1);
+    small_feed(session, 100, 1);
     assert_int_equal(kvf_session_truncate(session, 50, &replay, &error), KVF_OK);
     assert_int_equal(replay.n_tokens, 50);
     assert_int_equal(replay.n_chunks, 1);
     kvf_replay_free(&replay);
     kvf_session_close(clean);
     kvf_session_close(session);
-    session = small_open(device, &geometry, KVF_PROFILE_FOLD, KVF_NO_CHECKPOINTS);
-    small_feed(session, &geometry, 256, 0);
-    assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+    session = small_open(KVF_PROFILE_FOLD, KVF_NO_CHECKPOINTS);
+    small_feed(session, 256, 0);
+    assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     assert_int_equal(kvf_session_truncate(session, 128, &replay, &error), KVF_NOT_COVERED);
     assert_non_null(strstr(error.message, "no checkpoints"));
     kvf_session_close(session);
@@ -286,35 +283,35 @@ static void checkpoints_hold_what_the_plan_says(void **state)
 {
     (void)state;
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-        kvf_session *session = small_open(device, &geometry, (kvf_profile_id)profile, 3);
+        kvf_session *session = small_open((kvf_profile_id)profile, 3);
         kvf_plan plan;
         kvf_error error;
         for (int i = 0; i < 7; i++) {
-            small_feed(session, &geometry, 128, 0);
-            assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT],
+            small_feed(session, 128, 0);
+            assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT],
                              kvf_session_checkpoint_bytes(session));
-            small_feed(session, &geometry, 128, 0); /* and the last one's ring is replaced */
-            small_feed(session, &geometry, 127, 0);
+            small_feed(session, 128, 0); /* and the last one's ring is replaced */
+            small_feed(session, 127, 0);
             kvf_session_options options = session->options;
-            assert_int_equal(
-                kvf_plan_make(&geometry, &options, kvf_session_n_tokens(session), &plan, &error),
-                KVF_OK);
-            assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT],
+            assert_int_equal(kvf_plan_make(&small_geometry, &options, kvf_session_n_tokens(session),
+                                           &plan, &error),
+                             KVF_OK);
+            assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT],
                              kvf_session_checkpoint_bytes(session));
             assert_int_equal(kvf_session_checkpoint_bytes(session), plan.checkpoint_bytes);
             kvf_plan_free(&plan);
-            small_feed(session, &geometry, 1, 0);
+            small_feed(session, 1, 0);
         }
         /* a chunk of every kind was open: never more than the plan said besides */
         kvf_session_options options = session->options;
         assert_int_equal(
-            kvf_plan_make(&geometry, &options, kvf_session_n_tokens(session), &plan, &error),
+            kvf_plan_make(&small_geometry, &options, kvf_session_n_tokens(session), &plan, &error),
             KVF_OK);
-        assert_true(device->peak_bytes[KVF_MEMORY_CHECKPOINT] <=
+        assert_true(small_device->peak_bytes[KVF_MEMORY_CHECKPOINT] <=
                     plan.checkpoint_bytes + plan.chunk_undo_bytes);
         kvf_plan_free(&plan);
         kvf_session_close(session);
-        device->peak_bytes[KVF_MEMORY_CHECKPOINT] = 0;
+        small_device->peak_bytes[KVF_MEMORY_CHECKPOINT] = 0;
     }
 }
 
@@ -364,10 +361,11 @@ static void checkpoints_are_as_far_apart_as_was_asked(void **state)
                                          .chunk_tokens = SMALL_CHUNK,
                                          .checkpoint_count = 2,
                                          .checkpoint_spacing_tokens = 300};
-    assert_int_equal(kvf_session_open(device, &geometry, &options, &session, &error), KVF_OK);
+    assert_int_equal(kvf_session_open(small_device, &small_geometry, &options, &session, &error),
+                     KVF_OK);
     static const uint64_t first[] = {0, 0, 0, 0, 0, 0, 0, 0, 768, 768, 768, 1152};
     for (int i = 0; i < 12; i++) { /* at 384, 768, 1152, 1536 */
-        small_feed(session, &geometry, 128, 0);
+        small_feed(session, 128, 0);
         assert_int_equal(kvf_session_first_covered(session), first[i]);
     }
     kvf_session_close(session);
@@ -386,18 +384,18 @@ static void a_dropped_chunk_leaves_everything_as_it_was(void **state)
         tokens[i] = small_token(i, 9);
     for (size_t h = 0; h < sizeof held / sizeof *held; h++) {
         const kvf_profile_id profile = (kvf_profile_id)(h % KVF_PROFILE_COUNT);
-        kvf_session *session = small_open(device, &geometry, profile, 0);
-        kvf_session *clean = small_open(device, &geometry, profile, 0);
+        kvf_session *session = small_open(profile, 0);
+        kvf_session *clean = small_open(profile, 0);
         if (held[h]) {
-            small_feed(session, &geometry, held[h], 0);
-            small_feed(clean, &geometry, held[h], 0);
+            small_feed(session, held[h], 0);
+            small_feed(clean, held[h], 0);
         }
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            const uint32_t last = (uint32_t)(i % geometry.n_layers); /* layers that it came to */
+            const uint32_t last =
+                (uint32_t)(i % small_geometry.n_layers); /* layers that it came to */
             assert_int_equal(kvf_session_begin(session, tokens, sizes[i], &error), KVF_OK);
             for (uint32_t layer = 0; layer <= last; layer++)
-                assert_int_equal(small_layer(session, &geometry, tokens, sizes[i], layer, &error),
-                                 KVF_OK);
+                assert_int_equal(small_layer(session, tokens, sizes[i], layer, &error), KVF_OK);
             if (i % 2)
                 kvf_session_drop(session);
             else
@@ -405,28 +403,14 @@ static void a_dropped_chunk_leaves_everything_as_it_was(void **state)
             kvf_session_drop(session);
             assert_same_session(clean, session);
         }
-        small_feed(session, &geometry, 260, 1);
-        small_feed(clean, &geometry, 260, 1);
+        small_feed(session, 260, 1);
+        small_feed(clean, 260, 1);
         assert_same_session(clean, session);
         kvf_session_close(clean);
         kvf_session_close(session);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 0);
-        assert_int_equal(device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     }
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    geometry = small_geometry();
-    return small_setup(&device);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    small_teardown(device);
-    return 0;
 }
 
 int main(void)
@@ -443,5 +427,5 @@ int main(void)
         cmocka_unit_test(back_to_any_covered_token_in_packed),
         cmocka_unit_test(back_to_any_covered_token_in_fold),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, small_setup, small_teardown);
 }
