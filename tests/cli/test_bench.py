@@ -3,24 +3,15 @@
 
 usage: test_bench.py --kvfold PATH --model DIR [unittest's own arguments]
 
-Times are not judged: other tests run beside this one. Needs nothing but Python's standard
-library.
+Times are not judged: other tests run beside this one.
 """
 
-import argparse
-import csv
-import io
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
-import unittest
 import xml.etree.ElementTree
 
-KVFOLD = None  # set by main
-MODEL = None
+from support import MODEL, SVG, CliTest, main
 
 KEYS = [
     "stage", "rows", "queries", "profile", "isa", "backend", "threads", "median_us", "p10_us",
@@ -41,41 +32,19 @@ STAGES = {
 }
 # docs/FORMAT.md 1: DeepSeek-V4-Flash.
 HEADS, INDEX_HEADS, TOP_K, WINDOW = 64, 64, 512, 128
-ROW_BYTES = {"legacy": 2048, "tiled": 1024, "packed": 584, "fold": 584, "list": 2048,
-             "openblas": 2048}
 
 
-def run(*arguments, env=None):
-    clean = {name: value for name, value in os.environ.items()
-             if not name.startswith(("DS4_", "KVFOLD_", "OPENBLAS_"))}
-    return subprocess.run([KVFOLD, *map(str, arguments)], env={**clean, **(env or {})},
-                          capture_output=True, check=False, timeout=300)
-
-
-class BenchTest(unittest.TestCase):
+class BenchTest(CliTest):
     def good(self, *arguments, **options):
-        result = run("bench", "--quick", *arguments, **options)
-        self.assertEqual(result.returncode, 0, result.stderr.decode())
-        return result
-
-    def json_lines(self, *arguments, **options):
-        output = self.good(*arguments, "--json", **options).stdout.decode()
-        return [json.loads(line) for line in output.splitlines()]
+        return super().good("bench", "--quick", *arguments, **options)
 
     def refused(self, expected, *arguments, **options):
-        """Exit status 2, nothing on stdout, one line on stderr that has `expected` in it."""
-        result = run("bench", *arguments, **options)
-        message = result.stderr.decode()
-        self.assertEqual(result.returncode, 2, f"{arguments}: {message}")
-        self.assertEqual(result.stdout, b"", arguments)
-        self.assertEqual(message.count("\n"), 1, message)
+        message = super().refused(expected, "bench", *arguments, **options)
         self.assertTrue(message.startswith("kvfold: bench: "), message)
-        self.assertIn(expected, message)
 
-    @staticmethod
-    def has_openblas():
-        return b"no OpenBLAS" not in run("bench", "--quick", "--stage", "pack", "--profile",
-                                         "fold", "-m", MODEL, "--ctx", "1k").stdout
+    def has_openblas(self):
+        return b"no OpenBLAS" not in self.good("--stage", "pack", "--profile", "fold", "-m", MODEL,
+                                               "--ctx", "1k").stdout
 
 
 class LinesTest(BenchTest):
@@ -143,8 +112,7 @@ class LinesTest(BenchTest):
         self.assertEqual(stages("step,layer"), ["layer", "step"])
 
     def test_csv_has_the_same_columns(self):
-        text = self.good("-m", MODEL, "--ctx", "512", "--stage", "layer", "--csv").stdout.decode()
-        rows = list(csv.DictReader(io.StringIO(text)))
+        rows = self.csv_lines("-m", MODEL, "--ctx", "512", "--stage", "layer")
         self.assertEqual(list(rows[0]), KEYS)
         self.assertEqual([row["profile"] for row in rows], STAGES["layer"])
 
@@ -175,15 +143,10 @@ class LinesTest(BenchTest):
             self.assertEqual((line["profile"], line["isa"]), ("openblas", core))
 
     def test_what_does_not_fit_is_left_out_and_said(self):
-        with tempfile.TemporaryDirectory() as folder:
-            with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
-                config = json.load(file)
-            config["max_position_embeddings"] = 1 << 30
-            with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-                json.dump(config, file)
-            # Every CSA layer has 2^28 rows of 2048 + 512 bytes: 687 GB.
-            result = self.good("-m", folder, "--ctx", "512,1G", "--stage", "step", "--profile",
-                               "legacy", "--json")
+        self.config_of_model("long", 1 << 30)
+        # Every CSA layer has 2^28 rows of 2048 + 512 bytes: 687 GB.
+        result = self.good("-m", "long", "--ctx", "512,1G", "--stage", "step", "--profile",
+                           "legacy", "--json")
         lines = [json.loads(line) for line in result.stdout.decode().splitlines()]
         self.assertEqual([(line["stage"], line["rows"]) for line in lines], [("step", 128)])
         skipped = [line for line in result.stderr.decode().splitlines() if "left out" in line]
@@ -209,27 +172,24 @@ class ReportTest(BenchTest):
             self.assertRegex(lines[3], r"% +\d+\.\d\d +\d+\.\d\d *$")  # x legacy, x list
 
     def test_svg_has_time_and_bytes_of_each_stage_a_line_a_profile(self):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "chart.svg")
-            profiles = ["legacy", "fold", "list"]
-            self.good("-m", MODEL, "--ctx", "2k,512,1k", "--stage", "layer,step", "--profile",
-                      ",".join(profiles), "--svg", path)
-            root = xml.etree.ElementTree.parse(path).getroot()
-            self.assertEqual(os.listdir(folder), ["chart.svg"])
-        space = "{http://www.w3.org/2000/svg}"
-        charts = root.findall(space + "g")
-        titles = [chart.find(space + "text").text for chart in charts]
+        profiles = ["legacy", "fold", "list"]
+        self.good("-m", MODEL, "--ctx", "2k,512,1k", "--stage", "layer,step", "--profile",
+                  ",".join(profiles), "--svg", "chart.svg")
+        root = xml.etree.ElementTree.parse(self.path("chart.svg")).getroot()
+        self.assertEqual(os.listdir(self.folder), ["chart.svg"])
+        charts = root.findall(SVG + "g")
+        titles = [chart.find(SVG + "text").text for chart in charts]
         self.assertEqual([re.sub(", 1 query.*", "", title) for title in titles],
                          ["Time of layer", "Bytes of layer", "Time of step", "Bytes of step"])
         for chart in charts:
-            lines = chart.findall(space + "polyline")
+            lines = chart.findall(SVG + "polyline")
             self.assertEqual([line.get("class") for line in lines], [f"line {p}" for p in profiles])
             for line in lines:
                 self.assertEqual(len(line.get("points").split()), 3)
 
     def test_help_explains_the_options(self):
-        text = run("bench", "--help").stdout.decode()
-        self.assertEqual(text, run("help", "bench").stdout.decode())
+        text = self.kvfold("bench", "--help").stdout.decode()
+        self.assertEqual(text, self.kvfold("help", "bench").stdout.decode())
         for word in ("--stage", "--profile", "--ctx", "--isa", "--threads", "--runs", "--quick",
                      "--svg", "--json", "--csv", "OPENBLAS_CORETYPE", *STAGES["layer"], *KEYS,
                      "Examples\n"):
@@ -259,17 +219,6 @@ class RefusalTest(BenchTest):
 
     def test_a_model_that_has_no_such_context_is_refused(self):
         self.refused("more than the model's maximum", "-m", MODEL, "--ctx", "1G")
-
-
-def main():
-    global KVFOLD, MODEL
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kvfold", required=True)
-    parser.add_argument("--model", required=True)
-    known, rest = parser.parse_known_args()
-    KVFOLD = os.path.abspath(known.kvfold)
-    MODEL = os.path.abspath(known.model)
-    unittest.main(argv=[sys.argv[0], *rest])
 
 
 if __name__ == "__main__":

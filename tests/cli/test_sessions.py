@@ -11,9 +11,8 @@ import shutil
 import signal
 import subprocess
 import time
-import unittest
 
-import test_cli
+from support import KVFOLD, MODEL, PATIENCE_SECONDS, CliTest, environment, main, wait_until
 
 SENTENCE = "The harbour lay in the last of the light, and the boats came in one by one. "
 DOCUMENT = 5 * SENTENCE
@@ -25,15 +24,11 @@ SESSION_KEYS = [
 PAGE = 4096
 
 
-def model():
-    return test_cli.MODEL
-
-
-class SessionTest(test_cli.CliTest):
+class SessionTest(CliTest):
     """The folder of each test has its sessions in s/."""
 
     def run_json(self, *arguments, **options):
-        return self.json_lines("run", "-m", model(), *arguments, **options)[0]
+        return self.json_lines("run", "-m", MODEL, *arguments, **options)[0]
 
     def session(self, name, *arguments):
         return self.run_json("--store", "s", "--session", name, *arguments)
@@ -50,19 +45,9 @@ class SessionTest(test_cli.CliTest):
         with open(self.path(name + ".export"), "rb") as file:
             return file.read()
 
-    def start(self, *arguments):
-        process = subprocess.Popen([test_cli.KVFOLD, *test_cli.one_thread(arguments)],
-                                   cwd=self.folder, env=test_cli.environment(),
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.addCleanup(process.kill)
-        return process
-
     def wait_for(self, name):
-        deadline = time.monotonic() + test_cli.PATIENCE_SECONDS
-        while not os.path.exists(self.path(name)):
-            if time.monotonic() > deadline:
-                self.fail(f"{name} did not appear")
-            time.sleep(0.01)
+        self.assertTrue(wait_until(lambda: os.path.exists(self.path(name))),
+                        f"{name} did not appear")
 
     def damage(self, path, offset):
         with open(path, "r+b") as file:
@@ -122,16 +107,16 @@ class NamedTest(SessionTest):
     def test_another_model_is_refused(self):
         self.session("a", "-p", "x", "-n", "1")
         os.mkdir(self.path("other"))
-        for name in os.listdir(model()):
-            shutil.copy(os.path.join(model(), name), self.path("other"))
-        shard = next(name for name in sorted(os.listdir(model())) if "00003" in name)
+        for name in os.listdir(MODEL):
+            shutil.copy(os.path.join(MODEL, name), self.path("other"))
+        shard = next(name for name in sorted(os.listdir(MODEL)) if "00003" in name)
         path = os.path.join(self.path("other"), shard)
         self.damage(path, os.path.getsize(path) - 1000)
         self.refused("was saved with model", "run", "-m", "other", "--store", "s", "--session",
                      "a", "-n", "1")
 
     def test_a_conversation_is_taken_up_again(self):
-        arguments = ["run", "-m", model(), "-i", "-n", "4", "--session", "talk", "--store", "s"]
+        arguments = ["run", "-m", MODEL, "-i", "-n", "4", "--session", "talk", "--store", "s"]
         self.good(*arguments, stdin=b"Hello\nsailor\n")
         held = self.show("talk")["tokens"]
         result = self.good(*arguments, stdin=b"/stats\nand now\n")
@@ -148,7 +133,7 @@ class NamedTest(SessionTest):
         data = dict(home, XDG_DATA_HOME=self.path("data"))
         for env, folder in ((home, "home/.local/share"), (data, "data"),
                             (dict(home, XDG_DATA_HOME="relative"), "home/.local/share")):
-            self.good("run", "-m", model(), "--session", "a", "-p", "x", "-n", "1", env=env)
+            self.good("run", "-m", MODEL, "--session", "a", "-p", "x", "-n", "1", env=env)
             self.assertTrue(os.path.exists(self.path(folder + "/kvfold/sessions/a.kvfold")))
             self.assertIn(b"a ", self.good("session", "list", env=env).stdout)
         self.refused("--store DIR", "session", "list", env={"HOME": "", "XDG_DATA_HOME": ""})
@@ -157,7 +142,7 @@ class NamedTest(SessionTest):
         self.session("a", "-p", "x", "-n", "1")
         with open(self.path("s/a.lock"), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self.refused("in use by another process", "run", "-m", model(), "--store", "s",
+            self.refused("in use by another process", "run", "-m", MODEL, "--store", "s",
                          "--session", "a")
             self.refused("in use by another process", "session", "rm", "a", "--store", "s")
         # The file of a lock whose process is gone is none.
@@ -168,10 +153,10 @@ class NamedTest(SessionTest):
         self.session("a", "-p", DOCUMENT, "-n", "1")
         path = self.path("s/a.kvfold")
         self.damage(path, 2 * PAGE)  # the first part: token ids
-        self.refused("a.kvfold", "run", "-m", model(), "--store", "s", "--session", "a", "-n", "1")
+        self.refused("a.kvfold", "run", "-m", MODEL, "--store", "s", "--session", "a", "-n", "1")
         self.damage(path, 2 * PAGE)
         self.damage(path, self.show("a")["bytes"] // 2)
-        self.refused("a.kvfold", "run", "-m", model(), "--store", "s", "--session", "a", "-n", "1",
+        self.refused("a.kvfold", "run", "-m", MODEL, "--store", "s", "--session", "a", "-n", "1",
                      "--verify-snapshot")
 
 
@@ -180,11 +165,11 @@ class InterruptTest(SessionTest):
 
     def test_a_prompt_that_was_interrupted_goes_on_where_it_was(self):
         self.write("prompt", LONG_DOCUMENT)
-        arguments = ["-m", model(), "-f", "prompt", "-n", "3", *self.ARGUMENTS]
+        arguments = ["-m", MODEL, "-f", "prompt", "-n", "3", *self.ARGUMENTS]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/long.kvfold")
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=test_cli.PATIENCE_SECONDS)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         self.assertEqual(process.returncode, 130, errors)
         self.assertIn(b"give it again to go on", errors)
         held = self.show("long")["tokens"]
@@ -197,24 +182,24 @@ class InterruptTest(SessionTest):
 
     def test_a_process_that_is_killed_loses_little_and_leaves_no_lock(self):
         self.write("prompt", LONG_DOCUMENT)
-        process = self.start("run", "-m", model(), "-f", "prompt", *self.ARGUMENTS)
+        process = self.start("run", "-m", MODEL, "-f", "prompt", *self.ARGUMENTS)
         self.wait_for("s/long.kvfold")
         process.kill()
         process.communicate()
         held = self.show("long")["tokens"]
         self.assertGreater(held, 0)
-        other = self.good("run", "-m", model(), "-p", "another", "-n", "1", *self.ARGUMENTS)
+        other = self.good("run", "-m", MODEL, "-p", "another", "-n", "1", *self.ARGUMENTS)
         self.assertIn(b"ends inside a prompt that was interrupted", other.stderr)
         self.assertEqual(self.show("long")["tokens"], held + len("another") + 1)
 
     def test_a_stored_prompt_goes_on_after_an_interrupt(self):
         self.write("prompt", LONG_DOCUMENT)
-        arguments = ["-m", model(), "-f", "prompt", "-n", "1", "--chunk", "8", "--store", "s"]
+        arguments = ["-m", MODEL, "-f", "prompt", "-n", "1", "--chunk", "8", "--store", "s"]
         process = self.start("run", *arguments, "--json")
         self.wait_for("s/prefixes")
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=test_cli.PATIENCE_SECONDS)
+        process.communicate(timeout=PATIENCE_SECONDS)
         stored = self.json_lines("session", "list", "--store", "s")
         if process.returncode == 0 or not stored:
             self.skipTest("the machine was too quick or too slow to be interrupted in the prompt")
@@ -260,7 +245,7 @@ class StoreTest(SessionTest):
         name = os.listdir(self.path("s/prefixes"))
         path = self.path("s/prefixes/" + next(n for n in name if n.endswith(".kvfold")))
         self.damage(path, os.path.getsize(path) // 2)
-        result = self.good("run", "-m", model(), "-p", DOCUMENT, "-n", "5", "--store", "s",
+        result = self.good("run", "-m", MODEL, "-p", DOCUMENT, "-n", "5", "--store", "s",
                            "--json")
         self.assertIn(b"warning: ", result.stderr)
         self.assertIn(f'"tokens":{first["tokens"]}'.replace(" ", ""), result.stdout.decode())
@@ -268,7 +253,7 @@ class StoreTest(SessionTest):
         self.assertEqual(again["resumed_tokens"], len(DOCUMENT) + 1)
 
     def test_the_budget(self):
-        result = self.good("run", "-m", model(), "-p", DOCUMENT, "-n", "1", "--store", "s",
+        result = self.good("run", "-m", MODEL, "-p", DOCUMENT, "-n", "1", "--store", "s",
                            "--store-max", "100k")
         self.assertIn(b"not stored: ", result.stderr)
         self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
@@ -285,8 +270,8 @@ class StoreTest(SessionTest):
         for arguments, status, message in (([], 0, b"warning: not stored: "),
                                            (["--session", "a"], 2, b"the session is not saved: ")):
             result = subprocess.run(
-                [test_cli.KVFOLD, "run", "--threads", "1", "-m", model(), "-p", DOCUMENT, "-n", "5",
-                 "--store", "s", *arguments], cwd=self.folder, env=test_cli.environment(),
+                [KVFOLD, "run", "--threads", "1", "-m", MODEL, "-p", DOCUMENT, "-n", "5",
+                 "--store", "s", *arguments], cwd=self.folder, env=environment(),
                 capture_output=True, check=False, preexec_fn=short_files)
             self.assertEqual(result.returncode, status, result.stderr)
             self.assertIn(message, result.stderr)
@@ -294,7 +279,7 @@ class StoreTest(SessionTest):
         self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
 
     def test_small_prompts_are_not_worth_a_file(self):
-        self.good("run", "-m", model(), "-p", "The sea", "-n", "1", "--store", "s")
+        self.good("run", "-m", MODEL, "-p", "The sea", "-n", "1", "--store", "s")
         self.assertEqual(self.json_lines("session", "list", "--store", "s"), [])
 
 
@@ -362,9 +347,9 @@ class CommandTest(SessionTest):
         self.refused("does not apply here; it belongs to kvfold run", "session", "list",
                      "--session", "a")
         for name in ("", "../a", "a/b", ".a", "-a", "a b", "a\n", "\u00e9", "a" * 65, "prefixes/a"):
-            self.refused("name", "run", "-m", model(), "-p", "x", "--session=" + name)
+            self.refused("name", "run", "-m", MODEL, "-p", "x", "--session=" + name)
         self.refused("'../a' ", "session", "show", "../a", "--store", "s")
-        run = ["run", "-m", model()]
+        run = ["run", "-m", MODEL]
         self.refused("give a prompt to begin it", *run, "--session", "a", "--store", "s")
         self.refused("--store-max only matters with --store", *run, "-p", "x", "--store-max", "1G")
         self.refused("--save-every only matters with", *run, "-p", "x", "--save-every", "5")
@@ -378,7 +363,7 @@ class CommandTest(SessionTest):
 
     def test_a_session_that_is_too_long_says_so(self):
         self.session("a", "-p", DOCUMENT, "-n", "1")
-        self.refused("the session with the prompt has", "run", "-m", model(), "--session", "a",
+        self.refused("the session with the prompt has", "run", "-m", MODEL, "--session", "a",
                      "--store", "s", "-p", "x", "--ctx", "256")
 
     def test_help_names_everything(self):
@@ -392,4 +377,4 @@ class CommandTest(SessionTest):
 
 
 if __name__ == "__main__":
-    test_cli.main()
+    main()

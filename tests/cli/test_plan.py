@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""kvfold plan: its bytes, tables, files and the contexts that fit.
+
+usage: test_plan.py --kvfold PATH --model DIR [unittest's own arguments]
+"""
+
+import os
+import xml.etree.ElementTree
+
+from support import MODEL, PROFILES, SVG, CliTest, main
+
+# docs/FORMAT.md 8: session bytes of DeepSeek-V4-Flash.
+FORMAT_TABLE = {
+    8192: (136750476, 91399564, 71912844, 44759436),
+    16384: (249505164, 158803340, 119829900, 73580940),
+    32768: (475014540, 293610892, 215664012, 131223948),
+    65536: (926033292, 563225996, 407332236, 246509964),
+    1048576: (14456595852, 8651679116, 6157378956, 3705090444),
+}
+
+PLAN_KEYS = [
+    "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
+    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "buffers",
+]
+
+
+class PlanTest(CliTest):
+    def test_session_bytes_equal_the_format_to_the_byte(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx",
+                                ",".join(map(str, FORMAT_TABLE)))
+        got = {(line["ctx"], line["profile"]): line["session_bytes"] for line in lines}
+        expected = {(ctx, profile): held for ctx, row in FORMAT_TABLE.items()
+                    for profile, held in zip(PROFILES, row)}
+        self.assertEqual(got, expected)
+
+    def test_json_has_the_documented_keys_and_totals_that_add_up(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "1000,1M")
+        self.assertEqual(len(lines), 8)
+        for line in lines:
+            self.assertEqual(list(line), PLAN_KEYS)
+            for buffer in line["buffers"]:
+                self.assertEqual(list(buffer), ["name", "dtype", "shape", "bytes"])
+            self.assertEqual(sum(b["bytes"] for b in line["buffers"]), line["total_bytes"])
+            self.assertGreater(line["total_bytes"], line["allocated_bytes"] + line["scratch_bytes"])
+            self.assertGreaterEqual(line["allocated_bytes"], line["session_bytes"])
+
+    def test_checkpoints_are_counted_beside_the_totals(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "512,1M", "--profile", "fold")
+        rings, halves, logits, state = 43 * 2 * 37440, 21 * 20480, 4 * 129280, 12206080
+        for line, count in zip(lines, (4, 8)):
+            self.assertEqual(line["checkpoint_bytes"], count * (rings + halves + logits))
+            self.assertEqual(line["chunk_undo_bytes"], rings + state + halves + logits)
+
+    def test_scratch_is_what_the_format_promises(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "1M", "--chunk", "4096")
+        scratch = {line["profile"]: line["scratch_bytes"] for line in lines}
+        self.assertAlmostEqual(scratch["legacy"] / 1e9, 8.59, delta=0.1)
+        self.assertAlmostEqual(scratch["packed"] / 1e9, 2.68, delta=0.1)
+        self.assertLessEqual(scratch["fold"], 64 << 20)
+
+    def test_default_contexts_end_at_the_models_maximum(self):
+        contexts = sorted({line["ctx"] for line in self.json_lines("plan", "-m", "v4-flash")})
+        self.assertEqual([c // 1024 for c in contexts], [8, 16, 32, 64, 96, 128, 256, 512, 1024])
+        self.config_of_model("short", 40000)
+        contexts = sorted({line["ctx"] for line in self.json_lines("plan", "-m", "short")})
+        self.assertEqual(contexts, [8192, 16384, 32768])
+        self.refused("40,000", "plan", "-m", "short", "--ctx", "8k,64k")
+
+    def test_csv_has_the_same_numbers(self):
+        arguments = ["plan", "-m", "v4-flash", "--ctx", "8k,1M", "--profile", "fold,legacy"]
+        lines = self.json_lines(*arguments)
+        rows = self.csv_lines(*arguments)
+        self.assertEqual(list(rows[0]), PLAN_KEYS[:-1])
+        self.assertEqual(len(rows), len(lines))
+        for row, line in zip(rows, lines):
+            self.assertEqual(row, {key: str(line[key]) for key in PLAN_KEYS[:-1]})
+
+    def test_tables_are_aligned_and_buffers_listed(self):
+        text = self.good("plan", "-m", "v4-flash", "--ctx", "8k,1M", "--buffers").stdout.decode()
+        table = text[text.index("Session bytes"):].splitlines()
+        self.assertEqual(len({len(line) for line in table[1:4]}), 1)
+        self.assertIn("14,456,595,852", table[3])
+        self.assertIn("74.4%", table[3])
+        self.assertRegex(text, r"layer\.2\.rows +cache +fp8_f16 +4096 x 64 x 512 +\d")
+
+    def test_largest_context_is_the_largest(self):
+        memory, weights = 20 << 30, 3 << 30
+        line = next(line for line in self.json_lines(
+            "plan", "-m", "v4-flash", "--ctx", "8k", "--profile", "legacy", "--memory", "20G",
+            "--weights", "3G") if "largest_ctx" in line)
+        self.assertEqual(line["memory_bytes"], memory)
+        self.assertEqual(line["weights_bytes"], weights)
+        largest = line["largest_ctx"]
+        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes"))
+                  for line in self.json_lines(
+            "plan", "-m", "v4-flash", "--profile", "legacy", "--ctx", f"{largest},{largest + 1}")]
+        self.assertLessEqual(totals[0], memory - weights)
+        self.assertGreater(totals[1], memory - weights)
+
+    def test_memory_counts_the_checkpoint_and_says_what_does_not_fit(self):
+        line = self.json_lines("plan", "-m", MODEL, "--ctx", "1k", "--memory", "1G")[-1]
+        files = sum(os.path.getsize(os.path.join(MODEL, name)) for name in os.listdir(MODEL)
+                    if name.endswith(".safetensors"))
+        self.assertGreater(line["weights_bytes"], 2 * files)
+        self.assertLess(line["weights_bytes"], 4 * files)
+        text = self.good("plan", "-m", MODEL, "--ctx", "1k", "--memory", "1M").stdout.decode()
+        self.assertIn("does not fit", text)
+
+    def test_threads_and_tile_change_scratch_only_where_they_should(self):
+        def scratch(*arguments, env=None):
+            return {line["profile"]: line["scratch_bytes"] for line in self.json_lines(
+                "plan", "-m", "v4-flash", "--ctx", "64k", *arguments, env=env)}
+        plain = scratch()
+        tiled = scratch(env={"DS4_INDEXER_SCORE_TILE": "1024"})
+        for profile in PROFILES:
+            more = 512 * (65536 // 4) * 4 if profile in ("tiled", "packed") else 0
+            self.assertEqual(tiled[profile] - plain[profile], more, profile)
+            self.assertGreater(scratch("--threads", "4")[profile], plain[profile])
+
+    def test_environment_does_not_narrow_a_plan(self):
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "8k",
+                                env={"DS4_DISABLE_KV_OPTS": "1"})
+        self.assertEqual([line["profile"] for line in lines], PROFILES)
+
+    def test_svg_is_well_formed_with_a_labelled_line_a_profile(self):
+        self.good("plan", "-m", "v4-flash", "--ctx", "1M,8k,8k,100000", "--svg", "chart.svg")
+        root = xml.etree.ElementTree.parse(self.path("chart.svg")).getroot()
+        lines = root.findall(SVG + "polyline")
+        self.assertEqual([line.get("class") for line in lines], [f"line {p}" for p in PROFILES])
+        for line in lines:
+            points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+            self.assertEqual(len(points), 3)
+            self.assertEqual(points, sorted(points))  # to the right ..
+            self.assertGreater(points[0][1], points[-1][1])  # .. and up
+        labels = [text.text for text in root.findall(SVG + "text")
+                  if (text.get("class") or "").startswith("label")]
+        self.assertEqual([label.split(",")[0] for label in labels], PROFILES)
+        self.assertIn("prefers-color-scheme:dark", root.find(SVG + "style").text)
+        self.assertEqual(os.listdir(self.folder), ["chart.svg"])
+
+    def test_svg_of_one_context_and_of_a_strange_folder_is_well_formed(self):
+        strange = self.path("a<b>&\"\N{SNOWMAN}")
+        os.symlink(MODEL, strange)
+        self.good("plan", "-m", strange, "--ctx", "4k", "--profile", "fold", "--svg", "one.svg")
+        root = xml.etree.ElementTree.parse(self.path("one.svg")).getroot()
+        self.assertEqual(len(root.findall(SVG + "polyline")), 1)
+
+    def test_svg_that_cannot_be_written_leaves_nothing(self):
+        result = self.kvfold("plan", "-m", "v4-flash", "--svg", "nosuchfolder/chart.svg")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(b"nosuchfolder/chart.svg", result.stderr)
+        self.assertEqual(os.listdir(self.folder), [])
+        self.assertEqual(self.kvfold("plan", "-m", "v4-flash", "--svg", "/dev/null").returncode, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""kvfold verify: its figures and tables, what makes it fail, Ctrl-C, the progress bar.
+
+usage: test_verify.py --kvfold PATH --model DIR [unittest's own arguments]
+"""
+
+import array
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import time
+
+from support import MODEL, PATIENCE_SECONDS, PROFILES, VOCABULARY, CliTest, Terminal, main
+
+VERIFY_KEYS = [
+    "ctx", "profile", "isa", "backend", "session_bytes", "reduction", "scratch_peak_bytes",
+    "max_abs_logit_diff", "compared_logits", "differing_logits", "inexact_rows", "argmax_equal",
+    "prefill_tps", "decode_tps",
+]
+
+
+def scale_tensor(folder, name, factor):
+    """Multiplies one f32 tensor of a checkpoint in place."""
+    with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
+        shard = os.path.join(folder, json.load(file)["weight_map"][name])
+    with open(shard, "r+b") as file:
+        header_bytes = struct.unpack("<Q", file.read(8))[0]
+        tensor = json.loads(file.read(header_bytes))[name]
+        assert tensor["dtype"] == "F32"
+        start, end = tensor["data_offsets"]
+        file.seek(8 + header_bytes + start)
+        values = array.array("f", file.read(end - start))
+        file.seek(8 + header_bytes + start)
+        file.write(array.array("f", [factor * value for value in values]).tobytes())
+
+
+class VerifyTest(CliTest):
+    def test_all_profiles_give_the_same_bits(self):
+        lines = self.json_lines("verify", "-m", MODEL, "--ctx", "150,700", "--chunk", "512")
+        self.assertEqual([(line["ctx"], line["profile"]) for line in lines],
+                         [(ctx, profile) for ctx in (150, 700) for profile in PROFILES])
+        plans = {(plan["ctx"], plan["profile"]): plan["session_bytes"]
+                 for plan in self.json_lines("plan", "-m", MODEL, "--ctx", "150,700")}
+        for line in lines:
+            self.assertEqual(list(line), VERIFY_KEYS)
+            self.assertEqual(line["session_bytes"], plans[line["ctx"], line["profile"]])
+            self.assertEqual(line["differing_logits"], 0)
+            self.assertEqual(line["max_abs_logit_diff"], 0)
+            self.assertEqual(line["inexact_rows"], 0)
+            self.assertIs(line["argmax_equal"], True)
+            base = line["profile"] == "legacy"
+            self.assertEqual(line["compared_logits"],
+                             0 if base else (line["ctx"] + 64) * VOCABULARY)
+            legacy = plans[line["ctx"], "legacy"]
+            self.assertAlmostEqual(line["reduction"], 1 - line["session_bytes"] / legacy)
+            self.assertGreater(line["scratch_peak_bytes"], 0)
+            self.assertGreater(min(line["prefill_tps"], line["decode_tps"]), 0)
+
+    def test_the_table_and_csv_report_the_same_and_name_the_isa(self):
+        arguments = ["verify", "-m", MODEL, "--ctx", "64", "--profile", "fold", "--isa", "scalar"]
+        text = self.good(*arguments).stdout.decode()
+        self.assertIn("cpu/scalar", text)
+        self.assertIn("Equal: all 40,960 logits compared have the same bits", text)
+        self.assertNotIn("tiled", text)
+        rows = self.csv_lines(*arguments)
+        self.assertEqual([row["profile"] for row in rows], ["legacy", "fold"])
+        self.assertEqual(list(rows[0]), VERIFY_KEYS)
+
+    def test_a_row_that_f16_cannot_hold_is_counted_and_fails(self):
+        """Compressed rows 2^20 times larger: their block scales leave -15..7 (FORMAT.md 7)."""
+        copy = self.path("copy")
+        shutil.copytree(MODEL, copy)
+        scale_tensor(copy, "model.layers.2.attn.compressor.norm.weight", 2.0 ** 20)
+        result = self.kvfold("verify", "-m", copy, "--ctx", "150", "--json")
+        self.assertEqual(result.returncode, 1, result.stderr.decode())
+        lines = {line["profile"]: line
+                 for line in map(json.loads, result.stdout.decode().splitlines())}
+        self.assertGreater(lines["tiled"]["inexact_rows"], 0)
+        self.assertGreater(lines["tiled"]["differing_logits"], 0)
+        self.assertGreater(lines["tiled"]["max_abs_logit_diff"], 0)
+        for profile in ("packed", "fold"):
+            self.assertEqual(lines[profile]["differing_logits"], 0)
+        result = self.kvfold("verify", "-m", copy, "--ctx", "150", "--profiles", "tiled")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b"DIFFERENT:", result.stdout)
+        self.assertIn(b"rows exactly in f16", result.stdout)
+
+    def test_contexts_beyond_the_model_and_empty_texts_are_refused(self):
+        self.refused("model's maximum", "verify", "-m", MODEL, "--ctx", "1M")
+        self.refused("empty", "verify", "-m", MODEL, "-f", self.write("empty", ""))
+
+
+class InterruptTest(CliTest):
+    def test_verify_stops(self):
+        process = self.start("verify", "-m", MODEL, "--ctx", "900k", "--chunk", "64", "--json",
+                             "--profiles", "fold")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        self.assertEqual((process.returncode, output), (130, b""), errors)
+        self.assertEqual(errors, b"kvfold: verify: interrupted\n")
+
+
+class ProgressTest(CliTest):
+    def test_a_terminal_gets_a_bar_that_is_cleared(self):
+        terminal = Terminal("verify", "-m", MODEL, "--ctx", "200", "--profiles", "fold",
+                            "--chunk", "16")
+        self.addCleanup(terminal.close)
+        self.assertEqual(terminal.exit_status(), 0)
+        bars = re.findall(rb"(legacy|fold) 200 \[[#.]{24}\] +\d+%  \S+ tok/s  \S+ left",
+                          terminal.seen)
+        self.assertEqual(set(bars), {b"legacy", b"fold"})
+        after_last_bar = terminal.seen[terminal.seen.rindex(b" left"):]
+        self.assertTrue(after_last_bar.startswith(b" left\r\x1b[K"), after_last_bar[:40])
+
+    def test_nothing_is_drawn_elsewhere(self):
+        result = self.good("verify", "-m", MODEL, "--ctx", "64", "--profiles", "fold")
+        self.assertEqual(result.stderr, b"")
+
+
+if __name__ == "__main__":
+    main()
