@@ -185,15 +185,18 @@ int kvf_io_make_folder(const char *path)
         return errno == EEXIST ? 0 : -1;
     char *parent = kvf_io_folder_of(path);
     const int result = parent ? system_sync_folder(&kvf_io_system, parent) : -1;
+    const int reason = parent ? errno : ENOMEM;
     free(parent);
+    errno = reason;
     return result;
 }
 
 kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
 {
     const int reason = errno;
-    const kvf_status status =
-        reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND : KVF_FILE_IO;
+    const kvf_status status = reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND
+                              : reason == ENOMEM                    ? KVF_OUT_OF_MEMORY
+                                                                    : KVF_FILE_IO;
     return kvf_fail(error, status, "%.200s: cannot %s: %s", path, what, strerror(reason));
 }
 

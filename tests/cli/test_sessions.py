@@ -285,7 +285,7 @@ class StoreTest(SessionTest):
 
 class CommandTest(SessionTest):
     def test_list_show_check_and_rm(self):
-        self.assertIn(b"no sessions in s", self.good("session", "list", "--store", "s").stdout)
+        self.refused("there is no folder s", "session", "list", "--store", "s")
         self.session("b", "-p", "x", "-n", "1")
         self.session("a.1", "-p", DOCUMENT, "-n", "1")
         self.run_json("-p", DOCUMENT, "-n", "1", "--store", "s")
