@@ -87,6 +87,31 @@ class ChatTest(CliTest):
         self.assertEqual(result.stderr.count(b"fold on"), 2)
         self.assertNotIn(b"> ", result.stdout)
 
+    def test_an_undone_turn_leaves_no_trace(self):
+        def talk(*lines):
+            text = "".join(line + "\n" for line in lines).encode()
+            return self.good("run", "-m", MODEL, "-i", "-n", "20", stdin=text).stdout.splitlines()
+
+        straight = talk("Tell me", "of the sea", "/stats")
+        undone = talk("Tell me", "Nonsense", "/undo", "of the sea", "/stats")
+        self.assertRegex(undone[2], rb"^back at 28 tokens$")  # with the last one that was answered
+        self.assertEqual(undone[:1] + undone[3:], straight)
+
+    def test_undo_and_retry_work_on_a_terminal(self):
+        chat = self.chat("-n", "4")
+        chat.say(b"/retry")
+        chat.wait_for(rb"no turn to answer again")
+        chat.say(b"one")
+        chat.summary()
+        chat.say(b"/retry")
+        self.assertEqual(chat.summary().group(1, 2), (b"0", b"4"))
+        chat.say(b"/undo")
+        chat.wait_for(rb"back at 0 tokens")
+        chat.say(b"/undo")
+        chat.wait_for(rb"nothing is left to take back")
+        chat.say(b"/quit")
+        self.assertEqual(chat.exit_status(), 0)
+
 
 if __name__ == "__main__":
     main()

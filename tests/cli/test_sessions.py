@@ -207,6 +207,131 @@ class InterruptTest(SessionTest):
         self.assertEqual(rest["resumed_tokens"], stored[0]["tokens"])
 
 
+class EndTest(SessionTest):
+    """Whatever ends a run, what there was is saved."""
+
+    def arguments(self, name, *more):
+        return ["run", "-m", MODEL, "--store", "s", "--session", name, *more]
+
+    def test_a_process_that_is_asked_to_end_saves_first(self):
+        for name in ("SIGTERM", "SIGHUP"):
+            with self.subTest(name):
+                process = self.start(*self.arguments(name, "-p", "Once upon", "-n", "60000"))
+                answer = process.stdout.read(20)  # it has begun
+                process.send_signal(getattr(signal, name))
+                rest, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+                self.assertEqual(process.returncode, 130, stderr)
+                self.assertIn(b"saved as " + name.encode(), stderr)
+                self.assertEqual(self.show(name)["tokens"],
+                                 1 + len("Once upon") + len(answer + rest) - len("\n"))
+        self.assertEqual(sorted(os.listdir(self.path("s"))), ["SIGHUP.kvfold", "SIGTERM.kvfold"])
+
+    def test_a_conversation_that_is_asked_to_end_leaves(self):
+        process = subprocess.Popen([KVFOLD, *self.arguments("a", "-i", "-n", "4")],
+                                   cwd=self.folder, env=environment(), stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.kill)
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        self.assertTrue(process.stdout.read(5).endswith(b"\n"))
+        self.assertTrue(wait_until(lambda: os.path.exists(self.path("s/a.kvfold"))))
+        process.send_signal(signal.SIGTERM)
+        process.stdin.close()
+        self.assertEqual(process.wait(PATIENCE_SECONDS), 130)
+        self.assertEqual(self.show("a")["tokens"], 1 + len("one") + 4)
+        process.stdout.close()
+        process.stderr.close()
+
+    def test_an_answer_that_nobody_reads_is_saved(self):
+        process = self.start(*self.arguments("a", "-p", "Once upon", "-n", "60000"))
+        process.stdout.read(5)
+        process.stdout.close()
+        stderr = process.stderr.read()
+        process.stderr.close()
+        self.assertEqual(process.wait(PATIENCE_SECONDS), 130, stderr)
+        self.assertGreaterEqual(self.show("a")["tokens"], 1 + len("Once upon") + 5)
+
+    def test_a_full_disk_ends_no_conversation(self):
+        def short_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+        result = subprocess.run([KVFOLD, *self.arguments("a", "-i", "-n", "4", "--threads", "1")],
+                                input=b"one\ntwo\n/stats\n", cwd=self.folder, env=environment(),
+                                capture_output=True, check=False, preexec_fn=short_files)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(result.stderr.count(b"the session is not saved: "), 2)
+        self.assertIn(b": 16 of 65,536 tokens", result.stdout)
+        self.assertEqual(os.listdir(self.path("s")), [])
+
+    def test_a_link_is_saved_through_and_must_lead_somewhere(self):
+        self.good(*self.arguments("a", "-p", "one", "-n", "2"))
+        os.rename(self.path("s/a.kvfold"), self.path("elsewhere"))
+        os.symlink(self.path("elsewhere"), self.path("s/a.kvfold"))
+        self.good(*self.arguments("a", "-p", "two", "-n", "2"))
+        self.assertTrue(os.path.islink(self.path("s/a.kvfold")))
+        self.assertEqual(self.show("a")["tokens"], 1 + len("onetwo") + 4)
+        os.unlink(self.path("elsewhere"))
+        self.refused("a link that leads nowhere", *self.arguments("a", "-p", "x", "-n", "1"))
+
+
+class TakingBackTest(SessionTest):
+    """/undo and /retry, in a conversation with a name."""
+
+    def talk(self, name, *lines, options=()):
+        result = self.good("run", "-m", MODEL, "-i", "-n", "12", "--store", "s", "--session", name,
+                           *options, stdin="".join(line + "\n" for line in lines).encode())
+        return result.stdout.decode()
+
+    def test_a_conversation_that_went_back_is_one_that_never_went_there(self):
+        first, wrong, right = "Tell me of the harbour", "Nonsense " * 40, "And of the boats"
+        self.talk("straight", first, right)
+        self.talk("undone", first, wrong, "/undo", right)
+        self.talk("twice", first, wrong, wrong, "/undo", "/undo", right)
+        self.talk("reset", first, "/reset", "/undo", right)
+        self.talk("retried", first, "/retry", "/retry", right, "/retry")
+        self.talk("later", first)
+        self.talk("later", wrong, "/undo", right)
+        straight = self.exported("straight")
+        for name in ("undone", "twice", "reset", "retried", "later"):
+            with self.subTest(name):
+                self.assertEqual(self.exported(name), straight)
+
+    def test_what_is_taken_back_is_saved_at_once_and_cheaply(self):
+        self.talk("a", 60 * SENTENCE)  # long enough that its rows are most of the file
+        whole = self.show("a")
+        self.talk("a", "even more", "/undo")
+        after = self.show("a")
+        self.assertEqual(after["tokens"], whole["tokens"])
+        # Two appends, of the turn and of the undo, and no new file.
+        self.assertEqual(after["saves"], whole["saves"] + 2)
+
+    def test_retry_draws_another_answer(self):
+        sampled = ("--temperature", "1.5")
+        lines = self.talk("a", "The sea", "/retry", options=sampled).splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertNotEqual(lines[0], lines[1])
+        lines = self.talk("b", "The sea", "/retry").splitlines()
+        self.assertEqual(lines[0], lines[1])
+
+    def test_as_much_as_is_kept_can_be_taken_back(self):
+        output = self.talk("a", *"123456789", *9 * ["/undo"], "/stats")
+        self.assertEqual(output.count("back at"), 8)
+        self.assertEqual(output.count("nothing is left to take back"), 1)
+        self.assertIn(f": {1 + 1 + 12} of 65,536 tokens", output)
+        self.assertEqual(self.show("a")["tokens"], 14)
+        self.assertIn("no turn to answer again", self.talk("a", "/retry"))
+
+    def test_a_conversation_of_nothing_is_empty(self):
+        for name, lines in (("undone", ("one", "/undo")), ("reset", ("one", "/reset"))):
+            with self.subTest(name):
+                self.talk(name, *lines)
+                self.assertEqual(self.show(name)["tokens"], 0)
+                self.refused(f"the session {name} is empty", "run", "-m", MODEL, "--store", "s",
+                             "--session", name)
+                self.talk(name, "Tell me")
+                self.talk(name + "2", "Tell me")
+                self.assertEqual(self.exported(name), self.exported(name + "2"))
+
+
 class StoreTest(SessionTest):
     def ask(self, text, *arguments):
         return self.run_json("-p", text, "-n", "5", "--store", "s", *arguments)
@@ -264,8 +389,7 @@ class StoreTest(SessionTest):
         self.assertLessEqual(sum(line["bytes"] for line in lines), 4 << 20)
 
     def test_a_full_disk_costs_the_file_and_not_the_answer(self):
-        def short_files():
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        def short_files():  # a longer one raises SIGXFSZ, which ends a process that lets it
             resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
         for arguments, status, message in (([], 0, b"warning: not stored: "),
                                            (["--session", "a"], 2, b"the session is not saved: ")):
