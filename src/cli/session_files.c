@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cache/io.h"
 #include "cli/message.h"
 
 /* Another process may remove the lock's file between opening and locking it. */
@@ -63,19 +62,33 @@ int cli_session_folder(const cli_options *options, char **folder)
                                        "are with --store DIR");
 }
 
+/* A folder in an open one, which is put on the disk too: a power cut must not take it away. */
+static bool make_durable(int parent, const char *path)
+{
+    if (mkdir(path, S_IRWXU) != 0)
+        return errno == EEXIST;
+    return parent < 0 || fsync(parent) == 0; /* one that may not be read cannot be synced */
+}
+
 int cli_make_folder(const cli_options *options, const char *folder)
 {
     char *part;
     int status = cli_path(options, folder, "", "/", &part);
+    int parent = open(folder[0] == '/' ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (size_t i = 1; status == CLI_EXIT_OK && part[i]; i++) {
         if (part[i] != '/')
             continue;
         part[i] = '\0';
-        if (kvf_io_make_folder(part) != 0)
+        if (!make_durable(parent, part))
             status =
                 cli_error(options->command, "cannot make the folder %s: %s", part, strerror(errno));
+        if (parent >= 0)
+            close(parent);
+        parent = open(part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         part[i] = '/';
     }
+    if (parent >= 0)
+        close(parent);
     free(part);
     return status;
 }
