@@ -67,58 +67,17 @@ static int choose_context(const cli_engine *engine, const cli_saver *saver,
 
 /* ---- One answer ----------------------------------------------------------------- */
 
-/* Bytes of a UTF-8 character at text, 0 where there is no valid one. */
-static size_t utf8_length(const unsigned char *text, size_t text_bytes)
+/* The bytes that the answer's tokens stand for, *n_bytes of them; NULL when memory ran out. */
+static char *bytes_of(const cli_answer *answer, size_t *n_bytes)
 {
-    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    const size_t length = text[0] < 0x80             ? 1
-                          : (text[0] & 0xe0) == 0xc0 ? 2
-                          : (text[0] & 0xf0) == 0xe0 ? 3
-                          : (text[0] & 0xf8) == 0xf0 ? 4
-                                                     : 0;
-    if (length == 1)
-        return text[0] != 0; /* a NUL would end the string */
-    if (length == 0 || length > text_bytes)
-        return 0;
-    uint32_t code = text[0] & (0x7fu >> length);
-    for (size_t i = 1; i < length; i++) {
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-        code = code << 6 | (text[i] & 0x3fu);
-    }
-    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
-    return code < smallest[length] || code > 0x10ffff || surrogate ? 0 : length;
-}
-
-/*
- * The answer's text as JSON can carry it: bytes that are no UTF-8 become U+FFFD.
- * The caller frees it; NULL when memory ran out.
- */
-static char *text_of(const cli_answer *answer)
-{
-    unsigned char *bytes = malloc(answer->n_tokens + 1);
-    char *text = malloc(3 * answer->n_tokens + 1); /* U+FFFD has three bytes */
-    size_t n_bytes = 0;
-    size_t length = 0;
-    for (uint64_t i = 0; bytes && text && i < answer->n_tokens; i++) {
+    char *bytes = malloc(answer->n_tokens + 1);
+    *n_bytes = 0;
+    for (uint64_t i = 0; bytes && i < answer->n_tokens; i++) {
         const int byte = kvf_token_byte(answer->tokens[i]);
         if (byte >= 0)
-            bytes[n_bytes++] = (unsigned char)byte;
+            bytes[(*n_bytes)++] = (char)byte;
     }
-    for (size_t i = 0; bytes && text && i < n_bytes;) {
-        const size_t n = utf8_length(bytes + i, n_bytes - i);
-        memcpy(text + length, n ? (const char *)bytes + i : "\xef\xbf\xbd", n ? n : 3);
-        length += n ? n : 3;
-        i += n ? n : 1;
-    }
-    if (bytes && text) {
-        text[length] = '\0';
-    } else {
-        free(text);
-        text = NULL;
-    }
-    free(bytes);
-    return text;
+    return bytes;
 }
 
 static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
@@ -143,11 +102,12 @@ static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
     for (uint64_t i = 0; tokens && i < answer->n_tokens; i++)
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(answer->tokens[i]));
     cli_record_list(&record, "tokens", tokens);
-    char *text = text_of(answer);
-    if (text)
-        cli_record_text(&record, "text", text);
-    record.failed = record.failed || !text;
-    free(text);
+    size_t n_bytes;
+    char *bytes = bytes_of(answer, &n_bytes);
+    if (bytes)
+        cli_record_bytes(&record, "text", bytes, n_bytes);
+    record.failed = record.failed || !bytes;
+    free(bytes);
     return cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
 }
 

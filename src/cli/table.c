@@ -21,10 +21,49 @@ void cli_record_free(cli_record *record)
     record->object = NULL;
 }
 
+/* Bytes of a UTF-8 character at text, 0 where there is no valid one. */
+static size_t utf8_length(const unsigned char *text, size_t text_bytes)
+{
+    static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const size_t length = text[0] < 0x80             ? 1
+                          : (text[0] & 0xe0) == 0xc0 ? 2
+                          : (text[0] & 0xf0) == 0xe0 ? 3
+                          : (text[0] & 0xf8) == 0xf0 ? 4
+                                                     : 0;
+    if (length == 1)
+        return text[0] != 0; /* a NUL would end the string */
+    if (length == 0 || length > text_bytes)
+        return 0;
+    uint32_t code = text[0] & (0x7fu >> length);
+    for (size_t i = 1; i < length; i++) {
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+        code = code << 6 | (text[i] & 0x3fu);
+    }
+    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
+    return code < smallest[length] || code > 0x10ffff || surrogate ? 0 : length;
+}
+
+void cli_record_bytes(cli_record *record, const char *key, const char *bytes, size_t n_bytes)
+{
+    char *text = malloc(3 * n_bytes + 1); /* U+FFFD has three bytes */
+    size_t length = 0;
+    for (size_t i = 0; text && i < n_bytes;) {
+        const size_t n = utf8_length((const unsigned char *)bytes + i, n_bytes - i);
+        memcpy(text + length, n ? bytes + i : "\xef\xbf\xbd", n ? n : 3);
+        length += n ? n : 3;
+        i += n ? n : 1;
+    }
+    if (text)
+        text[length] = '\0';
+    if (!text || !cJSON_AddStringToObject(record->object, key, text))
+        record->failed = true;
+    free(text);
+}
+
 void cli_record_text(cli_record *record, const char *key, const char *value)
 {
-    if (!cJSON_AddStringToObject(record->object, key, value))
-        record->failed = true;
+    cli_record_bytes(record, key, value, strlen(value));
 }
 
 void cli_record_count(cli_record *record, const char *key, uint64_t value)

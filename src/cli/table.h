@@ -23,7 +23,9 @@ typedef struct cli_record {
 
 cli_record cli_record_new(void);
 void cli_record_free(cli_record *record);
+/* What is no UTF-8, which JSON cannot carry, becomes U+FFFD: a path can have any bytes. */
 void cli_record_text(cli_record *record, const char *key, const char *value);
+void cli_record_bytes(cli_record *record, const char *key, const char *bytes, size_t n_bytes);
 void cli_record_count(cli_record *record, const char *key, uint64_t value);
 /* Shortest decimal that reads back equal; null for NaN and infinity. */
 void cli_record_number(cli_record *record, const char *key, double value);

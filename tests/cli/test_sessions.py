@@ -434,6 +434,13 @@ class CommandTest(SessionTest):
         self.assertEqual(sorted(os.listdir(self.path("s"))), ["a.1.kvfold", "prefixes"])
         self.refused("no session 'b'", "session", "rm", "b", "--store", "s")
 
+    def test_a_folder_whose_name_is_no_text_can_be_listed(self):
+        folder = os.fsencode(self.path("s")) + b"\xff\xc3"
+        self.good("run", "-m", MODEL, "--store", os.fsdecode(folder), "--session", "a", "-p", "x",
+                  "-n", "1")
+        line = self.json_lines("session", "list", "--store", os.fsdecode(folder))[0]
+        self.assertTrue(line["path"].endswith("s\ufffd\ufffd/a.kvfold"), line["path"])
+
     def test_check_finds_damage(self):
         self.session("a", "-p", DOCUMENT, "-n", "1")
         self.session("b", "-p", "x", "-n", "1")
