@@ -155,6 +155,12 @@ static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf
         return kvf_fail(error, KVF_NOT_COVERED,
                         "token %llu cannot be gone back to: this session keeps no checkpoints",
                         (unsigned long long)n_tokens);
+    if (session->checkpoints.n == 0)
+        return kvf_fail(error, KVF_NOT_COVERED,
+                        "token %llu cannot be gone back to: no checkpoint was taken yet, the next "
+                        "is at a multiple of %llu tokens",
+                        (unsigned long long)n_tokens,
+                        (unsigned long long)kvf_checkpoint_alignment(&session->geometry));
     return kvf_fail(error, KVF_NOT_COVERED,
                     "token %llu is before the oldest checkpoint that is kept, which is at %llu of "
                     "%llu tokens",
