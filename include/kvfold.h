@@ -581,7 +581,13 @@ typedef struct kvf_save_report {
  * or the new state, never a mixture. The session is unchanged in every case.
  *   The first save writes PATH.saving beside the file and renames it. A later save of a
  * session to the file that it was last saved to or loaded from appends what is new,
- * unless more than half of the file would be unused: then it is written anew.
+ * unless more than half of the file would be unused: then it is written anew, if there is
+ * room for that.
+ * A path that is a link is saved to where it leads; a file keeps its permissions, a new one
+ * is its owner's alone.
+ *   A file has one session that goes on with it. Where two were loaded from one file, the
+ * second to save replaces what the first saved, and both get KVF_OK; whether that may happen
+ * is the caller's to know (the command takes a lock file for as long as it has a session).
  *   What was read from a file and never checked is checked before it goes to another.
  *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
