@@ -499,9 +499,10 @@ KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kv
 
 /*
  * For a session that takes the place of `other`, which was saved or restored: a fork that was
- * kept while the other went on. Its next save to the other's file writes only what the two do
- * not share (pages in memory, compared by address), instead of all. Does nothing where they
- * share nothing, or where `other` was never saved.
+ * kept while the other went on. From here on the file that is added to is the other's: the
+ * session's next save there writes only what the two do not share (pages in memory, compared
+ * by address), instead of all. Does nothing where they have no tokens in common, or where
+ * `other` was never saved.
  */
 KVF_API void kvf_session_share_save(kvf_session *session, const kvf_session *other);
 

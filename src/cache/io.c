@@ -181,12 +181,25 @@ char *kvf_io_folder_of(const char *path)
 
 int kvf_io_make_folder(const char *path)
 {
-    if (mkdir(path, S_IRWXU) != 0)
-        return errno == EEXIST ? 0 : -1;
-    char *parent = kvf_io_folder_of(path);
-    const int result = parent ? system_sync_folder(&kvf_io_system, parent) : -1;
-    const int reason = parent ? errno : ENOMEM;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') /* "a/" is in ".", not in "a" */
+        length--;
+    char *folder = malloc(length + 1);
+    char *parent = NULL;
+    int result = -1;
+    if (folder) {
+        memcpy(folder, path, length);
+        folder[length] = '\0';
+        parent = kvf_io_folder_of(folder);
+    }
+    errno = ENOMEM;
+    if (parent && mkdir(folder, S_IRWXU) != 0)
+        result = errno == EEXIST ? 0 : -1;
+    else if (parent && (system_sync_folder(&kvf_io_system, parent) == 0 || errno == EACCES))
+        result = 0; /* one that may not be read cannot be synced */
+    const int reason = errno;
     free(parent);
+    free(folder);
     errno = reason;
     return result;
 }
@@ -197,7 +210,9 @@ kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
     const kvf_status status = reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND
                               : reason == ENOMEM                    ? KVF_OUT_OF_MEMORY
                                                                     : KVF_FILE_IO;
-    return kvf_fail(error, status, "%.200s: cannot %s: %s", path, what, strerror(reason));
+    kvf_fail(error, status, "%.200s: cannot %s: %s", path, what, strerror(reason));
+    errno = reason;
+    return status;
 }
 
 kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *data, size_t bytes,

@@ -46,7 +46,8 @@ char *kvf_io_folder_of(const char *path);
 /* Makes a folder, if it is not there, that outlives a power cut. -1 and errno on failure. */
 int kvf_io_make_folder(const char *path);
 
-/* errno as a status: KVF_FILE_NOT_FOUND, KVF_OUT_OF_MEMORY or KVF_FILE_IO; "PATH: cannot WHAT: ..".
+/* errno as a status: KVF_FILE_NOT_FOUND, KVF_OUT_OF_MEMORY or KVF_FILE_IO, errno kept; "PATH:
+ * cannot WHAT: ..".
  */
 kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error);
 

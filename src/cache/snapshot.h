@@ -213,6 +213,10 @@ kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snap
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
                                const kvf_save_options *options, kvf_save_report *report,
                                const kvf_io *io, kvf_error *error);
+/* As the public function, but a link at `path` is replaced, as any other file. */
+kvf_status kvf_session_save_replacing(kvf_session *session, const char *path,
+                                      const kvf_save_options *options, kvf_save_report *report,
+                                      const kvf_io *io, kvf_error *error);
 kvf_status kvf_session_load_from(kvf_device *device, const char *path,
                                  const kvf_load_options *options, kvf_session **session,
                                  const kvf_io *io, kvf_error *error);

@@ -20,7 +20,7 @@ typedef struct saving {
     kvf_session *session;
     kvf_snapshot_shape shape;
     const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
-    bool always;             /* added to, however much of it is unused */
+    bool no_room;            /* the disk has none for the new file */
     kvf_part *parts;         /* of the next index; new ones have offset 0 */
     uint32_t n_parts;
     size_t largest_bytes; /* of a new part */
@@ -171,7 +171,8 @@ static void remember(saving *save, kvf_save_report *report, bool appended)
     save->session->saved = (kvf_saved){.known = true,
                                        .header_checksum = save->header.checksum,
                                        .n_tokens = save->shape.n_tokens,
-                                       .kept_tokens = save->shape.n_tokens};
+                                       .kept_tokens = save->shape.n_tokens,
+                                       .crowded = save->before && save->before->crowded};
     if (!report)
         return;
     uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
@@ -286,15 +287,17 @@ static kvf_status write_new_file(saving *save, kvf_error *error)
 }
 
 /*
- * The new file may be read by whom the old one could, one without an old one by its owner.
+ * The new file may be read by whom the old one could (its group, if that is the same one), one
+ * without an old one by its owner.
  * What an interrupted save left, which is used again, may have had another one's permissions.
  */
 static void set_mode(const kvf_io *io, int replaced, int file)
 {
     struct stat info;
+    struct stat made;
     mode_t mode = S_IRUSR | S_IWUSR;
-    if (replaced >= 0 && io->stat(io, replaced, &info) == 0)
-        mode = info.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO);
+    if (replaced >= 0 && io->stat(io, replaced, &info) == 0 && io->stat(io, file, &made) == 0)
+        mode = info.st_mode & (S_IRWXU | (made.st_gid == info.st_gid ? S_IRWXG : 0) | S_IRWXO);
     io->set_mode(io, file, mode);
 }
 
@@ -304,6 +307,7 @@ static kvf_status replace_file(saving *save, const char *path, const char *tempo
 {
     const kvf_io *io = save->writer.io;
     kvf_status status = write_new_file(save, error);
+    save->no_room = status == KVF_FILE_IO && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG);
     if (status == KVF_OK && io->rename(io, temporary, path) != 0)
         status = kvf_io_fail(path, "rename to it", error);
     if (status != KVF_OK) {
@@ -381,8 +385,8 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *wort
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
     /* A generation of 2^64 - 1 would be refused when it is read. */
-    *worth =
-        (save->always || end_bytes / 2 <= live_bytes) && old->header.generation < UINT64_MAX - 1;
+    *worth = (save->before->crowded || end_bytes / 2 <= live_bytes) &&
+             old->header.generation < UINT64_MAX - 1;
     if (!*worth)
         return KVF_OK;
     /* What a save that was interrupted left behind. */
@@ -483,20 +487,17 @@ static void end_save(saving *save)
 }
 
 /* *done is false where the file is not the one that was saved last, or is not worth adding to. */
-static kvf_status try_appending(kvf_session *session, const char *path, bool always,
-                                kvf_save_report *report, const kvf_io *io, bool *done,
-                                kvf_error *error)
+static kvf_status try_appending(kvf_session *session, const char *path, kvf_save_report *report,
+                                const kvf_io *io, bool *done, kvf_error *error)
 {
     const kvf_saved before = session->saved;
     saving save = begin_save(session, path, io);
     save.before = &before;
-    save.always = always;
     const kvf_status status = save_appending(&save, path, report, done, error);
     end_save(&save);
     return status;
 }
 
-/* `path` is no link. */
 static kvf_status save_file(kvf_session *session, const char *path, const kvf_save_options *wanted,
                             kvf_save_report *report, const kvf_io *io, kvf_error *error)
 {
@@ -504,7 +505,7 @@ static kvf_status save_file(kvf_session *session, const char *path, const kvf_sa
     kvf_status status = KVF_OK;
     bool done = false;
     if (may_append && session->saved.known)
-        status = try_appending(session, path, false, report, io, &done, error);
+        status = try_appending(session, path, report, io, &done, error);
     if (status != KVF_OK || done)
         return status;
     saving save = begin_save(session, path, io);
@@ -512,29 +513,38 @@ static kvf_status save_file(kvf_session *session, const char *path, const kvf_sa
     status = save_new(&save, path, report, error);
     end_save(&save);
     /* A disk that has no room for a whole file beside the old one may have it for what is new. */
-    if (status == KVF_FILE_IO && may_append && session->saved.known) {
+    if (save.no_room && may_append && session->saved.known) {
         kvf_error second;
-        if (try_appending(session, path, true, report, io, &done, &second) == KVF_OK && done)
+        session->saved.crowded = true;
+        if (try_appending(session, path, report, io, &done, &second) == KVF_OK && done)
             status = KVF_OK;
     }
     return status;
+}
+
+kvf_status kvf_session_save_replacing(kvf_session *session, const char *path,
+                                      const kvf_save_options *options, kvf_save_report *report,
+                                      const kvf_io *io, kvf_error *error)
+{
+    static const kvf_save_options defaults = {0};
+    kvf_status status = check_saveable(session, path, error);
+    if (status == KVF_OK)
+        status = save_file(session, path, options ? options : &defaults, report, io, error);
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
                                const kvf_save_options *options, kvf_save_report *report,
                                const kvf_io *io, kvf_error *error)
 {
-    static const kvf_save_options defaults = {0};
     char *target = NULL;
-    kvf_status status = check_saveable(session, path, error);
-    if (status == KVF_OK && io->follow(io, path, &target) != 0)
-        status = kvf_io_fail(path, "follow the link", error);
+    if (path && *path && io->follow(io, path, &target) != 0)
+        return kvf_io_fail(path, "follow the link", error);
     /* A rename onto a link would take its place and leave what it leads to as it was. */
-    if (status == KVF_OK)
-        status = save_file(session, target ? target : path, options ? options : &defaults, report,
-                           io, error);
+    const kvf_status status =
+        kvf_session_save_replacing(session, target ? target : path, options, report, io, error);
     free(target);
-    return status == KVF_OK ? kvf_ok(error) : status;
+    return status;
 }
 
 kvf_status kvf_session_save(kvf_session *session, const char *path, const kvf_save_options *options,

@@ -516,7 +516,7 @@ static kvf_status find_own(const kvf_store *store, file_list *list, const char *
     kvf_status status = kvf_snapshot_verify(path, &why);
     if (status == KVF_OK)
         return status;
-    if (status == KVF_OUT_OF_MEMORY)
+    if (status != KVF_FILE_FORMAT) /* not damage: no memory, a disk, a newer build's file */
         return kvf_fail(error, status, "%s", why.message);
     status = remove_file(store, list, *at, error);
     *at = list->n;
@@ -546,7 +546,8 @@ static kvf_status put_locked(const kvf_store *store, kvf_session *session, const
     } else if (saved.file_bytes <= store->max_bytes) {
         status = make_room(store, list, saved.file_bytes, report, error);
         if (status == KVF_OK)
-            status = kvf_session_save(session, path, &whole, &saved, error);
+            status =
+                kvf_session_save_replacing(session, path, &whole, &saved, &kvf_io_system, error);
         report->stored = status == KVF_OK;
     }
     if (!report->was_there)

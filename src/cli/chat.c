@@ -122,33 +122,30 @@ static void forget_all(chat *c)
         cli_kept_free(&c->before[--c->n_kept]);
 }
 
-static int undo(chat *c)
+static void undo(chat *c)
 {
     char held[CLI_NUMBER_BYTES];
     if (c->n_kept == 0) {
         puts("nothing is left to take back");
-        return CLI_EXIT_OK;
+        return;
     }
     forget_asked(c);
     cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
     printf("back at %s tokens\n", cli_format_count(tokens_so_far(c->generator), held));
     save(c);
-    return CLI_EXIT_OK;
 }
 
-static int reset(chat *c)
+static void reset(chat *c)
 {
     keep_before(c);
-    const int status = cli_generator_reset(c->generator);
-    if (status == CLI_EXIT_OK)
-        save(c);
-    return status;
+    cli_generator_reset(c->generator);
+    save(c);
 }
 
 /* ---- Turns -------------------------------------------------------------------------------- */
 
 /* Answers what was read, and saves: whatever ends the conversation, it is there up to here. */
-static int answer(chat *c, cli_answer *answer)
+static int give_answer(chat *c, cli_answer *answer)
 {
     const int status = cli_answer_prompt(c->generator, true, answer);
     finish_line();
@@ -169,7 +166,7 @@ static int retry(chat *c)
     cli_answer again = {.n_tokens = 0};
     cli_generator_take_back(c->generator, &c->asked);
     cli_generator_keep(c->generator, &c->asked);
-    return answer(c, &again);
+    return give_answer(c, &again);
 }
 
 static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
@@ -182,7 +179,7 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
         return status;
     if (begun.n_prompt_tokens == n_tokens) {
         cli_generator_keep(c->generator, &c->asked);
-        return answer(c, &begun);
+        return give_answer(c, &begun);
     }
     finish_line();
     cli_answer_summarise(c->generator, &begun);
@@ -223,11 +220,11 @@ static bool run_slash_command(chat *c, const char *line, int *status)
     else if (strcmp(line, "/stats") == 0)
         print_stats(c->generator);
     else if (strcmp(line, "/undo") == 0)
-        *status = undo(c);
+        undo(c);
     else if (strcmp(line, "/retry") == 0)
         *status = retry(c);
     else if (strcmp(line, "/reset") == 0)
-        *status = reset(c);
+        reset(c);
     else
         printf("unknown command %s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
                line);

@@ -53,18 +53,11 @@ void cli_generator_close(cli_generator *generator)
     generator->candidates = NULL;
 }
 
-int cli_generator_reset(cli_generator *generator)
+void cli_generator_reset(cli_generator *generator)
 {
-    kvf_session *empty;
-    const int status = cli_engine_open_session(generator->engine, profile_of(generator),
-                                               generator->context_tokens, &empty);
-    if (status != CLI_EXIT_OK)
-        return status;
-    kvf_session_close(generator->session);
-    generator->session = empty;
+    kvf_session_truncate(generator->session, 0, NULL, NULL); /* always works */
     generator->pending = -1;
     cli_saver_end_prompt(generator->saver);
-    return CLI_EXIT_OK;
 }
 
 void cli_generator_keep(cli_generator *generator, cli_kept *kept)
@@ -112,7 +105,8 @@ static int append_pending(cli_generator *generator)
     if (generator->pending < 0)
         return CLI_EXIT_OK;
     const int status = forward(generator, &generator->pending, 1);
-    generator->pending = -1;
+    if (status == CLI_EXIT_OK)
+        generator->pending = -1;
     return status;
 }
 
@@ -212,9 +206,10 @@ static int keep_token(const cli_generator *generator, cli_answer *answer, int32_
 /* True when the answer ends before another token is computed. */
 static bool ended(const cli_generator *generator, cli_answer *answer)
 {
-    /* Nobody reads the answer any more (head): main reports it, after the save. */
-    if (cli_interrupted() || ferror(stdout))
+    if (cli_interrupted())
         answer->ending = CLI_ENDED_INTERRUPTED;
+    else if (ferror(stdout))
+        answer->ending = CLI_ENDED_OUTPUT_FAILED;
     else if (answer->n_tokens == generator->engine->options->max_tokens)
         answer->ending = CLI_ENDED_MAX_TOKENS;
     else if (kvf_session_n_tokens(generator->session) == generator->context_tokens)
@@ -262,6 +257,7 @@ const char *cli_ending_name(cli_ending ending)
     case CLI_ENDED_EOS: return "eos";
     case CLI_ENDED_MAX_TOKENS: return "max_tokens";
     case CLI_ENDED_CONTEXT_FULL: return "context_full";
+    case CLI_ENDED_OUTPUT_FAILED: return "output_failed";
     default: return "interrupted";
     }
 }
@@ -272,6 +268,7 @@ static const char *describe_ending(cli_ending ending)
     case CLI_ENDED_EOS: return "ended by the model";
     case CLI_ENDED_MAX_TOKENS: return "ended by --max-tokens";
     case CLI_ENDED_CONTEXT_FULL: return "the context is full";
+    case CLI_ENDED_OUTPUT_FAILED: return "the output failed";
     default: return "interrupted";
     }
 }

@@ -10,6 +10,7 @@ typedef enum cli_ending {
     CLI_ENDED_EOS,
     CLI_ENDED_MAX_TOKENS,
     CLI_ENDED_CONTEXT_FULL,
+    CLI_ENDED_OUTPUT_FAILED, /* nobody reads the answer, or its disk is full: main says so */
     CLI_ENDED_INTERRUPTED
 } cli_ending;
 
@@ -48,7 +49,7 @@ int cli_generator_open(cli_engine *engine, cli_saver *saver, uint64_t context_to
                        const int32_t *tokens, uint64_t n_tokens, cli_generator *generator);
 void cli_generator_close(cli_generator *generator);
 /* Forgets everything that was said. */
-int cli_generator_reset(cli_generator *generator);
+void cli_generator_reset(cli_generator *generator);
 /* Keeps the state as it is now. Without memory for that, kept->session is NULL and a warning says
  * so. */
 void cli_generator_keep(cli_generator *generator, cli_kept *kept);
@@ -70,7 +71,7 @@ int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_
  */
 int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer);
 
-/* "end of text", "max_tokens" .. for machines, and the summary line for people (stderr). */
+/* "eos", "max_tokens" .. for machines, and the summary line for people (stderr). */
 const char *cli_ending_name(cli_ending ending);
 void cli_answer_summarise(const cli_generator *generator, const cli_answer *answer);
 

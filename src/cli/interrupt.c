@@ -22,12 +22,22 @@ static void on_interrupt(int signal_number)
     const int saved_errno = errno;
     if (signal_number != SIGINT) {
         leaving = 1;
-        signal(signal_number, SIG_DFL); /* asked again: at once */
+        signal(SIGTERM, SIG_DFL); /* asked again: at once */
+        signal(SIGHUP, SIG_DFL);
     }
     interrupted = 1;
     /* A full pipe wakes the wait as well, so a failed write loses nothing. */
     if (wake_pipe[1] < 0 || write(wake_pipe[1], "!", 1) <= 0)
         errno = saved_errno;
+}
+
+static void catch_signal(int signal_number)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt; /* sa_flags without SA_RESTART: reads return EINTR */
+    sigemptyset(&action.sa_mask);
+    sigaction(signal_number, &action, NULL);
 }
 
 void cli_interrupt_catch(void)
@@ -38,22 +48,17 @@ void cli_interrupt_catch(void)
         fcntl(wake_pipe[i], F_SETFL, O_NONBLOCK);
         fcntl(wake_pipe[i], F_SETFD, FD_CLOEXEC);
     }
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt; /* sa_flags without SA_RESTART: reads return EINTR */
-    sigemptyset(&action.sa_mask);
-    const int caught[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
-        struct sigaction before;
-        /* One that is ignored (nohup) stays so. */
-        if (sigaction(caught[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
-            sigaction(caught[i], &action, NULL);
-    }
+    catch_signal(SIGINT);
     signal(SIGXFSZ, SIG_IGN);
 }
 
-void cli_interrupt_outlive_output(void)
+void cli_interrupt_save_first(void)
 {
+    struct sigaction before;
+    catch_signal(SIGTERM);
+    /* nohup ignores it, and means that. */
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+        catch_signal(SIGHUP);
     signal(SIGPIPE, SIG_IGN);
 }
 

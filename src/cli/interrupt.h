@@ -1,4 +1,4 @@
-/* Ctrl-C, and being asked to end: flags that long loops look at between two steps. */
+/* Ctrl-C, and other ends of a run: flags that long loops look at between two steps. */
 #ifndef KVF_CLI_INTERRUPT_H
 #define KVF_CLI_INTERRUPT_H
 
@@ -6,13 +6,15 @@
 
 /*
  * From here on SIGINT sets a flag and ends blocking reads (EINTR) instead of ending the
- * process. SIGTERM and SIGHUP (a closed terminal) do so too, and ask to leave: what there is
- * is saved first. A second one of those ends the process at once. A file that may grow no
- * further is an error of the write, not the end.
+ * process. A file that may grow no further is an error of the write, not the end.
  */
 void cli_interrupt_catch(void);
-/* The same of a pipe that nobody reads, for a command with something to save after it. */
-void cli_interrupt_outlive_output(void);
+/*
+ * For a run with something to save after it: SIGTERM and SIGHUP (a closed terminal) set the
+ * flag too, and ask to leave; a second one of them ends the process at once. A pipe that
+ * nobody reads is an error of the write.
+ */
+void cli_interrupt_save_first(void);
 bool cli_interrupted(void);
 /* Whether the process was asked to end: no further turn is to be waited for. */
 bool cli_leaving(void);

@@ -78,7 +78,8 @@ int main(int argc, char **argv)
     const int status = dispatch(argc, argv);
     errno = 0;
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == CLI_EXIT_OK)
-        return cli_error(NULL, "cannot write to standard output: %s",
-                         strerror(errno ? errno : EIO));
+        /* Where an earlier write failed, its reason is gone. */
+        return cli_error(NULL, "cannot write to standard output%s%s", errno ? ": " : "",
+                         errno ? strerror(errno) : "");
     return status;
 }

@@ -227,7 +227,8 @@ int cli_run(const cli_options *options)
     cli_options resolved = *options; /* a session that is resumed brings its own */
     cli_engine engine;
     cli_saver saver = {.lock = {-1, NULL}};
-    cli_interrupt_outlive_output();
+    if (options->session || options->store)
+        cli_interrupt_save_first();
     int status = cli_engine_open(&resolved, &engine);
     if (status == CLI_EXIT_OK &&
         kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)

@@ -40,8 +40,7 @@ static int open_named(cli_options *options, cli_saver *saver)
     if (read == KVF_FILE_NOT_FOUND)
         return CLI_EXIT_OK;
     if (read == KVF_FILE_FORMAT)
-        return cli_error(options->command, "%s ('kvfold session rm %s' would remove it)",
-                         error.message, options->session);
+        return cli_error(options->command, "%s; remove it, or give another name", error.message);
     if (read != KVF_OK)
         return cli_error(options->command, "%s", error.message);
     saver->exists = true;
@@ -235,8 +234,9 @@ static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session
     const uint64_t unfinished = saver->unfinished.there ? saver->unfinished.from + 1 : 0;
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
-    if (kvf_model_save_session(engine->model, session, saver->path, NULL, &saver->report, &error) !=
-        KVF_OK)
+    saver->failed = kvf_model_save_session(engine->model, session, saver->path, NULL,
+                                           &saver->report, &error) != KVF_OK;
+    if (saver->failed)
         return cli_error("run", "the session is not saved: %s", error.message);
     saver->saved = true;
     saver->saved_seconds = cli_seconds();
@@ -294,7 +294,7 @@ void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
     char written[CLI_NUMBER_BYTES];
     char most[CLI_NUMBER_BYTES];
     cli_format_count(kvf_session_n_tokens(session), tokens);
-    if (saver->saved)
+    if (saver->saved && !saver->failed)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
                 saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),
                 cli_format_bytes(saver->report.written_bytes, written),

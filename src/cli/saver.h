@@ -28,6 +28,7 @@ typedef struct cli_saver {
     double saved_seconds;   /* when it was saved last, by cli_seconds() */
     kvf_save_report report; /* of the last save */
     bool saved;             /* there was one */
+    bool failed;            /* the last one did, and said so */
 
     /* A store. */
     kvf_store *store;         /* NULL: there is none */

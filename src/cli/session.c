@@ -345,6 +345,8 @@ static int remove_session(const cli_options *options, const char *folder, const 
     int status = cli_path(options, e->path, "", ".saving", &unfinished);
     if (status == CLI_EXIT_OK && !e->is_prefix)
         status = cli_session_lock(options, folder, e->name, &lock);
+    struct stat named;
+    const bool is_link = lstat(e->path, &named) == 0 && S_ISLNK(named.st_mode);
     if (status == CLI_EXIT_OK && unlink(e->path) != 0)
         status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
     /* What a process that was killed left of a save; with the lock nobody writes it. */
@@ -352,7 +354,9 @@ static int remove_session(const cli_options *options, const char *folder, const 
         unlink(unfinished);
     cli_session_unlock(&lock);
     free(unfinished);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && is_link)
+        printf("removed the link %s, and not what it leads to\n", e->name);
+    else if (status == CLI_EXIT_OK)
         printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
     return status;
 }

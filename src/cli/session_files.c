@@ -101,11 +101,38 @@ static bool still_there(const cli_lock *lock)
            opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
 }
 
+/* "FOLDER/NAME.lock"; of a session that is a link, beside the file that is locked by all its names.
+ */
+static int lock_path(const cli_options *options, const char *folder, const char *name, char **path)
+{
+    struct stat info;
+    char *session;
+    int status = cli_path(options, folder, name, CLI_SESSION_SUFFIX, &session);
+    if (status != CLI_EXIT_OK)
+        return status;
+    char *target =
+        lstat(session, &info) == 0 && S_ISLNK(info.st_mode) ? realpath(session, NULL) : NULL;
+    free(session);
+    if (!target)
+        return cli_path(options, folder, name, CLI_LOCK_SUFFIX, path);
+    const size_t length = strlen(target);
+    const size_t suffix = strlen(CLI_SESSION_SUFFIX);
+    if (length > suffix && strcmp(target + length - suffix, CLI_SESSION_SUFFIX) == 0)
+        target[length - suffix] = '\0';
+    *path = malloc(length + sizeof CLI_LOCK_SUFFIX);
+    if (*path)
+        snprintf(*path, length + sizeof CLI_LOCK_SUFFIX, "%s" CLI_LOCK_SUFFIX, target);
+    else
+        status = cli_error(options->command, "out of memory for the path of %.60s", name);
+    free(target);
+    return status;
+}
+
 int cli_session_lock(const cli_options *options, const char *folder, const char *name,
                      cli_lock *lock)
 {
     lock->file = -1;
-    int status = cli_path(options, folder, name, ".lock", &lock->path);
+    int status = lock_path(options, folder, name, &lock->path);
     for (int i = 0; i < lock_attempts && status == CLI_EXIT_OK; i++) {
         lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (lock->file < 0)

@@ -9,6 +9,7 @@
 #include "cli/options.h"
 
 #define CLI_SESSION_SUFFIX ".kvfold"
+#define CLI_LOCK_SUFFIX ".lock"
 #define CLI_PREFIXES "prefixes"
 enum { CLI_MAX_SESSION_NAME = 64 };
 
