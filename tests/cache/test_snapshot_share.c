@@ -163,6 +163,28 @@ static void diverged_forks_share_what_lies_before(void **state)
     kvf_session_close(base);
 }
 
+/* Layers whose rows are all in rings tell nothing of what was common: the ids do. */
+static void without_rows_the_ids_are_compared(void **state)
+{
+    (void)state;
+    const char *path = snap_path("window");
+    const uint32_t n_layers = snap_geometry.n_layers;
+    snap_geometry.n_layers = 1;
+    kvf_session *session = saved_session(path, KVF_PROFILE_FOLD, 2000);
+    kvf_session *fork = fork_of(session);
+    go_on(session, path, 3100);
+    grow_with(fork, 3100, 1, 0);
+    kvf_session_share_save(fork, session);
+    const uint64_t kept = common_ids(fork, session);
+    const kvf_save_report report = snap_save(fork, path);
+    expected_later(&file, kept, 3100, false);
+    expected_check(&file, &report);
+    expect_alike(fork, path);
+    kvf_session_close(session);
+    kvf_session_close(fork);
+    snap_geometry.n_layers = n_layers;
+}
+
 static void a_fork_of_a_restored_session_does_so_too(void **state)
 {
     (void)state;
@@ -250,13 +272,22 @@ static void what_does_not_belong_together_shares_nothing(void **state)
     kvf_session *other = snap_open(snap_device, KVF_PROFILE_FOLD, false);
     expect_nothing_shared(other, session, path); /* without a token */
     kvf_session_close(session);
-    for (int profile = 0; profile < KVF_PROFILE_FOLD; profile++) {
-        session = saved_session(path, KVF_PROFILE_FOLD, 300);
-        other = snap_open(snap_device, (kvf_profile_id)profile, false);
-        snap_grow(other, 300);
-        expect_nothing_shared(other, session, path);
-        kvf_session_close(session);
-    }
+    /* Without a full page, and with one. */
+    for (uint64_t n_tokens = 40; n_tokens <= 300; n_tokens += 260)
+        for (int profile = 0; profile < KVF_PROFILE_FOLD; profile++) {
+            session = saved_session(path, KVF_PROFILE_FOLD, n_tokens);
+            other = snap_open(snap_device, (kvf_profile_id)profile, false);
+            snap_grow(other, n_tokens);
+            expect_nothing_shared(other, session, path);
+            kvf_session_close(session);
+        }
+    session = saved_session(path, KVF_PROFILE_FOLD, 40);
+    snap_geometry.top_k *= 2;
+    other = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    snap_geometry.top_k /= 2;
+    snap_grow(other, 40);
+    expect_nothing_shared(other, session, path); /* of another model */
+    kvf_session_close(session);
     session = saved_session(path, KVF_PROFILE_LEGACY, 40);
     other = snap_open(snap_device, KVF_PROFILE_LEGACY, true);
     snap_grow(other, 40);
@@ -268,6 +299,22 @@ static void what_does_not_belong_together_shares_nothing(void **state)
     expect_nothing_shared(other, session, path);
     kvf_device_close(device);
     kvf_session_close(session);
+}
+
+/* One whose last save failed knows no file; a fork that knows one keeps to it. */
+static void a_file_that_is_not_known_takes_no_place(void **state)
+{
+    (void)state;
+    const char *path = snap_path("unknown");
+    kvf_session *session = saved_session(path, KVF_PROFILE_FOLD, 1000);
+    kvf_session *fork = fork_of(session);
+    session->saved.known = false;
+    kvf_session_share_save(fork, session);
+    go_on(fork, path, 1001);
+    assert_true(file.report.appended);
+    expect_alike(fork, path);
+    kvf_session_close(session);
+    kvf_session_close(fork);
 }
 
 /* ---- Anything in any order ---------------------------------------------------------------- */
@@ -426,9 +473,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_kept_fork_adds_what_the_other_does_not_have),
         cmocka_unit_test(diverged_forks_share_what_lies_before),
+        cmocka_unit_test(without_rows_the_ids_are_compared),
         cmocka_unit_test(a_fork_of_a_restored_session_does_so_too),
         cmocka_unit_test(a_truncated_session_shares_what_it_kept),
         cmocka_unit_test(what_does_not_belong_together_shares_nothing),
+        cmocka_unit_test(a_file_that_is_not_known_takes_no_place),
         cmocka_unit_test(any_order_of_forks_and_saves_leaves_what_was_saved_last),
     };
     return cmocka_run_group_tests(tests, snap_setup, snap_teardown);
