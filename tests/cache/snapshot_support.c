@@ -323,3 +323,18 @@ int snap_find_state(const char *path, const uint64_t *digests, int n)
     fail_msg("%s holds none of the %d states that were saved", path, n);
     return -1;
 }
+
+void snap_patch_headers(const char *path, uint32_t version, uint32_t profile, uint32_t flags)
+{
+    size_t bytes;
+    uint8_t *data = snap_read_file(path, &bytes);
+    kvf_snapshot_header *headers = (kvf_snapshot_header *)data;
+    for (int i = 0; i < 2; i++) {
+        headers[i].session.version = version;
+        headers[i].session.profile = profile;
+        headers[i].session.flags = flags;
+        headers[i].checksum = kvf_checksum(&headers[i], offsetof(kvf_snapshot_header, checksum));
+    }
+    snap_write_file(path, data, bytes);
+    free(data);
+}

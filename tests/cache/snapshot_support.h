@@ -62,6 +62,9 @@ void snap_expect_same(const char *path, kvf_session *session);
 /* The number of the digest that the file has (packed); fails where it is none of them. */
 int snap_find_state(const char *path, const uint64_t *digests, int n);
 
+/* Both headers of a file say this afterwards, with checksums that are right. */
+void snap_patch_headers(const char *path, uint32_t version, uint32_t profile, uint32_t flags);
+
 /* snapshot_kill.c: kills a process that saves n_kills times; main's arguments come first. */
 int snap_kill_main(int argc, char **argv, unsigned n_kills);
 /* snapshot_corruption.c: n_corruptions of each sort of file, from a seed. */

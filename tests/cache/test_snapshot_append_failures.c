@@ -265,6 +265,44 @@ static void a_failed_addition_is_followed_by_another(void **state)
     end_start();
 }
 
+/* A process that died in a save left more behind the end than the next save adds. */
+static void what_an_interrupted_addition_left_is_cut_off(void **state)
+{
+    (void)state;
+    static expected_file file;
+    const char *path = snap_path("rest");
+    unsigned n_longer = 0;
+    begin_at(path, 1400);
+    remember_start();
+    bool reached = true;
+    for (uint64_t fail_at = 1; reached; fail_at++) {
+        kvf_session *session = start_again();
+        step(session, 90);
+        const uint64_t digests[] = {first.digest, snap_digest(session, true)};
+        fake.fail_at = fail_at;
+        fake.fail_from = true;
+        kvf_session_save_to(session, path, NULL, NULL, &fake_disk, NULL);
+        reached = fake.calls >= fail_at;
+        kvf_session_close(session);
+        const bool old = snap_find_state(path, digests, 2) == 0;
+        const uint64_t left_bytes = snap_file_bytes(path);
+        session = fork_of(first.session);
+        step(session, 1);
+        const kvf_save_report report = snap_save(session, path);
+        file = first.file;
+        expected_later(&file, 1400, 1401, false);
+        if (!old) /* the file is another's */
+            expected_new(&file, &snap_geometry, KVF_PROFILE_FOLD, 1401);
+        expected_check(&file, &report);
+        assert_int_equal(snap_file_bytes(path), report.file_bytes);
+        n_longer += old && left_bytes > report.file_bytes;
+        snap_expect_same(path, session);
+        kvf_session_close(session);
+    }
+    assert_true(n_longer > 0);
+    end_start();
+}
+
 /* ---- Power cuts ------------------------------------------------------------------------------ */
 
 /* Two saves in a row that the disk records; where the first ended, and three states. */
@@ -507,6 +545,7 @@ int main(void)
         cmocka_unit_test(without_room_for_either_the_old_state_stays),
         cmocka_unit_test(any_call_may_fail_besides),
         cmocka_unit_test(a_failed_addition_is_followed_by_another),
+        cmocka_unit_test(what_an_interrupted_addition_left_is_cut_off),
         cmocka_unit_test(a_power_cut_over_two_additions_keeps_one_of_the_states),
         cmocka_unit_test(a_power_cut_after_a_failed_addition_keeps_one_of_the_states),
         cmocka_unit_test(forks_of_a_restored_session_part_ways),
