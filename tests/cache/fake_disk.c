@@ -207,6 +207,16 @@ void fake_disk_reset(void)
     memset(&fake, 0, sizeof fake);
 }
 
+kvf_save_report fake_disk_save(kvf_session *session, const char *path)
+{
+    kvf_save_report report;
+    kvf_error error;
+    fake_disk_reset();
+    if (kvf_session_save_to(session, path, NULL, &report, &fake_disk, &error) != KVF_OK)
+        fail_msg("%s", error.message);
+    return report;
+}
+
 /* ---- A power cut ------------------------------------------------------------------------ */
 
 typedef struct content {
@@ -279,6 +289,7 @@ bool fake_disk_cut_power(size_t end, const uint8_t *before, size_t before_bytes,
     const bool there = renamed || before_bytes > 0;
     if (there) {
         lose(&file, end, &seed);
+        remove(survivor); /* emptying a file waits for the disk */
         snap_write_file(survivor, file.data, file.bytes);
     }
     free(file.data);

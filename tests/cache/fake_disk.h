@@ -42,6 +42,8 @@ extern const kvf_io fake_disk;
 
 /* A disk that works, with nothing recorded. */
 void fake_disk_reset(void);
+/* Resets it and saves there, which must succeed: the real one takes its time for a sync. */
+kvf_save_report fake_disk_save(kvf_session *session, const char *path);
 /*
  * The machine stops before op `end` of what was recorded. What of the unsynced is there
  * follows from the seed. `before`: what the file of that inode held when the recording

@@ -3,6 +3,7 @@
  * afterwards.
  */
 #include "expected_save.h"
+#include "fake_disk.h"
 #include "snapshot_support.h"
 
 static expected_file file; /* what the test's file must consist of */
@@ -10,7 +11,7 @@ static expected_file file; /* what the test's file must consist of */
 /* A save that must be the one that the file expects. */
 static void save_as_expected(kvf_session *session, const char *path)
 {
-    const kvf_save_report report = snap_save(session, path);
+    const kvf_save_report report = fake_disk_save(session, path);
     expected_check(&file, &report);
     assert_int_equal(snap_file_bytes(path), report.file_bytes);
 }

@@ -59,6 +59,7 @@ static void remember_start(void)
 static kvf_session *start_again(void)
 {
     struct stat info;
+    remove(first.path); /* emptying it would wait for the disk */
     snap_write_file(first.path, first.data, first.bytes);
     assert_int_equal(stat(first.path, &info), 0);
     first.inode = info.st_ino;
@@ -95,7 +96,7 @@ static void begin_before_a_new_file(const char *path)
         if (!next.report.appended)
             break;
         step(first.session, 1);
-        const kvf_save_report report = snap_save(first.session, path);
+        const kvf_save_report report = fake_disk_save(first.session, path);
         expected_check(&next, &report);
         first.file = next;
     }
@@ -136,7 +137,7 @@ static void an_old_file_is_added_to_where_a_new_one_has_no_room(void **state)
     }
     /* A disk with room again: small again. */
     step(session, 1);
-    report = snap_save(session, path);
+    report = fake_disk_save(session, path);
     expected_new(&file, &snap_geometry, KVF_PROFILE_FOLD, kvf_session_n_tokens(session));
     expected_check(&file, &report);
     snap_expect_same(path, session);
@@ -168,7 +169,7 @@ static void without_room_for_either_the_old_state_stays(void **state)
         assert_false(is_saving(path));
         assert_int_equal(snap_digest(session, true), digest);
         step(session, 1);
-        assert_false(snap_save(session, path).appended);
+        assert_false(fake_disk_save(session, path).appended);
         snap_expect_same(path, session);
         kvf_session_close(session);
     }
@@ -200,7 +201,7 @@ static void fail_without_room(bool fail_from, uint64_t room_bytes)
         n_added += status == KVF_OK;
         n_failed += status != KVF_OK;
         step(session, 1);
-        snap_save(session, first.path);
+        fake_disk_save(session, first.path);
         snap_expect_same(first.path, session);
         kvf_session_close(session);
     }
@@ -242,7 +243,7 @@ static void a_failed_addition_is_followed_by_another(void **state)
             const bool known = session->saved.known;
             /* The next one knows nothing of it. */
             step(session, 3);
-            const kvf_save_report report = snap_save(session, path);
+            const kvf_save_report report = fake_disk_save(session, path);
             assert_int_equal(report.appended, known);
             if (status != KVF_OK && known) {
                 file = first.file;
@@ -256,7 +257,7 @@ static void a_failed_addition_is_followed_by_another(void **state)
             /* Nor does a session that begins with the file. */
             session = snap_load(snap_device, path, NULL);
             step(session, 1);
-            snap_save(session, path);
+            fake_disk_save(session, path);
             snap_expect_same(path, session);
             kvf_session_close(session);
         }
@@ -288,7 +289,7 @@ static void what_an_interrupted_addition_left_is_cut_off(void **state)
         const uint64_t left_bytes = snap_file_bytes(path);
         session = fork_of(first.session);
         step(session, 1);
-        const kvf_save_report report = snap_save(session, path);
+        const kvf_save_report report = fake_disk_save(session, path);
         file = first.file;
         expected_later(&file, 1400, 1401, false);
         if (!old) /* the file is another's */
@@ -447,10 +448,11 @@ static void part_ways(const kvf_io *io, bool close_fork, bool add)
         grow_text(twins[i], 610, (uint64_t)i + 1);
     }
     if (add)
-        assert_true(snap_save(restored, first.path).appended);
+        assert_true(fake_disk_save(restored, first.path).appended);
     kvf_session *other = snap_open(snap_device, KVF_PROFILE_FOLD, false);
     grow_text(other, 300, 9);
-    assert_int_equal(kvf_session_save(other, first.path, &whole, NULL, NULL), KVF_OK);
+    assert_int_equal(kvf_session_save_to(other, first.path, &whole, NULL, &fake_disk, NULL),
+                     KVF_OK);
     kvf_session_close(other);
     kvf_session_close(sessions[close_fork]);
     assert_int_equal(n_maps, 1);
@@ -460,7 +462,7 @@ static void part_ways(const kvf_io *io, bool close_fork, bool add)
     grow_text(left, 800, 3);
     grow_text(twin, 800, 3);
     assert_int_equal(snap_digest(left, true), snap_digest(twin, true));
-    assert_false(snap_save(left, first.path).appended); /* the file is another's */
+    assert_false(fake_disk_save(left, first.path).appended); /* the file is another's */
     snap_expect_same(first.path, twin);
     kvf_session_close(left);
     assert_int_equal(n_maps, 0);

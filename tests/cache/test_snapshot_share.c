@@ -4,7 +4,10 @@
  * that was saved last.
  */
 #include "expected_save.h"
+#include "fake_disk.h"
 #include "snapshot_support.h"
+
+#define BASE_TOKENS (31 * SNAP_CHUNK) /* chunks end where a checkpoint can be */
 
 static expected_file file; /* what the test's file must consist of */
 
@@ -41,16 +44,29 @@ static void save_whole(kvf_session *session, const char *path)
 {
     const kvf_save_options whole = {.whole = true};
     kvf_save_report report;
-    assert_int_equal(kvf_session_save(session, path, &whole, &report, NULL), KVF_OK);
+    assert_int_equal(kvf_session_save_to(session, path, &whole, &report, &fake_disk, NULL), KVF_OK);
     expected_new(&file, &snap_geometry, (kvf_profile_id)session->header->profile,
                  kvf_session_n_tokens(session));
     expected_check(&file, &report);
 }
 
+static kvf_session *base; /* what the long sessions of fold begin with, made once */
+
+static kvf_session *begin_session(kvf_profile_id profile, uint64_t n_tokens)
+{
+    if (profile != KVF_PROFILE_FOLD || n_tokens < BASE_TOKENS)
+        return snap_open(snap_device, profile, false);
+    if (!base) {
+        base = snap_open(snap_device, profile, false);
+        snap_grow(base, BASE_TOKENS);
+    }
+    return fork_of(base);
+}
+
 /* A session of n tokens in a file. */
 static kvf_session *saved_session(const char *path, kvf_profile_id profile, uint64_t n_tokens)
 {
-    kvf_session *session = snap_open(snap_device, profile, false);
+    kvf_session *session = begin_session(profile, n_tokens);
     snap_grow(session, n_tokens);
     save_whole(session, path);
     return session;
@@ -61,7 +77,7 @@ static void go_on(kvf_session *session, const char *path, uint64_t n_tokens)
 {
     const uint64_t held = kvf_session_n_tokens(session);
     grow_with(session, n_tokens, 0, 0);
-    const kvf_save_report report = snap_save(session, path);
+    const kvf_save_report report = fake_disk_save(session, path);
     expected_later(&file, held, n_tokens, false);
     expected_check(&file, &report);
 }
@@ -89,7 +105,7 @@ static void take_place(kvf_session *fork, kvf_session *other, const char *path,
 {
     const uint64_t whole_bytes = file.report.file_bytes;
     kvf_session_share_save(fork, other);
-    const kvf_save_report report = snap_save(fork, path);
+    const kvf_save_report report = fake_disk_save(fork, path);
     expected_later(&file, kept_tokens, kvf_session_n_tokens(fork), false);
     expected_check(&file, &report);
     assert_true(report.appended);
@@ -112,7 +128,7 @@ static void a_kept_fork_adds_what_the_other_does_not_have(void **state)
         assert_true(file.report.written_bytes * 2 < first_bytes);
         /* Then its own way, which the file's present state is the beginning of. */
         grow_with(fork, 3010, 1, 0);
-        const kvf_save_report report = snap_save(fork, path);
+        const kvf_save_report report = fake_disk_save(fork, path);
         expected_later(&file, 3000, 3010, false);
         expected_check(&file, &report);
         expect_alike(fork, path);
@@ -146,12 +162,9 @@ static void diverged_forks_share_what_lies_before(void **state)
         {3040, 3040, 0, 1, 3039}, /* one token less, for the rings' sake */
     };
     const char *path = snap_path("diverged");
-    kvf_session *base = snap_open(snap_device, KVF_PROFILE_FOLD, false);
-    snap_grow(base, 3000);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        kvf_session *session = fork_of(base);
-        kvf_session *fork = fork_of(base);
-        save_whole(session, path);
+        kvf_session *session = saved_session(path, KVF_PROFILE_FOLD, 3000);
+        kvf_session *fork = fork_of(session);
         go_on(session, path, all[i].saved);
         grow_with(fork, all[i].fork, all[i].text, all[i].values);
         const uint64_t kept = all[i].text ? common_ids(fork, session) : all[i].kept;
@@ -160,7 +173,6 @@ static void diverged_forks_share_what_lies_before(void **state)
         kvf_session_close(session);
         kvf_session_close(fork);
     }
-    kvf_session_close(base);
 }
 
 /* Layers whose rows are all in rings tell nothing of what was common: the ids do. */
@@ -199,7 +211,7 @@ static void a_fork_of_a_restored_session_does_so_too(void **state)
     go_on(session, path, 3100);
     kvf_session_share_save(first, session);
     grow_with(first, 3150, 1, 0);
-    snap_save(first, path);
+    fake_disk_save(first, path);
     expect_alike(first, path);
     kvf_session_close(first);
     kvf_session_close(session);
@@ -229,12 +241,12 @@ static void a_truncated_session_shares_what_it_kept(void **state)
     assert_int_equal(kvf_session_truncate(fork, 0, NULL, NULL), KVF_OK);
     memset(kvf_session_caller_state(fork), 0, KVF_CALLER_STATE_BYTES);
     kvf_session_share_save(fork, session);
-    snap_save(fork, path);
+    fake_disk_save(fork, path);
     expect_alike(fork, path);
     save_whole(session, path);
     grow_with(fork, 3900, 0, 1);
     kvf_session_share_save(fork, session);
-    assert_false(snap_save(fork, path).appended); /* the same ids, and no page in common */
+    assert_false(fake_disk_save(fork, path).appended); /* the same ids, and no page in common */
     expect_alike(fork, path);
     kvf_session_close(session);
     kvf_session_close(fork);
@@ -248,7 +260,7 @@ static void expect_nothing_shared(kvf_session *session, const kvf_session *other
     assert_int_equal(session->saved.known, before.known);
     assert_int_equal(session->saved.header_checksum, before.header_checksum);
     assert_int_equal(session->saved.kept_tokens, before.kept_tokens);
-    assert_false(snap_save(session, path).appended);
+    assert_false(fake_disk_save(session, path).appended);
     snap_expect_same(path, session);
     kvf_session_close(session);
 }
@@ -259,7 +271,7 @@ static void what_does_not_belong_together_shares_nothing(void **state)
     const char *path = snap_path("apart");
     const kvf_device_options one_thread = {.n_threads = 1};
     kvf_device *device;
-    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    kvf_session *session = begin_session(KVF_PROFILE_FOLD, 3000);
     snap_grow(session, 3000);
     kvf_session *fork = fork_of(session);
     expect_nothing_shared(fork, session, path); /* never saved */
@@ -291,7 +303,7 @@ static void what_does_not_belong_together_shares_nothing(void **state)
     assert_int_equal(kvf_device_open(&one_thread, &device, NULL), KVF_OK);
     other = snap_open(device, KVF_PROFILE_LEGACY, false);
     snap_grow(other, 40);
-    snap_save(session, path);
+    fake_disk_save(session, path);
     expect_nothing_shared(other, session, path);
     kvf_device_close(device);
     kvf_session_close(session);
@@ -315,7 +327,7 @@ static void a_file_that_is_not_known_takes_no_place(void **state)
 
 /* ---- Anything in any order ---------------------------------------------------------------- */
 
-#define N_ROUNDS 9
+#define N_ROUNDS 6
 #define N_STEPS 45
 #define N_LANES 4
 
@@ -394,7 +406,7 @@ static void save_lane(struct lane *lane, const char *path, uint64_t *random, int
     if (shares)
         kvf_session_share_save(lane->session, other->session);
     const kvf_saved before = lane->session->saved;
-    const kvf_save_report report = snap_save(lane->session, path);
+    const kvf_save_report report = fake_disk_save(lane->session, path);
     if (report.appended) {
         expected_later(&file, before.kept_tokens, kvf_session_n_tokens(lane->session), false);
         expected_check(&file, &report);
@@ -458,8 +470,9 @@ static void any_order_of_forks_and_saves_leaves_what_was_saved_last(void **state
                   "truncated\n",
                   counts.appended, counts.shared, counts.shared_appended, counts.restored,
                   counts.truncated);
-    assert_true(counts.shared_appended > 20 && counts.appended > counts.shared_appended);
-    assert_true(counts.restored > 10 && counts.truncated > 5);
+    assert_true(counts.shared_appended > 10 && counts.appended > counts.shared_appended);
+    assert_true(counts.restored > 5 && counts.truncated > 2);
+    kvf_session_close(base);
     assert_int_equal(snap_device->live_bytes[KVF_MEMORY_CACHE], 0);
     assert_int_equal(snap_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
 }
