@@ -15,6 +15,7 @@ kvf_geometry snap_geometry = {
     .layers = {[1] = {KVF_LAYER_CSA, 4}, [2] = {KVF_LAYER_HCA, 16}, [3] = {KVF_LAYER_CSA, 4}}};
 kvf_device *snap_device;
 uint64_t snap_text;
+uint64_t snap_values;
 
 static char folder[64];
 
@@ -109,7 +110,7 @@ static void fill(float *values, size_t n, uint64_t seed)
 
 static void fill_token(uint64_t token, size_t i)
 {
-    const uint64_t seed = (token + (snap_text << 32)) << 8;
+    const uint64_t seed = (token + (snap_text << 32) + (snap_values << 44)) << 8;
     fill(in.window + i * 512, 512, seed + 1);
     fill(in.kv + i * 1024, 1024, seed + 2);
     fill(in.gate + i * 1024, 1024, seed + 3);
@@ -308,4 +309,32 @@ void snap_expect_same(const char *path, kvf_session *session)
     kvf_session *restored = snap_load(snap_device, path, &verify);
     assert_int_equal(snap_digest(restored, true), snap_digest(session, true));
     kvf_session_close(restored);
+}
+
+int snap_find_state(const char *path, const uint64_t *digests, int n)
+{
+    const kvf_load_options verify = {.verify = true};
+    kvf_session *restored = snap_load(snap_device, path, &verify);
+    const uint64_t digest = snap_digest(restored, true);
+    kvf_session_close(restored);
+    for (int i = 0; i < n; i++)
+        if (digest == digests[i])
+            return i;
+    fail_msg("%s holds none of the %d states that were saved", path, n);
+    return -1;
+}
+
+void snap_patch_headers(const char *path, uint32_t version, uint32_t profile, uint32_t flags)
+{
+    size_t bytes;
+    uint8_t *data = snap_read_file(path, &bytes);
+    kvf_snapshot_header *headers = (kvf_snapshot_header *)data;
+    for (int i = 0; i < 2; i++) {
+        headers[i].session.version = version;
+        headers[i].session.profile = profile;
+        headers[i].session.flags = flags;
+        headers[i].checksum = kvf_checksum(&headers[i], offsetof(kvf_snapshot_header, checksum));
+    }
+    snap_write_file(path, data, bytes);
+    free(data);
 }

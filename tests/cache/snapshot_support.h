@@ -40,6 +40,8 @@ uint64_t snap_random(uint64_t *state);
 kvf_session *snap_open(kvf_device *device, kvf_profile_id profile, bool grid_off);
 /* Another text: what follows from a place follows from this too. */
 extern uint64_t snap_text;
+/* Other values of the same token ids, as another way through the model would give. */
+extern uint64_t snap_values;
 /*
  * Appends n (<= SNAP_CHUNK) tokens whose ids and values follow from their place alone.
  * *output is a digest of what attend and select gave and of the logits that it wrote.
@@ -56,6 +58,12 @@ kvf_save_report snap_save(kvf_session *session, const char *path);
 kvf_session *snap_load(kvf_device *device, const char *path, const kvf_load_options *options);
 /* The file is whole and holds what the session does. */
 void snap_expect_same(const char *path, kvf_session *session);
+
+/* The number of the digest that the file has (packed); fails where it is none of them. */
+int snap_find_state(const char *path, const uint64_t *digests, int n);
+
+/* Both headers of a file say this afterwards, with checksums that are right. */
+void snap_patch_headers(const char *path, uint32_t version, uint32_t profile, uint32_t flags);
 
 /* snapshot_kill.c: kills a process that saves n_kills times; main's arguments come first. */
 int snap_kill_main(int argc, char **argv, unsigned n_kills);

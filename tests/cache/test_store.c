@@ -190,6 +190,32 @@ static void test_a_damaged_file_is_skipped_and_removed(void **state)
     kvf_store_close(store);
 }
 
+/* A newer build may read it. */
+static void test_a_file_that_is_not_supported_is_skipped_and_stays(void **state)
+{
+    (void)state;
+    static const uint32_t unknown[][3] = {{2, 3, 0}, {1, 9, 0}, {1, 3, 4}};
+    char newer[KVF_STORE_NAME_BYTES];
+    char older[KVF_STORE_NAME_BYTES];
+    kvf_store *store = store_open(STORE_LARGE);
+    kvf_store_found found;
+    store_put(store, KVF_PROFILE_FOLD, 0, 100, newer);
+    store_put(store, KVF_PROFILE_FOLD, 0, 60, older);
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
+        snap_patch_headers(store_path(newer), unknown[i][0], unknown[i][1], unknown[i][2]);
+        for (int search = 0; search < 2; search++) {
+            kvf_session_close(store_find(store, 0, 200, &found));
+            assert_int_equal(found.n_tokens, 60);
+            assert_int_equal(found.n_skipped, 0); /* nothing is wrong with it */
+        }
+        store_put(store, KVF_PROFILE_FOLD, 1, 40, NULL);
+        assert_true(store_has(newer) && store_has(older));
+    }
+    snap_patch_headers(store_path(newer), 1, KVF_PROFILE_FOLD, 0);
+    assert_int_equal(store_found_tokens(store, 0, 200), 100);
+    kvf_store_close(store);
+}
+
 static void test_a_damaged_file_is_written_again(void **state)
 {
     (void)state;
@@ -304,6 +330,41 @@ static void test_what_dead_saves_left_is_removed(void **state)
     kvf_store_close(store);
 }
 
+/* The oldest and largest of all, but somebody writes it: the others make room. */
+static void test_making_room_leaves_what_is_being_written(void **state)
+{
+    (void)state;
+    static const char living[] = "fedcba9876543210.kvfold.saving";
+    char names[2][KVF_STORE_NAME_BYTES];
+    kvf_store *store = store_open(STORE_LARGE);
+    uint64_t bytes;
+    for (uint64_t i = 0; i < 2; i++) {
+        store_put(store, KVF_PROFILE_FOLD, i, 100, names[i]);
+        set_used(names[i], 10 + (time_t)i);
+    }
+    kvf_store_close(store);
+    store_count_files(&bytes);
+    const pid_t child = hold_lock(store_path(living));
+    assert_int_equal(truncate(store_path(living), (off_t)(bytes / 2)), 0);
+    set_used(living, 0);
+    store = store_open(bytes + bytes / 2); /* of three */
+    const kvf_store_put_report report = store_put(store, KVF_PROFILE_FOLD, 2, 100, NULL);
+    assert_int_equal(report.n_removed, 1);
+    assert_true(report.stored && report.held_bytes == bytes + bytes / 2);
+    assert_true(store_has(living) && !store_has(names[0]) && store_has(names[1]));
+    /* Also where the others are not enough. */
+    assert_int_equal(truncate(store_path(living), (off_t)(5 * bytes)), 0);
+    assert_true(store_put(store, KVF_PROFILE_FOLD, 3, 100, NULL).stored);
+    assert_true(store_has(living) && !store_has(names[1]));
+    assert_int_equal(snap_file_bytes(store_path(living)), 5 * bytes);
+    kill_and_wait(child);
+    /* Dead, it is the first to go, and counts for nothing. */
+    const kvf_store_put_report last = store_put(store, KVF_PROFILE_FOLD, 4, 100, NULL);
+    assert_int_equal(last.n_removed, 0);
+    assert_false(store_has(living));
+    kvf_store_close(store);
+}
+
 /* Puts and looks for texts of its own and of the other; the exit status of a child. */
 static int use_store(uint64_t self, uint64_t max_bytes)
 {
@@ -382,10 +443,12 @@ int main(void)
         STORE_TEST(test_a_session_larger_than_the_budget_removes_nothing),
         STORE_TEST(test_files_of_others_are_left_alone),
         STORE_TEST(test_a_damaged_file_is_skipped_and_removed),
+        STORE_TEST(test_a_file_that_is_not_supported_is_skipped_and_stays),
         STORE_TEST(test_a_damaged_file_is_written_again),
         STORE_TEST(test_a_lock_dies_with_its_process),
         STORE_TEST(test_a_damaged_file_stays_while_another_process_writes),
         STORE_TEST(test_what_dead_saves_left_is_removed),
+        STORE_TEST(test_making_room_leaves_what_is_being_written),
         STORE_TEST(test_two_processes_use_one_folder),
         STORE_TEST(test_impossible_folders_are_refused),
     };

@@ -5,6 +5,7 @@
     snapshot.tokens, snapshot.logits, snapshot.rows(layer, WINDOW) ..
 """
 
+import operator
 import struct
 
 try:
@@ -37,7 +38,7 @@ def padded(size, multiple=PAGE):
     return -(-size // multiple) * multiple
 
 
-# ---- XXH3, 64 bits, seed 0, for more than 16 bytes --------------------------------------
+# ---- XXH3, 64 bits, seed 0 ----------------------------------------------------------------
 
 MASK = (1 << 64) - 1
 PRIME32 = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
@@ -49,6 +50,10 @@ SECRET = bytes.fromhex(
     "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364"
     "eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e"
     "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e")
+
+
+BLOCK = 1024
+BLOCK_SECRETS = b"".join(SECRET[8 * stripe : 8 * stripe + 64] for stripe in range(16))
 
 
 def words(data, at, count):
@@ -72,11 +77,40 @@ def mix16(data, at, secret_at):
     return fold(low ^ secret_low, high ^ secret_high)
 
 
-def accumulate(lanes, data, at, secret_at):
-    for i, (value, secret) in enumerate(zip(words(data, at, 8), words(SECRET, secret_at, 8))):
-        key = value ^ secret
-        lanes[i ^ 1] = lanes[i ^ 1] + value & MASK
-        lanes[i] = lanes[i] + (key & 0xFFFFFFFF) * (key >> 32) & MASK
+def accumulate(lanes, data, secrets):
+    """Stripes of 64 bytes; secrets has as many bytes. Few steps of Python: models are large."""
+    keys = int.from_bytes(data, "little") ^ int.from_bytes(secrets, "little")
+    halves = struct.unpack("<%dI" % (len(data) // 4), keys.to_bytes(len(data), "little"))
+    products = list(map(operator.mul, halves[0::2], halves[1::2]))
+    values = words(data, 0, len(data) // 8)
+    for i in range(8):
+        lanes[i] = lanes[i] + sum(products[i::8]) + sum(values[i ^ 1 :: 8]) & MASK
+
+
+def xxh3_tiny(data):
+    """Up to 16 bytes."""
+    size = len(data)
+    secrets = words(SECRET, 0, 9)
+    if size > 8:
+        (low,), (high,) = words(data, 0, 1), words(data, size - 8, 1)
+        low ^= secrets[3] ^ secrets[4]
+        high ^= secrets[5] ^ secrets[6]
+        swapped = int.from_bytes(low.to_bytes(8, "little"), "big")
+        return avalanche(size + swapped + high + fold(low, high) & MASK)
+    if size > 3:
+        first, last = struct.unpack_from("<I", data)[0], struct.unpack_from("<I", data, size - 4)[0]
+        h = last + (first << 32) ^ secrets[1] ^ secrets[2]
+        h ^= (h << 49 | h >> 15) & MASK ^ (h << 24 | h >> 40) & MASK
+        h = h * 0x9FB21C651E98DF25 & MASK
+        h = (h ^ (h >> 35) + size) * 0x9FB21C651E98DF25 & MASK
+        return h ^ h >> 28
+    h = secrets[7] ^ secrets[8]
+    if size > 0:
+        low, high = struct.unpack_from("<2I", SECRET)
+        h = (data[0] << 16 | data[size // 2] << 24 | data[-1] | size << 8) ^ low ^ high
+    h = (h ^ h >> 33) * PRIME64[1] & MASK
+    h = (h ^ h >> 29) * PRIME64[2] & MASK
+    return h ^ h >> 32
 
 
 def xxh3_short(data):
@@ -94,17 +128,19 @@ def xxh3_short(data):
 
 def xxh3_own(data):
     size = len(data)
-    assert size > 16, "nothing of a snapshot is that short"
+    if size <= 16:
+        return xxh3_tiny(data)
     if size <= 240:
         return xxh3_short(data)
     lanes = [PRIME32[2], *PRIME64[:4], PRIME32[1], PRIME64[4], PRIME32[0]]
-    n_stripes = (size - 1) // 64
-    for stripe in range(n_stripes):
-        accumulate(lanes, data, 64 * stripe, stripe % 16 * 8)
-        if stripe % 16 == 15:
+    striped = (size - 1) // 64 * 64
+    for at in range(0, striped, BLOCK):
+        block = data[at : min(at + BLOCK, striped)]
+        accumulate(lanes, block, BLOCK_SECRETS[: len(block)])
+        if len(block) == BLOCK:
             secrets = words(SECRET, 128, 8)
             lanes = [((x ^ x >> 47) ^ s) * PRIME32[0] & MASK for x, s in zip(lanes, secrets)]
-    accumulate(lanes, data, size - 64, 192 - 64 - 7)
+    accumulate(lanes, data[size - 64 :], SECRET[192 - 64 - 7 :][:64])
     h = size * PRIME64[0]
     for i in range(4):
         low, high = words(SECRET, 11 + 16 * i, 2)

@@ -1,0 +1,77 @@
+"""The fingerprint of a model, from section 10.6 of docs/FORMAT.md and nothing else."""
+
+import json
+import mmap
+import os
+import struct
+
+from snapshot import KIND_CSA, KIND_HCA, KIND_WINDOW, checksum
+
+VERSION = 1
+LAYER_TYPES = {"sliding_attention": (KIND_WINDOW, None),
+               "compressed_sparse_attention": (KIND_CSA, "compressed_sparse_attention"),
+               "heavily_compressed_attention": (KIND_HCA, "heavily_compressed_attention")}
+INTEGERS = ("hidden_size", "q_lora_rank", "o_groups", "o_lora_rank", "hc_mult", "hc_sinkhorn_iters",
+            "n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size",
+            "norm_topk_prob", "tie_word_embeddings", "num_hidden_layers", "vocab_size", "num_attention_heads",
+            "index_n_heads", "index_topk", "sliding_window")
+
+
+def u64(*numbers):
+    return struct.pack("<%dQ" % len(numbers), *numbers)
+
+
+def f64(*numbers):
+    return struct.pack("<%dd" % len(numbers), *numbers)
+
+
+def as_f32(number):
+    return struct.unpack("<f", struct.pack("<f", number))[0]
+
+
+def rope(entry):
+    numbers = f64(entry["rope_theta"])
+    if entry["rope_type"] != "yarn":
+        return numbers + u64(0) + f64(0, 0, 0, 0)
+    return numbers + u64(1) + f64(entry["factor"], entry["beta_fast"], entry["beta_slow"],
+                                  entry["original_max_position_embeddings"])
+
+
+def config_checksum(config):
+    """The keys of the transformers library."""
+    content = u64(*(int(config[key]) for key in INTEGERS))
+    for layer, mlp in zip(config["layer_types"], config["mlp_layer_types"]):
+        kind, rate = LAYER_TYPES[layer]
+        content += u64(kind, config["compress_rates"][rate] if rate else 0, int(mlp == "hash_moe"))
+    for key in ("hc_eps", "rms_norm_eps", "swiglu_limit", "routed_scaling_factor"):
+        content += f64(as_f32(config[key]))
+    ropes = config["rope_parameters"]
+    return checksum(content + rope(ropes["main"]) + rope(ropes["compress"]))
+
+
+def tensors(folder):
+    """(name, dtype's name, shape, data) of all safetensors files there."""
+    for entry in os.listdir(folder):
+        if not entry.endswith(".safetensors"):
+            continue
+        with open(os.path.join(folder, entry), "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        (header_bytes,) = struct.unpack_from("<Q", content)
+        at = 8 + header_bytes
+        header = json.loads(content[8:at])
+        for name, about in header.items():
+            if name != "__metadata__":
+                begin, end = about["data_offsets"]
+                yield name.encode(), about["dtype"], about["shape"], content[at + begin : at + end]
+
+
+def tensor_numbers(folder):
+    numbers = b""
+    for name, dtype, shape, data in sorted(tensors(folder)):
+        numbers += u64(checksum(name), checksum(dtype.encode()), len(shape), *shape, checksum(data))
+    return numbers
+
+
+def fingerprint(config, numbers):
+    """numbers: tensor_numbers of the model's folder."""
+    return checksum(u64(VERSION, config_checksum(config)) + numbers) or 1
