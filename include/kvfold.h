@@ -622,9 +622,9 @@ typedef struct kvf_load_options {
  *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
  * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
- * KVF_UNSUPPORTED (a newer version; a compressed file without zstd; a session without
- * grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be NULL.
- * *session is owned by the caller: kvf_session_close.
+ * KVF_UNSUPPORTED (a newer version, or a profile or flag of one; a compressed file without zstd; a
+ * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be
+ * NULL. *session is owned by the caller: kvf_session_close.
  */
 KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
                                     const kvf_load_options *options, kvf_session **session,
@@ -657,7 +657,10 @@ typedef struct kvf_snapshot_info {
 /* Reads and checks headers and index, not the parts. Needs no device. */
 KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info,
                                           kvf_error *error);
-/* Checks all of the file as well; KVF_FILE_FORMAT names the first part that is damaged. */
+/*
+ * Checks all of the file as well: every part, that what is compressed unpacks, that token ids
+ * are of the vocabulary. KVF_FILE_FORMAT names the first that is wrong.
+ */
 KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
 /* The token ids: writes at most `capacity` of them (their part is checked). */
 KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "error.h"
@@ -82,6 +83,17 @@ static int system_truncate(const kvf_io *io, int file, uint64_t bytes)
     return result;
 }
 
+static uint64_t system_free_bytes(const kvf_io *io, const char *path)
+{
+    (void)io;
+    struct statvfs disk;
+    uint64_t bytes;
+    if (statvfs(path, &disk) != 0 ||
+        __builtin_mul_overflow((uint64_t)disk.f_bavail, (uint64_t)disk.f_frsize, &bytes))
+        return UINT64_MAX;
+    return bytes;
+}
+
 static int system_set_mode(const kvf_io *io, int file, mode_t mode)
 {
     (void)io;
@@ -154,6 +166,7 @@ const kvf_io kvf_io_system = {.open = system_open,
                               .read = system_read,
                               .write = system_write,
                               .truncate = system_truncate,
+                              .free_bytes = system_free_bytes,
                               .set_mode = system_set_mode,
                               .sync = system_sync,
                               .rename = system_rename,

@@ -26,6 +26,8 @@ struct kvf_io {
     ssize_t (*read)(const kvf_io *io, int file, void *data, size_t bytes, uint64_t offset);
     ssize_t (*write)(const kvf_io *io, int file, const void *data, size_t bytes, uint64_t offset);
     int (*truncate)(const kvf_io *io, int file, uint64_t bytes);
+    /* Of the disk that a path is on; UINT64_MAX where it does not say. */
+    uint64_t (*free_bytes)(const kvf_io *io, const char *path);
     int (*set_mode)(const kvf_io *io, int file, mode_t mode);
     /* Returns when what was written is on the disk itself. */
     int (*sync)(const kvf_io *io, int file);

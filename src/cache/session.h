@@ -35,7 +35,6 @@ typedef struct kvf_saved {
     uint64_t header_checksum; /* of the state it held then */
     uint64_t n_tokens;        /* of that state */
     uint64_t kept_tokens;     /* the fewest that the session held since: truncate lowers it */
-    bool crowded;             /* the disk had no room for a new file: this one is added to */
 } kvf_saved;
 
 struct kvf_session {

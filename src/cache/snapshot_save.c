@@ -20,6 +20,7 @@ typedef struct saving {
     kvf_session *session;
     kvf_snapshot_shape shape;
     const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
+    bool always;             /* added to, however much of it is unused */
     bool no_room;            /* the disk has none for the new file */
     kvf_part *parts;         /* of the next index; new ones have offset 0 */
     uint32_t n_parts;
@@ -171,8 +172,7 @@ static void remember(saving *save, kvf_save_report *report, bool appended)
     save->session->saved = (kvf_saved){.known = true,
                                        .header_checksum = save->header.checksum,
                                        .n_tokens = save->shape.n_tokens,
-                                       .kept_tokens = save->shape.n_tokens,
-                                       .crowded = save->before && save->before->crowded};
+                                       .kept_tokens = save->shape.n_tokens};
     if (!report)
         return;
     uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
@@ -385,8 +385,8 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *wort
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
     /* A generation of 2^64 - 1 would be refused when it is read. */
-    *worth = (save->before->crowded || end_bytes / 2 <= live_bytes) &&
-             old->header.generation < UINT64_MAX - 1;
+    *worth =
+        (save->always || end_bytes / 2 <= live_bytes) && old->header.generation < UINT64_MAX - 1;
     if (!*worth)
         return KVF_OK;
     /* What a save that was interrupted left behind. */
@@ -487,15 +487,24 @@ static void end_save(saving *save)
 }
 
 /* *done is false where the file is not the one that was saved last, or is not worth adding to. */
-static kvf_status try_appending(kvf_session *session, const char *path, kvf_save_report *report,
-                                const kvf_io *io, bool *done, kvf_error *error)
+static kvf_status try_appending(kvf_session *session, const char *path, bool always,
+                                kvf_save_report *report, const kvf_io *io, bool *done,
+                                kvf_error *error)
 {
     const kvf_saved before = session->saved;
     saving save = begin_save(session, path, io);
     save.before = &before;
+    save.always = always;
     const kvf_status status = save_appending(&save, path, report, done, error);
     end_save(&save);
     return status;
+}
+
+/* Whether a whole file has room beside the old one: it need not be written to find out. */
+static bool has_room(kvf_session *session, const char *path, const kvf_io *io)
+{
+    const saving save = begin_save(session, path, io);
+    return kvf_snapshot_file_bytes(&save.shape) <= io->free_bytes(io, path);
 }
 
 static kvf_status save_file(kvf_session *session, const char *path, const kvf_save_options *wanted,
@@ -505,18 +514,20 @@ static kvf_status save_file(kvf_session *session, const char *path, const kvf_sa
     kvf_status status = KVF_OK;
     bool done = false;
     if (may_append && session->saved.known)
-        status = try_appending(session, path, report, io, &done, error);
+        status = try_appending(session, path, false, report, io, &done, error);
+    if (status == KVF_OK && !done && may_append && session->saved.known &&
+        !has_room(session, path, io))
+        status = try_appending(session, path, true, report, io, &done, error);
     if (status != KVF_OK || done)
         return status;
     saving save = begin_save(session, path, io);
     save.writer.compress = wanted->compress;
     status = save_new(&save, path, report, error);
     end_save(&save);
-    /* A disk that has no room for a whole file beside the old one may have it for what is new. */
+    /* A quota, or a limit of the process: what is new may fit yet. */
     if (save.no_room && may_append && session->saved.known) {
         kvf_error second;
-        session->saved.crowded = true;
-        if (try_appending(session, path, report, io, &done, &second) == KVF_OK && done)
+        if (try_appending(session, path, true, report, io, &done, &second) == KVF_OK && done)
             status = KVF_OK;
     }
     return status;

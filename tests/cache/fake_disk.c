@@ -48,6 +48,13 @@ static int disk_follow(const kvf_io *io, const char *path, char **target)
     return fails(EIO) ? -1 : kvf_io_system.follow(io, path, target);
 }
 
+static uint64_t disk_free_bytes(const kvf_io *io, const char *path)
+{
+    (void)io;
+    (void)path;
+    return fake.tells_room ? fake.room_bytes - fake.used_bytes : UINT64_MAX;
+}
+
 static int disk_set_mode(const kvf_io *io, int file, mode_t mode)
 {
     return fails(EPERM) ? -1 : kvf_io_system.set_mode(io, file, mode);
@@ -185,6 +192,7 @@ static void disk_unmap(const kvf_io *io, void *view, size_t bytes)
 
 const kvf_io fake_disk = {.open = disk_open,
                           .follow = disk_follow,
+                          .free_bytes = disk_free_bytes,
                           .set_mode = disk_set_mode,
                           .close = disk_close,
                           .lock = disk_lock,

@@ -32,6 +32,7 @@ typedef struct fake_disk_state {
     bool short_writes;   /* each writes half of what it was given */
     uint64_t room_bytes; /* by which files can grow before ENOSPC; 0: there is room */
     uint64_t used_bytes; /* of it */
+    bool tells_room;     /* whoever asks is told how much of it is left */
     bool recording;
     size_t n_ops; /* recorded so far */
     op ops[2000];

@@ -121,9 +121,10 @@ static void an_old_file_is_added_to_where_a_new_one_has_no_room(void **state)
     begin_before_a_new_file(path);
     file = first.file;
     kvf_session *session = start_again();
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
+        fake_disk_reset();
         fake.room_bytes = growth_of(&file); /* exactly */
-        fake.used_bytes = 0;
+        fake.tells_room = fake.recording = i % 2;
         assert_true(fake.room_bytes * 2 < file.report.file_bytes - file.report.unused_bytes);
         step(session, 1);
         if (kvf_session_save_to(session, path, NULL, &report, &fake_disk, &error) != KVF_OK)
@@ -133,6 +134,10 @@ static void an_old_file_is_added_to_where_a_new_one_has_no_room(void **state)
         assert_true(report.unused_bytes * 2 > report.file_bytes);
         assert_int_equal(snap_file_bytes(path), report.file_bytes);
         assert_false(is_saving(path));
+        /* A disk that tells how little room it has is not filled to find out. */
+        for (size_t j = 0; j < fake.n_ops; j++)
+            assert_int_not_equal(fake.ops[j].kind, OP_CREATE);
+        assert_true(i % 2 == 0 || fake.n_ops > 0);
         snap_expect_same(path, session);
     }
     /* A disk with room again: small again. */
@@ -205,7 +210,8 @@ static void fail_without_room(bool fail_from, uint64_t room_bytes)
         snap_expect_same(first.path, session);
         kvf_session_close(session);
     }
-    assert_true(n_failed >= 15 && n_added >= (fail_from ? 2 : 15));
+    /* What fails for another reason than room is not tried again another way. */
+    assert_true(n_failed >= 15 && n_added >= 2);
 }
 
 static void any_call_may_fail_besides(void **state)

@@ -248,7 +248,8 @@ class EndTest(SessionTest):
         process.stdout.close()
         stderr = process.stderr.read()
         process.stderr.close()
-        self.assertEqual(process.wait(PATIENCE_SECONDS), 130, stderr)
+        self.assertEqual(process.wait(PATIENCE_SECONDS), 2, stderr)
+        self.assertIn(b"cannot write to standard output", stderr)
         self.assertGreaterEqual(self.show("a")["tokens"], 1 + len("Once upon") + 5)
 
     def test_a_full_disk_ends_no_conversation(self):
@@ -261,6 +262,29 @@ class EndTest(SessionTest):
         self.assertEqual(result.stderr.count(b"the session is not saved: "), 2)
         self.assertIn(b": 16 of 65,536 tokens", result.stdout)
         self.assertEqual(os.listdir(self.path("s")), [])
+
+    def test_names_of_one_file_share_its_lock(self):
+        self.good(*self.arguments("a", "-p", "one", "-n", "2"))
+        os.symlink("a.kvfold", self.path("s/b.kvfold"))
+        process = self.start(*self.arguments("a", "-n", "60000"))
+        process.stdout.read(1)
+        self.refused("in use by another process", *self.arguments("b", "-n", "1"))
+        process.kill()
+        process.communicate()
+        self.assertIn(b"removed the link b", self.good("session", "rm", "b", "--store", "s").stdout)
+        self.assertGreater(self.show("a")["tokens"], 0)
+
+    def test_after_a_save_that_failed_no_line_says_that_all_was_saved(self):
+        def short_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1700000, 1700000))
+        result = subprocess.run([KVFOLD, *self.arguments("a", "-i", "-n", "4", "--threads", "1")],
+                                input=b"one\n" + 9 * b"two and more\n", cwd=self.folder,
+                                env=environment(), capture_output=True, check=False,
+                                preexec_fn=short_files)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(b"the session is not saved: ", result.stderr)
+        self.assertNotIn(b"saved as", result.stderr)
+        self.good("session", "check", "a", "--store", "s")
 
     def test_a_link_is_saved_through_and_must_lead_somewhere(self):
         self.good(*self.arguments("a", "-p", "one", "-n", "2"))
@@ -298,8 +322,10 @@ class TakingBackTest(SessionTest):
     def test_what_is_taken_back_is_saved_at_once_and_cheaply(self):
         self.talk("a", 60 * SENTENCE)  # long enough that its rows are most of the file
         whole = self.show("a")
+        self.talk("b", 60 * SENTENCE)
         self.talk("a", "even more", "/undo")
         after = self.show("a")
+        self.assertEqual(self.exported("a"), self.exported("b"))
         self.assertEqual(after["tokens"], whole["tokens"])
         # Two appends, of the turn and of the undo, and no new file.
         self.assertEqual(after["saves"], whole["saves"] + 2)
