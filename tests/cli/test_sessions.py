@@ -22,6 +22,8 @@ SESSION_KEYS = [
     "saves", "saved", "model", "temperature",
 ]
 PAGE = 4096
+# No session is that short, but a file of 512 KiB that the thread sanitizer begins with is.
+SHORT_BYTES = 600_000
 
 
 class SessionTest(CliTest):
@@ -254,7 +256,7 @@ class EndTest(SessionTest):
 
     def test_a_full_disk_ends_no_conversation(self):
         def short_files():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (SHORT_BYTES, SHORT_BYTES))
         result = subprocess.run([KVFOLD, *self.arguments("a", "-i", "-n", "4", "--threads", "1")],
                                 input=b"one\ntwo\n/stats\n", cwd=self.folder, env=environment(),
                                 capture_output=True, check=False, preexec_fn=short_files)
@@ -416,7 +418,7 @@ class StoreTest(SessionTest):
 
     def test_a_full_disk_costs_the_file_and_not_the_answer(self):
         def short_files():  # a longer one raises SIGXFSZ, which ends a process that lets it
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (SHORT_BYTES, SHORT_BYTES))
         for arguments, status, message in (([], 0, b"warning: not stored: "),
                                            (["--session", "a"], 2, b"the session is not saved: ")):
             result = subprocess.run(

@@ -44,7 +44,7 @@ static void negated_index_weights_lose_the_needles(void **state)
             values[j] = -values[j];
     }
     int n;
-    const int right = count_needles(&cpu, 4096, 1000, KVF_PROFILE_FOLD, 4096, &n);
+    const int right = count_needles(&cpu, 4096, 3, KVF_PROFILE_FOLD, 4096, &n);
     print_message("4096 tokens, index weights negated: %d of %d numbers found\n", right, n);
     assert_true(n >= 3);
     assert_int_equal(right, 0);
