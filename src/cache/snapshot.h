@@ -111,6 +111,8 @@ typedef struct kvf_snapshot_shape {
 
 /* The i-th stream in the order of the file (it may have no pages); false past the last. */
 bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stream);
+/* The stream that a part of a checked index is of. */
+void kvf_stream_of(const kvf_snapshot_shape *shape, const kvf_part *part, kvf_stream *stream);
 /* Whether the stream is a ring, whose pages are overwritten as tokens come. */
 bool kvf_stream_is_ring(kvf_stream_kind kind);
 /* Pages of a new part that begins at `page`. */

@@ -55,19 +55,17 @@ static kvf_status check_content(kvf_snapshot_map *map, const kvf_snapshot_index 
     if (!unpacked)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", map->path);
     kvf_status status = KVF_OK;
-    uint32_t at = 0;
-    kvf_stream stream;
-    for (uint32_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
-        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK; at++) {
-            const kvf_part *part = &map->parts[at];
-            const uint64_t bytes = (uint64_t)part->n_pages * stream.page_bytes;
-            const uint8_t *data;
-            page += part->n_pages;
-            status = kvf_snapshot_part_data(map, at, bytes, unpacked, &data, error);
-            if (status == KVF_OK && part->kind == KVF_STREAM_TOKENS)
-                status = kvf_snapshot_check_tokens(map->path, shape.geometry->vocab, part, data,
-                                                   shape.n_tokens, error);
-        }
+    for (uint32_t i = 0; i < map->n_parts && status == KVF_OK; i++) {
+        const kvf_part *part = &map->parts[i];
+        const uint8_t *data;
+        kvf_stream stream;
+        kvf_stream_of(&shape, part, &stream);
+        status = kvf_snapshot_part_data(map, i, (uint64_t)part->n_pages * stream.page_bytes,
+                                        unpacked, &data, error);
+        if (status == KVF_OK && part->kind == KVF_STREAM_TOKENS)
+            status = kvf_snapshot_check_tokens(map->path, shape.geometry->vocab, part, data,
+                                               shape.n_tokens, error);
+    }
     free(unpacked);
     return status;
 }

@@ -77,6 +77,15 @@ bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stre
     return true;
 }
 
+void kvf_stream_of(const kvf_snapshot_shape *shape, const kvf_part *part, kvf_stream *stream)
+{
+    const uint32_t of_session = part->kind - KVF_STREAM_TOKENS;
+    const uint32_t of_layer = part->layer * STREAMS_OF_LAYER + part->kind - KVF_STREAM_WINDOW;
+    kvf_stream_at(shape,
+                  of_session < STREAMS_OF_SESSION ? of_session : STREAMS_OF_SESSION + of_layer,
+                  stream);
+}
+
 bool kvf_stream_is_ring(kvf_stream_kind kind)
 {
     return kind == KVF_STREAM_WINDOW || kind == KVF_STREAM_ROW_STATE ||

@@ -91,8 +91,7 @@ static kvf_status take_pages(kvf_session *session, kvf_snapshot_map *map, const 
 }
 
 static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_t i,
-                            uint32_t page_bytes, uint64_t n_tokens, uint8_t *unpacked,
-                            kvf_error *error)
+                            const kvf_snapshot_shape *shape, uint8_t *unpacked, kvf_error *error)
 {
     const kvf_part *part = &map->parts[i];
     kvf_layer_cache *layer = &session->layers[part->layer];
@@ -100,15 +99,17 @@ static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_
     if (rows && part->codec == KVF_CODEC_NONE && session->device->backend->addresses_host_memory)
         return take_pages(session, map, part, NULL, error);
     const uint8_t *data;
-    const kvf_status status = kvf_snapshot_part_data(map, i, (uint64_t)part->n_pages * page_bytes,
-                                                     unpacked, &data, error);
+    kvf_stream stream;
+    kvf_stream_of(shape, part, &stream);
+    const kvf_status status = kvf_snapshot_part_data(
+        map, i, (uint64_t)part->n_pages * stream.page_bytes, unpacked, &data, error);
     if (status != KVF_OK)
         return status;
     switch (part->kind) {
     case KVF_STREAM_TOKENS:
         take_bytes(session->tokens->memory, session->tokens->bytes, part, data);
-        return kvf_snapshot_check_tokens(map->path, session->geometry.vocab, part, data, n_tokens,
-                                         error);
+        return kvf_snapshot_check_tokens(map->path, session->geometry.vocab, part, data,
+                                         shape->n_tokens, error);
     case KVF_STREAM_LOGITS:
         take_bytes(session->logits, 4ull * session->geometry.vocab, part, data);
         break;
@@ -133,18 +134,11 @@ static kvf_status take_parts(kvf_session *session, kvf_snapshot_map *map,
     if (!unpacked)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", map->path);
     kvf_status status = KVF_OK;
-    uint32_t at = 0;
-    kvf_stream stream;
-    for (uint32_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
-        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK; at++) {
-            const kvf_part *part = &map->parts[at];
-            page += part->n_pages;
-            if (same || !kvf_snapshot_rows_of(session, part))
-                status =
-                    take_part(session, map, at, stream.page_bytes, shape.n_tokens, unpacked, error);
-            else
-                status = kvf_snapshot_repack(session, map, at, &shape, unpacked, error);
-        }
+    for (uint32_t i = 0; i < map->n_parts && status == KVF_OK; i++)
+        if (same || !kvf_snapshot_rows_of(session, &map->parts[i]))
+            status = take_part(session, map, i, &shape, unpacked, error);
+        else
+            status = kvf_snapshot_repack(session, map, i, &shape, unpacked, error);
     free(unpacked);
     return status;
 }

@@ -87,11 +87,6 @@ static void finish_line(void)
 
 /* ---- Taking turns back ------------------------------------------------------------------ */
 
-static void forget_asked(chat *c)
-{
-    cli_kept_free(&c->asked);
-}
-
 /* A disk that is full ends no conversation: the next save may do, and the last one counts. */
 static void save(chat *c)
 {
@@ -101,7 +96,7 @@ static void save(chat *c)
 /* Keeps the state before something that /undo takes back; the oldest kept one leaves. */
 static void keep_before(chat *c)
 {
-    forget_asked(c);
+    cli_kept_free(&c->asked);
     if (c->n_kept == KEPT_TURNS) {
         cli_kept_free(&c->before[0]);
         memmove(c->before, c->before + 1, --c->n_kept * sizeof c->before[0]);
@@ -117,7 +112,7 @@ static void keep_before(chat *c)
 
 static void forget_all(chat *c)
 {
-    forget_asked(c);
+    cli_kept_free(&c->asked);
     while (c->n_kept > 0)
         cli_kept_free(&c->before[--c->n_kept]);
 }
@@ -129,7 +124,7 @@ static void undo(chat *c)
         puts("nothing is left to take back");
         return;
     }
-    forget_asked(c);
+    cli_kept_free(&c->asked);
     cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
     printf("back at %s tokens\n", cli_format_count(tokens_so_far(c->generator), held));
     save(c);
