@@ -33,8 +33,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 LAYERS = {
     "shared": (),
     "format": ("shared/",),
+    "weight": ("shared/",),
     "cache": ("shared/", "format/", "backend/backend.h"),
-    "backend": ("shared/", "format/"),
+    "backend": ("shared/", "format/", "weight/"),
     "model": ("shared/", "backend/backend.h"),
     "cli": ("model/", "bench/"),
 }
