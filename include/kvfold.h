@@ -566,6 +566,7 @@ KVF_API uint64_t kvf_session_model_fingerprint(const kvf_session *session);
 typedef struct kvf_save_options {
     bool whole;    /* write a new file even where adding to the old one would do */
     bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
+    bool no_lock;  /* save where files cannot be locked, too, see kvf_session_save */
 } kvf_save_options;
 
 typedef struct kvf_save_report {
@@ -590,6 +591,10 @@ typedef struct kvf_save_report {
  * second to save replaces what the first saved, and both get KVF_OK; whether that may happen
  * is the caller's to know (the command takes a lock file for as long as it has a session).
  *   What was read from a file and never checked is checked before it goes to another.
+ *   A save locks the file (flock). Some network and FUSE folders have no locks: that is
+ * KVF_FILE_IO, with the system's reason, or with options->no_lock it goes on without; of two
+ * saves of one path at once the first may then be lost, or PATH.saving be of both and neither
+ * be there. Where a folder knows no fsync either, "on the disk" is as far as it goes by itself.
  *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
  * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
@@ -673,18 +678,30 @@ KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64
  * beginning. What is in it is what its files say; there is no index beside them that could
  * be out of date. Any number of processes may use one folder at once: they wait for each
  * other where something is written, by a lock that ends with its process. The store only
- * ever touches files named as it names them itself (16 hexadecimal digits and ".kvfold",
- * made from a checksum of what is in them), its file "lock", and what interrupted saves
- * left of the former. A store belongs to one thread at a time.
+ * ever touches files named as it names them itself: 16 hexadecimal digits, made from a
+ * checksum of what is in them, and ".kvfold", what interrupted saves left of these, the same
+ * digits and ".used" or ".shared" (empty files, whose times say when a state was used last),
+ * and its file "lock". A store belongs to one thread at a time.
  */
 typedef struct kvf_store kvf_store;
 
+typedef struct kvf_store_options {
+    bool no_lock; /* go on where the folder cannot lock files, too, see kvf_session_save */
+    /*
+     * Called again and again while another process writes, with the seconds that were waited;
+     * false ends the wait. NULL: a signal ends it.
+     */
+    bool (*wait)(void *wait_context, double seconds);
+    void *wait_context;
+} kvf_store_options;
+
 /*
  * max_bytes: all files together, at any moment, those being written included. Where
- * there is no such folder it is made, its parent has to be there.
+ * there is no such folder it is made, its parent has to be there. options may be NULL.
  *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_OUT_OF_MEMORY.
  */
-KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, kvf_store **store,
+KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes,
+                                  const kvf_store_options *options, kvf_store **store,
                                   kvf_error *error);
 /* NULL is ignored. Sessions that were found stay usable. */
 KVF_API void kvf_store_close(kvf_store *store);
@@ -716,22 +733,30 @@ KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const in
                                   kvf_session **session, kvf_store_found *found, kvf_error *error);
 
 typedef struct kvf_store_put_report {
-    bool stored;            /* false: it alone is larger than max_bytes; nothing was removed */
+    bool stored;            /* false: there is no room for it; nothing was removed */
     bool was_there;         /* and was read and is good: nothing had to be written */
-    uint64_t file_bytes;    /* of this session */
+    uint64_t file_bytes;    /* of this session; more than max_bytes: it alone is too large */
     uint32_t n_removed;     /* files that were used least recently and had to leave .. */
     uint64_t removed_bytes; /* .. for it */
     uint64_t held_bytes;    /* of all files now */
+    uint64_t kept_tokens;   /* not stored: of the state that would have had to leave and stays */
 } kvf_store_put_report;
 
 /*
  * Saves the session, which has tokens and a model fingerprint, and counts it as used now.
- * Before anything is written, files that were used least recently are removed until it
- * fits. Sessions restored from removed files, in any process, stay usable. An interrupted
- * put leaves the store as it was, but for files removed.
- *   Waits while another process puts; KVF_FILE_BUSY where a signal ends the wait.
+ * Before anything is written, others are removed until it fits, those used least recently
+ * first, where
+ *   - one that was used again after a longer one was stored that begins with it stays as long
+ *     as that one: it serves other texts too;
+ *   - what was put since kvf_store_find was called last, and begins this session, stays; so does
+ *     the longest stored state that it begins with, if texts were seen to part there. Where it
+ *     does not fit beside these it is not stored, and nothing is removed.
+ * Sessions restored from removed files, in any process, stay usable. An interrupted put leaves
+ * the store as it was, but for files removed.
+ *   Waits while another process puts; KVF_FILE_BUSY where a signal or options->wait ends that.
  *   Is a save: the next kvf_session_save to another file writes all of that anew.
- * Otherwise fails as kvf_session_save does. `report` may be NULL.
+ * Otherwise fails as kvf_session_save does, also where a file cannot be removed and no other
+ * would do. `report` may be NULL.
  */
 KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,
                                  kvf_store_put_report *report, kvf_error *error);

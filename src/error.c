@@ -1,7 +1,79 @@
 #include "error.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
+
+size_t kvf_utf8_bytes(const char *text, size_t bytes)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    if (bytes == 0)
+        return 0;
+    if (c[0] < 0x80)
+        return 1;
+    size_t n = c[0] >= 0xF0 ? 4 : c[0] >= 0xE0 ? 3 : 2;
+    if (c[0] < 0xC2 || c[0] > 0xF4 || n > bytes)
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((c[i] & 0xC0) != 0x80)
+            return 0;
+    if ((c[0] == 0xE0 && c[1] < 0xA0) || (c[0] == 0xF0 && c[1] < 0x90)) /* overlong */
+        return 0;
+    if ((c[0] == 0xED && c[1] > 0x9F) || (c[0] == 0xF4 && c[1] > 0x8F)) /* surrogate, too high */
+        return 0;
+    return n;
+}
+
+/* Writes the characters that fit, one '?' for each that would not be shown; the bytes written. */
+static size_t copy_printable(char *out, size_t capacity, const char *text, size_t bytes)
+{
+    size_t used = 0;
+    for (size_t at = 0; at < bytes;) {
+        const size_t n = kvf_utf8_bytes(text + at, bytes - at);
+        const unsigned char *c = (const unsigned char *)text + at;
+        /* C0 controls, DEL, and the C1 controls U+0080 .. U+009F */
+        const bool plain = n > 0 && c[0] >= 0x20 && c[0] != 0x7F && !(c[0] == 0xC2 && c[1] < 0xA0);
+        const size_t wanted = plain ? n : 1;
+        if (used + wanted > capacity)
+            break;
+        if (plain)
+            memcpy(out + used, c, n);
+        else
+            out[used] = '?';
+        used += wanted;
+        at += n > 0 ? n : 1;
+    }
+    return used;
+}
+
+void kvf_print_line(char *out, size_t room_bytes, const char *text)
+{
+    static const char dots[] = "...";
+    const size_t room = room_bytes - 1;
+    const size_t half = (room - strlen(dots)) / 2;
+    const size_t bytes = strlen(text);
+    size_t used = 0;
+    if (bytes <= room) {
+        used = copy_printable(out, room, text, bytes);
+    } else {
+        const char *tail = text + bytes - half;
+        while (((unsigned char)*tail & 0xC0) == 0x80) /* start at a character */
+            tail++;
+        used = copy_printable(out, half, text, bytes);
+        memcpy(out + used, dots, strlen(dots));
+        used += strlen(dots);
+        used += copy_printable(out + used, half, tail, strlen(tail));
+    }
+    out[used] = '\0';
+}
+
+kvf_printed kvf_printable(const char *text)
+{
+    kvf_printed printed;
+    kvf_print_line(printed.text, sizeof printed.text, text);
+    return printed;
+}
 
 /* A message that did not fit ends before the character that was cut in two (UTF-8). */
 static void drop_cut_character(char *message, size_t bytes)

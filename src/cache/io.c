@@ -13,13 +13,28 @@
 
 #include "error.h"
 
+/*
+ * Whether a call is to be made again because a signal came. Not only waits: on network and
+ * FUSE folders each of these may be a message to a server.
+ */
+static bool again(int result)
+{
+    return result < 0 && errno == EINTR;
+}
+
+/* Whether the system has no such operation for this kind of file or folder. */
+static bool unsupported(int reason)
+{
+    return reason == EINVAL || reason == ENOTSUP || reason == EOPNOTSUPP || reason == ENOSYS;
+}
+
 static int system_open(const kvf_io *io, const char *path, int flags, mode_t mode)
 {
     (void)io;
     int file;
     do
         file = open(path, flags | O_CLOEXEC, mode);
-    while (file < 0 && errno == EINTR);
+    while (again(file));
     return file;
 }
 
@@ -45,19 +60,31 @@ static int system_close(const kvf_io *io, int file)
 static int system_lock(const kvf_io *io, int file)
 {
     (void)io;
-    return flock(file, LOCK_EX | LOCK_NB);
+    int result;
+    do
+        result = flock(file, LOCK_EX | LOCK_NB);
+    while (again(result));
+    return result;
 }
 
 static int system_stat(const kvf_io *io, int file, struct stat *info)
 {
     (void)io;
-    return fstat(file, info);
+    int result;
+    do
+        result = fstat(file, info);
+    while (again(result));
+    return result;
 }
 
 static int system_stat_path(const kvf_io *io, const char *path, struct stat *info)
 {
     (void)io;
-    return stat(path, info);
+    int result;
+    do
+        result = stat(path, info);
+    while (again(result));
+    return result;
 }
 
 static ssize_t system_read(const kvf_io *io, int file, void *data, size_t bytes, uint64_t offset)
@@ -79,7 +106,7 @@ static int system_truncate(const kvf_io *io, int file, uint64_t bytes)
     int result;
     do
         result = ftruncate(file, (off_t)bytes);
-    while (result != 0 && errno == EINTR);
+    while (again(result));
     return result;
 }
 
@@ -97,16 +124,25 @@ static uint64_t system_free_bytes(const kvf_io *io, const char *path)
 static int system_set_mode(const kvf_io *io, int file, mode_t mode)
 {
     (void)io;
-    return fchmod(file, mode);
+    int result;
+    do
+        result = fchmod(file, mode);
+    while (again(result));
+    return result;
 }
 
+/*
+ * A file system without the notion of a sync (some network and FUSE ones) cannot be asked for
+ * more than it does by itself; that is no failure of the data. What says that the data are
+ * not there (EIO, ENOSPC, EDQUOT and all others) always is.
+ */
 static int sync_descriptor(int file)
 {
     int result;
     do
         result = fsync(file);
-    while (result != 0 && errno == EINTR);
-    return result;
+    while (again(result));
+    return result < 0 && unsupported(errno) ? 0 : result;
 }
 
 static int system_sync(const kvf_io *io, int file)
@@ -123,20 +159,29 @@ static int system_sync(const kvf_io *io, int file)
 static int system_rename(const kvf_io *io, const char *from, const char *to)
 {
     (void)io;
-    return rename(from, to);
+    bool interrupted = false;
+    int result;
+    while (again(result = rename(from, to)))
+        interrupted = true;
+    /* The server had done it before the signal came. */
+    return result < 0 && interrupted && errno == ENOENT ? 0 : result;
 }
 
 static int system_unlink(const kvf_io *io, const char *path)
 {
     (void)io;
-    return unlink(path);
+    bool interrupted = false;
+    int result;
+    while (again(result = unlink(path)))
+        interrupted = true;
+    return result < 0 && interrupted && errno == ENOENT ? 0 : result;
 }
 
 static int system_sync_folder(const kvf_io *io, const char *folder)
 {
     const int file = system_open(io, folder, O_RDONLY | O_DIRECTORY, 0);
-    if (file < 0)
-        return -1;
+    if (file < 0) /* one that may not be read cannot be synced; its files are in it all the same */
+        return errno == EACCES || errno == EPERM ? 0 : -1;
     const int result = sync_descriptor(file);
     const int reason = errno;
     close(file);
@@ -208,8 +253,8 @@ int kvf_io_make_folder(const char *path)
     errno = ENOMEM;
     if (parent && mkdir(folder, S_IRWXU) != 0)
         result = errno == EEXIST ? 0 : -1;
-    else if (parent && (system_sync_folder(&kvf_io_system, parent) == 0 || errno == EACCES))
-        result = 0; /* one that may not be read cannot be synced */
+    else if (parent)
+        result = system_sync_folder(&kvf_io_system, parent);
     const int reason = errno;
     free(parent);
     free(folder);
@@ -223,9 +268,24 @@ kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
     const kvf_status status = reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND
                               : reason == ENOMEM                    ? KVF_OUT_OF_MEMORY
                                                                     : KVF_FILE_IO;
-    kvf_fail(error, status, "%.200s: cannot %s: %s", path, what, strerror(reason));
+    kvf_fail(error, status, "%s: cannot %s: %s", kvf_printable(path).text, what, strerror(reason));
     errno = reason;
     return status;
+}
+
+kvf_status kvf_io_lock(const kvf_io *io, int file, const char *path, bool no_lock, kvf_error *error)
+{
+    if (io->lock(io, file) == 0)
+        return KVF_OK;
+    if (errno == EWOULDBLOCK)
+        return kvf_fail(error, KVF_FILE_BUSY, "%s: somebody else is writing it",
+                        kvf_printable(path).text);
+    if (no_lock)
+        return KVF_OK;
+    return kvf_fail(error, KVF_FILE_IO,
+                    "%s: cannot be locked: %s; without locks one of two programs that save here "
+                    "at once could lose its work; the option no-lock goes on all the same",
+                    kvf_printable(path).text, strerror(errno));
 }
 
 kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *data, size_t bytes,
@@ -238,8 +298,9 @@ kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *d
         if (n < 0)
             return kvf_io_fail(path, "read", error);
         if (n == 0)
-            return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: ends at byte %llu, %zu more belong",
-                            path, (unsigned long long)(offset + done), bytes - done);
+            return kvf_fail(error, KVF_FILE_FORMAT, "%s: ends at byte %llu, %zu more belong",
+                            kvf_printable(path).text, (unsigned long long)(offset + done),
+                            bytes - done);
         done += (size_t)n;
     }
     return KVF_OK;

@@ -18,7 +18,7 @@ struct kvf_io {
     /* Where a path that is a link leads, malloc'd; NULL and success where it is no link. */
     int (*follow)(const kvf_io *io, const char *path, char **target);
     int (*close)(const kvf_io *io, int file);
-    /* Exclusive, without waiting; gone when the file is closed. */
+    /* Exclusive, without waiting (EWOULDBLOCK: somebody holds it); gone when the file is closed. */
     int (*lock)(const kvf_io *io, int file);
     int (*stat)(const kvf_io *io, int file, struct stat *info);
     /* What a path leads to now. */
@@ -29,11 +29,14 @@ struct kvf_io {
     /* Of the disk that a path is on; UINT64_MAX where it does not say. */
     uint64_t (*free_bytes)(const kvf_io *io, const char *path);
     int (*set_mode)(const kvf_io *io, int file, mode_t mode);
-    /* Returns when what was written is on the disk itself. */
+    /*
+     * Returns when what was written is on the disk itself, or as near to it as the file system
+     * goes: one that knows no such request (EINVAL, ENOTSUP, ENOSYS) does not fail it.
+     */
     int (*sync)(const kvf_io *io, int file);
     int (*rename)(const kvf_io *io, const char *from, const char *to);
     int (*unlink)(const kvf_io *io, const char *path);
-    /* The names in a folder, on the disk itself. */
+    /* The names in a folder, the same way; one that may not be read cannot be asked for that. */
     int (*sync_folder)(const kvf_io *io, const char *folder);
     /* A private view of the file's first `bytes`: what is written to it stays in memory. */
     void *(*map)(const kvf_io *io, int file, size_t bytes);
@@ -47,6 +50,13 @@ extern const kvf_io kvf_io_system;
 char *kvf_io_folder_of(const char *path);
 /* Makes a folder, if it is not there, that outlives a power cut. -1 and errno on failure. */
 int kvf_io_make_folder(const char *path);
+
+/*
+ * Locks an open file. KVF_FILE_BUSY where somebody holds it. Where the system has no locks for
+ * this file: KVF_FILE_IO with its reason, or KVF_OK if `no_lock` says to go on without.
+ */
+kvf_status kvf_io_lock(const kvf_io *io, int file, const char *path, bool no_lock,
+                       kvf_error *error);
 
 /* errno as a status: KVF_FILE_NOT_FOUND, KVF_OUT_OF_MEMORY or KVF_FILE_IO, errno kept; "PATH:
  * cannot WHAT: ..".

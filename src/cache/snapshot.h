@@ -152,7 +152,7 @@ typedef struct kvf_snapshot_index {
     uint32_t slot;       /* the page it was read from */
 } kvf_snapshot_index;
 
-/* Opens for reading or, where `writable`, for both, and locks it then. */
+/* Opens for reading or, where `writable`, for both. */
 kvf_status kvf_snapshot_open_file(const kvf_io *io, const char *path, bool writable, int *file,
                                   kvf_error *error);
 kvf_status kvf_snapshot_read_index(const kvf_io *io, int file, const char *path,

@@ -53,7 +53,8 @@ static kvf_status check_content(kvf_snapshot_map *map, const kvf_snapshot_index 
     const kvf_snapshot_shape shape = kvf_snapshot_shape_of(index);
     uint8_t *unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
     if (!unpacked)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", map->path);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to unpack parts",
+                        kvf_printable(map->path).text);
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < map->n_parts && status == KVF_OK; i++) {
         const kvf_part *part = &map->parts[i];
@@ -108,7 +109,8 @@ kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capac
     const uint64_t held = index.header.session.n_tokens;
     uint8_t *unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
     if (!unpacked)
-        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", path);
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to unpack parts",
+                          kvf_printable(path).text);
     for (uint32_t i = 0; status == KVF_OK && i < map->n_parts; i++)
         if (map->parts[i].kind == KVF_STREAM_TOKENS)
             status =

@@ -19,13 +19,13 @@ kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t by
     if (part->codec == KVF_CODEC_NONE)
         return KVF_OK;
     if (kvf_codec_bound(bytes) == 0)
-        return kvf_fail(error, KVF_UNSUPPORTED, "%.200s: is compressed; this build has no zstd",
-                        map->path);
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: is compressed; this build has no zstd",
+                        kvf_printable(map->path).text);
     if (!kvf_codec_decompress(unpacked, bytes, *data, part->stored_bytes))
         return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: the %s of layer %u, pages from %u on, do not unpack to %llu bytes",
-                        map->path, kvf_stream_name(part->kind), part->layer, part->first_page,
-                        (unsigned long long)bytes);
+                        "%s: the %s of layer %u, pages from %u on, do not unpack to %llu bytes",
+                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
+                        part->first_page, (unsigned long long)bytes);
     *data = unpacked;
     return KVF_OK;
 }
@@ -41,8 +41,8 @@ kvf_status kvf_snapshot_check_tokens(const char *path, uint32_t vocab, const kvf
         memcpy(&token, data + (i - first) * sizeof token, sizeof token);
         if (token < 0 || (uint32_t)token >= vocab)
             return kvf_fail(error, KVF_FILE_FORMAT,
-                            "%.200s: token %llu has id %d; the vocabulary is 0 to %u", path,
-                            (unsigned long long)i, token, vocab - 1);
+                            "%s: token %llu has id %d; the vocabulary is 0 to %u",
+                            kvf_printable(path).text, (unsigned long long)i, token, vocab - 1);
     }
     return KVF_OK;
 }
@@ -81,8 +81,9 @@ static kvf_status take_pages(kvf_session *session, kvf_snapshot_map *map, const 
                               : kvf_session_map_page(session, &map->owner, in_file, page_bytes);
         if (!page)
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                            "%.200s: no memory for page %u of the %s of layer %u", map->path,
-                            part->first_page + i, kvf_stream_name(part->kind), part->layer);
+                            "%s: no memory for page %u of the %s of layer %u",
+                            kvf_printable(map->path).text, part->first_page + i,
+                            kvf_stream_name(part->kind), part->layer);
         if (data)
             memcpy(page->memory, data + i * page_bytes, page_bytes);
         kvf_paged_rows_put(rows, page);
@@ -132,7 +133,8 @@ static kvf_status take_parts(kvf_session *session, kvf_snapshot_map *map,
     const bool same = session->profile == shape.profile;
     uint8_t *unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
     if (!unpacked)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to unpack parts", map->path);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to unpack parts",
+                        kvf_printable(map->path).text);
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < map->n_parts && status == KVF_OK; i++)
         if (same || !kvf_snapshot_rows_of(session, &map->parts[i]))
@@ -160,17 +162,18 @@ static kvf_status compare_geometry(const kvf_geometry *file, const kvf_geometry 
                    {"window tokens", file->window_tokens, model->window_tokens}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (numbers[i].file != numbers[i].model)
-            return kvf_fail(error, KVF_WRONG_MODEL,
-                            "%.200s: was saved with a model of %u %s; this one has %u", path,
-                            numbers[i].file, numbers[i].name, numbers[i].model);
+            return kvf_fail(
+                error, KVF_WRONG_MODEL, "%s: was saved with a model of %u %s; this one has %u",
+                kvf_printable(path).text, numbers[i].file, numbers[i].name, numbers[i].model);
     for (uint32_t i = 0; i < file->n_layers; i++)
         if (file->layers[i].kind != model->layers[i].kind ||
             file->layers[i].ratio != model->layers[i].ratio)
             return kvf_fail(error, KVF_WRONG_MODEL,
-                            "%.200s: layer %u was saved with kind %d and ratio %u; this model has "
+                            "%s: layer %u was saved with kind %d and ratio %u; this model has "
                             "kind %d and ratio %u",
-                            path, i, (int)file->layers[i].kind, file->layers[i].ratio,
-                            (int)model->layers[i].kind, model->layers[i].ratio);
+                            kvf_printable(path).text, i, (int)file->layers[i].kind,
+                            file->layers[i].ratio, (int)model->layers[i].kind,
+                            model->layers[i].ratio);
     return KVF_OK;
 }
 
@@ -186,8 +189,9 @@ static kvf_status compare_model(const kvf_snapshot_index *index, const kvf_load_
     }
     if (options->model_fingerprint != 0 && options->model_fingerprint != saved)
         return kvf_fail(error, KVF_WRONG_MODEL,
-                        "%.200s: was saved with model %016llx; this one is %016llx", path,
-                        (unsigned long long)saved, (unsigned long long)options->model_fingerprint);
+                        "%s: was saved with model %016llx; this one is %016llx",
+                        kvf_printable(path).text, (unsigned long long)saved,
+                        (unsigned long long)options->model_fingerprint);
     return KVF_OK;
 }
 
@@ -206,12 +210,12 @@ static kvf_status resolve_options(const kvf_snapshot_index *index, const kvf_loa
         resolved->max_tokens = header->max_tokens;
     if (resolved->grid_off != grid_off)
         return kvf_fail(error, KVF_UNSUPPORTED,
-                        "%.200s: was saved with the grid %s; it cannot be restored with it %s",
-                        path, grid_off ? "off" : "on", grid_off ? "on" : "off");
+                        "%s: was saved with the grid %s; it cannot be restored with it %s",
+                        kvf_printable(path).text, grid_off ? "off" : "on", grid_off ? "on" : "off");
     if (header->n_tokens > resolved->max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%.200s: holds %llu tokens; they do not fit a context of %llu", path,
-                        (unsigned long long)header->n_tokens,
+                        "%s: holds %llu tokens; they do not fit a context of %llu",
+                        kvf_printable(path).text, (unsigned long long)header->n_tokens,
                         (unsigned long long)resolved->max_tokens);
     return KVF_OK;
 }
@@ -236,8 +240,8 @@ static kvf_status open_session(kvf_device *device, const kvf_snapshot_index *ind
     (*session)->tokens = kvf_session_new_page(*session, bytes);
     return (*session)->tokens
                ? KVF_OK
-               : kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for %llu token ids", path,
-                          (unsigned long long)n_tokens);
+               : kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %llu token ids",
+                          kvf_printable(path).text, (unsigned long long)n_tokens);
 }
 
 static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map,

@@ -13,10 +13,10 @@ kvf_status kvf_snapshot_map_check(kvf_snapshot_map *map, uint32_t i, kvf_error *
     const kvf_part *part = &map->parts[i];
     if (kvf_checksum(map->view + part->offset, part->stored_bytes) != part->checksum)
         return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: the %s of layer %u, pages %u to %u (%llu bytes at %llu), are "
+                        "%s: the %s of layer %u, pages %u to %u (%llu bytes at %llu), are "
                         "damaged",
-                        map->path, kvf_stream_name(part->kind), part->layer, part->first_page,
-                        part->first_page + part->n_pages - 1,
+                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
+                        part->first_page, part->first_page + part->n_pages - 1,
                         (unsigned long long)part->stored_bytes, (unsigned long long)part->offset);
     map->checked[i] = true;
     return KVF_OK;
@@ -78,8 +78,8 @@ static kvf_status sort_parts(kvf_snapshot_map *map, kvf_error *error)
     map->checked = calloc(map->n_parts + 1, sizeof *map->checked);
     kvf_status status = KVF_OK;
     if (!places || !map->by_offset || !map->checked)
-        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for %u parts", map->path,
-                          map->n_parts);
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u parts",
+                          kvf_printable(map->path).text, map->n_parts);
     for (uint32_t i = 0; status == KVF_OK && i < map->n_parts; i++)
         places[i] = (place){map->parts[i].offset, i};
     if (status == KVF_OK)
@@ -88,8 +88,8 @@ static kvf_status sort_parts(kvf_snapshot_map *map, kvf_error *error)
         map->by_offset[i] = places[i].part;
         if (i > 0 &&
             places[i].offset - places[i - 1].offset < map->parts[places[i - 1].part].stored_bytes)
-            status = kvf_fail(error, KVF_FILE_FORMAT, "%.200s: parts %u and %u overlap", map->path,
-                              places[i - 1].part, places[i].part);
+            status = kvf_fail(error, KVF_FILE_FORMAT, "%s: parts %u and %u overlap",
+                              kvf_printable(map->path).text, places[i - 1].part, places[i].part);
     }
     free(places);
     return status;
@@ -103,7 +103,8 @@ kvf_status kvf_snapshot_map_open(const kvf_io *io, int file, const char *path,
     kvf_snapshot_map *map = calloc(1, sizeof *map + path_bytes);
     *out = NULL;
     if (!map)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to map it", path);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to map it",
+                        kvf_printable(path).text);
     map->owner = (kvf_page_owner){.n_references = 1, .check = check_page, .release = release};
     map->io = io;
     map->n_parts = index->header.n_parts;

@@ -1,5 +1,4 @@
 /* Header pages and the index, and whether they can be believed (docs/FORMAT.md 10.2 to 10.4). */
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,11 +20,8 @@ kvf_status kvf_snapshot_open_file(const kvf_io *io, const char *path, bool writa
     if (io->stat(io, *file, &info) != 0)
         status = kvf_io_fail(path, "look at", error);
     else if (!S_ISREG(info.st_mode))
-        status = kvf_fail(error, KVF_FILE_IO, "%.200s: is not a regular file", path);
-    else if (writable && io->lock(io, *file) != 0)
-        status = errno == EWOULDBLOCK
-                     ? kvf_fail(error, KVF_FILE_BUSY, "%.200s: another save of it runs", path)
-                     : kvf_io_fail(path, "lock", error);
+        status =
+            kvf_fail(error, KVF_FILE_IO, "%s: is not a regular file", kvf_printable(path).text);
     if (status != KVF_OK) {
         io->close(io, *file);
         *file = -1;
@@ -57,18 +53,20 @@ static kvf_status choose_header(const kvf_snapshot_header pages[KVF_SNAPSHOT_HEA
     const bool whole[] = {is_whole(&pages[0]), is_whole(&pages[1])};
     if (!whole[0] && !whole[1])
         return has_magic(&pages[0]) || has_magic(&pages[1])
-                   ? kvf_fail(error, KVF_FILE_FORMAT, "%.200s: both headers are damaged", path)
-                   : kvf_fail(error, KVF_FILE_FORMAT, "%.200s: is not a kvfold snapshot", path);
+                   ? kvf_fail(error, KVF_FILE_FORMAT, "%s: both headers are damaged",
+                              kvf_printable(path).text)
+                   : kvf_fail(error, KVF_FILE_FORMAT, "%s: is not a kvfold snapshot",
+                              kvf_printable(path).text);
     index->in_both = memcmp(&pages[0], &pages[1], sizeof pages[0]) == 0;
     if (whole[0] && whole[1] && pages[0].generation == pages[1].generation && !index->in_both)
-        return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: two headers both say that they are save %llu", path,
-                        (unsigned long long)pages[0].generation);
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: two headers both say that they are save %llu",
+                        kvf_printable(path).text, (unsigned long long)pages[0].generation);
     index->slot = !whole[0] || (whole[1] && pages[1].generation > pages[0].generation);
     index->header = pages[index->slot];
     if (index->header.session.version != KVF_SNAPSHOT_VERSION)
-        return kvf_fail(error, KVF_UNSUPPORTED, "%.200s: snapshot version %u; this build reads %u",
-                        path, index->header.session.version, KVF_SNAPSHOT_VERSION);
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: snapshot version %u; this build reads %u",
+                        kvf_printable(path).text, index->header.session.version,
+                        KVF_SNAPSHOT_VERSION);
     return KVF_OK;
 }
 
@@ -80,30 +78,30 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
     if (!kvf_profile_get((kvf_profile_id)session->profile) ||
         session->flags & ~KVF_SNAPSHOT_GRID_OFF)
         return kvf_fail(error, KVF_UNSUPPORTED,
-                        "%.200s: profile %u, flags %u; this build reads profiles 0 to %d and flag "
+                        "%s: profile %u, flags %u; this build reads profiles 0 to %d and flag "
                         "%u",
-                        path, session->profile, session->flags, KVF_PROFILE_COUNT - 1,
-                        KVF_SNAPSHOT_GRID_OFF);
+                        kvf_printable(path).text, session->profile, session->flags,
+                        KVF_PROFILE_COUNT - 1, KVF_SNAPSHOT_GRID_OFF);
     if (session->n_layers == 0 || session->n_layers > KVF_MAX_LAYERS)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %u layers; 1 to %d are possible", path,
-                        session->n_layers, KVF_MAX_LAYERS);
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: %u layers; 1 to %d are possible",
+                        kvf_printable(path).text, session->n_layers, KVF_MAX_LAYERS);
     if (session->flags & KVF_SNAPSHOT_GRID_OFF && session->profile != KVF_PROFILE_LEGACY)
         return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: rows without the grid in profile %u; only %d has them", path,
-                        session->profile, KVF_PROFILE_LEGACY);
+                        "%s: rows without the grid in profile %u; only %d has them",
+                        kvf_printable(path).text, session->profile, KVF_PROFILE_LEGACY);
     if (session->n_tokens > session->max_tokens || session->max_tokens > header->model_max_tokens)
         return kvf_fail(
-            error, KVF_FILE_FORMAT, "%.200s: %llu tokens in a context of %llu of a model's %llu",
-            path, (unsigned long long)session->n_tokens, (unsigned long long)session->max_tokens,
-            (unsigned long long)header->model_max_tokens);
+            error, KVF_FILE_FORMAT, "%s: %llu tokens in a context of %llu of a model's %llu",
+            kvf_printable(path).text, (unsigned long long)session->n_tokens,
+            (unsigned long long)session->max_tokens, (unsigned long long)header->model_max_tokens);
     if (header->end_bytes > index->file_bytes)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: has %llu bytes of %llu", path,
-                        (unsigned long long)index->file_bytes,
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: has %llu bytes of %llu",
+                        kvf_printable(path).text, (unsigned long long)index->file_bytes,
                         (unsigned long long)header->end_bytes);
     if (header->end_bytes % KVF_SNAPSHOT_PAGE_BYTES || header->generation == 0 ||
         header->generation == UINT64_MAX)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: save %llu that ends at %llu", path,
-                        (unsigned long long)header->generation,
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: save %llu that ends at %llu",
+                        kvf_printable(path).text, (unsigned long long)header->generation,
                         (unsigned long long)header->end_bytes);
     const uint64_t bytes = kvf_snapshot_index_bytes(session->n_layers, header->n_parts);
     if (header->index_bytes != bytes || header->index_offset % KVF_SNAPSHOT_PAGE_BYTES ||
@@ -111,9 +109,9 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
         header->index_offset > header->end_bytes ||
         kvf_snapshot_padded(bytes) > header->end_bytes - header->index_offset)
         return kvf_fail(
-            error, KVF_FILE_FORMAT, "%.200s: an index of %llu bytes at %llu in a file of %llu",
-            path, (unsigned long long)header->index_bytes, (unsigned long long)header->index_offset,
-            (unsigned long long)header->end_bytes);
+            error, KVF_FILE_FORMAT, "%s: an index of %llu bytes at %llu in a file of %llu",
+            kvf_printable(path).text, (unsigned long long)header->index_bytes,
+            (unsigned long long)header->index_offset, (unsigned long long)header->end_bytes);
     return KVF_OK;
 }
 
@@ -137,15 +135,16 @@ static kvf_status take_layers(const kvf_snapshot_layer *layers, const char *path
             (kvf_layer){.kind = (kvf_layer_kind)layers[i].kind, .ratio = layers[i].ratio};
     kvf_error found;
     if (kvf_geometry_check(geometry, &found) != KVF_OK)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %.250s", path, found.message);
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: %.250s", kvf_printable(path).text,
+                        found.message);
     for (uint32_t i = 0; i < geometry->n_layers; i++) {
         const kvf_layer layer = geometry->layers[i];
         if (layers[i].counts.rows != kvf_layer_rows(layer, n_tokens) ||
             layers[i].counts.index_rows != kvf_layer_index_rows(layer, n_tokens))
             return kvf_fail(error, KVF_FILE_FORMAT,
-                            "%.200s: layer %u has %u rows and %u index rows after %llu tokens",
-                            path, i, layers[i].counts.rows, layers[i].counts.index_rows,
-                            (unsigned long long)n_tokens);
+                            "%s: layer %u has %u rows and %u index rows after %llu tokens",
+                            kvf_printable(path).text, i, layers[i].counts.rows,
+                            layers[i].counts.index_rows, (unsigned long long)n_tokens);
     }
     return KVF_OK;
 }
@@ -182,15 +181,15 @@ static kvf_status check_parts(kvf_snapshot_index *index, const char *path, kvf_e
             if (at == n_parts ||
                 !part_fits(&index->parts[at], &stream, page, index->header.end_bytes))
                 return kvf_fail(error, KVF_FILE_FORMAT,
-                                "%.200s: part %u of %u is not what continues page %u of %u of "
+                                "%s: part %u of %u is not what continues page %u of %u of "
                                 "the %s of layer %u",
-                                path, at, n_parts, page, stream.n_pages,
+                                kvf_printable(path).text, at, n_parts, page, stream.n_pages,
                                 kvf_stream_name(stream.kind), stream.layer);
             index->live_bytes += kvf_snapshot_padded(index->parts[at].stored_bytes);
         }
     if (at != n_parts)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: %u parts; %u belong to its streams", path,
-                        n_parts, at);
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: %u parts; %u belong to its streams",
+                        kvf_printable(path).text, n_parts, at);
     return KVF_OK;
 }
 
@@ -199,8 +198,8 @@ static kvf_status take_index(const uint8_t *bytes, const char *path, kvf_snapsho
 {
     const kvf_snapshot_header *header = &index->header;
     if (kvf_checksum(bytes, header->index_bytes) != header->index_checksum)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%.200s: the index (%llu bytes at %llu) is damaged",
-                        path, (unsigned long long)header->index_bytes,
+        return kvf_fail(error, KVF_FILE_FORMAT, "%s: the index (%llu bytes at %llu) is damaged",
+                        kvf_printable(path).text, (unsigned long long)header->index_bytes,
                         (unsigned long long)header->index_offset);
     kvf_snapshot_layer layers[KVF_MAX_LAYERS];
     const size_t layers_bytes = header->session.n_layers * sizeof *layers;
@@ -210,8 +209,8 @@ static kvf_status take_index(const uint8_t *bytes, const char *path, kvf_snapsho
         return status;
     index->parts = malloc(header->n_parts * sizeof *index->parts + 1);
     if (!index->parts)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %u parts",
-                        path, header->n_parts);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %u parts",
+                        kvf_printable(path).text, header->n_parts);
     memcpy(index->parts, bytes + layers_bytes, header->n_parts * sizeof *index->parts);
     return check_parts(index, path, error);
 }
@@ -225,8 +224,8 @@ static kvf_status read_headers(const kvf_io *io, int file, const char *path,
     index->file_bytes = (uint64_t)info.st_size;
     if (index->file_bytes < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES)
         return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%.200s: is not a kvfold snapshot: %llu bytes are too few", path,
-                        (unsigned long long)index->file_bytes);
+                        "%s: is not a kvfold snapshot: %llu bytes are too few",
+                        kvf_printable(path).text, (unsigned long long)index->file_bytes);
     kvf_snapshot_header pages[KVF_SNAPSHOT_HEADERS];
     kvf_status status = kvf_io_read_all(io, file, path, pages, sizeof pages, 0, error);
     if (status == KVF_OK)
@@ -243,8 +242,8 @@ kvf_status kvf_snapshot_read_index(const kvf_io *io, int file, const char *path,
         return status;
     uint8_t *bytes = malloc(index->header.index_bytes);
     if (!bytes)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %llu bytes",
-                        path, (unsigned long long)index->header.index_bytes);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %llu bytes",
+                        kvf_printable(path).text, (unsigned long long)index->header.index_bytes);
     status = kvf_io_read_all(io, file, path, bytes, index->header.index_bytes,
                              index->header.index_offset, error);
     if (status == KVF_OK)

@@ -110,9 +110,9 @@ static kvf_status repack_page(kvf_session *session, const kvf_snapshot_map *map,
     const uint32_t n_rows = left < KVF_PAGE_ROWS ? (uint32_t)left : KVF_PAGE_ROWS;
     kvf_page *page = kvf_session_new_page(session, kvf_paged_rows_page_bytes(rows));
     if (!page)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                        "%.200s: no memory for page %u of the %s of layer %u", map->path,
-                        part->first_page + i, kvf_stream_name(part->kind), part->layer);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for page %u of the %s of layer %u",
+                        kvf_printable(map->path).text, part->first_page + i,
+                        kvf_stream_name(part->kind), part->layer);
     kvf_paged_rows_put(rows, page);
     size_t at;
     unpack(session->device,
@@ -122,11 +122,12 @@ static kvf_status repack_page(kvf_session *session, const kvf_snapshot_map *map,
                      one_page(rows->format, rows->width, page->memory, n_rows), &at))
         return KVF_OK;
     return kvf_fail(error, KVF_INEXACT,
-                    "%.200s: layer %u, row %llu of the %s, dimension %zu is %.9g, which %s in the "
+                    "%s: layer %u, row %llu of the %s, dimension %zu is %.9g, which %s in the "
                     "%s profile cannot hold; restore it as %s",
-                    map->path, part->layer, (unsigned long long)(first_row + at / rows->width),
-                    kvf_stream_name(part->kind), at % rows->width, (double)work->values[at],
-                    kvf_format_name(rows->format), session->profile->name, shape->profile->name);
+                    kvf_printable(map->path).text, part->layer,
+                    (unsigned long long)(first_row + at / rows->width), kvf_stream_name(part->kind),
+                    at % rows->width, (double)work->values[at], kvf_format_name(rows->format),
+                    session->profile->name, shape->profile->name);
 }
 
 kvf_status kvf_snapshot_repack(kvf_session *session, kvf_snapshot_map *map, uint32_t number,

@@ -20,6 +20,7 @@ typedef struct saving {
     kvf_session *session;
     kvf_snapshot_shape shape;
     const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
+    bool no_lock;            /* goes on where files cannot be locked */
     bool always;             /* added to, however much of it is unused */
     bool no_room;            /* the disk has none for the new file */
     kvf_part *parts;         /* of the next index; new ones have offset 0 */
@@ -120,8 +121,8 @@ static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old
     const size_t capacity = (size_t)kvf_snapshot_n_parts(&save->shape) + n_old;
     save->parts = malloc(capacity * sizeof *save->parts);
     if (!save->parts)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %zu parts",
-                        save->writer.path, capacity);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %zu parts",
+                        kvf_printable(save->writer.path).text, capacity);
     uint32_t at = 0;
     kvf_stream stream;
     kvf_stream kept;
@@ -196,8 +197,8 @@ static bool same_file(const struct stat *a, const struct stat *b)
 /* What it leads to is somebody's data, and would be emptied. */
 static kvf_status refuse_link(const char *path, kvf_error *error)
 {
-    return kvf_fail(error, KVF_FILE_IO, "%.200s: is a link to another file; remove it to save",
-                    path);
+    return kvf_fail(error, KVF_FILE_IO, "%s: is a link to another file; remove it to save",
+                    kvf_printable(path).text);
 }
 
 /*
@@ -205,7 +206,8 @@ static kvf_status refuse_link(const char *path, kvf_error *error)
  * again. Between opening and locking another save may have renamed it: then it is the
  * snapshot, and must not be touched.
  */
-static kvf_status open_temporary(const kvf_io *io, const char *path, int *file, kvf_error *error)
+static kvf_status open_temporary(const kvf_io *io, const char *path, bool no_lock, int *file,
+                                 kvf_error *error)
 {
     for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
         struct stat opened;
@@ -213,25 +215,38 @@ static kvf_status open_temporary(const kvf_io *io, const char *path, int *file, 
         *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW, S_IRUSR | S_IWUSR);
         if (*file < 0)
             return errno == ELOOP ? refuse_link(path, error) : kvf_io_fail(path, "create", error);
-        kvf_status status = KVF_OK;
-        if (io->lock(io, *file) != 0)
-            status = errno == EWOULDBLOCK
-                         ? kvf_fail(error, KVF_FILE_BUSY, "%.200s: another save runs", path)
-                         : kvf_io_fail(path, "lock", error);
-        else if (io->stat(io, *file, &opened) != 0)
+        kvf_status status = kvf_io_lock(io, *file, path, no_lock, error);
+        if (status == KVF_OK && io->stat(io, *file, &opened) != 0)
             status = kvf_io_fail(path, "look at", error);
-        else if (!S_ISREG(opened.st_mode))
-            status = kvf_fail(error, KVF_FILE_IO, "%.200s: is not a regular file", path);
-        else if (opened.st_nlink > 1)
+        else if (status == KVF_OK && !S_ISREG(opened.st_mode))
+            status =
+                kvf_fail(error, KVF_FILE_IO, "%s: is not a regular file", kvf_printable(path).text);
+        else if (status == KVF_OK && opened.st_nlink > 1)
             status = refuse_link(path, error);
-        else if (io->stat_path(io, path, &named) == 0 && same_file(&opened, &named))
+        else if (status == KVF_OK && io->stat_path(io, path, &named) == 0 &&
+                 same_file(&opened, &named))
             return KVF_OK;
         io->close(io, *file);
         *file = -1;
         if (status != KVF_OK)
             return status;
     }
-    return kvf_fail(error, KVF_FILE_BUSY, "%.200s: other saves keep replacing it", path);
+    return kvf_fail(error, KVF_FILE_BUSY, "%s: other saves keep replacing it",
+                    kvf_printable(path).text);
+}
+
+/* Opens what is saved to, for both, and locks it. */
+static kvf_status open_locked(const kvf_io *io, const char *path, bool no_lock, int *file,
+                              kvf_error *error)
+{
+    kvf_status status = kvf_snapshot_open_file(io, path, true, file, error);
+    if (status == KVF_OK)
+        status = kvf_io_lock(io, *file, path, no_lock, error);
+    if (status != KVF_OK && *file >= 0) {
+        io->close(io, *file);
+        *file = -1;
+    }
+    return status;
 }
 
 /* A file that is no snapshot is somebody's data: it is not replaced. */
@@ -248,16 +263,18 @@ static kvf_status check_replaced(const kvf_io *io, int file, const char *path, k
     if (memcmp(bytes, KVF_SNAPSHOT_MAGIC, 8) != 0 &&
         memcmp(bytes + KVF_SNAPSHOT_PAGE_BYTES, KVF_SNAPSHOT_MAGIC, 8) != 0)
         return kvf_fail(error, KVF_FILE_IO,
-                        "%.200s: is there and is not a kvfold snapshot; it is not replaced", path);
+                        "%s: is there and is not a kvfold snapshot; it is not replaced",
+                        kvf_printable(path).text);
     return KVF_OK;
 }
 
 /* Locks what is to be replaced, if there is something; *file is -1 otherwise. */
-static kvf_status open_replaced(const kvf_io *io, const char *path, int *file, kvf_error *error)
+static kvf_status open_replaced(const kvf_io *io, const char *path, bool no_lock, int *file,
+                                kvf_error *error)
 {
     kvf_error found;
     *file = -1;
-    kvf_status status = kvf_snapshot_open_file(io, path, true, file, &found);
+    kvf_status status = open_locked(io, path, no_lock, file, &found);
     if (status == KVF_FILE_NOT_FOUND)
         return KVF_OK;
     if (status != KVF_OK)
@@ -330,14 +347,15 @@ static kvf_status save_new(saving *save, const char *path, kvf_save_report *repo
     int replaced = -1;
     kvf_status status = KVF_OK;
     if (!folder || !temporary)
-        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for its name", path);
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for its name",
+                          kvf_printable(path).text);
     if (status == KVF_OK) {
         strcpy(temporary, path);
         strcat(temporary, SUFFIX);
-        status = open_replaced(io, path, &replaced, error);
+        status = open_replaced(io, path, save->no_lock, &replaced, error);
     }
     if (status == KVF_OK)
-        status = open_temporary(io, temporary, &save->writer.file, error);
+        status = open_temporary(io, temporary, save->no_lock, &save->writer.file, error);
     if (status == KVF_OK) {
         save->writer.path = temporary;
         set_mode(io, replaced, save->writer.file);
@@ -441,7 +459,7 @@ static kvf_status save_appending(saving *save, const char *path, kvf_save_report
     kvf_snapshot_index old;
     kvf_error found;
     *done = false;
-    kvf_status status = kvf_snapshot_open_file(io, path, true, &save->writer.file, &found);
+    kvf_status status = open_locked(io, path, save->no_lock, &save->writer.file, &found);
     if (status == KVF_FILE_NOT_FOUND)
         return KVF_OK;
     if (status != KVF_OK)
@@ -466,8 +484,8 @@ static kvf_status check_saveable(const kvf_session *session, const char *path, k
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to save to");
     if (session->chunk_tokens > 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%.200s: a chunk of %u tokens is open; commit it before saving", path,
-                        session->chunk_tokens);
+                        "%s: a chunk of %u tokens is open; commit it before saving",
+                        kvf_printable(path).text, session->chunk_tokens);
     return KVF_OK;
 }
 
@@ -487,13 +505,15 @@ static void end_save(saving *save)
 }
 
 /* *done is false where the file is not the one that was saved last, or is not worth adding to. */
-static kvf_status try_appending(kvf_session *session, const char *path, bool always,
+static kvf_status try_appending(kvf_session *session, const char *path,
+                                const kvf_save_options *wanted, bool always,
                                 kvf_save_report *report, const kvf_io *io, bool *done,
                                 kvf_error *error)
 {
     const kvf_saved before = session->saved;
     saving save = begin_save(session, path, io);
     save.before = &before;
+    save.no_lock = wanted->no_lock;
     save.always = always;
     const kvf_status status = save_appending(&save, path, report, done, error);
     end_save(&save);
@@ -514,20 +534,22 @@ static kvf_status save_file(kvf_session *session, const char *path, const kvf_sa
     kvf_status status = KVF_OK;
     bool done = false;
     if (may_append && session->saved.known)
-        status = try_appending(session, path, false, report, io, &done, error);
+        status = try_appending(session, path, wanted, false, report, io, &done, error);
     if (status == KVF_OK && !done && may_append && session->saved.known &&
         !has_room(session, path, io))
-        status = try_appending(session, path, true, report, io, &done, error);
+        status = try_appending(session, path, wanted, true, report, io, &done, error);
     if (status != KVF_OK || done)
         return status;
     saving save = begin_save(session, path, io);
+    save.no_lock = wanted->no_lock;
     save.writer.compress = wanted->compress;
     status = save_new(&save, path, report, error);
     end_save(&save);
     /* A quota, or a limit of the process: what is new may fit yet. */
     if (save.no_room && may_append && session->saved.known) {
         kvf_error second;
-        if (try_appending(session, path, true, report, io, &done, &second) == KVF_OK && done)
+        if (try_appending(session, path, wanted, true, report, io, &done, &second) == KVF_OK &&
+            done)
             status = KVF_OK;
     }
     return status;

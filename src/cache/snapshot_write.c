@@ -14,13 +14,13 @@ kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_
     writer->packed_bytes =
         writer->compress ? kvf_snapshot_padded(kvf_codec_bound(largest_part_bytes)) : 0;
     if (writer->compress && writer->packed_bytes == 0)
-        return kvf_fail(error, KVF_UNSUPPORTED, "%.200s: this build has no zstd to compress with",
-                        writer->path);
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: this build has no zstd to compress with",
+                        kvf_printable(writer->path).text);
     writer->buffer = malloc(writer->buffer_bytes + 1);
     writer->packed = malloc(writer->packed_bytes + 1);
     if (!writer->buffer || !writer->packed)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to save by parts of %zu bytes",
-                        writer->path, largest_part_bytes);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to save by parts of %zu bytes",
+                        kvf_printable(writer->path).text, largest_part_bytes);
     return KVF_OK;
 }
 
@@ -146,8 +146,8 @@ kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_sessi
     const uint64_t bytes = kvf_snapshot_index_bytes(geometry->n_layers, header->n_parts);
     uint8_t *index = malloc(kvf_snapshot_padded(bytes));
     if (!index)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory for an index of %u parts",
-                        writer->path, header->n_parts);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %u parts",
+                        kvf_printable(writer->path).text, header->n_parts);
     kvf_snapshot_layer *layers = (kvf_snapshot_layer *)index;
     for (uint32_t i = 0; i < geometry->n_layers; i++)
         layers[i] = (kvf_snapshot_layer){.kind = geometry->layers[i].kind,

@@ -7,94 +7,56 @@
  * a file that goes away while it looks is as good as one that was never there, and one
  * that is mapped stays readable.
  */
-#include <dirent.h>
+#include "cache/store.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/eviction.h"
 #include "cache/session.h"
 #include "cache/snapshot.h"
-#include "cache/store.h"
 #include "checksum.h"
 #include "error.h"
 
-#define SAVING_SUFFIX ".saving" /* docs/FORMAT.md 10.5 */
-#define LOCK_NAME "lock"
-
-struct kvf_store {
-    char *folder;
-    uint64_t max_bytes;
-};
-
-/* A file of the store. */
-typedef struct store_file {
-    char name[KVF_STORE_NAME_BYTES];
-    bool saving; /* what a save has not finished */
-    uint64_t bytes;
-    dev_t device; /* which file the name led to .. */
-    ino_t inode;
-    struct timespec changed; /* .. and as of when */
-    struct timespec used;
-    kvf_profile_id profile;
-    uint64_t n_tokens;
-} store_file;
-
-typedef struct file_list {
-    store_file *files;
-    size_t n;
-    size_t capacity;
-} file_list;
+/* kvf_store.begun before anything was looked for or put. */
+#define NOTHING_BEGUN UINT64_MAX
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
-/* "FOLDER/NAME", malloc'd, or NULL. */
-static char *path_of(const kvf_store *store, const char *name)
-{
-    const size_t folder_bytes = strlen(store->folder);
-    char *path = malloc(folder_bytes + strlen(name) + 2);
-    if (path) {
-        memcpy(path, store->folder, folder_bytes);
-        path[folder_bytes] = '/';
-        strcpy(path + folder_bytes + 1, name);
-    }
-    return path;
-}
-
-static kvf_status no_memory(const kvf_store *store, kvf_error *error)
-{
-    return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to look through the store",
-                    store->folder);
-}
-
-kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, kvf_store **store,
-                          kvf_error *error)
+kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_store_options *options,
+                          kvf_store **store, kvf_error *error)
 {
     struct stat info;
     *store = NULL;
     if (!folder || !*folder)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no folder for the store");
     if (max_bytes == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%.200s: a store of 0 bytes holds nothing",
-                        folder);
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: a store of 0 bytes holds nothing",
+                        kvf_printable(folder).text);
     if (kvf_io_make_folder(folder) != 0)
         return kvf_io_fail(folder, "make the folder", error);
     if (stat(folder, &info) != 0)
         return kvf_io_fail(folder, "look at", error);
     if (!S_ISDIR(info.st_mode))
-        return kvf_fail(error, KVF_FILE_IO, "%.200s: is not a folder", folder);
+        return kvf_fail(error, KVF_FILE_IO, "%s: is not a folder", kvf_printable(folder).text);
     kvf_store *opened = calloc(1, sizeof *opened);
     char *copy = malloc(strlen(folder) + 1);
-    if (!opened || !copy) {
+    char *note = malloc(strlen(folder) + 1 + KVF_STORE_NAME_BYTES);
+    if (!opened || !copy || !note) {
         free(opened);
         free(copy);
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%.200s: no memory to open the store", folder);
+        free(note);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to open the store",
+                        kvf_printable(folder).text);
     }
     strcpy(copy, folder);
-    *opened = (kvf_store){.folder = copy, .max_bytes = max_bytes};
+    *opened =
+        (kvf_store){.folder = copy, .note = note, .max_bytes = max_bytes, .begun = NOTHING_BEGUN};
+    if (options)
+        opened->options = *options;
     *store = opened;
     return kvf_ok(error);
 }
@@ -104,144 +66,25 @@ void kvf_store_close(kvf_store *store)
     if (!store)
         return;
     free(store->folder);
+    free(store->note);
     free(store);
 }
 
-/* ---- What is in the folder --------------------------------------------------------------- */
-
-/* A name as kvf_store_name makes them; *saving where the suffix of a save follows. */
-static bool is_ours(const char *name, bool *saving)
-{
-    static const char suffix[] = KVF_STORE_SUFFIX;
-    for (int i = 0; i < KVF_STORE_DIGITS; i++)
-        if (!name[i] || !strchr("0123456789abcdef", name[i]))
-            return false;
-    name += KVF_STORE_DIGITS;
-    if (strncmp(name, suffix, sizeof suffix - 1) != 0)
-        return false;
-    name += sizeof suffix - 1;
-    *saving = strcmp(name, SAVING_SUFFIX) == 0;
-    return *saving || *name == '\0';
-}
-
-static bool add_file(file_list *list, store_file file)
-{
-    if (list->n == list->capacity) {
-        const size_t capacity = list->capacity ? 2 * list->capacity : 64;
-        store_file *larger = realloc(list->files, capacity * sizeof *larger);
-        if (!larger)
-            return false;
-        list->files = larger;
-        list->capacity = capacity;
-    }
-    list->files[list->n++] = file;
-    return true;
-}
-
-static struct timespec used_of(const struct stat *info)
-{
-#ifdef __APPLE__
-    return info->st_mtimespec;
-#else
-    return info->st_mtim;
-#endif
-}
-
-static struct timespec changed_of(const struct stat *info)
-{
-#ifdef __APPLE__
-    return info->st_ctimespec;
-#else
-    return info->st_ctim;
-#endif
-}
-
-/* All files of the store, those of interrupted saves too. list->files is to be freed. */
-static kvf_status list_files(const kvf_store *store, file_list *list, kvf_error *error)
-{
-    memset(list, 0, sizeof *list);
-    DIR *folder = opendir(store->folder);
-    if (!folder)
-        return kvf_io_fail(store->folder, "list the folder", error);
-    kvf_status status = KVF_OK;
-    const struct dirent *entry;
-    while (status == KVF_OK && (entry = readdir(folder))) {
-        struct stat info;
-        store_file file = {.bytes = 0};
-        if (!is_ours(entry->d_name, &file.saving))
-            continue;
-        /* One that is gone by now was removed by another process. */
-        if (fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
-            !S_ISREG(info.st_mode))
-            continue;
-        strcpy(file.name, entry->d_name); /* as short as all of ours */
-        file.bytes = (uint64_t)info.st_size;
-        file.device = info.st_dev;
-        file.inode = info.st_ino;
-        file.changed = changed_of(&info);
-        file.used = used_of(&info);
-        if (!add_file(list, file))
-            status = no_memory(store, error);
-    }
-    closedir(folder);
-    return status;
-}
-
-/* ---- The folder's lock -------------------------------------------------------------------- */
-
-/* operation: of flock. The lock is given back by closing *file; errno says why it failed. */
-static bool take_lock(const char *path, int operation, int *file)
-{
-    *file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
-    if (*file < 0)
-        return false;
-    if (flock(*file, operation) == 0)
-        return true;
-    const int reason = errno;
-    close(*file);
-    errno = reason;
-    return false;
-}
-
-/* Waits for it. */
-static kvf_status lock_folder(const kvf_store *store, int *file, kvf_error *error)
-{
-    char *path = path_of(store, LOCK_NAME);
-    if (!path)
-        return no_memory(store, error);
-    kvf_status status = KVF_OK;
-    if (!take_lock(path, LOCK_EX, file))
-        status = errno == EINTR ? kvf_fail(error, KVF_FILE_BUSY,
-                                           "%.200s: interrupted while another process writes to "
-                                           "the store",
-                                           store->folder)
-                                : kvf_io_fail(path, "lock", error);
-    free(path);
-    return status;
-}
+/* ---- Finding --------------------------------------------------------------------------------- */
 
 /*
  * Removes a file that was seen to be damaged, unless its name may lead to another one by
  * now. While somebody writes to the store it stays, and is met again.
  */
-static void remove_damaged(const kvf_store *store, const store_file *file, const char *path)
+static void remove_damaged(const kvf_store *store, const kvf_store_file *file, const char *path)
 {
-    struct stat info;
     int lock;
-    char *lock_path = path_of(store, LOCK_NAME);
-    if (lock_path && take_lock(lock_path, LOCK_EX | LOCK_NB, &lock)) {
-        const bool same = lstat(path, &info) == 0 && info.st_dev == file->device &&
-                          info.st_ino == file->inode &&
-                          changed_of(&info).tv_sec == file->changed.tv_sec &&
-                          changed_of(&info).tv_nsec == file->changed.tv_nsec;
-        if (same)
-            unlink(path);
-        close(lock);
-    }
-    free(lock_path);
+    if (!kvf_store_try_lock(store, &lock))
+        return;
+    if (kvf_store_same_file(file, path) && kvf_io_system.unlink(&kvf_io_system, path) == 0)
+        kvf_store_forget(store, file->name);
+    close(lock);
 }
-
-/* ---- Finding ----------------------------------------------------------------------------- */
 
 typedef struct search {
     kvf_store *store;
@@ -254,7 +97,7 @@ typedef struct search {
 } search;
 
 /* Notes a file that cannot be read; one that is damaged never can be. Others do not fit. */
-static void skip_file(search *s, const store_file *file, const char *path, const kvf_error *why)
+static void skip_file(search *s, const kvf_store_file *file, const char *path, const kvf_error *why)
 {
     if (why->status != KVF_FILE_FORMAT && why->status != KVF_FILE_IO)
         return;
@@ -272,15 +115,14 @@ static uint64_t common_tokens(const int32_t *a, const int32_t *b, uint64_t n)
     return i;
 }
 
-/* *usable: the file's ids are the first of the text. Reports what is damaged as skipped. */
-static kvf_status look_at(search *s, store_file *file, bool *usable, kvf_error *error)
+/* Whether the file's ids are the first of the text. Reports what is damaged as skipped. */
+static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
 {
     kvf_snapshot_info info;
     kvf_error why;
-    *usable = false;
-    char *path = path_of(s->store, file->name);
+    char *path = kvf_store_path(s->store, file->name);
     if (!path)
-        return no_memory(s->store, error);
+        return kvf_store_no_memory(s->store, error);
     kvf_status status = kvf_snapshot_info_read(path, &info, &why);
     if (status == KVF_OK && info.model_fingerprint == s->options->model_fingerprint) {
         const uint64_t n = info.n_tokens < s->n_tokens ? info.n_tokens : s->n_tokens;
@@ -288,7 +130,8 @@ static kvf_status look_at(search *s, store_file *file, bool *usable, kvf_error *
         const uint64_t common = status == KVF_OK ? common_tokens(s->ids, s->tokens, n) : 0;
         if (common > s->found.shared_tokens)
             s->found.shared_tokens = common;
-        *usable = common > 0 && common == info.n_tokens;
+        file->usable = common > 0 && common == info.n_tokens;
+        file->common_tokens = common;
         file->n_tokens = info.n_tokens;
         file->profile = info.profile;
     }
@@ -301,7 +144,7 @@ static kvf_status look_at(search *s, store_file *file, bool *usable, kvf_error *
 }
 
 /* Whether a is to be tried before b: it is longer, or as long and of the wanted profile. */
-static bool comes_before(const search *s, const store_file *a, const store_file *b)
+static bool comes_before(const search *s, const kvf_store_file *a, const kvf_store_file *b)
 {
     if (a->n_tokens != b->n_tokens)
         return a->n_tokens > b->n_tokens;
@@ -310,13 +153,13 @@ static bool comes_before(const search *s, const store_file *a, const store_file 
 }
 
 /* Tries to restore; *session stays NULL where this file does not do. */
-static kvf_status restore(search *s, const store_file *file, kvf_session **session,
+static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **session,
                           kvf_error *error)
 {
     kvf_error why;
-    char *path = path_of(s->store, file->name);
+    char *path = kvf_store_path(s->store, file->name);
     if (!path)
-        return no_memory(s->store, error);
+        return kvf_store_no_memory(s->store, error);
     kvf_status status = kvf_session_load(s->device, path, s->options, session, &why);
     /* Another process may have put another session there, were checksums equal. */
     if (status == KVF_OK && (kvf_session_n_tokens(*session) != file->n_tokens ||
@@ -325,9 +168,7 @@ static kvf_status restore(search *s, const store_file *file, kvf_session **sessi
         kvf_session_close(*session);
         *session = NULL;
     }
-    if (*session)
-        utimensat(AT_FDCWD, path, NULL, 0);
-    else if (status == KVF_OUT_OF_MEMORY)
+    if (status == KVF_OUT_OF_MEMORY)
         kvf_fail(error, status, "%s", why.message);
     else if (status != KVF_OK)
         skip_file(s, file, path, &why);
@@ -335,35 +176,37 @@ static kvf_status restore(search *s, const store_file *file, kvf_session **sessi
     return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
 }
 
-/* Keeps of the list the files that can be used. */
-static kvf_status keep_usable(search *s, file_list *list, kvf_error *error)
+/*
+ * The file was restored. It serves more texts than one where a longer one begins with it that
+ * this text does not follow, or where the text ends with it, as one did before.
+ */
+static void note_found(search *s, kvf_store_list *list, const kvf_store_file *file)
 {
-    size_t n_usable = 0;
-    kvf_status status = KVF_OK;
-    for (size_t i = 0; i < list->n && status == KVF_OK; i++) {
-        bool usable = false;
-        if (!list->files[i].saving)
-            status = look_at(s, &list->files[i], &usable, error);
-        if (usable)
-            list->files[n_usable++] = list->files[i];
-    }
-    list->n = n_usable;
-    return status;
+    bool shared = file->shared || file->n_tokens == s->n_tokens;
+    for (size_t i = 0; i < list->n; i++)
+        shared = shared || (list->files[i].n_tokens > file->n_tokens &&
+                            list->files[i].common_tokens >= file->n_tokens);
+    kvf_store_note_used(s->store, list, file->name, shared);
 }
 
 /* The best first, until one can be restored. */
-static kvf_status restore_best(search *s, file_list *list, kvf_session **session, kvf_error *error)
+static kvf_status restore_best(search *s, kvf_store_list *list, kvf_session **session,
+                               kvf_error *error)
 {
     kvf_status status = KVF_OK;
-    while (list->n > 0 && !*session && status == KVF_OK) {
-        size_t best = 0;
-        for (size_t i = 1; i < list->n; i++)
-            if (comes_before(s, &list->files[i], &list->files[best]))
-                best = i;
-        status = restore(s, &list->files[best], session, error);
-        if (*session)
-            s->found.n_tokens = list->files[best].n_tokens;
-        list->files[best] = list->files[--list->n];
+    while (!*session && status == KVF_OK) {
+        kvf_store_file *best = NULL;
+        for (size_t i = 0; i < list->n; i++)
+            if (list->files[i].usable && (!best || comes_before(s, &list->files[i], best)))
+                best = &list->files[i];
+        if (!best)
+            break;
+        status = restore(s, best, session, error);
+        best->usable = false;
+        if (*session) {
+            s->found.n_tokens = best->n_tokens;
+            note_found(s, list, best);
+        }
     }
     return status;
 }
@@ -377,8 +220,8 @@ kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *t
         memset(found, 0, sizeof *found);
     if (!options || options->model_fingerprint == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%.200s: a store is searched for one model; its fingerprint is 0",
-                        store->folder);
+                        "%s: a store is searched for one model; its fingerprint is 0",
+                        kvf_printable(store->folder).text);
     if (n_tokens > KVF_MAX_CONTEXT_TOKENS)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "a text of %llu tokens; at most %llu",
                         (unsigned long long)n_tokens, (unsigned long long)KVF_MAX_CONTEXT_TOKENS);
@@ -389,11 +232,13 @@ kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *t
                 .options = options,
                 .ids = malloc((n_tokens + 1) * sizeof *s.ids)};
     if (!s.ids)
-        return no_memory(store, error);
-    file_list list;
-    kvf_status status = list_files(store, &list, error);
-    if (status == KVF_OK)
-        status = keep_usable(&s, &list, error);
+        return kvf_store_no_memory(store, error);
+    kvf_store_list list;
+    kvf_status status = kvf_store_list_files(store, &list, error);
+    store->begun = list.newest;
+    for (size_t i = 0; i < list.n && status == KVF_OK; i++)
+        if (list.files[i].kind == KVF_STORE_STATE)
+            status = look_at(&s, &list.files[i], error);
     if (status == KVF_OK)
         status = restore_best(&s, &list, session, error);
     free(list.files);
@@ -418,45 +263,26 @@ void kvf_store_name(const kvf_session *session, char name[KVF_STORE_NAME_BYTES])
     strcpy(name + KVF_STORE_DIGITS, KVF_STORE_SUFFIX);
 }
 
-/*
- * What a process that died left of its save. Saves of living ones hold the folder's lock,
- * which is ours now, or (by kvf_session_save) that of the file.
- */
-static bool remove_dead(const char *path)
-{
-    const int file = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (file < 0)
-        return false;
-    const bool dead = flock(file, LOCK_EX | LOCK_NB) == 0 && unlink(path) == 0;
-    close(file);
-    return dead;
-}
-
-static bool used_earlier(const store_file *a, const store_file *b)
-{
-    if (a->used.tv_sec != b->used.tv_sec)
-        return a->used.tv_sec < b->used.tv_sec;
-    if (a->used.tv_nsec != b->used.tv_nsec)
-        return a->used.tv_nsec < b->used.tv_nsec;
-    return strcmp(a->name, b->name) < 0;
-}
-
 /* Takes file i off the disk and off the list. */
-static kvf_status remove_file(const kvf_store *store, file_list *list, size_t i, kvf_error *error)
+static kvf_status remove_file(const kvf_store *store, kvf_store_list *list, size_t i,
+                              kvf_error *error)
 {
-    char *path = path_of(store, list->files[i].name);
+    char *path = kvf_store_path(store, list->files[i].name);
     if (!path)
-        return no_memory(store, error);
+        return kvf_store_no_memory(store, error);
     kvf_status status = KVF_OK;
-    if (unlink(path) != 0 && errno != ENOENT)
+    if (kvf_io_system.unlink(&kvf_io_system, path) != 0 && errno != ENOENT) {
         status = kvf_io_fail(path, "remove", error);
-    else
+    } else {
+        if (list->files[i].kind == KVF_STORE_STATE)
+            kvf_store_forget(store, list->files[i].name);
         list->files[i] = list->files[--list->n];
+    }
     free(path);
     return status;
 }
 
-static uint64_t sum_bytes(const file_list *list)
+static uint64_t sum_bytes(const kvf_store_list *list)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < list->n; i++)
@@ -464,48 +290,257 @@ static uint64_t sum_bytes(const file_list *list)
     return bytes;
 }
 
-static kvf_status remove_all_dead(const kvf_store *store, file_list *list, kvf_error *error)
+/* Files of dead saves, and notes on states that are not there; those that stay do no harm. */
+static kvf_status remove_remains(const kvf_store *store, kvf_store_list *list, kvf_error *error)
 {
-    for (size_t i = 0; i < list->n;) {
-        char *path = list->files[i].saving ? path_of(store, list->files[i].name) : NULL;
-        if (list->files[i].saving && !path)
-            return no_memory(store, error);
-        if (path && remove_dead(path))
+    for (size_t i = list->n; i-- > 0;) {
+        if (list->files[i].kind == KVF_STORE_STATE)
+            continue;
+        char *path = kvf_store_path(store, list->files[i].name);
+        if (!path)
+            return kvf_store_no_memory(store, error);
+        const bool dead = list->files[i].kind == KVF_STORE_NOTE || kvf_store_is_dead(store, path);
+        if (dead && (kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT))
             list->files[i] = list->files[--list->n];
-        else
-            i++;
         free(path);
     }
     return KVF_OK;
 }
 
-/* Removes files, the least recently used first, until `bytes` more fit. */
-static kvf_status make_room(const kvf_store *store, file_list *list, uint64_t bytes,
-                            kvf_store_put_report *report, kvf_error *error)
+/* ---- Which states begin with which ---------------------------------------------------------- */
+
+/*
+ * The states of a model, shortest first, each with a checksum of all of its ids; one that has
+ * the same checksum after as many ids begins with it.
+ */
+typedef struct lineage {
+    const kvf_store *store;
+    kvf_session *session;   /* that is put */
+    kvf_kept_state *states; /* [n] of the files, then the session's */
+    size_t n;
+    size_t *order; /* [n_related] by length */
+    size_t n_related;
+    uint64_t *checksums; /* [n] */
+} lineage;
+
+/* Any other ids give another one, but for chance; a state that is taken for another's beginning
+ * only leaves at another time. */
+static uint64_t add_token(uint64_t checksum, int32_t token)
 {
-    while (sum_bytes(list) + bytes > store->max_bytes) {
-        size_t oldest = list->n;
-        for (size_t i = 0; i < list->n; i++)
-            if (!list->files[i].saving && /* those still here are of living processes */
-                (oldest == list->n || used_earlier(&list->files[i], &list->files[oldest])))
-                oldest = i;
-        if (oldest == list->n)
+    checksum = (checksum ^ (uint32_t)token) * 0x9E3779B97F4A7C15u; /* 2^64 / golden ratio, odd */
+    return checksum ^ checksum >> 29;
+}
+
+/* The parent of state i, whose ids these are, and its checksum; shorter ones have theirs. */
+static void find_parent(lineage *l, size_t i, const int32_t *tokens)
+{
+    uint64_t checksum = 0;
+    uint64_t at = 0;
+    for (size_t j = 0; j < l->n_related; j++) {
+        const size_t shorter = l->order[j];
+        if (l->states[shorter].n_tokens >= l->states[i].n_tokens)
             break;
-        const uint64_t oldest_bytes = list->files[oldest].bytes;
-        const kvf_status status = remove_file(store, list, oldest, error);
-        if (status != KVF_OK)
-            return status;
-        report->n_removed++;
-        report->removed_bytes += oldest_bytes;
+        while (at < l->states[shorter].n_tokens)
+            checksum = add_token(checksum, tokens[at++]);
+        if (checksum == l->checksums[shorter])
+            l->states[i].parent = shorter;
     }
+    while (at < l->states[i].n_tokens)
+        checksum = add_token(checksum, tokens[at++]);
+    l->checksums[i] = checksum;
+}
+
+/* Adds a state to those that can be compared, behind all that are not longer. */
+static void add_related(lineage *l, size_t i)
+{
+    size_t at = l->n_related++;
+    while (at > 0 && l->states[l->order[at - 1]].n_tokens > l->states[i].n_tokens) {
+        l->order[at] = l->order[at - 1];
+        at--;
+    }
+    l->order[at] = i;
+}
+
+/* The files of the session's model; what cannot be read is related to nothing. */
+static kvf_status find_related(lineage *l, const kvf_store_list *list, kvf_error *error)
+{
+    for (size_t i = 0; i < list->n; i++) {
+        kvf_snapshot_info info;
+        if (list->files[i].kind != KVF_STORE_STATE)
+            continue;
+        char *path = kvf_store_path(l->store, list->files[i].name);
+        if (!path)
+            return kvf_store_no_memory(l->store, error);
+        const kvf_status status = kvf_snapshot_info_read(path, &info, NULL);
+        free(path);
+        if (status == KVF_OUT_OF_MEMORY)
+            return kvf_store_no_memory(l->store, error);
+        if (status != KVF_OK)
+            continue;
+        l->states[i].n_tokens = info.n_tokens;
+        if (info.model_fingerprint == kvf_session_model_fingerprint(l->session) && info.n_tokens)
+            add_related(l, i);
+    }
+    add_related(l, l->n - 1);
     return KVF_OK;
+}
+
+static kvf_status find_parents(lineage *l, const kvf_store_list *list, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    for (size_t j = 0; j < l->n_related && status == KVF_OK; j++) {
+        const size_t i = l->order[j];
+        if (i == l->n - 1) {
+            find_parent(l, i, kvf_session_tokens(l->session));
+            continue;
+        }
+        const uint64_t n_tokens = l->states[i].n_tokens;
+        char *path = kvf_store_path(l->store, list->files[i].name);
+        int32_t *tokens = malloc(n_tokens * sizeof *tokens);
+        status =
+            path && tokens ? kvf_snapshot_tokens(path, tokens, n_tokens, NULL) : KVF_OUT_OF_MEMORY;
+        if (status == KVF_OK)
+            find_parent(l, i, tokens);
+        else if (status != KVF_OUT_OF_MEMORY) /* damaged; no ids that could be compared */
+            l->checksums[i] = list->files[i].inode;
+        status = status == KVF_OUT_OF_MEMORY ? kvf_store_no_memory(l->store, error) : KVF_OK;
+        free(tokens);
+        free(path);
+    }
+    return status;
+}
+
+/*
+ * A table of the files for cache/eviction.h, [list->n], and one more, of the session; to be
+ * freed. What begins with the session gets its parent.
+ */
+static kvf_status describe(const kvf_store *store, kvf_session *session, const kvf_store_list *list,
+                           uint64_t file_bytes, kvf_kept_state **states, kvf_error *error)
+{
+    lineage l = {.store = store,
+                 .session = session,
+                 .n = list->n + 1,
+                 .states = calloc(list->n + 1, sizeof *l.states),
+                 .order = calloc(list->n + 1, sizeof *l.order),
+                 .checksums = calloc(list->n + 1, sizeof *l.checksums)};
+    const bool memory = l.states && l.order && l.checksums;
+    kvf_status status = memory ? KVF_OK : kvf_store_no_memory(store, error);
+    for (size_t i = 0; i < list->n && memory; i++) {
+        const kvf_store_file *file = &list->files[i];
+        l.states[i] = (kvf_kept_state){.bytes = file->bytes,
+                                       .stored = file->stored,
+                                       .used = file->used,
+                                       .parent = KVF_NO_STATE,
+                                       .shared = file->shared,
+                                       .made_now = file->stored > store->begun,
+                                       .stays = file->kind != KVF_STORE_STATE};
+    }
+    if (memory) {
+        l.states[list->n] = (kvf_kept_state){
+            .n_tokens = kvf_session_n_tokens(session), .bytes = file_bytes, .parent = KVF_NO_STATE};
+        status = find_related(&l, list, error);
+    }
+    if (status == KVF_OK)
+        status = find_parents(&l, list, error);
+    for (size_t i = 0; i < list->n && status == KVF_OK; i++)
+        if (l.states[i].parent == list->n) {
+            l.states[i].parent = l.states[list->n].parent;
+            l.states[list->n].shared = true; /* a longer one went another way from here */
+        }
+    free(l.order);
+    free(l.checksums);
+    *states = l.states;
+    return status;
+}
+
+/* ---- Making room and storing ------------------------------------------------------------------
+ */
+
+/* Removes a file that was chosen; it counts for nothing from then on. */
+static kvf_status remove_chosen(const kvf_store *store, kvf_store_file *file, kvf_kept_state *state,
+                                kvf_store_put_report *report, kvf_error *error)
+{
+    char *path = kvf_store_path(store, file->name);
+    if (!path)
+        return kvf_store_no_memory(store, error);
+    const bool removed = kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT;
+    const kvf_status status = removed ? KVF_OK : kvf_io_fail(path, "remove", error);
+    free(path);
+    state->stays = true; /* it is not to be chosen again */
+    if (!removed)
+        return status;
+    kvf_store_forget(store, file->name);
+    report->n_removed++;
+    report->removed_bytes += file->bytes;
+    file->bytes = state->bytes = 0;
+    return KVF_OK;
+}
+
+/*
+ * Removes what is chosen, others where that fails. *room is false where the session does not
+ * fit; states[list->n] is its own.
+ */
+static kvf_status make_room(const kvf_store *store, kvf_store_list *list, kvf_kept_state *states,
+                            bool *room, kvf_store_put_report *report, kvf_error *error)
+{
+    const kvf_kept_state *fresh = &states[list->n];
+    kvf_status status = KVF_OK;
+    bool chosen = false; /* as it could be done */
+    while (!chosen) {
+        *room = kvf_choose_leaving(states, list->n, fresh, store->max_bytes);
+        chosen = true;
+        for (size_t i = 0; i < list->n && chosen; i++) {
+            if (!states[i].leaves)
+                continue;
+            const kvf_status now = remove_chosen(store, &list->files[i], &states[i], report, error);
+            if (now == KVF_OUT_OF_MEMORY)
+                return now;
+            chosen = now == KVF_OK;
+            status = chosen ? status : now;
+        }
+    }
+    if (*room)
+        return KVF_OK;
+    for (size_t at = fresh->parent; at != KVF_NO_STATE; at = states[at].parent)
+        if (states[at].kept && states[at].bytes > 0 && report->kept_tokens == 0)
+            report->kept_tokens = states[at].n_tokens;
+    return status;
+}
+
+/* Writes what is not there, if there is room. list->files[..] of what left has no bytes. */
+static kvf_status put_new(const kvf_store *store, kvf_session *session, const char *name,
+                          const char *path, kvf_store_list *list, kvf_store_put_report *report,
+                          kvf_error *error)
+{
+    const kvf_save_options whole = {.whole = true, .no_lock = store->options.no_lock};
+    kvf_save_report saved;
+    kvf_kept_state *states = NULL;
+    bool room = false;
+    kvf_status status = describe(store, session, list, report->file_bytes, &states, error);
+    if (status == KVF_OK)
+        status = make_room(store, list, states, &room, report, error);
+    if (status == KVF_OK && room) {
+        kvf_store_forget(store, name); /* of an earlier state of this name */
+        status = kvf_session_save_replacing(session, path, &whole, &saved, &kvf_io_system, error);
+    }
+    report->stored = status == KVF_OK && room;
+    if (report->stored) {
+        const size_t parent = states[list->n].parent;
+        kvf_store_note_stored(store, list, name, states[list->n].shared);
+        /* Longer ones come and go, each used once, where others part again and again. */
+        if (parent != KVF_NO_STATE && states[parent].shared && states[parent].bytes > 0)
+            kvf_store_note_used(store, list, list->files[parent].name, true);
+        report->file_bytes = saved.file_bytes;
+    }
+    free(states);
+    return status;
 }
 
 /*
  * Finds the place of the session's own file; list->n where there is none that is good. All
  * of it is read: a damaged one that stayed would be found, and fail, again and again.
  */
-static kvf_status find_own(const kvf_store *store, file_list *list, const char *name,
+static kvf_status find_own(const kvf_store *store, kvf_store_list *list, const char *name,
                            const char *path, size_t *at, kvf_error *error)
 {
     kvf_error why;
@@ -524,17 +559,18 @@ static kvf_status find_own(const kvf_store *store, file_list *list, const char *
 }
 
 /* With the folder's lock. */
-static kvf_status put_locked(const kvf_store *store, kvf_session *session, const char *name,
-                             const char *path, file_list *list, kvf_store_put_report *report,
+static kvf_status put_locked(kvf_store *store, kvf_session *session, const char *name,
+                             const char *path, kvf_store_list *list, kvf_store_put_report *report,
                              kvf_error *error)
 {
     const kvf_snapshot_shape shape = {.geometry = &session->geometry,
                                       .profile = session->profile,
                                       .n_tokens = kvf_session_n_tokens(session)};
-    const kvf_save_options whole = {.whole = true};
-    kvf_save_report saved = {.file_bytes = kvf_snapshot_file_bytes(&shape)};
     size_t at;
-    kvf_status status = remove_all_dead(store, list, error);
+    report->file_bytes = kvf_snapshot_file_bytes(&shape);
+    if (store->begun == NOTHING_BEGUN)
+        store->begun = list->newest;
+    kvf_status status = remove_remains(store, list, error);
     if (status == KVF_OK)
         status = find_own(store, list, name, path, &at, error);
     if (status != KVF_OK)
@@ -542,19 +578,13 @@ static kvf_status put_locked(const kvf_store *store, kvf_session *session, const
     if (at < list->n) {
         report->stored = report->was_there = true;
         report->file_bytes = list->files[at].bytes;
-        utimensat(AT_FDCWD, path, NULL, 0);
-    } else if (saved.file_bytes <= store->max_bytes) {
-        status = make_room(store, list, saved.file_bytes, report, error);
-        if (status == KVF_OK)
-            status =
-                kvf_session_save_replacing(session, path, &whole, &saved, &kvf_io_system, error);
-        report->stored = status == KVF_OK;
+        kvf_store_note_used(store, list, name, true); /* two texts came to just this */
+    } else if (report->file_bytes <= store->max_bytes) {
+        status = put_new(store, session, name, path, list, report, error);
     }
-    if (!report->was_there)
-        report->file_bytes = saved.file_bytes;
     report->held_bytes = sum_bytes(list);
     if (report->stored && !report->was_there)
-        report->held_bytes += saved.file_bytes;
+        report->held_bytes += report->file_bytes;
     return status;
 }
 
@@ -564,21 +594,21 @@ kvf_status kvf_store_put(kvf_store *store, kvf_session *session, kvf_store_put_r
     kvf_store_put_report unused;
     kvf_store_put_report *filled = report ? report : &unused;
     char name[KVF_STORE_NAME_BYTES];
-    file_list list = {NULL, 0, 0};
+    kvf_store_list list = {.n = 0};
     int lock = -1;
     memset(filled, 0, sizeof *filled);
     if (kvf_session_n_tokens(session) == 0 || kvf_session_model_fingerprint(session) == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%.200s: a session without tokens or of a model that is not known cannot "
+                        "%s: a session without tokens or of a model that is not known cannot "
                         "be found again",
-                        store->folder);
+                        kvf_printable(store->folder).text);
     kvf_store_name(session, name);
-    char *path = path_of(store, name);
+    char *path = kvf_store_path(store, name);
     if (!path)
-        return no_memory(store, error);
-    kvf_status status = lock_folder(store, &lock, error);
+        return kvf_store_no_memory(store, error);
+    kvf_status status = kvf_store_lock(store, &lock, error);
     if (status == KVF_OK) {
-        status = list_files(store, &list, error);
+        status = kvf_store_list_files(store, &list, error);
         if (status == KVF_OK)
             status = put_locked(store, session, name, path, &list, filled, error);
         close(lock);

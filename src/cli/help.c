@@ -91,6 +91,9 @@ static const char run_sessions_part[] =
     "                         with --session: where NAME is, instead of\n"
     "                         $XDG_DATA_HOME/kvfold/sessions (~/.local/share/kvfold/sessions)\n"
     "      --store-max BYTES  of all prefixes (20G); the least recently used leave\n"
+    "      --no-lock          save also where the folder cannot lock files (some network and\n"
+    "                         FUSE folders); of two programs that save to one name at once\n"
+    "                         one could lose its work\n"
     "      --verify-snapshot  check all of NAME's file before it is used; otherwise each part\n"
     "                         is checked when it is first needed. Prefixes always are\n";
 
@@ -113,7 +116,7 @@ static const char session_part[] =
     "\n"
     "Actions\n"
     "  list                   all of them: tokens, context, profile, bytes, when they were\n"
-    "                         saved (prefixes: used), fingerprint of the model\n"
+    "                         saved, fingerprint of the model\n"
     "  show NAME...           what their files say, and how the text ends\n"
     "  check [NAME]...        compare every byte with its checksum; exit status 1 if one is\n"
     "                         damaged\n"
@@ -124,6 +127,7 @@ static const char session_part[] =
     "Options\n"
     "      --store DIR        the folder; default: $XDG_DATA_HOME/kvfold/sessions, else\n"
     "                         ~/.local/share/kvfold/sessions\n"
+    "      --no-lock          rm, export: also where the folder cannot lock files\n"
     "      --json             list, show: one JSON object a line: name, path, tokens, ctx,\n"
     "                         profile, grid, bytes, unused_bytes, compressed, saves, saved\n"
     "                         (seconds since 1970), model, temperature (null: none);\n"

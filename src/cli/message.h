@@ -13,7 +13,12 @@ typedef enum cli_exit {
  * Writes "kvfold: COMMAND: message" as one line to stderr (without COMMAND where
  * it is NULL) and returns CLI_EXIT_BAD_INPUT:
  *     return cli_error("plan", "--svg: cannot write %s", path);
+ * Control characters and what is not UTF-8 are shown as '?'; a message that is too long, by a
+ * path or a value in it, loses its middle.
  */
 int cli_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* A path on standard output, all of it; what does not show, or would do more, is '?'. */
+void cli_put_path(const char *path);
 
 #endif

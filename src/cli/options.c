@@ -63,6 +63,7 @@ typedef enum option_id {
     OPTION_STORE_MAX,
     OPTION_SAVE_EVERY,
     OPTION_VERIFY_SNAPSHOT,
+    OPTION_NO_LOCK,
     OPTION_IDS,
     OPTION_LOGITS,
     OPTION_WINDOW,
@@ -110,6 +111,7 @@ static const option_spec specs[] = {
     {OPTION_STORE_MAX, "store-max", 0, required_argument, RUN},
     {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
     {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
+    {OPTION_NO_LOCK, "no-lock", 0, no_argument, RUN | SESSION},
     {OPTION_IDS, "ids", 0, required_argument, SCORE},
     {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
@@ -364,6 +366,7 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_SESSION: parse_session(p, value); break;
     case OPTION_STORE: o->store = value; break;
     case OPTION_VERIFY_SNAPSHOT: o->verify_snapshot = true; break;
+    case OPTION_NO_LOCK: o->no_lock = true; break;
     default: apply_numbers(p, id, value); break;
     }
 }
@@ -554,6 +557,8 @@ static bool check_sessions(const parser *p)
         cli_error(p->name, "--save-every only matters with --session; give both");
     else if (o->verify_snapshot && !o->session && !o->store)
         cli_error(p->name, "--verify-snapshot only matters with --session or --store");
+    else if (o->no_lock && !o->session && !o->store)
+        cli_error(p->name, "--no-lock only matters with --session or --store");
     else if (o->store && o->interactive && !o->session)
         cli_error(p->name, "--store finds single prompts; with -i give --session NAME as well");
     else

@@ -67,6 +67,7 @@ typedef struct cli_options {
     uint64_t store_max_bytes;
     uint64_t save_every_seconds;
     bool verify_snapshot;
+    bool no_lock;          /* go on where files cannot be locked */
     const char *data_home; /* $XDG_DATA_HOME, $HOME; NULL: not set */
     const char *home;
 

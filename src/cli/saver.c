@@ -6,11 +6,14 @@
 #include <sys/stat.h>
 
 #include "cli/clock.h"
+#include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/units.h"
 
 /* A state this little longer than a stored one saves less time than its file is worth. */
 static const uint64_t min_stored_tokens = 128;
+/* Shorter waits for another process are not worth a line. */
+static const double silent_wait_seconds = 1;
 /* docs/FORMAT.md 10.7: behind the sampler. */
 static const size_t unfinished_offset = 24;
 
@@ -54,15 +57,29 @@ static int open_named(cli_options *options, cli_saver *saver)
     return CLI_EXIT_OK;
 }
 
+/* While another process writes to the store. */
+static bool keep_waiting(void *context, double seconds)
+{
+    cli_saver *saver = context;
+    if (seconds >= silent_wait_seconds && !saver->said_waiting) {
+        fprintf(stderr, "kvfold: run: another process writes to the store; waiting for it, or for "
+                        "Ctrl-C to store nothing\n");
+        saver->said_waiting = true;
+    }
+    return !cli_interrupted();
+}
+
 static int open_store(const cli_options *options, cli_saver *saver)
 {
+    const kvf_store_options store_options = {
+        .no_lock = options->no_lock, .wait = keep_waiting, .wait_context = saver};
     kvf_error error;
     char *prefixes = NULL;
     int status = cli_make_folder(options, saver->folder);
     if (status == CLI_EXIT_OK)
         status = cli_path(options, saver->folder, CLI_PREFIXES, "", &prefixes);
-    if (status == CLI_EXIT_OK &&
-        kvf_store_open(prefixes, options->store_max_bytes, &saver->store, &error) != KVF_OK)
+    if (status == CLI_EXIT_OK && kvf_store_open(prefixes, options->store_max_bytes, &store_options,
+                                                &saver->store, &error) != KVF_OK)
         status = cli_error(options->command, "%s", error.message);
     free(prefixes);
     return status;
@@ -166,6 +183,26 @@ static int restore_named(cli_saver *saver, cli_engine *engine,
     return CLI_EXIT_OK;
 }
 
+/* Says so where --store-max is too little for any state, which is found out before the work. */
+static void check_budget(cli_saver *saver, const kvf_geometry *geometry,
+                         const kvf_session_options *session_options)
+{
+    kvf_plan plan;
+    char smallest[CLI_NUMBER_BYTES];
+    char most[CLI_NUMBER_BYTES];
+    const uint64_t n_tokens = min_u64(min_stored_tokens, session_options->max_tokens);
+    if (kvf_plan_make(geometry, session_options, n_tokens, &plan, NULL) != KVF_OK)
+        return;
+    saver->too_small = plan.snapshot_bytes > saver->options->store_max_bytes;
+    if (saver->too_small)
+        fprintf(stderr,
+                "kvfold: run: warning: not stored: --store-max, %s, is less than the smallest "
+                "state takes, %s\n",
+                cli_format_bytes(saver->options->store_max_bytes, most),
+                cli_format_bytes(plan.snapshot_bytes, smallest));
+    kvf_plan_free(&plan);
+}
+
 static int find_prefix(cli_saver *saver, cli_engine *engine,
                        const kvf_session_options *session_options, const int32_t *tokens,
                        uint64_t n_tokens, kvf_session **session)
@@ -199,9 +236,10 @@ int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tok
     *session = NULL;
     if (saver->path)
         return restore_named(saver, engine, &session_options, session, sampler);
-    if (saver->store)
-        return find_prefix(saver, engine, &session_options, tokens, n_tokens, session);
-    return CLI_EXIT_OK;
+    if (!saver->store)
+        return CLI_EXIT_OK;
+    check_budget(saver, &engine->config.geometry, &session_options);
+    return find_prefix(saver, engine, &session_options, tokens, n_tokens, session);
 }
 
 /* ---- Saving -------------------------------------------------------------------------------- */
@@ -232,9 +270,10 @@ static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session
     kvf_error error;
     uint8_t *state = kvf_session_caller_state(session);
     const uint64_t unfinished = saver->unfinished.there ? saver->unfinished.from + 1 : 0;
+    const kvf_save_options how = {.no_lock = saver->options->no_lock};
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
-    saver->failed = kvf_model_save_session(engine->model, session, saver->path, NULL,
+    saver->failed = kvf_model_save_session(engine->model, session, saver->path, &how,
                                            &saver->report, &error) != KVF_OK;
     if (saver->failed)
         return cli_error("run", "the session is not saved: %s", error.message);
@@ -248,16 +287,24 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
     kvf_error error;
     uint64_t fingerprint;
     const uint64_t n_tokens = kvf_session_n_tokens(session);
-    if (n_tokens < saver->stored_tokens + min_stored_tokens && n_tokens != saver->branch_tokens)
+    if (saver->too_small ||
+        (n_tokens < saver->stored_tokens + min_stored_tokens && n_tokens != saver->branch_tokens))
         return CLI_EXIT_OK;
     if (kvf_model_fingerprint(engine->model, &fingerprint, &error) != KVF_OK)
         return cli_error("run", "%s", error.message);
     kvf_session_set_model_fingerprint(session, fingerprint);
     saver->stored_tokens = n_tokens;
     /* The answer does not depend on it. */
-    if (kvf_store_put(saver->store, session, &saver->put, &error) != KVF_OK) {
+    kvf_store_put_report report;
+    saver->said_waiting = false;
+    if (kvf_store_put(saver->store, session, &report, &error) != KVF_OK) {
         fprintf(stderr, "kvfold: run: warning: not stored: %s\n", error.message);
-        memset(&saver->put, 0, sizeof saver->put);
+    } else if (report.stored) {
+        saver->put = report;
+        saver->put_tokens = n_tokens;
+    } else {
+        saver->refused = report;
+        saver->refused_tokens = n_tokens;
     }
     return CLI_EXIT_OK;
 }
@@ -287,12 +334,40 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
     return CLI_EXIT_OK;
 }
 
+static void summarise_store(const cli_saver *saver)
+{
+    char tokens[CLI_NUMBER_BYTES];
+    char kept[CLI_NUMBER_BYTES];
+    char bytes[CLI_NUMBER_BYTES];
+    char held[CLI_NUMBER_BYTES];
+    char most[CLI_NUMBER_BYTES];
+    const kvf_store_put_report *refused = &saver->refused;
+    cli_format_bytes(saver->options->store_max_bytes, most);
+    if (saver->put.stored)
+        fprintf(stderr, "stored: the first %s tokens in %s; the store holds %s of %s\n",
+                cli_format_count(saver->put_tokens, tokens),
+                cli_format_bytes(saver->put.file_bytes, bytes),
+                cli_format_bytes(saver->put.held_bytes, held), most);
+    cli_format_count(saver->refused_tokens, tokens);
+    cli_format_bytes(refused->file_bytes, bytes);
+    if (refused->file_bytes > saver->options->store_max_bytes)
+        fprintf(stderr, "not stored: %s are more than --store-max, %s\n", bytes, most);
+    else if (refused->kept_tokens > 0)
+        fprintf(stderr,
+                "not stored: the first %s tokens; %s do not fit into --store-max, %s, beside the "
+                "first %s, which stay for other prompts\n",
+                tokens, bytes, most, cli_format_count(refused->kept_tokens, kept));
+    else if (refused->file_bytes > 0)
+        fprintf(stderr,
+                "not stored: %s do not fit into --store-max, %s, while another process writes\n",
+                bytes, most);
+}
+
 void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
 {
     char tokens[CLI_NUMBER_BYTES];
     char bytes[CLI_NUMBER_BYTES];
     char written[CLI_NUMBER_BYTES];
-    char most[CLI_NUMBER_BYTES];
     cli_format_count(kvf_session_n_tokens(session), tokens);
     if (saver->saved && !saver->failed)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
@@ -300,14 +375,5 @@ void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
                 cli_format_bytes(saver->report.written_bytes, written),
                 saver->unfinished.there ? "; the prompt is not all there: give it again to go on"
                                         : "");
-    if (!saver->put.file_bytes)
-        return;
-    cli_format_bytes(saver->put.file_bytes, bytes);
-    cli_format_bytes(saver->put.held_bytes, written);
-    cli_format_bytes(saver->options->store_max_bytes, most);
-    if (!saver->put.stored)
-        fprintf(stderr, "not stored: %s are more than --store-max, %s\n", bytes, most);
-    else
-        fprintf(stderr, "stored: the first %s tokens in %s; the store holds %s of %s\n",
-                cli_format_count(saver->stored_tokens, tokens), bytes, written, most);
+    summarise_store(saver);
 }

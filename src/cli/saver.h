@@ -34,7 +34,12 @@ typedef struct cli_saver {
     kvf_store *store;         /* NULL: there is none */
     uint64_t branch_tokens;   /* where the text leaves a stored one; 0: nowhere */
     uint64_t stored_tokens;   /* of the state that was found or stored last */
-    kvf_store_put_report put; /* of the last that was stored */
+    bool too_small;           /* --store-max, for any state */
+    bool said_waiting;        /* that another process writes to the store */
+    kvf_store_put_report put; /* of the last that was stored, .. */
+    uint64_t put_tokens;
+    kvf_store_put_report refused; /* .. and of the last that found no room */
+    uint64_t refused_tokens;
 } cli_saver;
 
 /* All that return int: 0, or they print why not and return the exit status. */

@@ -207,6 +207,13 @@ static int print_list(const cli_options *options, const entries *all)
     return CLI_EXIT_OK;
 }
 
+static void say_none(const char *folder)
+{
+    printf("no sessions in ");
+    cli_put_path(folder);
+    putchar('\n');
+}
+
 static int list_sessions(const cli_options *options, const char *folder, const entries *all)
 {
     int status = CLI_EXIT_OK;
@@ -215,7 +222,7 @@ static int list_sessions(const cli_options *options, const char *folder, const e
         if (all->list[i].error.status != KVF_OK)
             fprintf(stderr, "kvfold: session: warning: %s\n", all->list[i].error.message);
     if (all->n == 0 && options->output == CLI_OUTPUT_TABLE)
-        printf("no sessions in %s\n", folder);
+        say_none(folder);
     if (options->output == CLI_OUTPUT_TABLE)
         return print_list(options, all);
     for (size_t i = 0; i < all->n && status == CLI_EXIT_OK; i++) {
@@ -261,7 +268,9 @@ static void print_entry(const entry *e)
     char when[TIME_BYTES];
     kvf_sampler sampler;
     printf("name       %s\n", e->name);
-    printf("file       %s\n", e->path);
+    printf("file       ");
+    cli_put_path(e->path);
+    putchar('\n');
     printf("tokens     %s of a context of %s\n", cli_format_count(info->n_tokens, a),
            cli_format_context(info->max_tokens, b));
     printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
@@ -309,7 +318,7 @@ static int check_sessions(const cli_options *options, const char *folder, const 
 {
     int status = CLI_EXIT_OK;
     if (all->n == 0 && options->output == CLI_OUTPUT_TABLE)
-        printf("no sessions in %s\n", folder);
+        say_none(folder);
     for (size_t i = 0; i < all->n; i++) {
         const entry *e = &all->list[i];
         char bytes[CLI_NUMBER_BYTES];
@@ -378,7 +387,7 @@ static int export_session(const cli_options *options, const entry *e, const char
         return cli_error(options->command, "%s is there already; it is not replaced", file);
     const kvf_device_options device_options = {.n_threads = 1};
     const kvf_load_options load = {.verify = true};
-    const kvf_save_options compressed = {.compress = true};
+    const kvf_save_options compressed = {.compress = true, .no_lock = options->no_lock};
     kvf_save_report report = {0};
     kvf_device *device = NULL;
     kvf_session *session = NULL;
@@ -394,8 +403,9 @@ static int export_session(const cli_options *options, const entry *e, const char
     kvf_device_close(device);
     if (status != KVF_OK)
         return cli_error(options->command, "%s", error.message);
-    printf("exported %s to %s: %s, compressed from %s\n", e->name, file,
-           cli_format_bytes(report.file_bytes, after),
+    printf("exported %s to ", e->name);
+    cli_put_path(file);
+    printf(": %s, compressed from %s\n", cli_format_bytes(report.file_bytes, after),
            cli_format_bytes(e->info.file_bytes, before));
     return CLI_EXIT_OK;
 }

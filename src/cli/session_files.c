@@ -62,12 +62,23 @@ int cli_session_folder(const cli_options *options, char **folder)
                                        "are with --store DIR");
 }
 
+/* As io.h of the library's cache has it: what cannot be synced is no failure of the folder. */
+static bool sync_folder(int folder)
+{
+    int result;
+    do
+        result = fsync(folder);
+    while (result != 0 && errno == EINTR);
+    return result == 0 || errno == EINVAL || errno == ENOTSUP || errno == EOPNOTSUPP ||
+           errno == ENOSYS;
+}
+
 /* A folder in an open one, which is put on the disk too: a power cut must not take it away. */
 static bool make_durable(int parent, const char *path)
 {
     if (mkdir(path, S_IRWXU) != 0)
         return errno == EEXIST;
-    return parent < 0 || fsync(parent) == 0; /* one that may not be read cannot be synced */
+    return parent < 0 || sync_folder(parent); /* one that may not be read cannot be synced */
 }
 
 int cli_make_folder(const cli_options *options, const char *folder)
@@ -128,25 +139,50 @@ static int lock_path(const cli_options *options, const char *folder, const char 
     return status;
 }
 
+/* Without waiting; errno says why not. */
+static bool take_lock(int file)
+{
+    int result;
+    do
+        result = flock(file, LOCK_EX | LOCK_NB);
+    while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+/* *held, unless another process has it or has just removed the file. */
+static int try_lock(const cli_options *options, cli_lock *lock, bool *held, bool *busy)
+{
+    int status = CLI_EXIT_OK;
+    *held = *busy = false;
+    lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (lock->file < 0)
+        return cli_error(options->command, "cannot open %s: %s", lock->path, strerror(errno));
+    const bool locked = take_lock(lock->file);
+    *busy = !locked && errno == EWOULDBLOCK;
+    if (!locked && !*busy && !options->no_lock)
+        status = cli_error(options->command,
+                           "cannot lock %s: %s; without locks, one of two programs that use the "
+                           "session at once could lose its work; --no-lock goes on all the same",
+                           lock->path, strerror(errno));
+    else
+        *held = !*busy && still_there(lock);
+    if (*held)
+        return CLI_EXIT_OK;
+    close(lock->file);
+    lock->file = -1;
+    return status;
+}
+
 int cli_session_lock(const cli_options *options, const char *folder, const char *name,
                      cli_lock *lock)
 {
+    bool held = false;
+    bool busy = false;
     lock->file = -1;
     int status = lock_path(options, folder, name, &lock->path);
-    for (int i = 0; i < lock_attempts && status == CLI_EXIT_OK; i++) {
-        lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (lock->file < 0)
-            return cli_error(options->command, "cannot open %s: %s", lock->path, strerror(errno));
-        const bool held = flock(lock->file, LOCK_EX | LOCK_NB) == 0;
-        const bool busy = !held && errno == EWOULDBLOCK;
-        if (held && still_there(lock))
-            return CLI_EXIT_OK;
-        close(lock->file);
-        lock->file = -1;
-        if (busy)
-            break;
-    }
-    return status == CLI_EXIT_OK
+    for (int i = 0; i < lock_attempts && status == CLI_EXIT_OK && !held && !busy; i++)
+        status = try_lock(options, lock, &held, &busy);
+    return status == CLI_EXIT_OK && !held
                ? cli_error(options->command, "the session %s is in use by another process", name)
                : status;
 }

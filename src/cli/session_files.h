@@ -28,6 +28,7 @@ int cli_path(const cli_options *options, const char *folder, const char *name, c
 /*
  * A named session is used by one process at a time. The lock is a file NAME.lock beside
  * it, which is removed when it is given back, and means nothing once its process is dead.
+ * Where files cannot be locked that is an error, or with --no-lock nothing is locked.
  */
 typedef struct cli_lock {
     int file; /* -1: not held */

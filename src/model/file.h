@@ -1,4 +1,4 @@
-/* Files read by mapping them, and paths as they are shown in messages. Internal. */
+/* Files read by mapping them. Internal. */
 #ifndef KVF_MODEL_FILE_H
 #define KVF_MODEL_FILE_H
 
@@ -19,22 +19,5 @@ void kvf_file_unmap(kvf_file *file);
 
 /* "DIR/NAME", malloc'd; NULL when memory is short. */
 char *kvf_path_join(const char *dir, const char *name);
-
-/*
- * Text from outside, fit for a one-line message: control characters and bytes that
- * are not UTF-8 become '?', a long text loses its middle. Returned by value, so
- * that it lives as long as the call it is an argument of:
- *     kvf_fail(error, status, "%s: ..", kvf_printable(path).text)
- */
-typedef struct kvf_printed {
-    char text[148];
-} kvf_printed;
-kvf_printed kvf_printable(const char *text);
-
-/*
- * Bytes of the UTF-8 character at text (1 to 4, never more than `bytes`), 0 where
- * it is not one (overlong forms, surrogates and values past U+10FFFF included).
- */
-size_t kvf_utf8_bytes(const char *text, size_t bytes);
 
 #endif

@@ -6,6 +6,8 @@
 
 #define MOST_TOKENS 400
 
+uint64_t store_shared_tokens;
+
 /* ---- Files ------------------------------------------------------------------------- */
 
 const char *store_folder(void)
@@ -32,8 +34,7 @@ unsigned store_count_files(uint64_t *bytes)
     *bytes = 0;
     for (struct dirent *entry; listing && (entry = readdir(listing));) {
         struct stat info;
-        if (entry->d_name[0] == '.' || strcmp(entry->d_name, "lock") == 0 ||
-            stat(store_path(entry->d_name), &info) != 0)
+        if (!strstr(entry->d_name, KVF_STORE_SUFFIX) || stat(store_path(entry->d_name), &info) != 0)
             continue;
         n++;
         *bytes += (uint64_t)info.st_size;
@@ -56,6 +57,7 @@ int store_start(void **state)
 {
     (void)state;
     snap_text = 0;
+    store_shared_tokens = 0;
     return 0;
 }
 
@@ -77,7 +79,7 @@ kvf_store *store_open(uint64_t max_bytes)
 {
     kvf_store *store;
     kvf_error error;
-    if (kvf_store_open(store_folder(), max_bytes, &store, &error) != KVF_OK)
+    if (kvf_store_open(store_folder(), max_bytes, NULL, &store, &error) != KVF_OK)
         fail_msg("%s", error.message);
     return store;
 }
@@ -86,6 +88,8 @@ kvf_session *store_session(kvf_profile_id profile, uint64_t text, uint64_t n_tok
 {
     kvf_session *session = snap_open(snap_device, profile, false);
     kvf_session_set_model_fingerprint(session, STORE_MODEL);
+    snap_text = 0;
+    snap_grow(session, store_shared_tokens < n_tokens ? store_shared_tokens : n_tokens);
     snap_text = text;
     snap_grow(session, n_tokens);
     return session;
@@ -113,7 +117,7 @@ kvf_status store_try_find(kvf_store *store, uint64_t text, uint64_t n_tokens, kv
     const kvf_load_options load = {
         .session = &options, .model_fingerprint = STORE_MODEL, .verify = true};
     for (uint64_t i = 0; i < n_tokens; i++) {
-        uint64_t seed = i + (text << 32);
+        uint64_t seed = i + ((i < store_shared_tokens ? 0 : text) << 32);
         tokens[i] = (int32_t)(snap_random(&seed) % snap_geometry.vocab);
     }
     return kvf_store_find(store, snap_device, tokens, n_tokens, &load, session, found, error);

@@ -8,6 +8,9 @@
 #define STORE_MODEL 0x1234u
 #define STORE_LARGE ((uint64_t)1 << 40)
 
+/* By which all texts begin alike; 0 when a test begins. */
+extern uint64_t store_shared_tokens;
+
 /* Each test begins without the store's folder, and ends so. */
 int store_start(void **state);
 int store_finish(void **state);
@@ -17,7 +20,7 @@ int store_finish(void **state);
 const char *store_folder(void);
 const char *store_path(const char *name);
 bool store_has(const char *name);
-/* Files of the store (without its lock): their number, and the sum of their bytes. */
+/* Files of states and of what becomes one: their number, and the sum of their bytes. */
 unsigned store_count_files(uint64_t *bytes);
 /* Changes one bit of the byte there. */
 void store_damage(const char *name, uint64_t offset);

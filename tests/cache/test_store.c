@@ -120,6 +120,165 @@ static void test_what_was_used_least_recently_leaves(void **state)
     kvf_store_close(store);
 }
 
+/* A prompt of so many tokens, as the command puts it; how many of them were found. */
+static uint64_t ask(kvf_store *store, uint64_t text, uint64_t n_tokens)
+{
+    kvf_store_found found;
+    kvf_session_close(store_find(store, text, n_tokens, &found));
+    if (found.shared_tokens > found.n_tokens && found.shared_tokens < n_tokens)
+        store_put(store, KVF_PROFILE_FOLD, text, found.shared_tokens, NULL);
+    if (found.n_tokens < n_tokens)
+        store_put(store, KVF_PROFILE_FOLD, text, n_tokens, NULL);
+    return found.n_tokens;
+}
+
+static uint64_t bytes_of_one(uint64_t n_tokens)
+{
+    kvf_store *store = store_open(STORE_LARGE);
+    char name[KVF_STORE_NAME_BYTES];
+    const uint64_t bytes = store_put(store, KVF_PROFILE_FOLD, 0, n_tokens, name).file_bytes;
+    unlink(store_path(name));
+    kvf_store_close(store);
+    return bytes;
+}
+
+/* What the texts have in common is found from the third on, however little room there is. */
+static void test_what_texts_share_stays_in_the_smallest_store(void **state)
+{
+    (void)state;
+    const uint64_t bytes = bytes_of_one(200);
+    store_shared_tokens = 100;
+    for (uint64_t room = 1; room <= 3; room++) {
+        for (uint64_t text = 1; text <= 5; text++) {
+            kvf_store *store = store_open(room * bytes); /* each run opens it */
+            assert_int_equal(ask(store, text, 200), text > 2 ? 100 : 0);
+            kvf_store_close(store);
+        }
+        store_finish(NULL);
+    }
+    /* It leaves for what is used later. */
+    kvf_store *store = store_open(bytes);
+    for (uint64_t text = 1; text <= 3; text++)
+        ask(store, text, 200);
+    store_shared_tokens = 0;
+    assert_int_equal(ask(store, 9, 200), 0);
+    assert_int_equal(ask(store, 9, 200), 200);
+    kvf_store_close(store);
+}
+
+static void test_a_text_that_goes_on_takes_its_own_place(void **state)
+{
+    (void)state;
+    kvf_store *store = store_open(bytes_of_one(300));
+    assert_int_equal(ask(store, 1, 100), 0);
+    assert_int_equal(ask(store, 1, 200), 100);
+    assert_int_equal(ask(store, 1, 300), 200);
+    /* The same text again has shown that it is wanted as it is. */
+    assert_int_equal(ask(store, 1, 300), 300);
+    kvf_store_put_report report = store_put(store, KVF_PROFILE_FOLD, 1, 310, NULL);
+    assert_true(!report.stored && report.kept_tokens == 300 && report.n_removed == 0);
+    kvf_store_close(store);
+}
+
+/* Not even for what is behind it: a prompt is found by itself. */
+static void test_a_run_does_not_remove_what_it_made(void **state)
+{
+    (void)state;
+    kvf_store *store = store_open(bytes_of_one(200));
+    kvf_store_found found;
+    char name[KVF_STORE_NAME_BYTES];
+    assert_null(store_find(store, 1, 100, &found));
+    assert_true(store_put(store, KVF_PROFILE_FOLD, 1, 100, name).stored);
+    const kvf_store_put_report report = store_put(store, KVF_PROFILE_FOLD, 1, 200, NULL);
+    assert_true(!report.stored && report.kept_tokens == 100 && report.n_removed == 0);
+    assert_true(report.held_bytes > 0 && store_has(name));
+    /* The next one may. */
+    assert_int_equal(ask(store, 2, 100), 0);
+    assert_false(store_has(name));
+    kvf_store_close(store);
+}
+
+/* A text parted from it after the longer one was stored; that one was used after that. */
+static void test_a_shorter_one_that_was_used_again_outlives_the_longer_one(void **state)
+{
+    (void)state;
+    for (int again = 0; again < 2; again++) {
+        char names[2][KVF_STORE_NAME_BYTES];
+        uint64_t bytes;
+        kvf_store *store = store_open(STORE_LARGE);
+        store_shared_tokens = 100;
+        store_put(store, KVF_PROFILE_FOLD, 1, 100, names[0]);
+        store_put(store, KVF_PROFILE_FOLD, 1, 200, names[1]);
+        if (again)
+            assert_int_equal(store_found_tokens(store, 2, 120), 100);
+        assert_int_equal(store_found_tokens(store, 1, 210), 200);
+        store_count_files(&bytes);
+        kvf_store_close(store);
+        store = store_open(bytes);
+        store_put(store, KVF_PROFILE_FOLD, 7, 40, NULL);
+        assert_int_equal(store_has(names[0]), again);
+        assert_int_equal(store_has(names[1]), !again);
+        kvf_store_close(store);
+        store_finish(NULL);
+    }
+}
+
+/* Times are an order that the store makes, whatever clock and file system say. */
+static void test_uses_are_told_apart_whatever_the_clock_says(void **state)
+{
+    (void)state;
+    static const time_t ahead[] = {0, 3600, 400ll * 86400};
+    for (size_t i = 0; i < sizeof ahead / sizeof *ahead; i++) {
+        char names[4][KVF_STORE_NAME_BYTES];
+        char last[KVF_STORE_NAME_BYTES];
+        uint64_t bytes;
+        kvf_store *store = store_open(STORE_LARGE);
+        for (uint64_t text = 0; text < 4; text++) {
+            store_put(store, KVF_PROFILE_FOLD, text, 100, names[text]);
+            if (ahead[i]) /* written while the clock was ahead; and all at once */
+                set_used(names[text], time(NULL) - 1577836800 + ahead[i]);
+        }
+        for (uint64_t text = 4; text-- > 1;)
+            assert_int_equal(store_found_tokens(store, text, 120), 100);
+        store_count_files(&bytes);
+        kvf_store_close(store);
+        store = store_open(bytes);
+        /* Never used again; then in the order of their uses; what is stored is the newest. */
+        static const size_t order[] = {0, 3, 2, 1};
+        for (size_t n = 0; n < 4; n++) {
+            assert_true(store_has(names[order[n]]));
+            store_put(store, KVF_PROFILE_FOLD, 10 + n, 100, last);
+            assert_false(store_has(names[order[n]]));
+            assert_true(store_has(last));
+        }
+        kvf_store_close(store);
+        store_finish(NULL);
+    }
+}
+
+/* Of a state that is not there any more, of another one of its name; not those of others. */
+static void test_notes_go_with_their_state(void **state)
+{
+    (void)state;
+    static const char lone[] = "0123456789abcdef.shared";
+    char name[KVF_STORE_NAME_BYTES];
+    char used[KVF_STORE_NAME_BYTES];
+    kvf_store *store = store_open(STORE_LARGE);
+    const uint64_t bytes = store_put(store, KVF_PROFILE_FOLD, 0, 100, name).file_bytes;
+    snprintf(used, sizeof used, "%.16s" KVF_STORE_USED, name);
+    assert_false(store_has(used));
+    assert_int_equal(store_found_tokens(store, 0, 120), 100);
+    assert_true(store_has(used));
+    snap_write_file(store_path(lone), "", 0);
+    snap_write_file(store_path("notes.used"), "", 0);
+    kvf_store_close(store);
+    store = store_open(bytes);
+    store_put(store, KVF_PROFILE_FOLD, 1, 100, NULL);
+    assert_false(store_has(name) || store_has(used) || store_has(lone));
+    assert_true(store_has("notes.used"));
+    kvf_store_close(store);
+}
+
 static void test_a_session_larger_than_the_budget_removes_nothing(void **state)
 {
     (void)state;
@@ -352,10 +511,11 @@ static void test_making_room_leaves_what_is_being_written(void **state)
     assert_int_equal(report.n_removed, 1);
     assert_true(report.stored && report.held_bytes == bytes + bytes / 2);
     assert_true(store_has(living) && !store_has(names[0]) && store_has(names[1]));
-    /* Also where the others are not enough. */
+    /* Where the others are not enough they stay: nothing would be gained. */
     assert_int_equal(truncate(store_path(living), (off_t)(5 * bytes)), 0);
-    assert_true(store_put(store, KVF_PROFILE_FOLD, 3, 100, NULL).stored);
-    assert_true(store_has(living) && !store_has(names[1]));
+    const kvf_store_put_report none = store_put(store, KVF_PROFILE_FOLD, 3, 100, NULL);
+    assert_true(!none.stored && none.n_removed == 0 && none.kept_tokens == 0);
+    assert_true(store_has(living) && store_has(names[1]));
     assert_int_equal(snap_file_bytes(store_path(living)), 5 * bytes);
     kill_and_wait(child);
     /* Dead, it is the first to go, and counts for nothing. */
@@ -369,7 +529,7 @@ static void test_making_room_leaves_what_is_being_written(void **state)
 static int use_store(uint64_t self, uint64_t max_bytes)
 {
     kvf_store *store;
-    if (kvf_store_open(store_folder(), max_bytes, &store, NULL) != KVF_OK)
+    if (kvf_store_open(store_folder(), max_bytes, NULL, &store, NULL) != KVF_OK)
         return 2;
     for (uint64_t i = 0; i < 12; i++) {
         kvf_store_found found;
@@ -424,12 +584,12 @@ static void test_impossible_folders_are_refused(void **state)
 {
     (void)state;
     kvf_store *store;
-    assert_int_equal(kvf_store_open("", 1, &store, NULL), KVF_INVALID_ARGUMENT);
-    assert_int_equal(kvf_store_open(store_folder(), 0, &store, NULL), KVF_INVALID_ARGUMENT);
-    assert_int_equal(kvf_store_open(snap_path("no/such/parent"), 1, &store, NULL),
+    assert_int_equal(kvf_store_open("", 1, NULL, &store, NULL), KVF_INVALID_ARGUMENT);
+    assert_int_equal(kvf_store_open(store_folder(), 0, NULL, &store, NULL), KVF_INVALID_ARGUMENT);
+    assert_int_equal(kvf_store_open(snap_path("no/such/parent"), 1, NULL, &store, NULL),
                      KVF_FILE_NOT_FOUND);
     snap_write_file(snap_path("file"), "x", 1);
-    assert_int_equal(kvf_store_open(snap_path("file"), 1, &store, NULL), KVF_FILE_IO);
+    assert_int_equal(kvf_store_open(snap_path("file"), 1, NULL, &store, NULL), KVF_FILE_IO);
     assert_null(store);
 }
 
@@ -440,6 +600,12 @@ int main(void)
         STORE_TEST(test_only_sessions_of_the_model_are_found),
         STORE_TEST(test_another_profile_is_repacked_and_the_wanted_one_preferred),
         STORE_TEST(test_what_was_used_least_recently_leaves),
+        STORE_TEST(test_what_texts_share_stays_in_the_smallest_store),
+        STORE_TEST(test_a_text_that_goes_on_takes_its_own_place),
+        STORE_TEST(test_a_run_does_not_remove_what_it_made),
+        STORE_TEST(test_a_shorter_one_that_was_used_again_outlives_the_longer_one),
+        STORE_TEST(test_uses_are_told_apart_whatever_the_clock_says),
+        STORE_TEST(test_notes_go_with_their_state),
         STORE_TEST(test_a_session_larger_than_the_budget_removes_nothing),
         STORE_TEST(test_files_of_others_are_left_alone),
         STORE_TEST(test_a_damaged_file_is_skipped_and_removed),

@@ -31,7 +31,7 @@ static void opening_fails_at_every_allocation(void **state)
     uint64_t n = 0;
     for (;; n++) {
         failing_malloc_begin(n);
-        status = kvf_store_open(store_folder(), STORE_LARGE, &store, &error);
+        status = kvf_store_open(store_folder(), STORE_LARGE, NULL, &store, &error);
         if (!failing_malloc_end())
             break;
         expect_out_of_memory(status, &error);

@@ -1,6 +1,6 @@
 """What the tests of the kvfold binary share.
 
-usage: test_NAME.py --kvfold PATH --model DIR [unittest's own arguments]
+usage: test_NAME.py --kvfold PATH --model DIR [--refusing-system PATH] [unittest's own arguments]
 
 DIR is models/tiny; its vocabulary is bytes and a few special ids. Nothing is needed but
 Python's standard library.
@@ -27,10 +27,13 @@ _parser = argparse.ArgumentParser(description="Tests the kvfold binary.",
                                   epilog="Other arguments are unittest's.")
 _parser.add_argument("--kvfold", required=True, metavar="PATH")
 _parser.add_argument("--model", required=True, metavar="DIR")
+_parser.add_argument("--refusing-system", metavar="PATH",
+                     help="refusing_system.c as a library; without it what needs it is skipped")
 _options, _unittest_arguments = _parser.parse_known_args()
 
 KVFOLD = os.path.abspath(_options.kvfold)
 MODEL = os.path.abspath(_options.model)
+REFUSING_SYSTEM = _options.refusing_system and os.path.abspath(_options.refusing_system)
 PATIENCE_SECONDS = 60  # for anything that should take a moment
 
 PROFILES = ["legacy", "tiled", "packed", "fold"]
@@ -61,6 +64,13 @@ def wait_until(condition):
             return False
         time.sleep(0.01)
     return True
+
+
+def refusing(calls):
+    """Changes to the environment with which these calls fail: "flock:37" (refusing_system.c)."""
+    if not REFUSING_SYSTEM:
+        raise unittest.SkipTest("no calls can be refused here")
+    return {"LD_PRELOAD": REFUSING_SYSTEM, "KVF_TEST_REFUSE": calls}
 
 
 class CliTest(unittest.TestCase):

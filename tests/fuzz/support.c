@@ -1,6 +1,6 @@
 #include "fuzz.h"
 
-#include "model/file.h"
+#include "error.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
