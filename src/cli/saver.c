@@ -13,6 +13,7 @@
 static const uint64_t min_stored_tokens = 128;
 /* docs/FORMAT.md 10.7: behind the sampler. */
 static const size_t unfinished_offset = 24;
+static const size_t pending_offset = 32;
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -25,6 +26,7 @@ static int open_named(cli_options *options, cli_saver *saver)
 {
     kvf_error error;
     uint64_t unfinished;
+    uint32_t pending;
     int status = cli_make_folder(options, saver->folder);
     if (status == CLI_EXIT_OK)
         status = cli_session_lock(options, saver->folder, options->session, &saver->lock);
@@ -47,6 +49,10 @@ static int open_named(cli_options *options, cli_saver *saver)
     memcpy(&unfinished, saver->info.caller_state + unfinished_offset, sizeof unfinished);
     saver->unfinished.there = unfinished > 0 && unfinished <= saver->info.n_tokens;
     saver->unfinished.from = saver->unfinished.there ? unfinished - 1 : 0;
+    memcpy(&pending, saver->info.caller_state + pending_offset, sizeof pending);
+    if (pending > 0 && pending <= saver->info.geometry.vocab)
+        saver->pending = (int32_t)pending - 1;
+    saver->saved_tokens = cli_saver_held_tokens(saver);
     if (!options->profile_given)
         options->profile = saver->info.profile;
     if (!options->grid_given)
@@ -73,6 +79,7 @@ int cli_saver_open(cli_options *options, cli_saver *saver)
     memset(saver, 0, sizeof *saver);
     saver->options = options;
     saver->lock.file = -1;
+    saver->pending = -1;
     if (!options->session && !options->store)
         return CLI_EXIT_OK;
     saver->saved_seconds = cli_seconds();
@@ -97,7 +104,7 @@ void cli_saver_close(cli_saver *saver)
 
 uint64_t cli_saver_held_tokens(const cli_saver *saver)
 {
-    return saver->exists ? saver->info.n_tokens : 0;
+    return saver->exists ? saver->info.n_tokens + (saver->pending >= 0) : 0;
 }
 
 bool cli_saver_at_start(const cli_saver *saver)
@@ -192,11 +199,12 @@ static int find_prefix(cli_saver *saver, cli_engine *engine,
 
 int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tokens,
                       const int32_t *tokens, uint64_t n_tokens, kvf_session **session,
-                      kvf_sampler *sampler)
+                      kvf_sampler *sampler, int32_t *pending)
 {
     const kvf_session_options session_options =
         cli_options_session(engine->options, engine->options->profile, context_tokens);
     *session = NULL;
+    *pending = saver->pending;
     if (saver->path)
         return restore_named(saver, engine, &session_options, session, sampler);
     if (saver->store)
@@ -227,18 +235,21 @@ void cli_saver_end_prompt(cli_saver *saver)
 }
 
 static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session,
-                      const kvf_sampler *sampler)
+                      const kvf_sampler *sampler, int32_t pending)
 {
     kvf_error error;
+    const uint32_t pending_stored = (uint32_t)(pending + 1);
     uint8_t *state = kvf_session_caller_state(session);
     const uint64_t unfinished = saver->unfinished.there ? saver->unfinished.from + 1 : 0;
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
+    memcpy(state + pending_offset, &pending_stored, sizeof pending_stored);
     saver->failed = kvf_model_save_session(engine->model, session, saver->path, NULL,
                                            &saver->report, &error) != KVF_OK;
     if (saver->failed)
         return cli_error("run", "the session is not saved: %s", error.message);
     saver->saved = true;
+    saver->saved_tokens = kvf_session_n_tokens(session) + (pending >= 0);
     saver->saved_seconds = cli_seconds();
     return CLI_EXIT_OK;
 }
@@ -250,12 +261,14 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
     const uint64_t n_tokens = kvf_session_n_tokens(session);
     if (n_tokens < saver->stored_tokens + min_stored_tokens && n_tokens != saver->branch_tokens)
         return CLI_EXIT_OK;
-    if (kvf_model_fingerprint(engine->model, &fingerprint, &error) != KVF_OK)
-        return cli_error("run", "%s", error.message);
-    kvf_session_set_model_fingerprint(session, fingerprint);
-    saver->stored_tokens = n_tokens;
     /* The answer does not depend on it. */
-    if (kvf_store_put(saver->store, session, &saver->put, &error) != KVF_OK) {
+    saver->stored_tokens = n_tokens;
+    kvf_status status = kvf_model_fingerprint(engine->model, &fingerprint, &error);
+    if (status == KVF_OK) {
+        kvf_session_set_model_fingerprint(session, fingerprint);
+        status = kvf_store_put(saver->store, session, &saver->put, &error);
+    }
+    if (status != KVF_OK) {
         fprintf(stderr, "kvfold: run: warning: not stored: %s\n", error.message);
         memset(&saver->put, 0, sizeof saver->put);
     }
@@ -263,13 +276,13 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
 }
 
 int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
-                   const kvf_sampler *sampler)
+                   const kvf_sampler *sampler, int32_t pending)
 {
     /* Nothing was said: there is no session yet. Or all was taken back: that is its state. */
     if (kvf_session_n_tokens(session) == 0 && (!saver->path || !(saver->exists || saver->saved)))
         return CLI_EXIT_OK;
     if (saver->path)
-        return save_named(saver, engine, session, sampler);
+        return save_named(saver, engine, session, sampler, pending);
     return saver->store ? store_prefix(saver, engine, session) : CLI_EXIT_OK;
 }
 
@@ -280,9 +293,9 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
     if (saver->path && cli_seconds() - saver->saved_seconds >= every) {
         /* One that fails was reported; the next or the last may do. */
         saver->saved_seconds = cli_seconds();
-        cli_saver_save(saver, engine, session, sampler);
+        cli_saver_save(saver, engine, session, sampler, -1);
     } else if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens) {
-        return cli_saver_save(saver, engine, session, sampler);
+        return cli_saver_save(saver, engine, session, sampler, -1);
     }
     return CLI_EXIT_OK;
 }

@@ -80,7 +80,7 @@ bool kvf_sampler_restore(kvf_sampler *sampler, const uint8_t bytes[KVF_CALLER_ST
     memcpy(&stored, bytes, sizeof stored);
     /* A checksum says that the bytes are those that were saved, not that they make sense. */
     if (stored.is_there != 1 || !isfinite(stored.temperature) || stored.temperature < 0 ||
-        !(stored.top_p > 0 && stored.top_p <= 1) || !(stored.min_p >= 0 && stored.min_p <= 1))
+        !(stored.top_p >= 0 && stored.top_p <= 1) || !(stored.min_p >= 0 && stored.min_p <= 1))
         return false;
     *sampler = (kvf_sampler){.temperature = stored.temperature,
                              .top_p = stored.top_p,
