@@ -67,10 +67,11 @@ static bool fits(const cli_generator *generator, uint64_t n_tokens)
     cli_format_count(most, context);
     cli_format_count(n_tokens, needed);
     if (n_tokens > most)
-        cli_error("run",
-                  "this turn needs %s tokens and an empty context has %s; shorten it, or start with "
-                  "a larger --ctx",
-                  needed, context);
+        cli_error(
+            "run",
+            "this turn needs %s tokens and an empty context has %s; shorten it, or start with "
+            "a larger --ctx",
+            needed, context);
     else
         cli_error("run",
                   "the context is full: %s of %s tokens are held and this turn needs %s; "

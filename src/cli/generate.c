@@ -68,8 +68,7 @@ void cli_generator_reset(cli_generator *generator)
 void cli_generator_keep(cli_generator *generator, cli_kept *kept)
 {
     kvf_error error;
-    *kept = (cli_kept){.pending = generator->pending,
-                       .unfinished = generator->saver->unfinished};
+    *kept = (cli_kept){.pending = generator->pending, .unfinished = generator->saver->unfinished};
     if (kvf_session_fork(generator->session, &kept->session, &error) != KVF_OK)
         fprintf(stderr, "kvfold: run: warning: this cannot be taken back later: %s\n",
                 error.message);

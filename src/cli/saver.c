@@ -1,11 +1,13 @@
 #include "cli/saver.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cli/clock.h"
+#include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/units.h"
 
@@ -35,6 +37,14 @@ static int open_named(cli_options *options, cli_saver *saver)
             cli_path(options, saver->folder, options->session, CLI_SESSION_SUFFIX, &saver->path);
     if (status != CLI_EXIT_OK)
         return status;
+    char *saving = cli_saving_path(saver->path);
+    if (!saving &&
+        errno == EEXIST) /* every save would be refused: say so before the work is done */
+        return cli_error(options->command,
+                         "%s.saving is there and no save left it; it is not overwritten, move it "
+                         "away",
+                         saver->path);
+    free(saving);
     const kvf_status read = kvf_snapshot_info_read(saver->path, &saver->info, &error);
     struct stat link;
     if (read == KVF_FILE_NOT_FOUND && lstat(saver->path, &link) == 0)
@@ -244,8 +254,12 @@ static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
     memcpy(state + pending_offset, &pending_stored, sizeof pending_stored);
+    char *saving = cli_saving_path(saver->path);
+    cli_interrupt_remove(saving);
     saver->failed = kvf_model_save_session(engine->model, session, saver->path, NULL,
                                            &saver->report, &error) != KVF_OK;
+    cli_interrupt_keep(saving);
+    free(saving);
     if (saver->failed)
         return cli_error("run", "the session is not saved: %s", error.message);
     saver->saved = true;

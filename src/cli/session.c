@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/session_files.h"
@@ -25,7 +26,8 @@ typedef struct entry {
     char name[MAX_NAME + 1];
     char *path;
     bool is_prefix;
-    struct stat file;
+    bool is_link;
+    struct stat file;       /* what it leads to; all zero where that is nothing */
     kvf_snapshot_info info; /* where status is KVF_OK */
     kvf_error error;
 } entry;
@@ -67,8 +69,12 @@ static int add_entry(const cli_options *options, const char *folder, const char 
         return status;
     all->n++;
     kvf_snapshot_info_read(e->path, &e->info, &e->error);
+    e->is_link = lstat(e->path, &e->file) == 0 && S_ISLNK(e->file.st_mode);
     if (stat(e->path, &e->file) != 0)
         memset(&e->file, 0, sizeof e->file);
+    if (e->is_link && e->error.status == KVF_FILE_NOT_FOUND)
+        snprintf(e->error.message, sizeof e->error.message, "%s is a link that leads nowhere",
+                 e->path);
     return CLI_EXIT_OK;
 }
 
@@ -132,7 +138,8 @@ static int find_named(const cli_options *options, const char *folder, char **nam
         if (!cli_session_name_check(name, reason, sizeof reason))
             return cli_error(options->command, "%s", reason);
         status = add_entry(options, folder, name, is_prefix, all);
-        if (status == CLI_EXIT_OK && all->list[all->n - 1].error.status == KVF_FILE_NOT_FOUND)
+        const entry *e = all->n > 0 ? &all->list[all->n - 1] : NULL;
+        if (status == CLI_EXIT_OK && !e->is_link && e->error.status == KVF_FILE_NOT_FOUND)
             status =
                 cli_error(options->command, "there is no session '%s' in %s", names[i], folder);
     }
@@ -335,26 +342,25 @@ static int check_sessions(const cli_options *options, const char *folder, const 
     return status;
 }
 
+/* A link goes alone, wherever it leads; otherwise the file and what a save left beside it. */
 static int remove_session(const cli_options *options, const char *folder, const entry *e)
 {
     char bytes[CLI_NUMBER_BYTES];
-    char *unfinished = NULL;
     cli_lock lock = {-1, NULL};
-    if (!S_ISREG(e->file.st_mode))
+    if (!e->is_link && !S_ISREG(e->file.st_mode))
         return cli_error(options->command, "%s is not a regular file; it is not removed", e->path);
-    int status = cli_path(options, e->path, "", ".saving", &unfinished);
-    if (status == CLI_EXIT_OK && !e->is_prefix)
+    int status = CLI_EXIT_OK;
+    if (!e->is_prefix)
         status = cli_session_lock(options, folder, e->name, &lock);
-    struct stat named;
-    const bool is_link = lstat(e->path, &named) == 0 && S_ISLNK(named.st_mode);
     if (status == CLI_EXIT_OK && unlink(e->path) != 0)
         status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
-    /* What a process that was killed left of a save; with the lock nobody writes it. */
-    if (status == CLI_EXIT_OK && !e->is_prefix)
-        unlink(unfinished);
+    /* With the lock nobody writes it. */
+    char *saving = e->is_link || e->is_prefix ? NULL : cli_saving_path(e->path);
+    if (status == CLI_EXIT_OK && saving)
+        unlink(saving);
+    free(saving);
     cli_session_unlock(&lock);
-    free(unfinished);
-    if (status == CLI_EXIT_OK && is_link)
+    if (status == CLI_EXIT_OK && e->is_link)
         printf("removed the link %s, and not what it leads to\n", e->name);
     else if (status == CLI_EXIT_OK)
         printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
@@ -388,8 +394,12 @@ static int export_session(const cli_options *options, const entry *e, const char
     kvf_status status = kvf_device_open(&device_options, &device, &error);
     if (status == KVF_OK)
         status = kvf_session_load(device, e->path, &load, &session, &error);
+    char *saving = cli_saving_path(file);
+    cli_interrupt_remove(saving);
     if (status == KVF_OK)
         status = kvf_session_save(session, file, &compressed, &report, &error);
+    cli_interrupt_keep(saving);
+    free(saving);
     kvf_session_close(session);
     kvf_device_close(device);
     if (status != KVF_OK)

@@ -33,10 +33,9 @@ kvf_status kvf_file_id_check(const char *path, const kvf_file_id *id, kvf_error 
     struct stat info;
     if (stat(path, &info) != 0) {
         const bool gone = errno == ENOENT || errno == ENOTDIR;
-        return kvf_fail(error, KVF_FILE_IO, "%s: %s since it was opened: %s",
-                        kvf_printable(path).text,
-                        gone ? "has been removed" : "cannot be looked at any more",
-                        strerror(errno));
+        return kvf_fail(
+            error, KVF_FILE_IO, "%s: %s since it was opened: %s", kvf_printable(path).text,
+            gone ? "has been removed" : "cannot be looked at any more", strerror(errno));
     }
     const kvf_file_id now = kvf_file_id_of(&info);
     const char *what = NULL;
@@ -50,6 +49,6 @@ kvf_status kvf_file_id_check(const char *path, const kvf_file_id *id, kvf_error 
         what = "has been changed (its content, its times, its permissions or its links)";
     if (!what)
         return KVF_OK;
-    return kvf_fail(error, KVF_FILE_IO, "%s: %s since it was opened",
-                    kvf_printable(path).text, what);
+    return kvf_fail(error, KVF_FILE_IO, "%s: %s since it was opened", kvf_printable(path).text,
+                    what);
 }

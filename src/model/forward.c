@@ -429,8 +429,7 @@ static kvf_status load_config(kvf_model *model, const char *dir, kvf_error *erro
 
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
 {
-    const kvf_status status =
-        kvf_file_id_check(model->config_path, &model->config_file.id, error);
+    const kvf_status status = kvf_file_id_check(model->config_path, &model->config_file.id, error);
     return status == KVF_OK ? kvf_safetensors_unchanged(model->weights.files, error) : status;
 }
 

@@ -37,7 +37,8 @@ kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_to
                           kvf_model **model, kvf_error *error);
 void kvf_model_free(kvf_model *model);
 
-/* KVF_OK while all files of the model are what was loaded; KVF_FILE_IO says which is not, and why. */
+/* KVF_OK while all files of the model are what was loaded; KVF_FILE_IO says which is not, and why.
+ */
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error);
 
 /* Opens a session of this model's geometry. */
