@@ -48,9 +48,8 @@ static void remove_files(void)
 static void end_at_once(void)
 {
     remove_files();
-    say(interrupted
-            ? "kvfold: ended at once by a second interrupt; nothing was saved after the first\n"
-            : "kvfold: interrupted\n");
+    say(interrupted ? "kvfold: ended at once by a second interrupt; what was not saved is lost\n"
+                    : "kvfold: interrupted\n");
     _exit(CLI_EXIT_INTERRUPTED);
 }
 

@@ -178,7 +178,7 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
     } else {
         cli_generator_save_rest(generator);
     }
-    cli_saver_summarise(generator->saver, generator->session);
+    cli_saver_summarise(generator->saver);
     if (status == CLI_EXIT_OK && answer.ending == CLI_ENDED_INTERRUPTED)
         status = CLI_EXIT_INTERRUPTED;
     free(answer.tokens);
@@ -206,7 +206,7 @@ static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
         if (saver->exists)
             say_resumed(&generator, cli_generator_n_tokens(&generator), 0);
         status = cli_chat(&generator, text->bytes > 0 ? text : NULL);
-        cli_saver_summarise(saver, generator.session);
+        cli_saver_summarise(saver);
     } else if (status == CLI_EXIT_OK) {
         status = answer_once(&generator, tokens, n_tokens);
     }

@@ -24,11 +24,22 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 
 /* ---- Opening -------------------------------------------------------------------------- */
 
+int32_t cli_saver_pending(const kvf_snapshot_info *info)
+{
+    uint32_t stored;
+    memcpy(&stored, info->caller_state + pending_offset, sizeof stored);
+    return stored > 0 && stored <= info->geometry.vocab ? (int32_t)stored - 1 : -1;
+}
+
+uint64_t cli_saver_n_tokens(const kvf_snapshot_info *info)
+{
+    return info->n_tokens + (cli_saver_pending(info) >= 0);
+}
+
 static int open_named(cli_options *options, cli_saver *saver)
 {
     kvf_error error;
     uint64_t unfinished;
-    uint32_t pending;
     int status = cli_make_folder(options, saver->folder);
     if (status == CLI_EXIT_OK)
         status = cli_session_lock(options, saver->folder, options->session, &saver->lock);
@@ -59,9 +70,7 @@ static int open_named(cli_options *options, cli_saver *saver)
     memcpy(&unfinished, saver->info.caller_state + unfinished_offset, sizeof unfinished);
     saver->unfinished.there = unfinished > 0 && unfinished <= saver->info.n_tokens;
     saver->unfinished.from = saver->unfinished.there ? unfinished - 1 : 0;
-    memcpy(&pending, saver->info.caller_state + pending_offset, sizeof pending);
-    if (pending > 0 && pending <= saver->info.geometry.vocab)
-        saver->pending = (int32_t)pending - 1;
+    saver->pending = cli_saver_pending(&saver->info);
     saver->saved_tokens = cli_saver_held_tokens(saver);
     if (!options->profile_given)
         options->profile = saver->info.profile;
@@ -114,7 +123,7 @@ void cli_saver_close(cli_saver *saver)
 
 uint64_t cli_saver_held_tokens(const cli_saver *saver)
 {
-    return saver->exists ? saver->info.n_tokens + (saver->pending >= 0) : 0;
+    return saver->exists ? cli_saver_n_tokens(&saver->info) : 0;
 }
 
 bool cli_saver_at_start(const cli_saver *saver)
@@ -314,13 +323,13 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
     return CLI_EXIT_OK;
 }
 
-void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
+void cli_saver_summarise(const cli_saver *saver)
 {
     char tokens[CLI_NUMBER_BYTES];
     char bytes[CLI_NUMBER_BYTES];
     char written[CLI_NUMBER_BYTES];
     char most[CLI_NUMBER_BYTES];
-    cli_format_count(kvf_session_n_tokens(session), tokens);
+    cli_format_count(saver->saved_tokens, tokens);
     if (saver->saved && !saver->failed)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
                 saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),

@@ -48,6 +48,10 @@ typedef struct cli_saver {
 int cli_saver_open(cli_options *options, cli_saver *saver);
 void cli_saver_close(cli_saver *saver);
 
+/* A token of the session in a file that was shown and is not in it; -1: none. */
+int32_t cli_saver_pending(const kvf_snapshot_info *info);
+/* Tokens of its text, with that one. */
+uint64_t cli_saver_n_tokens(const kvf_snapshot_info *info);
 /* Tokens of the text so far, with those of a prompt that was interrupted. */
 uint64_t cli_saver_held_tokens(const cli_saver *saver);
 /* Whether the next prompt is the first of the text, and so begins with BOS. */
@@ -82,6 +86,6 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
 int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
                    const kvf_sampler *sampler, int32_t pending);
 /* One line to stderr about what was saved. */
-void cli_saver_summarise(const cli_saver *saver, const kvf_session *session);
+void cli_saver_summarise(const cli_saver *saver);
 
 #endif

@@ -13,6 +13,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/saver.h"
 #include "cli/session_files.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -166,7 +167,7 @@ static cli_record record_of(const entry *e)
     snprintf(model, sizeof model, "%016llx", (unsigned long long)info->model_fingerprint);
     cli_record_text(&record, "name", e->name);
     cli_record_text(&record, "path", e->path);
-    cli_record_count(&record, "tokens", info->n_tokens);
+    cli_record_count(&record, "tokens", cli_saver_n_tokens(info));
     cli_record_count(&record, "ctx", info->max_tokens);
     cli_record_text(&record, "profile", kvf_profile_get(info->profile)->name);
     cli_record_bool(&record, "grid", !info->grid_off);
@@ -200,7 +201,7 @@ static int print_list(const cli_options *options, const entries *all)
             return cli_error(options->command, "out of memory for the table");
         }
         snprintf(cells[0], CLI_CELL_BYTES, "%s", e->name);
-        strcpy(cells[1], cli_format_count(e->info.n_tokens, number));
+        strcpy(cells[1], cli_format_count(cli_saver_n_tokens(&e->info), number));
         strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
         snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
         strcpy(cells[4], cli_format_bytes(e->info.file_bytes, number));
@@ -235,6 +236,17 @@ static int list_sessions(const cli_options *options, const char *folder, const e
     return status;
 }
 
+/* -1: a token that is no byte. */
+static void print_byte(int byte)
+{
+    if (byte == '\n' || byte == '\t')
+        putchar(' ');
+    else if (byte >= ' ' && byte < 0x7f)
+        putchar(byte);
+    else if (byte >= 0)
+        putchar('?');
+}
+
 /* The last bytes of the text, on one line. */
 static void print_tail(const entry *e)
 {
@@ -247,15 +259,9 @@ static void print_tail(const entry *e)
         return;
     }
     printf("ends with  \"");
-    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++) {
-        const int byte = kvf_token_byte(tokens[i]);
-        if (byte == '\n' || byte == '\t')
-            putchar(' ');
-        else if (byte >= ' ' && byte < 0x7f)
-            putchar(byte);
-        else if (byte >= 0)
-            putchar('?');
-    }
+    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++)
+        print_byte(kvf_token_byte(tokens[i]));
+    print_byte(kvf_token_byte(cli_saver_pending(&e->info)));
     printf("\"\n");
     free(tokens);
 }
@@ -269,7 +275,7 @@ static void print_entry(const entry *e)
     kvf_sampler sampler;
     printf("name       %s\n", e->name);
     printf("file       %s\n", e->path);
-    printf("tokens     %s of a context of %s\n", cli_format_count(info->n_tokens, a),
+    printf("tokens     %s of a context of %s\n", cli_format_count(cli_saver_n_tokens(info), a),
            cli_format_context(info->max_tokens, b));
     printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
            info->grid_off ? ", without the grid" : "");
