@@ -263,6 +263,7 @@ class AgainTest(EndingTest):
         process = self.start(*self.run_arguments("a", "-p", PROMPT, "-n", 60000, "--ctx", "64k"))
         process.stdout.read(5)
         process.send_signal(signal.SIGHUP)
+        time.sleep(0.005)  # not as one with the first, and before all is saved
         process.send_signal(signal.SIGHUP)
         _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
         self.assertEqual(process.returncode, 130)
