@@ -237,7 +237,7 @@ class AgainTest(EndingTest):
                 self.expect_end(process, *signals)
                 self.assertEqual(os.listdir(self.path("s")), ["a.kvfold"])
                 self.assertEqual(self.exported("a"), before)
-        
+
     def test_score_leaves_no_part_of_its_output(self):
         process = self.long_chunk("score", "-m", MODEL, "--window", LONG, "--logits", "out")
         self.assertEqual(len(os.listdir(self.folder)), 2)
@@ -299,6 +299,7 @@ class AgainTest(EndingTest):
         terminal = Terminal("run", "-m", MODEL, "-f", self.path("long"), "--chunk", LONG)
         self.addCleanup(terminal.close)
         terminal.wait_for(rb"prefill ")
+        time.sleep(0.7)  # into the chunk, before which the first would be enough
         terminal.type(b"\x03")
         time.sleep(0.3)
         terminal.type(b"\x03")
