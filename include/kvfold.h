@@ -598,8 +598,8 @@ typedef struct kvf_save_report {
  *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
  * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
- * PATH.saving a link; they are not overwritten), KVF_FILE_FORMAT (a damaged part of a
- * restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
+ * PATH.saving a link or somebody's own file; they are not overwritten), KVF_FILE_FORMAT (a
+ * damaged part of a restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
  * options and report may be NULL.
  */
 KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
@@ -667,6 +667,12 @@ KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *i
  * are of the vocabulary. KVF_FILE_FORMAT names the first that is wrong.
  */
 KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
+/*
+ * Whether a file is what a save that was interrupted left, under the name PATH.saving: the
+ * beginning of a snapshot, or nothing yet. The next save to PATH uses its place. Any other
+ * file of that name is somebody's own: a save refuses to overwrite it.
+ */
+KVF_API bool kvf_snapshot_is_unfinished(const char *path);
 /* The token ids: writes at most `capacity` of them (their part is checked). */
 KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
                                        kvf_error *error);

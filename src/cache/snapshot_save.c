@@ -202,6 +202,34 @@ static kvf_status refuse_link(const char *path, kvf_error *error)
 }
 
 /*
+ * Parts are written first, behind the place of the headers, which begins with zeros until
+ * then. A new file is of generation 1; one of a later generation is a copy somebody made.
+ */
+static bool is_unfinished(const kvf_snapshot_header pages[KVF_SNAPSHOT_HEADERS])
+{
+    static const uint8_t zeros[sizeof KVF_SNAPSHOT_MAGIC];
+    for (uint32_t slot = 0; slot < KVF_SNAPSHOT_HEADERS; slot++)
+        if (memcmp(&pages[slot], zeros, sizeof zeros) != 0 &&
+            (memcmp(&pages[slot], KVF_SNAPSHOT_MAGIC, sizeof zeros) != 0 ||
+             pages[slot].generation != 1))
+            return false;
+    return true;
+}
+
+static kvf_status check_unfinished(const kvf_io *io, int file, const struct stat *info,
+                                   const char *path, kvf_error *error)
+{
+    kvf_snapshot_header pages[KVF_SNAPSHOT_HEADERS] = {0};
+    const size_t n = info->st_size < (off_t)sizeof pages ? (size_t)info->st_size : sizeof pages;
+    const kvf_status status = kvf_io_read_all(io, file, path, pages, n, 0, error);
+    if (status == KVF_OK && !is_unfinished(pages))
+        return kvf_fail(error, KVF_FILE_IO,
+                        "%s: is there and no save left it; it is not overwritten, move it away",
+                        kvf_printable(path).text);
+    return status;
+}
+
+/*
  * Opens and locks the file that is written. What an interrupted save left of it is used
  * again. Between opening and locking another save may have renamed it: then it is the
  * snapshot, and must not be touched.
@@ -224,8 +252,11 @@ static kvf_status open_temporary(const kvf_io *io, const char *path, bool no_loc
         else if (status == KVF_OK && opened.st_nlink > 1)
             status = refuse_link(path, error);
         else if (status == KVF_OK && io->stat_path(io, path, &named) == 0 &&
-                 same_file(&opened, &named))
-            return KVF_OK;
+                 same_file(&opened, &named)) {
+            status = check_unfinished(io, *file, &opened, path, error);
+            if (status == KVF_OK)
+                return KVF_OK;
+        }
         io->close(io, *file);
         *file = -1;
         if (status != KVF_OK)
@@ -584,4 +615,18 @@ kvf_status kvf_session_save(kvf_session *session, const char *path, const kvf_sa
                             kvf_save_report *report, kvf_error *error)
 {
     return kvf_session_save_to(session, path, options, report, &kvf_io_system, error);
+}
+
+bool kvf_snapshot_is_unfinished(const char *path)
+{
+    const kvf_io *io = &kvf_io_system;
+    struct stat info;
+    kvf_error error;
+    const int file = io->open(io, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
+    if (file < 0)
+        return false;
+    const bool unfinished = io->stat(io, file, &info) == 0 && S_ISREG(info.st_mode) &&
+                            check_unfinished(io, file, &info, path, &error) == KVF_OK;
+    io->close(io, file);
+    return unfinished;
 }

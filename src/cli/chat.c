@@ -35,12 +35,6 @@ static const char chat_help[] =
     "  /quit   leave (also Ctrl-D, or Ctrl-C at the prompt)\n"
     "Ctrl-C during an answer ends the answer and keeps the session.\n";
 
-/* What is held or shown already, and so comes before the next turn. */
-static uint64_t tokens_so_far(const cli_generator *generator)
-{
-    return kvf_session_n_tokens(generator->session) + (generator->pending >= 0);
-}
-
 static void print_stats(const cli_generator *generator)
 {
     char held[CLI_NUMBER_BYTES];
@@ -52,7 +46,7 @@ static void print_stats(const cli_generator *generator)
     printf("%s on %s/%s: %s of %s tokens, cache %s (%s allocated), scratch %s\n",
            kvf_profile_get(generator->engine->options->profile)->name,
            kvf_device_backend_name(device), kvf_device_isa_name(device),
-           cli_format_count(tokens_so_far(generator), held),
+           cli_format_count(cli_generator_n_tokens(generator), held),
            cli_format_count(generator->context_tokens, context),
            cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
            cli_format_bytes(kvf_session_allocated_bytes(generator->session), allocated),
@@ -62,19 +56,27 @@ static void print_stats(const cli_generator *generator)
 /* A turn that does not fit is refused before anything is changed. */
 static bool fits(const cli_generator *generator, uint64_t n_tokens)
 {
-    const uint64_t held = tokens_so_far(generator);
-    /* An answer's last token may stand past the end: shown, with no place left for it. */
-    if (held <= generator->context_tokens && n_tokens <= generator->context_tokens - held)
+    const uint64_t held = cli_generator_n_tokens(generator);
+    const uint64_t most = generator->context_tokens;
+    if (held <= most && n_tokens <= most - held)
         return true;
     char held_text[CLI_NUMBER_BYTES];
     char context[CLI_NUMBER_BYTES];
     char needed[CLI_NUMBER_BYTES];
-    cli_error("run",
-              "the context is full: %s of %s tokens are held and this turn needs %s; "
-              "/reset starts anew",
-              cli_format_count(held, held_text),
-              cli_format_count(generator->context_tokens, context),
-              cli_format_count(n_tokens, needed));
+    cli_format_count(held, held_text);
+    cli_format_count(most, context);
+    cli_format_count(n_tokens, needed);
+    if (n_tokens > most)
+        cli_error(
+            "run",
+            "this turn needs %s tokens and an empty context has %s; shorten it, or start with "
+            "a larger --ctx",
+            needed, context);
+    else
+        cli_error("run",
+                  "the context is full: %s of %s tokens are held and this turn needs %s; "
+                  "/reset starts anew",
+                  held_text, context, needed);
     return false;
 }
 
@@ -126,7 +128,7 @@ static void undo(chat *c)
     }
     cli_kept_free(&c->asked);
     cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
-    printf("back at %s tokens\n", cli_format_count(tokens_so_far(c->generator), held));
+    printf("back at %s tokens\n", cli_format_count(cli_generator_n_tokens(c->generator), held));
     save(c);
 }
 
@@ -190,7 +192,7 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
 static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
     const kvf_model_config *config = &c->generator->engine->config;
-    const bool first = tokens_so_far(c->generator) == 0;
+    const bool first = cli_generator_n_tokens(c->generator) == 0;
     int32_t *tokens = malloc((text_bytes + 1) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
@@ -267,7 +269,9 @@ int cli_chat(cli_generator *generator, const cli_text *first)
         finish_line(); /* the prompt's line is still open */
     forget_all(&c);
     free(line);
-    if (status == CLI_EXIT_OK)
+    if (status != CLI_EXIT_OK)
+        cli_generator_save_rest(generator);
+    else
         status = c.unsaved;
     return status == CLI_EXIT_OK && cli_leaving() ? CLI_EXIT_INTERRUPTED : status;
 }

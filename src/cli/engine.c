@@ -6,6 +6,7 @@
 #include "cli/budget.h"
 #include "cli/message.h"
 #include "cli/units.h"
+#include "model/fingerprint.h"
 
 int cli_engine_open(const cli_options *options, cli_engine *engine)
 {
@@ -91,6 +92,10 @@ int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
                        cli_options_chunk_tokens(options, context_tokens), &engine->model,
                        &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
+    /* Sizes were chosen by the first reading. */
+    if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
+        return cli_error(options->command, "%s: config.json changed while the model was loaded",
+                         options->model);
     return CLI_EXIT_OK;
 }
 

@@ -1,8 +1,11 @@
 #include "cli/generate.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/clock.h"
 #include "cli/interrupt.h"
@@ -38,8 +41,9 @@ int cli_generator_open(cli_engine *engine, cli_saver *saver, uint64_t context_to
     generator->candidates = malloc(vocab_of(generator) * sizeof *generator->candidates);
     if (!generator->candidates)
         return cli_error(options->command, "out of memory for %u candidates", vocab_of(generator));
-    const int status = cli_saver_restore(saver, engine, context_tokens, tokens, n_tokens,
-                                         &generator->session, &generator->sampler);
+    const int status =
+        cli_saver_restore(saver, engine, context_tokens, tokens, n_tokens, &generator->session,
+                          &generator->sampler, &generator->pending);
     if (status != CLI_EXIT_OK || generator->session)
         return status;
     return cli_engine_open_session(engine, options->profile, context_tokens, &generator->session);
@@ -57,15 +61,14 @@ void cli_generator_reset(cli_generator *generator)
 {
     kvf_session_truncate(generator->session, 0, NULL, NULL); /* always works */
     generator->pending = -1;
+    generator->pending_failed = false;
     cli_saver_end_prompt(generator->saver);
 }
 
 void cli_generator_keep(cli_generator *generator, cli_kept *kept)
 {
     kvf_error error;
-    *kept = (cli_kept){.pending = generator->pending,
-                       .sampler_before = generator->sampler_before,
-                       .unfinished = generator->saver->unfinished};
+    *kept = (cli_kept){.pending = generator->pending, .unfinished = generator->saver->unfinished};
     if (kvf_session_fork(generator->session, &kept->session, &error) != KVF_OK)
         fprintf(stderr, "kvfold: run: warning: this cannot be taken back later: %s\n",
                 error.message);
@@ -78,7 +81,7 @@ void cli_generator_take_back(cli_generator *generator, cli_kept *kept)
     kvf_session_close(generator->session);
     generator->session = kept->session;
     generator->pending = kept->pending;
-    generator->sampler_before = kept->sampler_before;
+    generator->pending_failed = false;
     generator->saver->unfinished = kept->unfinished;
     kept->session = NULL;
 }
@@ -105,25 +108,34 @@ static int append_pending(cli_generator *generator)
     if (generator->pending < 0)
         return CLI_EXIT_OK;
     const int status = forward(generator, &generator->pending, 1);
+    generator->pending_failed = status != CLI_EXIT_OK;
     if (status == CLI_EXIT_OK)
         generator->pending = -1;
     return status;
 }
 
+uint64_t cli_generator_n_tokens(const cli_generator *generator)
+{
+    return kvf_session_n_tokens(generator->session) + (generator->pending >= 0);
+}
+
 int cli_generator_save(cli_generator *generator)
 {
-    const bool full = kvf_session_n_tokens(generator->session) == generator->context_tokens;
     int status = CLI_EXIT_OK;
     if (!generator->saver->path && !generator->saver->store)
         return status;
-    if (!full)
+    if (!generator->pending_failed)
         status = append_pending(generator);
-    /* Without room for the last token, whoever goes on has to draw it again. */
-    const bool lost = generator->pending >= 0;
-    if (status == CLI_EXIT_OK)
-        status = cli_saver_save(generator->saver, generator->engine, generator->session,
-                                lost ? &generator->sampler_before : &generator->sampler);
-    return status;
+    const int saved = cli_saver_save(generator->saver, generator->engine, generator->session,
+                                     &generator->sampler, generator->pending);
+    return status == CLI_EXIT_OK ? saved : status;
+}
+
+void cli_generator_save_rest(cli_generator *generator)
+{
+    const cli_saver *saver = generator->saver;
+    if (saver->path && cli_generator_n_tokens(generator) != saver->saved_tokens)
+        cli_generator_save(generator);
 }
 
 /* One chunk of the prompt, whose first *done tokens are in the session. */
@@ -179,13 +191,26 @@ static bool is_eos(const kvf_model_config *config, int32_t token)
     return false;
 }
 
-static void stream_token(int32_t token)
+/*
+ * Writes the token's byte, past stdio: what that could not write it would write later, when
+ * the token is not part of the text any more. False where Ctrl-C came while nobody read;
+ * *status where it cannot be written at all.
+ */
+static bool stream_token(int32_t token, int *status)
 {
     const int byte = kvf_token_byte(token);
-    if (byte < 0)
-        return;
-    putchar(byte);
-    fflush(stdout);
+    const unsigned char out = (unsigned char)byte;
+    ssize_t written = byte < 0 ? 1 : 0;
+    while (written != 1 && !cli_interrupted()) {
+        written = write(STDOUT_FILENO, &out, 1);
+        if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            poll(&(struct pollfd){STDOUT_FILENO, POLLOUT, 0}, 1, -1);
+        else if (written < 0 && errno != EINTR) {
+            *status = cli_error("run", "cannot write to standard output: %s", strerror(errno));
+            break;
+        }
+    }
+    return written == 1;
 }
 
 static int keep_token(const cli_generator *generator, cli_answer *answer, int32_t token)
@@ -208,14 +233,35 @@ static bool ended(const cli_generator *generator, cli_answer *answer)
 {
     if (cli_interrupted())
         answer->ending = CLI_ENDED_INTERRUPTED;
-    else if (ferror(stdout))
-        answer->ending = CLI_ENDED_OUTPUT_FAILED;
     else if (answer->n_tokens == generator->engine->options->max_tokens)
         answer->ending = CLI_ENDED_MAX_TOKENS;
-    else if (kvf_session_n_tokens(generator->session) == generator->context_tokens)
-        answer->ending = CLI_ENDED_CONTEXT_FULL;
+    else if (cli_generator_n_tokens(generator) >= generator->context_tokens)
+        answer->ending = CLI_ENDED_CONTEXT_FULL; /* one more would be shown and not held */
     else
         return false;
+    return true;
+}
+
+/* Draws a token and shows it. False where the answer ends without it, or with *status. */
+static bool answer_token(cli_generator *generator, bool stream, cli_answer *answer, int *status)
+{
+    const kvf_sampler before = generator->sampler;
+    const int32_t token =
+        (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
+                            vocab_of(generator), generator->candidates);
+    if (is_eos(&generator->engine->config, token)) {
+        answer->ending = CLI_ENDED_EOS;
+        return false;
+    }
+    if (!stream)
+        *status = keep_token(generator, answer, token);
+    if (stream ? !stream_token(token, status) : *status != CLI_EXIT_OK) {
+        generator->sampler = before; /* it is drawn again when the text goes on */
+        answer->ending = CLI_ENDED_INTERRUPTED;
+        return false;
+    }
+    answer->n_tokens++;
+    generator->pending = token;
     return true;
 }
 
@@ -223,27 +269,12 @@ int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
 {
     const double started = cli_seconds();
     int status = CLI_EXIT_OK;
-    while (status == CLI_EXIT_OK) {
-        generator->sampler_before = generator->sampler;
-        const int32_t token =
-            (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
-                                vocab_of(generator), generator->candidates);
-        if (is_eos(&generator->engine->config, token)) {
-            answer->ending = CLI_ENDED_EOS;
-            break;
-        }
-        if (stream)
-            stream_token(token);
-        else
-            status = keep_token(generator, answer, token);
-        if (status != CLI_EXIT_OK)
-            break;
-        answer->n_tokens++;
-        generator->pending = token;
-        if (ended(generator, answer))
-            break;
+    if (stream)
+        fflush(stdout);
+    while (status == CLI_EXIT_OK && !ended(generator, answer) &&
+           answer_token(generator, stream, answer, &status) && !ended(generator, answer)) {
         status = append_pending(generator);
-        if (status == CLI_EXIT_OK)
+        if (status == CLI_EXIT_OK && stream)
             status = cli_saver_tick(generator->saver, generator->engine, generator->session,
                                     &generator->sampler);
     }
@@ -257,7 +288,6 @@ const char *cli_ending_name(cli_ending ending)
     case CLI_ENDED_EOS: return "eos";
     case CLI_ENDED_MAX_TOKENS: return "max_tokens";
     case CLI_ENDED_CONTEXT_FULL: return "context_full";
-    case CLI_ENDED_OUTPUT_FAILED: return "output_failed";
     default: return "interrupted";
     }
 }
@@ -268,7 +298,6 @@ static const char *describe_ending(cli_ending ending)
     case CLI_ENDED_EOS: return "ended by the model";
     case CLI_ENDED_MAX_TOKENS: return "ended by --max-tokens";
     case CLI_ENDED_CONTEXT_FULL: return "the context is full";
-    case CLI_ENDED_OUTPUT_FAILED: return "the output failed";
     default: return "interrupted";
     }
 }

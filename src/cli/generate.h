@@ -10,7 +10,6 @@ typedef enum cli_ending {
     CLI_ENDED_EOS,
     CLI_ENDED_MAX_TOKENS,
     CLI_ENDED_CONTEXT_FULL,
-    CLI_ENDED_OUTPUT_FAILED, /* nobody reads the answer, or its disk is full: main says so */
     CLI_ENDED_INTERRUPTED
 } cli_ending;
 
@@ -20,16 +19,19 @@ typedef struct cli_generator {
     kvf_session *session;
     uint64_t context_tokens;
     kvf_sampler sampler;
-    kvf_sampler sampler_before; /* the pending token was drawn */
-    kvf_candidate *candidates;  /* [vocab] */
-    int32_t pending;            /* answered last, not in the session yet; -1: none */
+    kvf_candidate *candidates; /* [vocab] */
+    /*
+     * Shown, and so part of the text, but not in the session yet; -1: none. It is appended
+     * before anything else is, or saved beside the session where that cannot be done.
+     */
+    int32_t pending;
+    bool pending_failed; /* that was tried, and an error reported */
 } cli_generator;
 
 /* A state to come back to; it shares the pages of what goes on from it. */
 typedef struct cli_kept {
     kvf_session *session; /* NULL: there is none */
     int32_t pending;
-    kvf_sampler sampler_before;
     cli_unfinished unfinished;
 } cli_kept;
 
@@ -56,8 +58,12 @@ void cli_generator_keep(cli_generator *generator, cli_kept *kept);
 /* Takes the kept state, which is empty then. The sampler's random numbers go on. */
 void cli_generator_take_back(cli_generator *generator, cli_kept *kept);
 void cli_kept_free(cli_kept *kept);
+/* What is held or shown already, and so comes before the next prompt. */
+uint64_t cli_generator_n_tokens(const cli_generator *generator);
 /* Saves the session, with the token that was answered last in it. */
 int cli_generator_save(cli_generator *generator);
+/* The same after an error, which was reported: what came since the last save, if anything did. */
+void cli_generator_save_rest(cli_generator *generator);
 
 /*
  * Appends the tokens, which must fit the context, and begins *answer. It has ended already
@@ -66,8 +72,11 @@ int cli_generator_save(cli_generator *generator);
 int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens,
                     cli_answer *answer);
 /*
- * Answers what was read with up to --max-tokens tokens. stream: the answer's bytes go to
- * stdout as they come; otherwise they are kept in answer->tokens (free them).
+ * Answers what was read with up to --max-tokens tokens, and no more than the context holds.
+ * stream: the answer's bytes go to stdout as they come, and one that cannot be written is
+ * not part of the text; otherwise they are kept in answer->tokens (free them), and nothing
+ * is saved before the end. The model's end of text is shown to nobody and not held: what
+ * comes next stands in its place.
  */
 int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer);
 

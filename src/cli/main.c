@@ -47,8 +47,8 @@ static int run_command(cli_command command, int argc, char **argv)
     int status;
     if (!cli_options_parse(command, argc, argv, &options, &status))
         return status;
-    if (command != CLI_PLAN) /* a plan takes no time: Ctrl-C simply ends it */
-        cli_interrupt_catch();
+    /* A plan, and what is asked of saved files, leaves nothing to finish. */
+    cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION);
     return commands[command](&options);
 }
 

@@ -7,10 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/message.h"
 
 static void forget(cli_outfile *file)
 {
+    cli_interrupt_keep(file->temporary_path);
     free(file->path);
     free(file->temporary_path);
     memset(file, 0, sizeof *file);
@@ -57,6 +59,7 @@ int cli_outfile_open(const char *command, const char *path, cli_outfile *file)
         forget(file);
         return cli_error(command, "cannot write '%s': %s", path, strerror(reason));
     }
+    cli_interrupt_remove(file->temporary_path);
     return CLI_EXIT_OK;
 }
 

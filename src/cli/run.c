@@ -1,4 +1,5 @@
 /* kvfold run: a prompt in, an answer out. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +109,10 @@ static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
         cli_record_bytes(&record, "text", bytes, n_bytes);
     record.failed = record.failed || !bytes;
     free(bytes);
-    return cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
+    const int status = cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
+    if (status == CLI_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        return cli_error("run", "cannot write to standard output: %s", strerror(errno));
+    return status;
 }
 
 static void say_resumed(const cli_generator *generator, uint64_t n_resumed_tokens,
@@ -125,30 +129,56 @@ static void say_resumed(const cli_generator *generator, uint64_t n_resumed_token
                 resumed);
 }
 
+/*
+ * Answers as one JSON object, which is all that anybody sees of it: where it does not get
+ * out, the answer is taken back.
+ */
+static int answer_as_json(cli_generator *generator, uint64_t n_resumed, bool prompt_read,
+                          cli_answer *answer)
+{
+    const kvf_sampler sampler = generator->sampler;
+    cli_kept before = {.session = NULL};
+    int status = CLI_EXIT_OK;
+    if (generator->saver->path)
+        cli_generator_keep(generator, &before);
+    if (prompt_read)
+        status = cli_answer_prompt(generator, false, answer);
+    if (status == CLI_EXIT_OK)
+        status = print_json(generator, n_resumed, answer);
+    if (status != CLI_EXIT_OK && before.session) {
+        cli_generator_take_back(generator, &before);
+        generator->sampler = sampler;
+    }
+    cli_kept_free(&before);
+    return status;
+}
+
 /* tokens: all of the prompt, of which a stored session may hold the first. */
 static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t n_tokens)
 {
     const bool json = generator->engine->options->output == CLI_OUTPUT_JSON;
-    const uint64_t n_resumed = kvf_session_n_tokens(generator->session);
+    const uint64_t n_resumed = cli_generator_n_tokens(generator);
     const uint64_t n_found = generator->saver->store ? n_resumed : 0;
     cli_answer answer;
     if (n_resumed > 0)
         say_resumed(generator, n_resumed, n_tokens);
     int status = cli_read_prompt(generator, tokens + n_found, n_tokens - n_found, &answer);
-    if (status == CLI_EXIT_OK && answer.n_prompt_tokens == n_tokens - n_found)
-        status = cli_answer_prompt(generator, !json, &answer);
+    const bool read = answer.n_prompt_tokens == n_tokens - n_found;
+    if (status == CLI_EXIT_OK && json)
+        status = answer_as_json(generator, n_resumed, read, &answer);
+    else if (status == CLI_EXIT_OK && read)
+        status = cli_answer_prompt(generator, true, &answer);
     if (!json) {
         putchar('\n');
         fflush(stdout);
     }
-    if (status == CLI_EXIT_OK && json)
-        status = print_json(generator, n_resumed, &answer);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK) {
         cli_answer_summarise(generator, &answer);
-    if (status == CLI_EXIT_OK)
         status = cli_generator_save(generator);
-    if (status == CLI_EXIT_OK)
-        cli_saver_summarise(generator->saver, generator->session);
+    } else {
+        cli_generator_save_rest(generator);
+    }
+    cli_saver_summarise(generator->saver);
     if (status == CLI_EXIT_OK && answer.ending == CLI_ENDED_INTERRUPTED)
         status = CLI_EXIT_INTERRUPTED;
     free(answer.tokens);
@@ -174,9 +204,9 @@ static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
     status = cli_generator_open(engine, saver, context, tokens, n_tokens, &generator);
     if (status == CLI_EXIT_OK && options->interactive) {
         if (saver->exists)
-            say_resumed(&generator, kvf_session_n_tokens(generator.session), 0);
-        status = cli_chat(&generator, text->data ? text : NULL);
-        cli_saver_summarise(saver, generator.session);
+            say_resumed(&generator, cli_generator_n_tokens(&generator), 0);
+        status = cli_chat(&generator, text->bytes > 0 ? text : NULL);
+        cli_saver_summarise(saver);
     } else if (status == CLI_EXIT_OK) {
         status = answer_once(&generator, tokens, n_tokens);
     }
@@ -193,6 +223,19 @@ static int read_prompt(const cli_options *options, cli_text *text)
     return CLI_EXIT_OK;
 }
 
+/* Neither a prompt nor a text that could go on: there is nothing to answer. */
+static int refuse_nothing(const cli_options *options, const cli_saver *saver, const cli_text *text)
+{
+    const char *what = saver->exists ? "empty" : "not there yet";
+    if (!text->data)
+        return cli_error("run", "the session %s is %s; give a prompt to begin it", options->session,
+                         what);
+    if (options->session)
+        return cli_error("run", "the prompt is empty, and the session %s is %s", options->session,
+                         what);
+    return cli_error("run", "the prompt is empty; there is nothing to answer");
+}
+
 /* The prompt as tokens, without those that the named session holds of it already. */
 static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
 {
@@ -201,14 +244,11 @@ static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
     int32_t *tokens = malloc((text->bytes + 1) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a prompt of %zu bytes", text->bytes);
-    const bool bos = cli_saver_at_start(saver) && (text->data || !saver->exists);
+    const bool bos = cli_saver_at_start(saver) && text->bytes > 0;
     size_t n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
     int status = CLI_EXIT_OK;
-    if (!text->data && !options->interactive && cli_saver_held_tokens(saver) == 0)
-        status = cli_error("run", "the session %s is %s; give a prompt to begin it",
-                           options->session, saver->exists ? "empty" : "not there yet");
-    else if (n == 0 && !options->interactive && cli_saver_held_tokens(saver) == 0)
-        status = cli_error("run", "the prompt is empty");
+    if (text->bytes == 0 && !options->interactive && cli_saver_held_tokens(saver) == 0)
+        status = refuse_nothing(options, saver, text);
     else if (!options->interactive)
         status = cli_saver_skip(saver, tokens, n, &n_held);
     /* Another prompt than the one that was interrupted comes after what is there. */

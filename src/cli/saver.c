@@ -1,5 +1,6 @@
 #include "cli/saver.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@ static const uint64_t min_stored_tokens = 128;
 static const double silent_wait_seconds = 1;
 /* docs/FORMAT.md 10.7: behind the sampler. */
 static const size_t unfinished_offset = 24;
+static const size_t pending_offset = 32;
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -23,6 +25,18 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 }
 
 /* ---- Opening -------------------------------------------------------------------------- */
+
+int32_t cli_saver_pending(const kvf_snapshot_info *info)
+{
+    uint32_t stored;
+    memcpy(&stored, info->caller_state + pending_offset, sizeof stored);
+    return stored > 0 && stored <= info->geometry.vocab ? (int32_t)stored - 1 : -1;
+}
+
+uint64_t cli_saver_n_tokens(const kvf_snapshot_info *info)
+{
+    return info->n_tokens + (cli_saver_pending(info) >= 0);
+}
 
 static int open_named(cli_options *options, cli_saver *saver)
 {
@@ -36,6 +50,14 @@ static int open_named(cli_options *options, cli_saver *saver)
             cli_path(options, saver->folder, options->session, CLI_SESSION_SUFFIX, &saver->path);
     if (status != CLI_EXIT_OK)
         return status;
+    char *saving = cli_saving_path(saver->path);
+    if (!saving &&
+        errno == EEXIST) /* every save would be refused: say so before the work is done */
+        return cli_error(options->command,
+                         "%s.saving is there and no save left it; it is not overwritten, move it "
+                         "away",
+                         saver->path);
+    free(saving);
     const kvf_status read = kvf_snapshot_info_read(saver->path, &saver->info, &error);
     struct stat link;
     if (read == KVF_FILE_NOT_FOUND && lstat(saver->path, &link) == 0)
@@ -50,6 +72,8 @@ static int open_named(cli_options *options, cli_saver *saver)
     memcpy(&unfinished, saver->info.caller_state + unfinished_offset, sizeof unfinished);
     saver->unfinished.there = unfinished > 0 && unfinished <= saver->info.n_tokens;
     saver->unfinished.from = saver->unfinished.there ? unfinished - 1 : 0;
+    saver->pending = cli_saver_pending(&saver->info);
+    saver->saved_tokens = cli_saver_held_tokens(saver);
     if (!options->profile_given)
         options->profile = saver->info.profile;
     if (!options->grid_given)
@@ -90,6 +114,7 @@ int cli_saver_open(cli_options *options, cli_saver *saver)
     memset(saver, 0, sizeof *saver);
     saver->options = options;
     saver->lock.file = -1;
+    saver->pending = -1;
     if (!options->session && !options->store)
         return CLI_EXIT_OK;
     saver->saved_seconds = cli_seconds();
@@ -114,7 +139,7 @@ void cli_saver_close(cli_saver *saver)
 
 uint64_t cli_saver_held_tokens(const cli_saver *saver)
 {
-    return saver->exists ? saver->info.n_tokens : 0;
+    return saver->exists ? cli_saver_n_tokens(&saver->info) : 0;
 }
 
 bool cli_saver_at_start(const cli_saver *saver)
@@ -229,11 +254,12 @@ static int find_prefix(cli_saver *saver, cli_engine *engine,
 
 int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tokens,
                       const int32_t *tokens, uint64_t n_tokens, kvf_session **session,
-                      kvf_sampler *sampler)
+                      kvf_sampler *sampler, int32_t *pending)
 {
     const kvf_session_options session_options =
         cli_options_session(engine->options, engine->options->profile, context_tokens);
     *session = NULL;
+    *pending = saver->pending;
     if (saver->path)
         return restore_named(saver, engine, &session_options, session, sampler);
     if (!saver->store)
@@ -265,19 +291,26 @@ void cli_saver_end_prompt(cli_saver *saver)
 }
 
 static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session,
-                      const kvf_sampler *sampler)
+                      const kvf_sampler *sampler, int32_t pending)
 {
     kvf_error error;
+    const uint32_t pending_stored = (uint32_t)(pending + 1);
     uint8_t *state = kvf_session_caller_state(session);
     const uint64_t unfinished = saver->unfinished.there ? saver->unfinished.from + 1 : 0;
     const kvf_save_options how = {.no_lock = saver->options->no_lock};
     kvf_sampler_store(sampler, state);
     memcpy(state + unfinished_offset, &unfinished, sizeof unfinished);
+    memcpy(state + pending_offset, &pending_stored, sizeof pending_stored);
+    char *saving = cli_saving_path(saver->path);
+    cli_interrupt_remove(saving);
     saver->failed = kvf_model_save_session(engine->model, session, saver->path, &how,
                                            &saver->report, &error) != KVF_OK;
+    cli_interrupt_keep(saving);
+    free(saving);
     if (saver->failed)
         return cli_error("run", "the session is not saved: %s", error.message);
     saver->saved = true;
+    saver->saved_tokens = kvf_session_n_tokens(session) + (pending >= 0);
     saver->saved_seconds = cli_seconds();
     return CLI_EXIT_OK;
 }
@@ -290,14 +323,16 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
     if (saver->too_small ||
         (n_tokens < saver->stored_tokens + min_stored_tokens && n_tokens != saver->branch_tokens))
         return CLI_EXIT_OK;
-    if (kvf_model_fingerprint(engine->model, &fingerprint, &error) != KVF_OK)
-        return cli_error("run", "%s", error.message);
-    kvf_session_set_model_fingerprint(session, fingerprint);
-    saver->stored_tokens = n_tokens;
     /* The answer does not depend on it. */
-    kvf_store_put_report report;
+    saver->stored_tokens = n_tokens;
     saver->said_waiting = false;
-    if (kvf_store_put(saver->store, session, &report, &error) != KVF_OK) {
+    kvf_store_put_report report = {0};
+    kvf_status status = kvf_model_fingerprint(engine->model, &fingerprint, &error);
+    if (status == KVF_OK) {
+        kvf_session_set_model_fingerprint(session, fingerprint);
+        status = kvf_store_put(saver->store, session, &report, &error);
+    }
+    if (status != KVF_OK) {
         fprintf(stderr, "kvfold: run: warning: not stored: %s\n", error.message);
     } else if (report.stored) {
         saver->put = report;
@@ -310,13 +345,13 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
 }
 
 int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
-                   const kvf_sampler *sampler)
+                   const kvf_sampler *sampler, int32_t pending)
 {
     /* Nothing was said: there is no session yet. Or all was taken back: that is its state. */
     if (kvf_session_n_tokens(session) == 0 && (!saver->path || !(saver->exists || saver->saved)))
         return CLI_EXIT_OK;
     if (saver->path)
-        return save_named(saver, engine, session, sampler);
+        return save_named(saver, engine, session, sampler, pending);
     return saver->store ? store_prefix(saver, engine, session) : CLI_EXIT_OK;
 }
 
@@ -327,9 +362,9 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
     if (saver->path && cli_seconds() - saver->saved_seconds >= every) {
         /* One that fails was reported; the next or the last may do. */
         saver->saved_seconds = cli_seconds();
-        cli_saver_save(saver, engine, session, sampler);
+        cli_saver_save(saver, engine, session, sampler, -1);
     } else if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens) {
-        return cli_saver_save(saver, engine, session, sampler);
+        return cli_saver_save(saver, engine, session, sampler, -1);
     }
     return CLI_EXIT_OK;
 }
@@ -363,12 +398,12 @@ static void summarise_store(const cli_saver *saver)
                 bytes, most);
 }
 
-void cli_saver_summarise(const cli_saver *saver, const kvf_session *session)
+void cli_saver_summarise(const cli_saver *saver)
 {
     char tokens[CLI_NUMBER_BYTES];
     char bytes[CLI_NUMBER_BYTES];
     char written[CLI_NUMBER_BYTES];
-    cli_format_count(kvf_session_n_tokens(session), tokens);
+    cli_format_count(saver->saved_tokens, tokens);
     if (saver->saved && !saver->failed)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
                 saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),

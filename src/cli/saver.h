@@ -24,9 +24,11 @@ typedef struct cli_saver {
     cli_lock lock;
     bool exists; /* it was saved before; info is what its file says */
     kvf_snapshot_info info;
+    int32_t pending; /* of the file: shown, and still to be appended; -1: none */
     cli_unfinished unfinished;
     double saved_seconds;   /* when it was saved last, by cli_seconds() */
     kvf_save_report report; /* of the last save */
+    uint64_t saved_tokens;  /* in the file, with a pending one */
     bool saved;             /* there was one */
     bool failed;            /* the last one did, and said so */
 
@@ -51,6 +53,10 @@ typedef struct cli_saver {
 int cli_saver_open(cli_options *options, cli_saver *saver);
 void cli_saver_close(cli_saver *saver);
 
+/* A token of the session in a file that was shown and is not in it; -1: none. */
+int32_t cli_saver_pending(const kvf_snapshot_info *info);
+/* Tokens of its text, with that one. */
+uint64_t cli_saver_n_tokens(const kvf_snapshot_info *info);
 /* Tokens of the text so far, with those of a prompt that was interrupted. */
 uint64_t cli_saver_held_tokens(const cli_saver *saver);
 /* Whether the next prompt is the first of the text, and so begins with BOS. */
@@ -64,11 +70,11 @@ int cli_saver_skip(cli_saver *saver, const int32_t *tokens, uint64_t n_tokens, u
 /*
  * The session to go on with: the named one, or the longest prefix of the prompt. *session
  * is NULL where there is none. A named one's sampler goes to *sampler, but for what the
- * options set.
+ * options set, and a token that was shown and is not in it to *pending.
  */
 int cli_saver_restore(cli_saver *saver, cli_engine *engine, uint64_t context_tokens,
                       const int32_t *tokens, uint64_t n_tokens, kvf_session **session,
-                      kvf_sampler *sampler);
+                      kvf_sampler *sampler, int32_t *pending);
 
 /* The most tokens to append next, of a text that will be n_tokens long: stops at a branch. */
 uint64_t cli_saver_limit(const cli_saver *saver, uint64_t held_tokens, uint64_t n_tokens);
@@ -78,10 +84,13 @@ void cli_saver_end_prompt(cli_saver *saver);
 /* Between chunks and tokens: saves a named session where --save-every has passed. */
 int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
                    const kvf_sampler *sampler);
-/* Saves a named session, or stores what is longer than what is stored. */
+/*
+ * Saves a named session and the token that was shown and is not in it (-1: none), or stores
+ * what is longer than what is stored.
+ */
 int cli_saver_save(cli_saver *saver, cli_engine *engine, kvf_session *session,
-                   const kvf_sampler *sampler);
+                   const kvf_sampler *sampler, int32_t pending);
 /* One line to stderr about what was saved. */
-void cli_saver_summarise(const cli_saver *saver, const kvf_session *session);
+void cli_saver_summarise(const cli_saver *saver);
 
 #endif

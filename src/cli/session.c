@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/saver.h"
 #include "cli/session_files.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -25,7 +27,8 @@ typedef struct entry {
     char name[MAX_NAME + 1];
     char *path;
     bool is_prefix;
-    struct stat file;
+    bool is_link;
+    struct stat file;       /* what it leads to; all zero where that is nothing */
     kvf_snapshot_info info; /* where status is KVF_OK */
     kvf_error error;
 } entry;
@@ -67,8 +70,12 @@ static int add_entry(const cli_options *options, const char *folder, const char 
         return status;
     all->n++;
     kvf_snapshot_info_read(e->path, &e->info, &e->error);
+    e->is_link = lstat(e->path, &e->file) == 0 && S_ISLNK(e->file.st_mode);
     if (stat(e->path, &e->file) != 0)
         memset(&e->file, 0, sizeof e->file);
+    if (e->is_link && e->error.status == KVF_FILE_NOT_FOUND)
+        snprintf(e->error.message, sizeof e->error.message, "%s is a link that leads nowhere",
+                 e->path);
     return CLI_EXIT_OK;
 }
 
@@ -132,7 +139,8 @@ static int find_named(const cli_options *options, const char *folder, char **nam
         if (!cli_session_name_check(name, reason, sizeof reason))
             return cli_error(options->command, "%s", reason);
         status = add_entry(options, folder, name, is_prefix, all);
-        if (status == CLI_EXIT_OK && all->list[all->n - 1].error.status == KVF_FILE_NOT_FOUND)
+        const entry *e = all->n > 0 ? &all->list[all->n - 1] : NULL;
+        if (status == CLI_EXIT_OK && !e->is_link && e->error.status == KVF_FILE_NOT_FOUND)
             status =
                 cli_error(options->command, "there is no session '%s' in %s", names[i], folder);
     }
@@ -159,7 +167,7 @@ static cli_record record_of(const entry *e)
     snprintf(model, sizeof model, "%016llx", (unsigned long long)info->model_fingerprint);
     cli_record_text(&record, "name", e->name);
     cli_record_text(&record, "path", e->path);
-    cli_record_count(&record, "tokens", info->n_tokens);
+    cli_record_count(&record, "tokens", cli_saver_n_tokens(info));
     cli_record_count(&record, "ctx", info->max_tokens);
     cli_record_text(&record, "profile", kvf_profile_get(info->profile)->name);
     cli_record_bool(&record, "grid", !info->grid_off);
@@ -193,7 +201,7 @@ static int print_list(const cli_options *options, const entries *all)
             return cli_error(options->command, "out of memory for the table");
         }
         snprintf(cells[0], CLI_CELL_BYTES, "%s", e->name);
-        strcpy(cells[1], cli_format_count(e->info.n_tokens, number));
+        strcpy(cells[1], cli_format_count(cli_saver_n_tokens(&e->info), number));
         strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
         snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
         strcpy(cells[4], cli_format_bytes(e->info.file_bytes, number));
@@ -235,6 +243,17 @@ static int list_sessions(const cli_options *options, const char *folder, const e
     return status;
 }
 
+/* -1: a token that is no byte. */
+static void print_byte(int byte)
+{
+    if (byte == '\n' || byte == '\t')
+        putchar(' ');
+    else if (byte >= ' ' && byte < 0x7f)
+        putchar(byte);
+    else if (byte >= 0)
+        putchar('?');
+}
+
 /* The last bytes of the text, on one line. */
 static void print_tail(const entry *e)
 {
@@ -247,15 +266,9 @@ static void print_tail(const entry *e)
         return;
     }
     printf("ends with  \"");
-    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++) {
-        const int byte = kvf_token_byte(tokens[i]);
-        if (byte == '\n' || byte == '\t')
-            putchar(' ');
-        else if (byte >= ' ' && byte < 0x7f)
-            putchar(byte);
-        else if (byte >= 0)
-            putchar('?');
-    }
+    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++)
+        print_byte(kvf_token_byte(tokens[i]));
+    print_byte(kvf_token_byte(cli_saver_pending(&e->info)));
     printf("\"\n");
     free(tokens);
 }
@@ -271,7 +284,7 @@ static void print_entry(const entry *e)
     printf("file       ");
     cli_put_path(e->path);
     putchar('\n');
-    printf("tokens     %s of a context of %s\n", cli_format_count(info->n_tokens, a),
+    printf("tokens     %s of a context of %s\n", cli_format_count(cli_saver_n_tokens(info), a),
            cli_format_context(info->max_tokens, b));
     printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
            info->grid_off ? ", without the grid" : "");
@@ -344,26 +357,25 @@ static int check_sessions(const cli_options *options, const char *folder, const 
     return status;
 }
 
+/* A link goes alone, wherever it leads; otherwise the file and what a save left beside it. */
 static int remove_session(const cli_options *options, const char *folder, const entry *e)
 {
     char bytes[CLI_NUMBER_BYTES];
-    char *unfinished = NULL;
     cli_lock lock = {-1, NULL};
-    if (!S_ISREG(e->file.st_mode))
+    if (!e->is_link && !S_ISREG(e->file.st_mode))
         return cli_error(options->command, "%s is not a regular file; it is not removed", e->path);
-    int status = cli_path(options, e->path, "", ".saving", &unfinished);
-    if (status == CLI_EXIT_OK && !e->is_prefix)
+    int status = CLI_EXIT_OK;
+    if (!e->is_prefix)
         status = cli_session_lock(options, folder, e->name, &lock);
-    struct stat named;
-    const bool is_link = lstat(e->path, &named) == 0 && S_ISLNK(named.st_mode);
     if (status == CLI_EXIT_OK && unlink(e->path) != 0)
         status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
-    /* What a process that was killed left of a save; with the lock nobody writes it. */
-    if (status == CLI_EXIT_OK && !e->is_prefix)
-        unlink(unfinished);
+    /* With the lock nobody writes it. */
+    char *saving = e->is_link || e->is_prefix ? NULL : cli_saving_path(e->path);
+    if (status == CLI_EXIT_OK && saving)
+        unlink(saving);
+    free(saving);
     cli_session_unlock(&lock);
-    free(unfinished);
-    if (status == CLI_EXIT_OK && is_link)
+    if (status == CLI_EXIT_OK && e->is_link)
         printf("removed the link %s, and not what it leads to\n", e->name);
     else if (status == CLI_EXIT_OK)
         printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
@@ -397,8 +409,12 @@ static int export_session(const cli_options *options, const entry *e, const char
     kvf_status status = kvf_device_open(&device_options, &device, &error);
     if (status == KVF_OK)
         status = kvf_session_load(device, e->path, &load, &session, &error);
+    char *saving = cli_saving_path(file);
+    cli_interrupt_remove(saving);
     if (status == KVF_OK)
         status = kvf_session_save(session, file, &compressed, &report, &error);
+    cli_interrupt_keep(saving);
+    free(saving);
     kvf_session_close(session);
     kvf_device_close(device);
     if (status != KVF_OK)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "cli/message.h"
 
 /* Another process may remove the lock's file between opening and locking it. */
@@ -182,6 +183,8 @@ int cli_session_lock(const cli_options *options, const char *folder, const char 
     int status = lock_path(options, folder, name, &lock->path);
     for (int i = 0; i < lock_attempts && status == CLI_EXIT_OK && !held && !busy; i++)
         status = try_lock(options, lock, &held, &busy);
+    if (held)
+        cli_interrupt_remove(lock->path);
     return status == CLI_EXIT_OK && !held
                ? cli_error(options->command, "the session %s is in use by another process", name)
                : status;
@@ -189,10 +192,30 @@ int cli_session_lock(const cli_options *options, const char *folder, const char 
 
 void cli_session_unlock(cli_lock *lock)
 {
+    cli_interrupt_keep(lock->path);
     if (lock->file >= 0) {
         unlink(lock->path); /* while it is held: nobody else can hold this file */
         close(lock->file);
     }
     free(lock->path);
     *lock = (cli_lock){-1, NULL};
+}
+
+char *cli_saving_path(const char *path)
+{
+    static const char suffix[] = ".saving"; /* docs/FORMAT.md 10.5 */
+    struct stat info;
+    char *target = realpath(path, NULL);
+    const char *saved = target ? target : path; /* one that is to be made has no real path */
+    const size_t bytes = strlen(saved) + sizeof suffix;
+    char *saving = malloc(bytes);
+    if (saving)
+        snprintf(saving, bytes, "%s%s", saved, suffix);
+    free(target);
+    if (saving && lstat(saving, &info) == 0 && !kvf_snapshot_is_unfinished(saving)) {
+        free(saving);
+        errno = EEXIST;
+        return NULL;
+    }
+    return saving;
 }

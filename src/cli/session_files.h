@@ -38,4 +38,11 @@ int cli_session_lock(const cli_options *options, const char *folder, const char 
                      cli_lock *lock);
 void cli_session_unlock(cli_lock *lock);
 
+/*
+ * The file that a save to the path writes before it renames it, malloc'd, where nobody would
+ * miss it: there is none now, or what a save left that was interrupted. NULL otherwise (errno
+ * is EEXIST), and where memory is short. A path that is a link is saved to where it leads.
+ */
+char *cli_saving_path(const char *path);
+
 #endif

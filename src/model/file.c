@@ -27,6 +27,7 @@ static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *fil
         return kvf_fail(error, KVF_FILE_IO, "%s: is %s; a regular file was expected",
                         kvf_printable(path).text,
                         S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+    file->id = kvf_file_id_of(&info);
     if (info.st_size == 0)
         return KVF_OK;
     void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);

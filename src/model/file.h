@@ -3,11 +3,13 @@
 #define KVF_MODEL_FILE_H
 
 #include "kvfold.h"
+#include "model/file_id.h"
 
 /* A whole regular file, mapped read-only. An empty file has data NULL. */
 typedef struct kvf_file {
     const void *data;
     size_t bytes;
+    kvf_file_id id; /* of what is mapped */
 } kvf_file;
 
 /*

@@ -39,7 +39,7 @@ static void add_rope(number_list *list, const kvf_rope_config *rope)
 }
 
 /* What decides a result: not the longest context, not the ids that end a text. */
-static uint64_t config_checksum(const kvf_model_config *config)
+uint64_t kvf_config_checksum(const kvf_model_config *config)
 {
     uint64_t numbers[40 + 3 * KVF_MAX_LAYERS];
     const kvf_geometry *geometry = &config->geometry;
@@ -103,7 +103,7 @@ kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors
     uint64_t *hashes = list.numbers + n_numbers;
     hash_data(files, n_tensors, n_threads, hashes);
     add(&list, FINGERPRINT_VERSION);
-    add(&list, config_checksum(config));
+    add(&list, kvf_config_checksum(config));
     for (uint32_t i = 0; i < n_tensors; i++) {
         const kvf_tensor *tensor = kvf_safetensors_at(files, i);
         add(&list, text_checksum(tensor->name));

@@ -9,6 +9,9 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
+/* Over the values of the config alone. */
+uint64_t kvf_config_checksum(const kvf_model_config *config);
+
 /* Never 0. Tensors are hashed by n_threads; KVF_OUT_OF_MEMORY. */
 kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors *files,
                            uint32_t n_threads, uint64_t *fingerprint, kvf_error *error);

@@ -416,6 +416,23 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     return KVF_OK;
 }
 
+static kvf_status load_config(kvf_model *model, const char *dir, kvf_error *error)
+{
+    model->config_path = kvf_path_join(dir, "config.json");
+    if (!model->config_path)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
+    kvf_status status = kvf_file_map(model->config_path, &model->config_file, error);
+    if (status == KVF_OK)
+        status = kvf_config_load(dir, &model->config, error);
+    return status;
+}
+
+kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
+{
+    const kvf_status status = kvf_file_id_check(model->config_path, &model->config_file.id, error);
+    return status == KVF_OK ? kvf_safetensors_unchanged(model->weights.files, error) : status;
+}
+
 kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
                           kvf_model **out, kvf_error *error)
 {
@@ -427,9 +444,12 @@ kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_to
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->device = device;
-    kvf_status status = kvf_config_load(dir, &model->config, error);
+    kvf_status status = load_config(model, dir, error);
     if (status == KVF_OK)
         status = kvf_weights_load(device, &model->config, dir, &model->weights, error);
+    /* Halves of two files are no model. */
+    if (status == KVF_OK)
+        status = kvf_model_unchanged(model, error);
     if (status == KVF_OK)
         status = open_forward(model, chunk_tokens, error);
     if (status != KVF_OK) {
@@ -446,6 +466,8 @@ void kvf_model_free(kvf_model *model)
         return;
     close_forward(model);
     kvf_weights_free(&model->weights);
+    kvf_file_unmap(&model->config_file);
+    free(model->config_path);
     free(model);
 }
 

@@ -6,6 +6,7 @@
 #define KVF_MODEL_MODEL_H
 
 #include "model/config.h"
+#include "model/file.h"
 #include "model/weights.h"
 
 /*
@@ -19,6 +20,8 @@ typedef void kvf_observe_fn(void *user, const char *name, uint32_t layer, const 
 typedef struct kvf_model {
     kvf_device *device; /* not owned */
     kvf_model_config config;
+    char *config_path;
+    kvf_file config_file; /* mapped: it stays the one that was read, see model/file_id.h */
     kvf_weights weights;
     struct kvf_forward *forward; /* activations, owned */
     kvf_observe_fn *observe;     /* NULL: nothing is observed */
@@ -26,16 +29,27 @@ typedef struct kvf_model {
     uint64_t fingerprint; /* 0: not computed yet */
 } kvf_model;
 
-/* Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. */
+/*
+ * Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. A
+ * file that is changed meanwhile is KVF_FILE_IO.
+ */
 kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
                           kvf_model **model, kvf_error *error);
 void kvf_model_free(kvf_model *model);
+
+/* KVF_OK while all files of the model are what was loaded; KVF_FILE_IO says which is not, and why.
+ */
+kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error);
 
 /* Opens a session of this model's geometry. */
 kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *options,
                                   kvf_session **session, kvf_error *error);
 
-/* The model's fingerprint (model/fingerprint.h); the first call reads all weights. */
+/*
+ * The model's fingerprint (model/fingerprint.h); the first call reads all weights. It speaks
+ * of what was loaded: KVF_FILE_IO where a file of the model is not any more what it was then,
+ * and so for all functions below that need it.
+ */
 kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_error *error);
 
 /* kvf_session_save with this model's fingerprint. */

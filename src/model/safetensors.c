@@ -21,6 +21,8 @@ struct shard {
 };
 
 struct kvf_safetensors {
+    char *index_path; /* NULL: one shard without an index */
+    kvf_file index;
     struct shard *shards;
     size_t n_shards;
     kvf_tensor *tensors; /* in order of name */
@@ -446,13 +448,13 @@ static kvf_status check_entries(const kvf_safetensors *files, const cJSON **entr
     return KVF_OK;
 }
 
-static kvf_status open_indexed(kvf_safetensors *files, const kvf_file *file, const char *dir,
-                               const char *index, kvf_error *error)
+static kvf_status open_indexed(kvf_safetensors *files, const char *dir, kvf_error *error)
 {
+    const char *index = files->index_path;
     cJSON *json = NULL;
     const cJSON **entries = NULL;
     size_t n = 0;
-    kvf_status status = kvf_json_parse(file->data, file->bytes, index, &json, error);
+    kvf_status status = kvf_json_parse(files->index.data, files->index.bytes, index, &json, error);
     if (status != KVF_OK)
         return status;
     const cJSON *weight_map = kvf_json_get(json, "weight_map");
@@ -474,18 +476,16 @@ static kvf_status open_indexed(kvf_safetensors *files, const kvf_file *file, con
 
 /* ---- Opening and reading ---------------------------------------------------------- */
 
-static kvf_status open_dir(kvf_safetensors *files, const char *dir, const char *index,
-                           const char *single, kvf_error *error)
+static kvf_status open_dir(kvf_safetensors *files, const char *dir, const char *single,
+                           kvf_error *error)
 {
-    kvf_file file;
-    kvf_status status = kvf_file_map(index, &file, error);
-    if (status == KVF_OK) {
-        status = open_indexed(files, &file, dir, index, error);
-        kvf_file_unmap(&file);
-        return status;
-    }
+    kvf_status status = kvf_file_map(files->index_path, &files->index, error);
+    if (status == KVF_OK)
+        return open_indexed(files, dir, error);
     if (status != KVF_FILE_NOT_FOUND)
         return status;
+    free(files->index_path);
+    files->index_path = NULL;
     status = open_single(files, strdup(single), error);
     if (status == KVF_FILE_NOT_FOUND)
         return kvf_fail(error, status, "%s: has neither %s nor %s", kvf_printable(dir).text,
@@ -509,12 +509,12 @@ kvf_status kvf_safetensors_open(const char *dir, kvf_safetensors **files, kvf_er
 {
     *files = NULL;
     kvf_safetensors *opened = calloc(1, sizeof *opened);
-    char *index = kvf_path_join(dir, index_name);
     char *single = kvf_path_join(dir, single_name);
-    kvf_status status = opened && index && single
-                            ? open_dir(opened, dir, index, single, error)
+    if (opened)
+        opened->index_path = kvf_path_join(dir, index_name);
+    kvf_status status = opened && opened->index_path && single
+                            ? open_dir(opened, dir, single, error)
                             : kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a file set");
-    free(index);
     free(single);
     return finish_open(opened, status, files, error);
 }
@@ -537,6 +537,8 @@ void kvf_safetensors_close(kvf_safetensors *files)
         free(files->shards[i].names);
         free(files->shards[i].path);
     }
+    kvf_file_unmap(&files->index);
+    free(files->index_path);
     free(files->shards);
     free(files->tensors);
     free(files);
@@ -566,4 +568,14 @@ uint64_t kvf_safetensors_mapped_bytes(const kvf_safetensors *files)
     for (size_t i = 0; i < files->n_shards; i++)
         bytes += files->shards[i].file.bytes;
     return bytes;
+}
+
+kvf_status kvf_safetensors_unchanged(const kvf_safetensors *files, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    if (files->index_path)
+        status = kvf_file_id_check(files->index_path, &files->index.id, error);
+    for (size_t i = 0; i < files->n_shards && status == KVF_OK; i++)
+        status = kvf_file_id_check(files->shards[i].path, &files->shards[i].file.id, error);
+    return status;
 }

@@ -44,6 +44,8 @@ void kvf_safetensors_close(kvf_safetensors *files);
 const kvf_tensor *kvf_safetensors_find(const kvf_safetensors *files, const char *name);
 /* The i-th tensor in order of name; NULL past the last. */
 const kvf_tensor *kvf_safetensors_at(const kvf_safetensors *files, uint32_t i);
+/* KVF_OK while all of the files are what was opened; KVF_FILE_IO says which is not, and why. */
+kvf_status kvf_safetensors_unchanged(const kvf_safetensors *files, kvf_error *error);
 /* Bytes of all mapped shards. */
 uint64_t kvf_safetensors_mapped_bytes(const kvf_safetensors *files);
 

@@ -6,7 +6,7 @@
 
 typedef struct kvf_sampler {
     float temperature; /* 0: greedy, the rest is ignored */
-    float top_p;       /* 1: off; the smallest set of at least this probability */
+    float top_p;       /* 1: off; the smallest set of at least this probability, 0: the likeliest */
     float min_p;       /* 0: off; drops tokens below min_p * the highest probability */
     uint64_t state;    /* seed it with any value; advances once a sampled token */
 } kvf_sampler;

@@ -7,13 +7,25 @@
 #include "model/model.h"
 #include "model/sample.h"
 
+/* Weights are read once more for it: they have to be what was loaded until all are read. */
+static kvf_status compute_fingerprint(kvf_model *model, kvf_error *error)
+{
+    uint64_t fingerprint;
+    kvf_status status = kvf_fingerprint(&model->config, model->weights.files,
+                                        model->device->n_threads, &fingerprint, error);
+    if (status == KVF_OK)
+        status = kvf_model_unchanged(model, error);
+    if (status == KVF_OK)
+        model->fingerprint = fingerprint;
+    return status;
+}
+
 kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_error *error)
 {
-    kvf_status status = KVF_OK;
-    if (model->fingerprint == 0)
-        status = kvf_fingerprint(&model->config, model->weights.files, model->device->n_threads,
-                                 &model->fingerprint, error);
-    *fingerprint = model->fingerprint;
+    kvf_status status = kvf_model_unchanged(model, error);
+    if (status == KVF_OK && model->fingerprint == 0)
+        status = compute_fingerprint(model, error);
+    *fingerprint = status == KVF_OK ? model->fingerprint : 0;
     return status == KVF_OK ? kvf_ok(error) : status;
 }
 
@@ -68,7 +80,7 @@ bool kvf_sampler_restore(kvf_sampler *sampler, const uint8_t bytes[KVF_CALLER_ST
     memcpy(&stored, bytes, sizeof stored);
     /* A checksum says that the bytes are those that were saved, not that they make sense. */
     if (stored.is_there != 1 || !isfinite(stored.temperature) || stored.temperature < 0 ||
-        !(stored.top_p > 0 && stored.top_p <= 1) || !(stored.min_p >= 0 && stored.min_p <= 1))
+        !(stored.top_p >= 0 && stored.top_p <= 1) || !(stored.min_p >= 0 && stored.min_p <= 1))
         return false;
     *sampler = (kvf_sampler){.temperature = stored.temperature,
                              .top_p = stored.top_p,

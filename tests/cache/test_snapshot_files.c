@@ -165,7 +165,7 @@ static void a_file_keeps_its_permissions_and_a_new_one_is_the_owner_s(void **sta
     }
     /* What an interrupted save left is used again, but not its permissions. */
     assert_int_equal(unlink(path), 0);
-    snap_write_file(temporary, "half", 4);
+    snap_write_file(temporary, "", 0);
     assert_int_equal(chmod(temporary, 0644), 0);
     snap_save(session, path);
     assert_int_equal(mode_of(path), 0600);
@@ -212,6 +212,59 @@ static void only_snapshots_are_replaced_and_by_one_writer(void **state)
     kvf_session_close(session);
 }
 
+/* Under the name that is written first. */
+static void what_no_save_left_is_not_overwritten(void **state)
+{
+    (void)state;
+    const char *path = snap_path("state");
+    const char *temporary = snap_path("state.saving");
+    const kvf_save_options whole = {.whole = true};
+    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    kvf_error error;
+    snap_grow(session, 10);
+    snap_save(session, path);
+    snap_grow(session, 11);
+    assert_true(snap_save(session, path).appended);
+    size_t bytes;
+    uint8_t *copy =
+        snap_read_file(path, &bytes); /* of the second generation: no save's beginning */
+    uint8_t *long_text = malloc(20000);
+    memset(long_text, 'x', 20000);
+    const struct {
+        const void *data;
+        size_t bytes;
+    } mine[] = {{"m", 1}, {"mine", 4}, {long_text, 20000}, {copy, bytes}, {"kvfold notes", 12}};
+    for (size_t i = 0; i < sizeof mine / sizeof *mine; i++) {
+        snap_write_file(temporary, mine[i].data, mine[i].bytes);
+        assert_false(kvf_snapshot_is_unfinished(temporary));
+        assert_int_equal(kvf_session_save(session, path, &whole, NULL, &error), KVF_FILE_IO);
+        assert_non_null(strstr(error.message, "state.saving: is there and no save left it"));
+        size_t kept_bytes;
+        uint8_t *kept = snap_read_file(temporary, &kept_bytes);
+        assert_int_equal(kept_bytes, mine[i].bytes);
+        assert_memory_equal(kept, mine[i].data, kept_bytes);
+        free(kept);
+    }
+    /* What a save leaves at any of its steps is not in the way of the next. */
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(unlink(temporary), 0);
+    snap_save(session, path);
+    for (int headers = 0; headers <= 3; headers++) {
+        uint8_t *left = snap_read_file(path, &bytes);
+        for (unsigned slot = 0; slot < KVF_SNAPSHOT_HEADERS; slot++)
+            if (!(headers >> slot & 1))
+                memset(left + slot * KVF_SNAPSHOT_PAGE_BYTES, 0, KVF_SNAPSHOT_PAGE_BYTES);
+        snap_write_file(temporary, left, bytes - 100 * (headers == 0));
+        assert_true(kvf_snapshot_is_unfinished(temporary));
+        assert_int_equal(kvf_session_save(session, path, &whole, NULL, &error), KVF_OK);
+        free(left);
+    }
+    snap_expect_same(path, session);
+    free(long_text);
+    free(copy);
+    kvf_session_close(session);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,6 +272,7 @@ int main(void)
         cmocka_unit_test(a_link_that_leads_nowhere_is_an_error_that_names_it),
         cmocka_unit_test(links_to_other_files_are_not_followed),
         cmocka_unit_test(a_file_keeps_its_permissions_and_a_new_one_is_the_owner_s),
+        cmocka_unit_test(what_no_save_left_is_not_overwritten),
         cmocka_unit_test(only_snapshots_are_replaced_and_by_one_writer),
     };
     return cmocka_run_group_tests(tests, snap_setup, snap_teardown);

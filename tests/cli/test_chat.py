@@ -75,7 +75,7 @@ class ChatTest(CliTest):
         chat.say(b"tide")
         self.assertEqual(chat.summary().group(3), b"the context is full")
         chat.say(b"more")
-        chat.wait_for(rb"context is full: 13 of 12 tokens are held and this turn needs 5; /reset")
+        chat.wait_for(rb"context is full: 12 of 12 tokens are held and this turn needs 5; /reset")
         chat.say(b"/reset")
         chat.say(b"tide")
         chat.summary()

@@ -45,7 +45,9 @@ class SessionTest(CliTest):
             self.skipTest("this build has no zstd")
         self.assertEqual(result.returncode, 0, result.stderr)
         with open(self.path(name + ".export"), "rb") as file:
-            return file.read()
+            held = file.read()
+        os.unlink(self.path(name + ".export"))  # none is replaced
+        return held
 
     def wait_for(self, name):
         self.assertTrue(wait_until(lambda: os.path.exists(self.path(name))),
@@ -96,6 +98,40 @@ class NamedTest(SessionTest):
         self.session("dice", "-n", "2", "--top-p", "0.5")  # without repeating --temperature
         self.session("dice", "-n", "2", "--temperature", "0")
         self.assertEqual(self.show("dice")["temperature"], 0)
+
+    def test_every_setting_of_the_sampler_is_saved(self):
+        """Also at the ends of what is accepted: the second part has what the first was given."""
+        for name, sampler, shown in (
+                ("nucleus", ["--top-p", "0", "--seed", "0"], "top-p 0, min-p 0"),
+                ("share", ["--min-p", "1", "--seed", 2**64 - 1], "top-p 1, min-p 1"),
+                ("all", ["--top-p", "1", "--min-p", "0", "--seed", 2**64 - 1], "top-p 1, min-p 0"),
+                ("small", ["--top-p", "0.000001", "--min-p", "0.000001"], "min-p 1e-06"),
+                ("hot", ["--temperature", "100", "--seed", "0"], "temperature 100")):
+            sampler = ["--temperature", "1.5", *sampler]
+            with self.subTest(name):
+                plain = self.run_json("-p", "The sea", "-n", "9", *sampler)
+                parts = [self.session(name, "-p", "The sea", "-n", "4", *sampler),
+                         self.session(name, "-n", "5")]
+                self.assertEqual(parts[0]["tokens"] + parts[1]["tokens"], plain["tokens"])
+                text = self.good("session", "show", name, "--store", "s").stdout.decode()
+                self.assertRegex(text, f"sampler .*{shown}")
+
+    def test_settings_that_have_no_effect_yet_are_kept(self):
+        # Nothing is drawn at temperature 0: the settings wait for another one.
+        self.session("a", "-p", "The sea", "-n", "4", "--top-p", "0.7", "--min-p", "0.2", "--seed",
+                     "9")
+        self.session("a", "-n", "1")
+        later = self.session("a", "-n", "9", "--temperature", "1.5")
+        self.session("b", "-p", "The sea", "-n", "5")
+        given = self.session("b", "-n", "9", "--temperature", "1.5", "--top-p", "0.7", "--min-p",
+                             "0.2", "--seed", "9")
+        self.assertEqual(later["tokens"], given["tokens"])
+
+    def test_the_context_and_the_grid_are_saved(self):
+        self.session("a", "-p", "x", "-n", "1", "--ctx", "3k", "--grid", "off")
+        self.session("a", "-n", "1")
+        shown = self.show("a")
+        self.assertEqual((shown["ctx"], shown["grid"], shown["profile"]), (3072, False, "legacy"))
 
     def test_another_profile_goes_on_with_the_same_values(self):
         plain = self.run_json("-p", "The sea was", "-n", "20")
@@ -454,13 +490,67 @@ class CommandTest(SessionTest):
         checked = self.json_lines("session", "check", "--store", "s")
         self.assertEqual([line["good"] for line in checked], [True] * 3)
         self.assertEqual([line["temperature"] for line in lines], [0, 0, None])
-        self.write("s/b.kvfold.saving", b"what a killed process left")
+        self.write("s/b.kvfold.saving", b"")  # what a killed process left
         removed = self.good("session", "rm", "b", lines[2]["name"], "--store", "s").stdout.decode()
         self.assertIn("removed b, ", removed)
         self.assertEqual([line["name"] for line in
                           self.json_lines("session", "list", "--store", "s")], ["a.1"])
         self.assertEqual(sorted(os.listdir(self.path("s"))), ["a.1.kvfold", "prefixes"])
         self.refused("no session 'b'", "session", "rm", "b", "--store", "s")
+
+    def test_links_are_removed_wherever_they_lead(self):
+        self.session("good", "-p", "x", "-n", "1")
+        os.symlink("nowhere", self.path("s/dangling.kvfold"))
+        os.symlink("loop.kvfold", self.path("s/loop.kvfold"))
+        os.symlink("/dev/null", self.path("s/device.kvfold"))
+        self.write("s/dangling.kvfold.saving", b"mine")
+        self.refused("is a link that leads nowhere", "session", "show", "dangling", "--store", "s")
+        self.assertIn(b"leads nowhere", self.good("session", "list", "--store", "s").stderr)
+        for name in ("dangling", "loop", "device"):
+            removed = self.good("session", "rm", name, "--store", "s").stdout.decode()
+            self.assertEqual(removed, f"removed the link {name}, and not what it leads to\n")
+            self.refused(f"no session '{name}'", "session", "rm", name, "--store", "s")
+        self.assertEqual(sorted(os.listdir(self.path("s"))),
+                         ["dangling.kvfold.saving", "good.kvfold"])
+
+    def test_a_file_that_no_save_left_is_nobody_s_to_overwrite(self):
+        self.session("a", "-p", "x", "-n", "1")
+        self.session("a", "-n", "1")
+        shutil.copy(self.path("s/a.kvfold"), self.path("s/b.kvfold.saving"))  # somebody's copy
+        self.write("s/c.kvfold.saving", b"notes\n")
+        self.write("file.saving", b"notes\n")
+        def written():
+            infos = [os.stat(self.path(name)) for name in ("s/b.kvfold.saving",
+                                                           "s/c.kvfold.saving", "file.saving")]
+            return [(info.st_size, info.st_ino, info.st_mtime_ns) for info in infos]
+        before = written()
+        for name in "bc":
+            self.refused(f"s/{name}.kvfold.saving is there and no save left it", "run", "-m", MODEL,
+                         "--store", "s", "--session", name, "-p", "x", "-n", "1")
+        result = self.kvfold("session", "export", "a", "file", "--store", "s")
+        if b"no zstd" not in result.stderr:
+            self.assertIn(b"file.saving: is there and no save left it", result.stderr)
+            self.assertEqual(result.returncode, 2)
+        self.write("s/a.kvfold.saving", b"notes\n")
+        self.good("session", "rm", "a", "--store", "s")
+        self.assertEqual(sorted(os.listdir(self.path("s"))),
+                         ["a.kvfold.saving", "b.kvfold.saving", "c.kvfold.saving"])
+        self.assertEqual(written(), before)
+
+    def test_an_empty_prompt_is_answered_only_where_a_text_goes_on(self):
+        self.write("nothing", b"")
+        run = ["run", "-m", MODEL, "-n", "3"]
+        for empty in (["-p", ""], ["-f", "nothing"], ["-f", "-"]):
+            self.refused("the prompt is empty", *run, *empty)
+            self.refused("the prompt is empty", *run, *empty, "--store", "s")
+            self.refused("the prompt is empty, and the session a is not there yet", *run, *empty,
+                         "--store", "s", "--session", "a")
+        self.session("a", "-p", "x", "-n", "1")
+        self.session("b", "-p", "x", "-n", "1")
+        for empty in (["-p", ""], ["-f", "nothing"]):
+            self.assertEqual(self.session("a", "-n", "3", *empty)["tokens"],
+                             self.session("b", "-n", "3")["tokens"])
+        self.assertEqual(self.good(*run, "-i", "-p", "", stdin=b"").stderr, b"")
 
     def test_a_folder_whose_name_is_no_text_can_be_listed(self):
         folder = os.fsencode(self.path("s")) + b"\xff\xc3"
@@ -485,9 +575,8 @@ class CommandTest(SessionTest):
 
     def test_an_exported_session_can_be_put_back(self):
         self.session("a", "-p", DOCUMENT, "-n", "5")
-        self.exported("a")
-        self.assertLess(os.path.getsize(self.path("a.export")), self.show("a")["bytes"])
-        shutil.copy(self.path("a.export"), self.path("s/b.kvfold"))
+        self.write("s/b.kvfold", self.exported("a"))
+        self.assertLess(os.path.getsize(self.path("s/b.kvfold")), self.show("a")["bytes"])
         self.assertTrue(self.show("b")["compressed"])
         self.assertEqual(self.session("b", "-n", "9")["tokens"],
                          self.session("a", "-n", "9")["tokens"])

@@ -5,6 +5,9 @@
 #include "model/golden.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <float.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "model/fingerprint.h"
@@ -148,6 +151,70 @@ static void a_session_of_other_weights_is_refused(void **state)
     kvf_session_close(session);
 }
 
+/* Flips a bit of a byte of the file in its place. */
+static void write_in_place(const char *path)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, -1, SEEK_END), 0);
+    const int byte = getc(file);
+    assert_int_equal(fseek(file, -1, SEEK_END), 0);
+    assert_int_equal(putc(byte ^ 1, file), byte ^ 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void touch(const char *path)
+{
+    static const struct timespec long_ago[] = {{1, 0}, {1, 0}};
+    assert_int_equal(utimensat(AT_FDCWD, path, long_ago, 0), 0);
+}
+
+/* Neither before nor after its fingerprint is known. */
+static void a_model_whose_files_changed_saves_and_restores_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        void (*change)(const char *path);
+    } cases[] = {{"model-00001-of-00003.safetensors", write_in_place},
+                 {"model-00003-of-00003.safetensors", touch},
+                 {"config.json", touch}};
+    const int32_t *ids = golden(NULL, "p700.ids");
+    char path[300];
+    kvf_session *restored;
+    kvf_save_report report;
+    kvf_error error;
+    snprintf(path, sizeof path, "%s/session", folder);
+    unlink(path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t fingerprint;
+        engine other = {.device = cpu.device};
+        copy_checkpoint(NULL);
+        require(kvf_model_load(cpu.device, folder, 128, &other.model, &error), &error);
+        kvf_session *session = session_open(&other, KVF_PROFILE_FOLD, false, 1024, 128);
+        feed(&other, session, ids, 10, 128, NULL);
+        if (i > 0) /* known, and a session there: neither is of use any more */
+            require(kvf_model_save_session(other.model, session, path, NULL, &report, &error),
+                    &error);
+        cases[i].change(in_folder(cases[i].name));
+        feed(&other, session, ids + 10, 1, 1, NULL);
+        assert_int_equal(kvf_model_fingerprint(other.model, &fingerprint, &error), KVF_FILE_IO);
+        assert_int_equal(fingerprint, 0);
+        assert_int_equal(kvf_model_save_session(other.model, session, path, NULL, NULL, &error),
+                         KVF_FILE_IO);
+        assert_non_null(strstr(error.message, cases[i].name));
+        assert_int_equal(kvf_model_load_session(other.model, path, NULL, false, &restored, &error),
+                         KVF_FILE_IO);
+        assert_non_null(strstr(error.message, cases[i].name));
+        kvf_snapshot_info info;
+        const kvf_status there = kvf_snapshot_info_read(path, &info, &error);
+        assert_int_equal(there, i > 0 ? KVF_OK : KVF_FILE_NOT_FOUND);
+        assert_int_equal(info.n_tokens, i > 0 ? 10 : 0);
+        kvf_session_close(session);
+        kvf_model_free(other.model);
+    }
+}
+
 static void the_sampler_goes_on_where_it_was(void **state)
 {
     (void)state;
@@ -163,6 +230,28 @@ static void the_sampler_goes_on_where_it_was(void **state)
     kvf_sampler_store(&sampler, kvf_session_caller_state(session));
     assert_false(kvf_sampler_restore(&other, kvf_session_caller_state(session)));
     kvf_session_close(session);
+}
+
+static void every_setting_of_a_sampler_comes_back(void **state)
+{
+    (void)state;
+    static const float temperatures[] = {0, FLT_TRUE_MIN, 1e-6f, 0.1f, 1, 100, FLT_MAX};
+    static const float shares[] = {0, FLT_TRUE_MIN, 1e-6f, 0.1f, 0.99999994f, 1};
+    static const uint64_t seeds[] = {0, 1, UINT64_MAX};
+    enum { N_SHARES = sizeof shares / sizeof *shares };
+    uint8_t bytes[KVF_CALLER_STATE_BYTES];
+    for (size_t i = 0; i < sizeof temperatures / sizeof *temperatures; i++)
+        for (size_t j = 0; j < (size_t)N_SHARES * N_SHARES * 3; j++) {
+            const kvf_sampler sampler = {.temperature = temperatures[i],
+                                         .top_p = shares[j % N_SHARES],
+                                         .min_p = shares[j / N_SHARES % N_SHARES],
+                                         .state = seeds[j / N_SHARES / N_SHARES]};
+            kvf_sampler other = {-1, -1, -1, 7};
+            kvf_sampler_store(&sampler, bytes);
+            assert_true(kvf_sampler_restore(&other, bytes));
+            assert_memory_equal(&other, &sampler, 3 * sizeof(float));
+            assert_int_equal(other.state, sampler.state);
+        }
 }
 
 static int setup(void **state)
@@ -191,6 +280,8 @@ int main(void)
         cmocka_unit_test(every_profile_goes_on_bit_for_bit),
         cmocka_unit_test(every_weight_and_every_value_of_the_config_count),
         cmocka_unit_test(a_session_of_other_weights_is_refused),
+        cmocka_unit_test(a_model_whose_files_changed_saves_and_restores_nothing),
+        cmocka_unit_test(every_setting_of_a_sampler_comes_back),
         cmocka_unit_test(the_sampler_goes_on_where_it_was),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -3,6 +3,9 @@
 
 #include "model/safetensors.h"
 
+#include <fcntl.h>
+#include <time.h>
+
 /* ---- Good files ------------------------------------------------------------------- */
 
 static void test_tiny_checkpoint_opens_with_all_its_tensors_in_order(void **state)
@@ -299,6 +302,111 @@ static void test_index_must_agree_with_its_shards(void **state)
     kvf_safetensors_close(files);
 }
 
+/* ---- Files that change while they are open ------------------------------------------- */
+
+/* Another tick of the clock that file systems stamp files with: they take the kernel's, 10 ms at
+ * most. */
+static void let_time_pass(void)
+{
+    const struct timespec tick = {.tv_nsec = 30000000};
+    nanosleep(&tick, NULL);
+}
+
+static void put_bytes(const char *path, off_t offset, const void *data, size_t bytes)
+{
+    const int file = open(path, O_WRONLY);
+    assert_true(file >= 0);
+    assert_int_equal(pwrite(file, data, bytes, offset), bytes);
+    close(file);
+}
+
+/* Takes what the path leads to away and puts the same content there, as `cp` to a new name does. */
+static void replace(const char *path)
+{
+    char other[700];
+    size_t bytes;
+    char *content = read_text(path, &bytes);
+    snprintf(other, sizeof other, "%s.new", path);
+    FILE *file = fopen(other, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(content, 1, bytes, file), bytes);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(rename(other, path), 0);
+    free(content);
+}
+
+typedef enum change { WRITE, WRITE_BACK, GROW, SHORTEN, TOUCH, REPLACE, REMOVE, N_CHANGES } change;
+static const char *const change_words[N_CHANGES] = {
+    "has been written to", "has been changed", "has grown",       "has been shortened",
+    "has been written to", "replaced by",      "has been removed"};
+
+static void make_change(const char *path, change what)
+{
+    struct stat before;
+    assert_int_equal(stat(path, &before), 0);
+    const struct timespec times[] = {before.st_atim, before.st_mtim};
+    const struct timespec earlier[] = {{1, 0}, {1, 0}};
+    let_time_pass();
+    switch (what) {
+    case WRITE_BACK:
+    case WRITE: put_bytes(path, before.st_size - 1, "}", 1); break;
+    case GROW: put_bytes(path, before.st_size, "}", 1); break;
+    case SHORTEN: assert_int_equal(truncate(path, before.st_size - 1), 0); break;
+    case TOUCH: assert_int_equal(utimensat(AT_FDCWD, path, earlier, 0), 0); break;
+    case REPLACE: replace(path); break;
+    default: assert_int_equal(unlink(path), 0); break;
+    }
+    if (what == WRITE_BACK) /* as somebody would who sets the time back */
+        assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static void write_three_files(const char *folder)
+{
+    const uint32_t zero = 0;
+    const tensor_entry one[] = {{"a", "F32", 1, {1}, &zero, 4}};
+    const tensor_entry two[] = {{"c", "F32", 1, {1}, &zero, 4}};
+    write_entries(folder, "one.st", one, 1);
+    write_entries(folder, "two.st", two, 1);
+    write_text(folder, "model.safetensors.index.json",
+               "{\"weight_map\":{\"c\":\"two.st\",\"a\":\"one.st\"}}");
+}
+
+static void test_a_file_that_changed_since_it_was_opened_is_named(void **state)
+{
+    static const char *const names[] = {"model.safetensors.index.json", "one.st", "two.st"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (int what = 0; what < N_CHANGES; what++) {
+            char parts[600];
+            kvf_safetensors *files = NULL;
+            kvf_error error = {0};
+            write_three_files(*state);
+            assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
+            assert_int_equal(kvf_safetensors_unchanged(files, &error), KVF_OK);
+            snprintf(parts, sizeof parts, "%s/%s", (const char *)*state, names[i]);
+            make_change(parts, what);
+            snprintf(parts, sizeof parts, "%s: |%s|since it was opened", names[i],
+                     change_words[what]);
+            assert_failed(change_words[what], kvf_safetensors_unchanged(files, &error), KVF_FILE_IO,
+                          &error, parts);
+            kvf_safetensors_close(files);
+        }
+}
+
+static void test_a_file_that_was_only_read_is_unchanged(void **state)
+{
+    kvf_safetensors *files = NULL;
+    kvf_error error = {0};
+    size_t bytes;
+    char path[600];
+    write_three_files(*state);
+    assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
+    snprintf(path, sizeof path, "%s/one.st", (const char *)*state);
+    let_time_pass();
+    free(read_text(path, &bytes));
+    assert_int_equal(kvf_safetensors_unchanged(files, &error), KVF_OK);
+    kvf_safetensors_close(files);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,6 +426,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_things_that_are_no_files_are_refused, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_index_must_agree_with_its_shards, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(test_a_file_that_changed_since_it_was_opened_is_named,
+                                        make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_a_file_that_was_only_read_is_unchanged, make_folder,
                                         remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
