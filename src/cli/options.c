@@ -186,37 +186,49 @@ static float parse_fraction(parser *p, const char *option, const char *text, dou
     return value;
 }
 
-/*
- * Takes the next entry of a list "a,b,c" from *rest (NULL at the end) into entry.
- * Entries too long for it are cut; no valid one is.
- */
-static bool next_entry(const char **rest, char *entry, size_t entry_bytes)
+/* A copy of a list "a,b,c" that next_entry takes apart, to be freed. NULL: p->failed. */
+static char *copy_list(parser *p, const char *text)
 {
-    if (!*rest)
-        return false;
-    const size_t length = strcspn(*rest, ",");
-    snprintf(entry, entry_bytes, "%.*s", (int)(length < entry_bytes ? length : entry_bytes - 1),
-             *rest);
-    *rest = (*rest)[length] == ',' ? *rest + length + 1 : NULL;
-    return true;
+    char *copy = malloc(strlen(text) + 1);
+    if (copy)
+        strcpy(copy, text);
+    else if (!p->failed)
+        cli_error(p->name, "out of memory for a list");
+    p->failed = p->failed || !copy;
+    return copy;
+}
+
+/* The next entry from *rest on, all of it; NULL at the end, where *rest is NULL as well. */
+static char *next_entry(char **rest)
+{
+    char *entry = *rest;
+    if (!entry)
+        return NULL;
+    char *comma = strchr(entry, ',');
+    *rest = comma ? comma + 1 : NULL;
+    if (comma)
+        *comma = '\0';
+    return entry;
 }
 
 static void parse_contexts(parser *p, const char *text)
 {
     cli_options *o = p->options;
-    char entry[64];
-    const char *rest = text;
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
     o->n_contexts = 0;
     o->contexts_given = true;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+    while (!p->failed && (entry = next_entry(&rest))) {
         const uint32_t limit = p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS;
         if (o->n_contexts == limit) {
             cli_error(p->name, "--ctx: at most %u context length%s", limit, limit == 1 ? "" : "s");
             p->failed = true;
-            return;
+            break;
         }
         o->contexts[o->n_contexts++] = parse_size(p, "--ctx", entry, 1, max_context_tokens);
     }
+    free(list);
 }
 
 static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
@@ -234,16 +246,18 @@ static kvf_profile_id parse_profile(parser *p, const char *source, const char *n
 static void parse_bench_set(parser *p, const char *source, const char *text,
                             cli_bench_name_finder *find, uint32_t *set)
 {
-    char entry[64];
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
     char reason[256];
-    const char *rest = text;
     *set = 0;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+    while (!p->failed && (entry = next_entry(&rest))) {
         if (!find(entry, set, reason, sizeof reason)) {
             cli_error(p->name, "%s: %s", source, reason);
             p->failed = true;
         }
     }
+    free(list);
 }
 
 /* run, score: one name; verify, plan, bench: a list. */
@@ -259,10 +273,12 @@ static void parse_profiles(parser *p, const char *source, const char *text)
         return;
     }
     memset(o->profiles, 0, sizeof o->profiles);
-    char entry[64];
-    const char *rest = text;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry))
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
+    while (!p->failed && (entry = next_entry(&rest)))
         o->profiles[parse_profile(p, source, entry)] = true;
+    free(list);
 }
 
 static void parse_grid(parser *p, const char *text)
@@ -460,6 +476,39 @@ static option_id id_of_letter(int letter)
     return OPTION_HELP;
 }
 
+/* Whether a value is one of the command's own options: its real value was forgotten. */
+static bool is_own_option(const option_tables *tables, const char *value)
+{
+    if (strncmp(value, "--", 2) != 0)
+        return false;
+    for (const struct option *o = tables->longs; o->name; o++) {
+        if (strcmp(value + 2, o->name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * What no option's value may be. "-m --json" has forgotten the folder, "--model=--json" has
+ * not; and an empty name, which a script's unset variable makes, is no file's or folder's.
+ * A prompt is any text.
+ */
+static bool check_value(parser *p, const option_tables *tables, option_id id, char **argv)
+{
+    const char *name = specs[spec_index(id)].name;
+    if (!optarg || id == OPTION_PROMPT)
+        return true;
+    if (!*optarg)
+        cli_error(p->name, "--%s: the value is empty", name);
+    else if (optarg == argv[optind - 1] && is_own_option(tables, optarg))
+        cli_error(p->name, "option --%s needs a value; %s is an option (--%s=%s would mean it)",
+                  name, optarg, name, optarg);
+    else
+        return true;
+    p->failed = true;
+    return false;
+}
+
 /* False when help was asked for or something was wrong (p->failed). */
 static bool parse_arguments(parser *p, int argc, char **argv)
 {
@@ -480,7 +529,8 @@ static bool parse_arguments(parser *p, int argc, char **argv)
             return false;
         }
         p->seen[spec_index(id)] = true;
-        apply(p, id, optarg);
+        if (check_value(p, &tables, id, argv))
+            apply(p, id, optarg);
         if (p->failed)
             return false;
     }
@@ -544,9 +594,7 @@ static void read_environment(parser *p)
 static bool check_sessions(const parser *p)
 {
     const cli_options *o = p->options;
-    if (o->store && !*o->store)
-        cli_error(p->name, "--store: an empty name; give a folder");
-    else if (seen(p, OPTION_STORE_MAX) && !o->store)
+    if (seen(p, OPTION_STORE_MAX) && !o->store)
         cli_error(p->name, "--store-max only matters with --store; give both");
     else if (seen(p, OPTION_STORE_MAX) && o->session)
         cli_error(p->name, "--store-max is for prefixes; a named session is never removed");
