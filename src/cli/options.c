@@ -4,12 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/bench_names.h"
 #include "cli/help.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/session_files.h"
+#include "cli/streams.h"
 #include "cli/units.h"
 
 static const char *const command_names[CLI_COMMAND_COUNT] = {"run",  "verify", "score",
@@ -641,6 +643,12 @@ static bool check_score(const parser *p)
     return false;
 }
 
+static bool wants_stdin(const cli_options *o)
+{
+    return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
+           (o->ids_file && strcmp(o->ids_file, "-") == 0);
+}
+
 static bool check(const parser *p)
 {
     const cli_options *o = p->options;
@@ -655,6 +663,9 @@ static bool check(const parser *p)
                   kvf_profile_get(o->profile)->name);
     else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
         cli_error(p->name, "--weights only matters with --memory; give both");
+    else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
+        cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
+                           "the text in another way");
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)
