@@ -145,6 +145,29 @@ class PlanTest(CliTest):
         root = xml.etree.ElementTree.parse(self.path("one.svg")).getroot()
         self.assertEqual(len(root.findall(SVG + "polyline")), 1)
 
+    def test_svg_ticks_are_powers_of_two_that_lie_in_the_plot(self):
+        for contexts, expected in (("1", ["1", "2"]), ("2", ["1", "2", "4"]), ("3", ["2", "4"]),
+                                   ("1000001,1000002", ["512k", "1M"]), ("1M", ["512k", "1M", "2M"]),
+                                   ("1,2", ["1", "2"]), ("5k,7k", ["4k", "8k"])):
+            self.good("plan", "-m", "v4-flash", "--ctx", contexts, "--svg", "ticks.svg")
+            root = xml.etree.ElementTree.parse(self.path("ticks.svg")).getroot()
+            ticks = [text for text in root.findall(SVG + "text") if text.get("class") == "tick"]
+            across = [text for text in ticks if text.get("text-anchor") == "middle"]
+            self.assertEqual([text.text for text in across], expected, contexts)
+            places = [float(text.get("x")) for text in across]
+            self.assertEqual(places, sorted(set(places)))
+            self.assertTrue(84 <= places[0] and places[-1] <= 712, places)
+            self.assertGreater(len(ticks) - len(across), 1)
+        self.refused("outside 1", "plan", "-m", "v4-flash", "--ctx", "0", "--svg", "none.svg")
+
+    def test_svg_of_a_long_path_keeps_its_title_on_the_page(self):
+        self.config_of_model("x" * 200, 1 << 20)
+        self.good("plan", "-m", "x" * 200, "--ctx", "8k", "--svg", "long.svg")
+        root = xml.etree.ElementTree.parse(self.path("long.svg")).getroot()
+        title = next(text.text for text in root.findall(SVG + "text") if text.get("class") == "title")
+        self.assertEqual(title, "Session bytes against context: ..." + "x" * 40)
+        self.assertIn("x" * 200, root.find(SVG + "title").text)
+
     def test_svg_that_cannot_be_written_leaves_nothing(self):
         result = self.kvfold("plan", "-m", "v4-flash", "--svg", "nosuchfolder/chart.svg")
         self.assertEqual(result.returncode, 2)
