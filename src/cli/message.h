@@ -16,4 +16,7 @@ typedef enum cli_exit {
  */
 int cli_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Likewise "kvfold: COMMAND: note: message", where the command goes on. */
+void cli_note(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

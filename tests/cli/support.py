@@ -87,6 +87,8 @@ class CliTest(unittest.TestCase):
         with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
         config["max_position_embeddings"] = max_tokens
+        rope = config["rope_parameters"]["compress"]  # which must be stretched to as many
+        rope["factor"] = max(rope["factor"], max_tokens / rope["original_max_position_embeddings"])
         self.write(name + "/config.json", json.dumps(config))
         return self.path(name)
 

@@ -4,6 +4,7 @@
 usage: test_plan.py --kvfold PATH --model DIR [unittest's own arguments]
 """
 
+import json
 import os
 import xml.etree.ElementTree
 
@@ -65,6 +66,24 @@ class PlanTest(CliTest):
         contexts = sorted({line["ctx"] for line in self.json_lines("plan", "-m", "short")})
         self.assertEqual(contexts, [8192, 16384, 32768])
         self.refused("40,000", "plan", "-m", "short", "--ctx", "8k,64k")
+
+    def test_keys_of_the_config_that_nobody_knows_are_told_or_refused(self):
+        folder = self.config_of_model("model", 1 << 20)
+        with open(folder + "/config.json", encoding="utf-8") as file:
+            config = json.load(file)
+
+        def plan_with(**keys):
+            self.write("model/config.json", json.dumps({**config, **keys}))
+            return self.kvfold("plan", "-m", "model", "--ctx", "8k", "--json")
+        plain = plan_with()
+        self.assertEqual(plain.stderr, b"")
+        told = plan_with(foo=1, bar={"rope": 2})
+        self.assertEqual(told.stderr, b"kvfold: plan: note: config.json has 2 keys that nothing is "
+                                      b"known of, passed over: foo, bar\n")
+        self.assertEqual((told.returncode, told.stdout), (0, plain.stdout))
+        refused = plan_with(attn_logit_softcapping=50)
+        self.assertEqual((refused.returncode, refused.stdout), (2, b""))
+        self.assertIn(b'"attn_logit_softcapping" is 50; nothing is known', refused.stderr)
 
     def test_csv_has_the_same_numbers(self):
         arguments = ["plan", "-m", "v4-flash", "--ctx", "8k,1M", "--profile", "fold,legacy"]

@@ -166,7 +166,7 @@ def config():
         "n_heads": 1024, "window_size": 65536, "max_seq_len": 2**30, "index_n_heads": 1024,
         "index_topk": 65536, "q_lora_rank": 65536, "o_groups": 1024, "o_lora_rank": 65536,
         "hc_mult": 8, "n_routed_experts": 4096, "n_activated_experts": 64, "n_shared_experts": 64,
-        "moe_inter_dim": 65536,
+        "moe_inter_dim": 65536, "original_seq_len": 2**26,
     }
     ratio = {"compress_ratios": [0, 4, 128]}
     return {
@@ -215,6 +215,20 @@ def config():
         "yarn_betas_large": changed(beta_fast=1e6, beta_slow=1e6),
         "yarn_scaled": reroped(attention_factor=1.5),
         "rope_type_number": reroped(rope_type=7),
+        "longer_than_stretched": changed(max_seq_len=2**20 + 1),
+        "key_unknown": changed(foo=1, bar=None, **{"b\n": False}),
+        "key_unknown_of_a_part": changed(attn_softcap=50.0),
+        "keys_unknown_many": changed(**{f"z{i}": i for i in range(200)}),
+        "said_twice": text({**modern, "rope_scaling": modern["rope_parameters"]["compress"]
+                            | {"rope_theta": None}}),
+        "said_twice_differently": text({**modern, "rope_scaling": {
+            "type": "yarn", "factor": 4, "original_max_position_embeddings": 65536}}),
+        "rope_flat_without_length": changed(original_seq_len=None),
+        "rope_default_with_factor": reroped(rope_type="default"),
+        "number_of_64": changed()[:-1] + b',"x":' + b"1" * 64 + b"}",
+        "number_with_zeros": changed()[:-1] + b',"x":007}',
+        "number_cut": changed()[:-1] + b',"x":1e}',
+        "number_at_the_end": b'{"a":-',
         "quantised": changed(quantization_config={"quant_method": "fp8"}),
         "quantised_array": changed(quantization_config=[1]),
         "quantised_text": changed(quantization_config="fp8"),
