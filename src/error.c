@@ -122,7 +122,7 @@ const char *kvf_status_string(kvf_status status)
     case KVF_CONTEXT_FULL: return "the session's context is full";
     case KVF_NOT_COVERED: return "no checkpoint that old is kept";
     case KVF_NONFINITE: return "a value is NaN or infinite";
-    case KVF_RANGE: return "an index scale is outside the exact range";
+    case KVF_RANGE: return "a value is outside the range that its row can hold";
     case KVF_INEXACT: return "a row cannot be held exactly";
     case KVF_FILE_NOT_FOUND: return "no such file";
     case KVF_FILE_IO: return "the file cannot be read or written";

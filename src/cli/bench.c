@@ -9,6 +9,7 @@
 #include "cli/bench_report.h"
 #include "cli/budget.h"
 #include "cli/commands.h"
+#include "cli/engine.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/units.h"
@@ -46,7 +47,6 @@ typedef struct benchmark {
 static int load_geometry(benchmark *b)
 {
     const cli_options *options = b->options;
-    kvf_error error;
     b->model = options->model ? options->model : "DeepSeek-V4-Flash";
     if (!options->model) {
         kvf_geometry_v4_flash(&b->geometry);
@@ -55,10 +55,10 @@ static int load_geometry(benchmark *b)
     kvf_model_config *config = calloc(1, sizeof *config);
     if (!config)
         return cli_error("bench", "out of memory");
-    const kvf_status status = kvf_config_load(options->model, config, &error);
+    const int status = cli_config_load("bench", options->model, config);
     b->geometry = config->geometry;
     free(config);
-    return status == KVF_OK ? CLI_EXIT_OK : cli_error("bench", "%s", error.message);
+    return status;
 }
 
 /* Contexts that were asked for must exist; of the default ones those that do. */

@@ -150,7 +150,7 @@ static void print_ratio(const cli_bench_rows *rows, const cli_bench_row *row, be
                         char cell[CLI_CELL_BYTES])
 {
     const cli_bench_row *base = find_row(rows, row, other);
-    if (base && row->profile != other)
+    if (base && row->profile != other && row->result.median_us > 0) /* a clock may be coarse */
         snprintf(cell, CLI_CELL_BYTES, "%.2f", base->result.median_us / row->result.median_us);
 }
 

@@ -1,12 +1,14 @@
 #include "cli/chat.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/interrupt.h"
+#include "cli/lines.h"
 #include "cli/message.h"
 #include "cli/units.h"
 #include "model/tokenizer.h"
@@ -16,6 +18,9 @@
  * alone what was written over since, the compressors' state and the rings.
  */
 enum { KEPT_TURNS = 8 };
+
+/* Far above the longest token of any vocabulary: what bounds a turn, and so a line, in bytes. */
+enum { MAX_TOKEN_BYTES = 256 };
 
 typedef struct chat {
     cli_generator *generator;
@@ -223,52 +228,87 @@ static bool run_slash_command(chat *c, const char *line, int *status)
     else if (strcmp(line, "/reset") == 0)
         reset(c);
     else
-        printf("unknown command %s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
+        printf("unknown command %.60s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
                line);
     return *status == CLI_EXIT_OK;
 }
 
-/* A line without its line break into *line; its length, or -1 at the end or on Ctrl-C. */
-static ssize_t read_line(char **line, size_t *line_bytes)
+/* ---- Lines ---------------------------------------------------------------------------------- */
+
+/*
+ * A NUL byte is in no text that anyone types, but every second one of UTF-16 is, which other
+ * systems pipe. On a terminal the line is dropped and can be typed again.
+ */
+static int refuse_nul(const cli_lines *lines, bool terminal)
 {
-    if (isatty(STDIN_FILENO)) {
+    const int status = cli_error("run",
+                                 "line %zu of standard input holds a NUL byte, so it is no "
+                                 "text that is read; UTF-8 is needed",
+                                 lines->n_lines);
+    return terminal ? CLI_EXIT_OK : status;
+}
+
+/* A line as a turn or a command. Returns false when it is time to leave. */
+static bool take_line(chat *c, cli_lines *lines, bool terminal, int *status)
+{
+    if (memchr(lines->line, '\0', lines->bytes)) {
+        *status = refuse_nul(lines, terminal);
+    } else if (lines->line[0] == '/') {
+        while (strchr(" \t", lines->line[lines->bytes - 1]))
+            lines->line[--lines->bytes] = '\0';
+        return run_slash_command(c, lines->line, status);
+    } else if (lines->bytes > 0) {
+        *status = take_turn(c, lines->line, lines->bytes);
+    }
+    return *status == CLI_EXIT_OK;
+}
+
+static cli_lines_result next_line(cli_lines *lines, bool terminal)
+{
+    if (terminal) {
         fputs("> ", stdout);
         fflush(stdout);
-        /* A terminal hands over one line a read, so no line waits in stdin's buffer. */
-        if (!cli_interrupt_wait_readable(STDIN_FILENO))
-            return -1;
     }
-    ssize_t length = getline(line, line_bytes, stdin);
-    if (length > 0 && (*line)[length - 1] == '\n')
-        (*line)[--length] = '\0';
-    return length;
+    return cli_lines_next(lines);
+}
+
+/* What the last line says of the exit status, where nothing failed before it. */
+static int end_of_lines(cli_lines_result result, const cli_lines *lines)
+{
+    char bytes[CLI_NUMBER_BYTES];
+    if (result == CLI_LINES_TOO_LONG)
+        return cli_error("run",
+                         "line %zu of standard input is longer than %s, more than the context "
+                         "can hold; nothing of it was taken",
+                         lines->n_lines + 1, cli_format_bytes(lines->max_bytes, bytes));
+    if (result == CLI_LINES_FAILED)
+        return cli_error("run", "cannot read standard input: %s", strerror(errno));
+    return CLI_EXIT_OK;
 }
 
 int cli_chat(cli_generator *generator, const cli_text *first)
 {
     chat c = {.generator = generator};
-    char *line = NULL;
-    size_t line_bytes = 0;
-    ssize_t length = 0;
+    cli_lines lines;
+    cli_lines_result result = CLI_LINE;
     int status = CLI_EXIT_OK;
     const bool terminal = isatty(STDIN_FILENO) == 1;
+    cli_lines_start(&lines, STDIN_FILENO, generator->context_tokens * MAX_TOKEN_BYTES);
     if (terminal)
         fputs("/help lists the commands.\n", stdout);
     if (first)
         status = take_turn(&c, first->data, first->bytes);
     while (status == CLI_EXIT_OK && !cli_leaving() && !ferror(stdout) &&
-           (length = read_line(&line, &line_bytes)) >= 0) {
-        if (line[0] == '/') {
-            if (!run_slash_command(&c, line, &status))
-                break;
-        } else if (length > 0) {
-            status = take_turn(&c, line, (size_t)length);
-        }
+           (result = next_line(&lines, terminal)) == CLI_LINE) {
+        if (!take_line(&c, &lines, terminal, &status))
+            break;
     }
-    if (terminal && length < 0)
+    if (terminal && result != CLI_LINE)
         finish_line(); /* the prompt's line is still open */
+    if (status == CLI_EXIT_OK)
+        status = end_of_lines(result, &lines);
     forget_all(&c);
-    free(line);
+    cli_lines_free(&lines);
     if (status != CLI_EXIT_OK)
         cli_generator_save_rest(generator);
     else

@@ -8,13 +8,26 @@
 #include "cli/units.h"
 #include "model/fingerprint.h"
 
+int cli_config_load(const char *command, const char *folder, kvf_model_config *config)
+{
+    kvf_error error;
+    if (kvf_config_load(folder, config, &error) != KVF_OK)
+        return cli_error(command, "%s", error.message);
+    if (config->n_unknown_keys > 0)
+        cli_note(command, "config.json has %u key%s that nothing is known of, passed over: %s",
+                 config->n_unknown_keys, config->n_unknown_keys > 1 ? "s" : "",
+                 config->unknown_keys);
+    return CLI_EXIT_OK;
+}
+
 int cli_engine_open(const cli_options *options, cli_engine *engine)
 {
     kvf_error error;
     memset(engine, 0, sizeof *engine);
     engine->options = options;
-    if (kvf_config_load(options->model, &engine->config, &error) != KVF_OK)
-        return cli_error(options->command, "%s", error.message);
+    const int status = cli_config_load(options->command, options->model, &engine->config);
+    if (status != CLI_EXIT_OK)
+        return status;
     const kvf_device_options device_options = {
         .backend = options->backend, .isa = options->isa, .n_threads = options->n_threads};
     if (kvf_device_open(&device_options, &engine->device, &error) != KVF_OK)

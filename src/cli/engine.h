@@ -14,6 +14,9 @@ typedef struct cli_engine {
 
 /* All of these return 0, or print why not and return the exit status. */
 
+/* Reads the config of a folder and notes which of its keys were passed over. */
+int cli_config_load(const char *command, const char *folder, kvf_model_config *config);
+
 /* Reads the config and opens the device; nothing large is read or allocated yet. */
 int cli_engine_open(const cli_options *options, cli_engine *engine);
 void cli_engine_close(cli_engine *engine);

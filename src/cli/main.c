@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/streams.h"
 #include "cli/waiting.h"
 
 static int unknown_command(const char *name)
@@ -47,6 +49,10 @@ static int run_command(cli_command command, int argc, char **argv)
     int status;
     if (!cli_options_parse(command, argc, argv, &options, &status))
         return status;
+    /* Every command prints, some after hours, some after what cannot be taken back. */
+    if (cli_stream_was_closed(STDOUT_FILENO))
+        return cli_error(options.command, "standard output is closed; send it to a file, or to "
+                                          "/dev/null where only another file is wanted");
     /* A plan, and what is asked of saved files, leaves nothing to finish. */
     cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION);
     return commands[command](&options);
@@ -75,9 +81,15 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     cli_waiting_settle(argv);
+    if (!cli_streams_open())
+        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
+                         strerror(errno));
     const int status = dispatch(argc, argv);
     errno = 0;
-    if ((fflush(stdout) != 0 || ferror(stdout)) && status == CLI_EXIT_OK)
+    const bool written = fflush(stdout) == 0 && !ferror(stdout);
+    if (!written && status == CLI_EXIT_OK && cli_stream_was_closed(STDOUT_FILENO))
+        return cli_error(NULL, "standard output is closed");
+    if (!written && status == CLI_EXIT_OK)
         /* Where an earlier write failed, its reason is gone. */
         return cli_error(NULL, "cannot write to standard output%s%s", errno ? ": " : "",
                          errno ? strerror(errno) : "");

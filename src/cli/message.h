@@ -21,4 +21,7 @@ int cli_error(const char *command, const char *format, ...) __attribute__((forma
 /* A path on standard output, all of it; what does not show, or would do more, is '?'. */
 void cli_put_path(const char *path);
 
+/* As cli_error, "kvfold: COMMAND: note: message", where the command goes on. */
+void cli_note(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

@@ -4,12 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/bench_names.h"
 #include "cli/help.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/session_files.h"
+#include "cli/streams.h"
 #include "cli/units.h"
 
 static const char *const command_names[CLI_COMMAND_COUNT] = {"run",  "verify", "score",
@@ -188,37 +190,49 @@ static float parse_fraction(parser *p, const char *option, const char *text, dou
     return value;
 }
 
-/*
- * Takes the next entry of a list "a,b,c" from *rest (NULL at the end) into entry.
- * Entries too long for it are cut; no valid one is.
- */
-static bool next_entry(const char **rest, char *entry, size_t entry_bytes)
+/* A copy of a list "a,b,c" that next_entry takes apart, to be freed. NULL: p->failed. */
+static char *copy_list(parser *p, const char *text)
 {
-    if (!*rest)
-        return false;
-    const size_t length = strcspn(*rest, ",");
-    snprintf(entry, entry_bytes, "%.*s", (int)(length < entry_bytes ? length : entry_bytes - 1),
-             *rest);
-    *rest = (*rest)[length] == ',' ? *rest + length + 1 : NULL;
-    return true;
+    char *copy = malloc(strlen(text) + 1);
+    if (copy)
+        strcpy(copy, text);
+    else if (!p->failed)
+        cli_error(p->name, "out of memory for a list");
+    p->failed = p->failed || !copy;
+    return copy;
+}
+
+/* The next entry from *rest on, all of it; NULL at the end, where *rest is NULL as well. */
+static char *next_entry(char **rest)
+{
+    char *entry = *rest;
+    if (!entry)
+        return NULL;
+    char *comma = strchr(entry, ',');
+    *rest = comma ? comma + 1 : NULL;
+    if (comma)
+        *comma = '\0';
+    return entry;
 }
 
 static void parse_contexts(parser *p, const char *text)
 {
     cli_options *o = p->options;
-    char entry[64];
-    const char *rest = text;
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
     o->n_contexts = 0;
     o->contexts_given = true;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+    while (!p->failed && (entry = next_entry(&rest))) {
         const uint32_t limit = p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS;
         if (o->n_contexts == limit) {
             cli_error(p->name, "--ctx: at most %u context length%s", limit, limit == 1 ? "" : "s");
             p->failed = true;
-            return;
+            break;
         }
         o->contexts[o->n_contexts++] = parse_size(p, "--ctx", entry, 1, max_context_tokens);
     }
+    free(list);
 }
 
 static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
@@ -236,16 +250,18 @@ static kvf_profile_id parse_profile(parser *p, const char *source, const char *n
 static void parse_bench_set(parser *p, const char *source, const char *text,
                             cli_bench_name_finder *find, uint32_t *set)
 {
-    char entry[64];
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
     char reason[256];
-    const char *rest = text;
     *set = 0;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry)) {
+    while (!p->failed && (entry = next_entry(&rest))) {
         if (!find(entry, set, reason, sizeof reason)) {
             cli_error(p->name, "%s: %s", source, reason);
             p->failed = true;
         }
     }
+    free(list);
 }
 
 /* run, score: one name; verify, plan, bench: a list. */
@@ -261,10 +277,12 @@ static void parse_profiles(parser *p, const char *source, const char *text)
         return;
     }
     memset(o->profiles, 0, sizeof o->profiles);
-    char entry[64];
-    const char *rest = text;
-    while (!p->failed && next_entry(&rest, entry, sizeof entry))
+    char *list = copy_list(p, text);
+    char *rest = list;
+    const char *entry;
+    while (!p->failed && (entry = next_entry(&rest)))
         o->profiles[parse_profile(p, source, entry)] = true;
+    free(list);
 }
 
 static void parse_grid(parser *p, const char *text)
@@ -463,6 +481,39 @@ static option_id id_of_letter(int letter)
     return OPTION_HELP;
 }
 
+/* Whether a value is one of the command's own options: its real value was forgotten. */
+static bool is_own_option(const option_tables *tables, const char *value)
+{
+    if (strncmp(value, "--", 2) != 0)
+        return false;
+    for (const struct option *o = tables->longs; o->name; o++) {
+        if (strcmp(value + 2, o->name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * What no option's value may be. "-m --json" has forgotten the folder, "--model=--json" has
+ * not; and an empty name, which a script's unset variable makes, is no file's or folder's.
+ * A prompt is any text.
+ */
+static bool check_value(parser *p, const option_tables *tables, option_id id, char **argv)
+{
+    const char *name = specs[spec_index(id)].name;
+    if (!optarg || id == OPTION_PROMPT)
+        return true;
+    if (!*optarg)
+        cli_error(p->name, "--%s: the value is empty", name);
+    else if (optarg == argv[optind - 1] && is_own_option(tables, optarg))
+        cli_error(p->name, "option --%s needs a value; %s is an option (--%s=%s would mean it)",
+                  name, optarg, name, optarg);
+    else
+        return true;
+    p->failed = true;
+    return false;
+}
+
 /* False when help was asked for or something was wrong (p->failed). */
 static bool parse_arguments(parser *p, int argc, char **argv)
 {
@@ -483,7 +534,8 @@ static bool parse_arguments(parser *p, int argc, char **argv)
             return false;
         }
         p->seen[spec_index(id)] = true;
-        apply(p, id, optarg);
+        if (check_value(p, &tables, id, argv))
+            apply(p, id, optarg);
         if (p->failed)
             return false;
     }
@@ -547,9 +599,7 @@ static void read_environment(parser *p)
 static bool check_sessions(const parser *p)
 {
     const cli_options *o = p->options;
-    if (o->store && !*o->store)
-        cli_error(p->name, "--store: an empty name; give a folder");
-    else if (seen(p, OPTION_STORE_MAX) && !o->store)
+    if (seen(p, OPTION_STORE_MAX) && !o->store)
         cli_error(p->name, "--store-max only matters with --store; give both");
     else if (seen(p, OPTION_STORE_MAX) && o->session)
         cli_error(p->name, "--store-max is for prefixes; a named session is never removed");
@@ -598,6 +648,12 @@ static bool check_score(const parser *p)
     return false;
 }
 
+static bool wants_stdin(const cli_options *o)
+{
+    return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
+           (o->ids_file && strcmp(o->ids_file, "-") == 0);
+}
+
 static bool check(const parser *p)
 {
     const cli_options *o = p->options;
@@ -612,6 +668,9 @@ static bool check(const parser *p)
                   kvf_profile_get(o->profile)->name);
     else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
         cli_error(p->name, "--weights only matters with --memory; give both");
+    else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
+        cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
+                           "the text in another way");
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)

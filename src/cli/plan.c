@@ -8,6 +8,7 @@
 
 #include "cli/budget.h"
 #include "cli/commands.h"
+#include "cli/engine.h"
 #include "cli/message.h"
 #include "cli/svg.h"
 #include "cli/table.h"
@@ -62,15 +63,15 @@ static void fill_v4_flash(kvf_model_config *config)
 
 static int load_config(planning *p)
 {
-    kvf_error error;
     const cli_options *options = p->options;
+    int status = CLI_EXIT_OK;
     p->built_in = strcmp(options->model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
-    else if (kvf_config_load(options->model, &p->config, &error) != KVF_OK)
-        return cli_error("plan", "%s", error.message);
+    else
+        status = cli_config_load("plan", options->model, &p->config);
     p->budget = (cli_budget){options, &p->config, options->n_threads ? options->n_threads : 1};
-    return CLI_EXIT_OK;
+    return status;
 }
 
 /* A context that was asked for must exist; of the default ones the model's maximum bounds the list.

@@ -48,8 +48,7 @@ static int terminal_columns(void)
 void cli_progress_update(cli_progress *progress, uint64_t done_tokens)
 {
     const double now = cli_seconds();
-    if (!progress->shown || progress->total_tokens == 0 ||
-        (progress->drawn && now - progress->redrawn < redraw_seconds))
+    if (!progress->shown || progress->total_tokens == 0 || now - progress->redrawn < redraw_seconds)
         return;
     const double share = (double)done_tokens / (double)progress->total_tokens;
     const double rate = cli_rate((double)done_tokens, now - progress->started);
@@ -65,10 +64,17 @@ void cli_progress_update(cli_progress *progress, uint64_t done_tokens)
     char line[192];
     snprintf(line, sizeof line, "%s [%s] %3d%%  %s tok/s  %s left", progress->label, bar,
              (int)(share * 100), cli_format_rate(rate, speed), left);
-    /* A line that wraps could not be cleared. */
-    fprintf(stderr, "\r\033[K%.*s", terminal_columns() - 1, line);
+    /*
+     * A line that wraps could not be cleared. Blanks clear it on every terminal, also on one
+     * that knows no escape sequence (TERM=dumb).
+     */
+    const int room = terminal_columns() - 1;
+    const int length = (int)strlen(line);
+    const int shown = length < room ? length : room;
+    const int before = progress->drawn < room ? progress->drawn : room;
+    fprintf(stderr, "\r%.*s%*s", shown, line, before > shown ? before - shown : 0, "");
     fflush(stderr);
-    progress->drawn = true;
+    progress->drawn = shown;
     progress->redrawn = now;
 }
 
@@ -76,7 +82,8 @@ void cli_progress_finish(cli_progress *progress)
 {
     if (!progress->drawn)
         return;
-    fputs("\r\033[K", stderr);
+    const int room = terminal_columns() - 1;
+    fprintf(stderr, "\r%*s\r", progress->drawn < room ? progress->drawn : room, "");
     fflush(stderr);
-    progress->drawn = false;
+    progress->drawn = 0;
 }

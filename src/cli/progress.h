@@ -7,7 +7,7 @@
 
 typedef struct cli_progress {
     bool shown;     /* stderr is a terminal */
-    bool drawn;     /* a bar stands on the line now */
+    int drawn;      /* columns of the line that the bar takes now */
     char label[48]; /* "fold 8k" */
     uint64_t total_tokens;
     double started; /* cli_seconds() */

@@ -76,13 +76,14 @@ static int take_text(scoring *s, const cli_text *text)
 static int take_ids(scoring *s, const cli_text *text)
 {
     uint64_t n_ids;
-    uint64_t line_number;
+    cli_ids_fault fault;
     s->tokens = malloc(cli_ids_most(text->bytes) * sizeof *s->tokens);
     if (!s->tokens)
         return cli_error("score", "out of memory for the ids of %zu bytes", text->bytes);
-    if (!cli_ids_parse(text->data, text->bytes, s->vocab, s->tokens, &n_ids, &line_number))
-        return cli_error("score", "'%s' line %llu is not a token id; each line holds one, 0 to %u",
-                         s->options->ids_file, (unsigned long long)line_number, s->vocab - 1);
+    if (!cli_ids_parse(text->data, text->bytes, s->vocab, s->tokens, &n_ids, &fault))
+        return cli_error(
+            "score", "'%s' line %llu, '%s', is not a token id; each holds one, 0 to %u",
+            s->options->ids_file, (unsigned long long)fault.line, fault.text, s->vocab - 1);
     if (n_ids < 2)
         return cli_error("score", "'%s' has %llu ids; 2 are needed to predict one",
                          s->options->ids_file, (unsigned long long)n_ids);

@@ -11,7 +11,7 @@
 /* Pixels. The right margin holds the lines' labels. */
 enum { WIDTH = 880, HEIGHT = 520, LEFT = 84, RIGHT = 168, TOP = 72, BOTTOM = 64, LABEL_GAP = 19 };
 
-/* An axis from low to high, both above 0, over pixels first .. last. */
+/* An axis from low to high, both above 0 and different, over pixels first .. last. */
 typedef struct axis {
     double low;
     double high;
@@ -24,45 +24,99 @@ static double place(const axis *a, double value)
     return a->first + (a->last - a->first) * log(value / a->low) / log(a->high / a->low);
 }
 
-/* The nearest of 1, 2, 5 times a power of ten at or beyond value, downwards or upwards. */
-static double round_value(double value, bool up)
+/* What can be drawn on a logarithmic axis and said as a whole number of 64 bits. */
+static bool is_drawn(double value)
 {
-    static const double steps[] = {1, 2, 5, 10};
-    const double decade = pow(10, floor(log10(value)));
-    double below = decade;
-    for (int i = 0; i < 4; i++) {
-        if (up && steps[i] * decade >= value)
-            return steps[i] * decade;
-        if (steps[i] * decade <= value)
-            below = steps[i] * decade;
-    }
-    return below;
+    return value > 0 && value < 0x1p63;
 }
 
-static double next_value(double value)
+/* Round values are numbered: 3 * e + 0, 1, 2 are 1, 2, 5 times 10^e, for negative e too. */
+static int decade_of(int number)
 {
-    return round_value(value * 1.5, true); /* 1 -> 2 -> 5 -> 10 */
+    return (number - (number % 3 + 3) % 3) / 3;
 }
 
-static void make_axes(const cli_chart *chart, axis *x, axis *y)
+static int digit_of(int number)
+{
+    static const int digits[] = {1, 2, 5};
+    return digits[number - 3 * decade_of(number)];
+}
+
+static double round_value(int number)
+{
+    return digit_of(number) * pow(10, decade_of(number));
+}
+
+/* The last round value at or below value. */
+static int round_down(double value)
+{
+    int number = 3 * (int)floor(log10(value));
+    while (round_value(number) > value)
+        number--;
+    while (round_value(number + 1) <= value)
+        number++;
+    return number;
+}
+
+/* The values' axis: numbers of the round values at its ends. */
+typedef struct round_range {
+    int low;
+    int high;
+} round_range;
+
+static round_range find_range(const cli_chart *chart)
 {
     double low = INFINITY;
     double high = 0;
     for (uint32_t l = 0; l < chart->n_lines; l++) {
         for (uint32_t i = 0; i < chart->n_contexts; i++) {
-            low = fmin(low, chart->lines[l].values[i]); /* NAN is the other one */
-            high = fmax(high, chart->lines[l].values[i]);
+            if (is_drawn(chart->lines[l].values[i])) {
+                low = fmin(low, chart->lines[l].values[i]);
+                high = fmax(high, chart->lines[l].values[i]);
+            }
         }
     }
-    *y = (axis){round_value(low, false), round_value(high, true), HEIGHT - BOTTOM, TOP};
-    if (y->high <= y->low)
-        y->high = next_value(y->low);
-    *x = (axis){(double)chart->contexts[0], (double)chart->contexts[chart->n_contexts - 1], LEFT,
-                WIDTH - RIGHT};
-    if (x->high <= x->low) { /* a single context stands in the middle */
-        x->low /= 2;
-        x->high *= 2;
+    if (!is_drawn(high))
+        return (round_range){0, 3}; /* an empty chart: 1 to 10 */
+    round_range range = {round_down(low), round_down(high)};
+    if (round_value(range.high) < high || range.high == range.low)
+        range.high++;
+    return range;
+}
+
+/* The first power of two at or above value, which is at least 2^-1. */
+static int power_up(double value)
+{
+    int power = 0;
+    while (ldexp(1, power) < value)
+        power++;
+    return power;
+}
+
+/* The last power of two at or below value, and a context has at least one token. */
+static int power_down(double value)
+{
+    const int power = power_up(value);
+    return power > 0 && ldexp(1, power) > value ? power - 1 : power;
+}
+
+/* Ends at the contexts where two powers of two lie between them, else at such powers. */
+static axis make_x_axis(const cli_chart *chart)
+{
+    axis x = {1, 2, LEFT, WIDTH - RIGHT};
+    if (chart->n_contexts > 0) {
+        x.low = (double)chart->contexts[0];
+        x.high = (double)chart->contexts[chart->n_contexts - 1];
     }
+    if (x.high <= x.low) { /* a single context stands in the middle */
+        x.low /= 2;
+        x.high *= 2;
+    }
+    if (power_down(x.high) <= power_up(x.low)) {
+        x.low = ldexp(1, power_down(x.low));
+        x.high = ldexp(1, power_up(x.high));
+    }
+    return x;
 }
 
 /* Text as XML may carry it: markup escaped, everything but printable ASCII as '?'. */
@@ -131,34 +185,46 @@ static void print_start(FILE *out, const cli_chart *charts, uint32_t n_charts)
 
 static void print_title(FILE *out, const cli_chart *chart)
 {
+    enum { SHOWN_BYTES = 40 }; /* beside the longest title */
+    const size_t bytes = strlen(chart->subject);
     fprintf(out, "<text class=\"title\" x=\"%d\" y=\"32\">%s: ", LEFT, chart->title);
-    print_escaped(out, chart->subject);
+    if (bytes > SHOWN_BYTES) /* a path's end says more */
+        fputs("...", out);
+    print_escaped(out, chart->subject + (bytes > SHOWN_BYTES ? bytes - SHOWN_BYTES : 0));
     fprintf(out,
             "</text>\n<text class=\"note\" x=\"%d\" y=\"54\">%s; both axes logarithmic</text>\n",
             LEFT, chart->note);
 }
 
-/* "20 MB", "500 us": a value of one digit, with its unit. */
-static void print_tick(FILE *out, cli_chart_unit unit, double value)
+/* "20 MB", "500 us": a round value with its unit. */
+static void print_tick(FILE *out, cli_chart_unit unit, int number)
 {
     static const char *const bytes[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
     static const char *const seconds[] = {"ns", "us", "ms", "s"};
-    const double smallest = unit == CLI_CHART_BYTES ? 1 : 1e-3; /* in the chart's values */
-    const int last = unit == CLI_CHART_BYTES ? 6 : 3;
-    const int thousands = (int)(log10(value / smallest * 1.001) / 3);
-    const int i = thousands < 0 ? 0 : thousands > last ? last : thousands;
-    fprintf(out, "%g %s", value / smallest / pow(1000, i),
-            unit == CLI_CHART_BYTES ? bytes[i] : seconds[i]);
+    const bool counts_bytes = unit == CLI_CHART_BYTES;
+    const int last = counts_bytes ? 6 : 3;
+    const int decade = decade_of(number) + (counts_bytes ? 0 : 3); /* of the smallest unit */
+    const int i = decade < 0 ? 0 : decade / 3 > last ? last : decade / 3;
+    fprintf(out, "%g %s", digit_of(number) * pow(10, decade - 3 * i),
+            counts_bytes ? bytes[i] : seconds[i]);
 }
 
-static void print_y_axis(FILE *out, cli_chart_unit unit, const axis *y)
+/* All round values, or powers of ten alone, some left out, where there is no room for more. */
+static void print_y_axis(FILE *out, cli_chart_unit unit, const axis *y, round_range range)
 {
-    for (double value = y->low; value <= y->high * 1.001; value = next_value(value)) {
+    enum { LABEL_PIXELS = 16 };
+    const double decade_pixels = (y->first - y->last) / log10(y->high / y->low);
+    const bool all = decade_pixels * log10(2) >= LABEL_PIXELS; /* 1, 2 and 5, 10 are as near */
+    const int step = all ? 1 : 3 * (1 + (int)(LABEL_PIXELS / decade_pixels));
+    for (int number = range.low; number <= range.high; number++) {
+        if (number % step != 0)
+            continue;
+        const double at = place(y, round_value(number));
         fprintf(out, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n", LEFT,
-                WIDTH - RIGHT, place(y, value), place(y, value));
+                WIDTH - RIGHT, at, at);
         fprintf(out, "<text class=\"tick\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT - 10,
-                place(y, value) + 4.5);
-        print_tick(out, unit, value);
+                at + 4.5);
+        print_tick(out, unit, number);
         fputs("</text>\n", out);
     }
 }
@@ -168,7 +234,7 @@ static void print_x_axis(FILE *out, const axis *x)
 {
     const double octaves = log2(x->high / x->low);
     const int step = 1 + (int)(44 * octaves / (x->last - x->first));
-    for (int power = (int)ceil(log2(x->low) - 1e-9); power <= log2(x->high) + 1e-9; power += step) {
+    for (int power = power_up(x->low); power <= power_down(x->high); power += step) {
         char context[CLI_NUMBER_BYTES];
         const double at = place(x, ldexp(1, power));
         fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", at, at,
@@ -200,7 +266,7 @@ static void print_line(FILE *out, const cli_chart *chart, const cli_chart_line *
     const char *space = "";
     fprintf(out, "<polyline class=\"line %s\" points=\"", line->name);
     for (uint32_t i = 0; i < chart->n_contexts; i++) {
-        if (isnan(line->values[i]))
+        if (!is_drawn(line->values[i]))
             continue;
         fprintf(out, "%s%.1f,%.1f", space, place(x, (double)chart->contexts[i]),
                 place(y, line->values[i]));
@@ -210,7 +276,7 @@ static void print_line(FILE *out, const cli_chart *chart, const cli_chart_line *
     for (uint32_t i = 0; i < chart->n_contexts; i++) {
         char context[CLI_NUMBER_BYTES];
         char value[CLI_NUMBER_BYTES];
-        if (isnan(line->values[i]))
+        if (!is_drawn(line->values[i]))
             continue;
         fprintf(out,
                 "<circle class=\"%s-fill\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"><title>%s at %s: "
@@ -225,53 +291,69 @@ static void print_line(FILE *out, const cli_chart *chart, const cli_chart_line *
 static uint32_t last_value(const cli_chart *chart, const cli_chart_line *line)
 {
     for (uint32_t i = chart->n_contexts; i-- > 0;) {
-        if (!isnan(line->values[i]))
+        if (is_drawn(line->values[i]))
             return i;
     }
     return chart->n_contexts;
 }
 
+/* The lines that have a value, by their last ones, the largest first; returns their number. */
+static uint32_t sort_lines(const cli_chart *chart,
+                           const cli_chart_line *sorted[CLI_MAX_CHART_LINES])
+{
+    double values[CLI_MAX_CHART_LINES];
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < chart->n_lines; l++) {
+        const cli_chart_line *line = &chart->lines[l];
+        const uint32_t last = last_value(chart, line);
+        if (last == chart->n_contexts)
+            continue;
+        uint32_t at = n++;
+        for (; at > 0 && values[at - 1] < line->values[last]; at--) {
+            sorted[at] = sorted[at - 1];
+            values[at] = values[at - 1];
+        }
+        sorted[at] = line;
+        values[at] = line->values[last];
+    }
+    return n;
+}
+
 /*
- * Names and last values at the right, from the top down, that is from the largest value to
- * the smallest, so a label that would touch the one above it moves down.
+ * Names and last values at the right, from the largest value down. A label that would touch
+ * the one above it moves down, and those that would leave the plot then move up again.
  */
 static void print_labels(FILE *out, const cli_chart *chart, const axis *x, const axis *y)
 {
-    bool printed[CLI_MAX_CHART_LINES] = {false};
-    double lowest = 0;
-    for (uint32_t n = 0; n < chart->n_lines; n++) {
-        const cli_chart_line *highest = NULL;
-        double value = 0;
-        uint32_t chosen = 0;
-        for (uint32_t l = 0; l < chart->n_lines; l++) {
-            const uint32_t last = last_value(chart, &chart->lines[l]);
-            if (printed[l] || last == chart->n_contexts || chart->lines[l].values[last] <= value)
-                continue;
-            highest = &chart->lines[l];
-            value = highest->values[last];
-            chosen = l;
-        }
-        if (!highest)
-            return;
+    const cli_chart_line *sorted[CLI_MAX_CHART_LINES];
+    double at[CLI_MAX_CHART_LINES];
+    const uint32_t n = sort_lines(chart, sorted);
+    for (uint32_t i = 0; i < n; i++) {
+        at[i] = place(y, sorted[i]->values[last_value(chart, sorted[i])]) + 4.5;
+        if (i > 0)
+            at[i] = fmax(at[i], at[i - 1] + LABEL_GAP);
+    }
+    for (uint32_t i = n; i-- > 0;)
+        at[i] = fmin(at[i], i + 1 < n ? at[i + 1] - LABEL_GAP : HEIGHT - BOTTOM + 4.5);
+    for (uint32_t i = 0; i < n; i++) {
         char text[CLI_NUMBER_BYTES];
-        printed[chosen] = true;
+        const double value = sorted[i]->values[last_value(chart, sorted[i])];
         if (chart->unit == CLI_CHART_BYTES)
             cli_format_bytes((uint64_t)value, text);
         else
             cli_format_microseconds(value, text);
-        lowest = fmax(lowest + LABEL_GAP, place(y, value) + 4.5);
         fprintf(out, "<text class=\"label %s-fill\" x=\"%.1f\" y=\"%.1f\">%s, %s</text>\n",
-                highest->name, x->last + 12, lowest, highest->name, text);
+                sorted[i]->name, x->last + 12, at[i], sorted[i]->name, text);
     }
 }
 
 static void print_chart(FILE *out, const cli_chart *chart)
 {
-    axis x;
-    axis y;
-    make_axes(chart, &x, &y);
+    const round_range range = find_range(chart);
+    const axis x = make_x_axis(chart);
+    const axis y = {round_value(range.low), round_value(range.high), HEIGHT - BOTTOM, TOP};
     print_title(out, chart);
-    print_y_axis(out, chart->unit, &y);
+    print_y_axis(out, chart->unit, &y, range);
     print_x_axis(out, &x);
     for (uint32_t l = 0; l < chart->n_lines; l++) {
         if (last_value(chart, &chart->lines[l]) < chart->n_contexts)

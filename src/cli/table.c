@@ -1,5 +1,6 @@
 #include "cli/table.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,8 +155,14 @@ int cli_record_print(const char *command, cli_record *record, cli_output output,
         printed = (!header || print_csv_line(record->object, true)) &&
                   print_csv_line(record->object, false);
     cli_record_free(record);
-    fflush(stdout); /* a line is a finished result, and the next may take long */
-    return printed ? CLI_EXIT_OK : cli_error(command, "out of memory for a line of results");
+    if (!printed)
+        return cli_error(command, "out of memory for a line of results");
+    errno = 0;
+    /* A line is a finished result, and the next may take long: not for nobody to read. */
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return cli_error(command, "cannot write to standard output%s%s", errno ? ": " : "",
+                         errno ? strerror(errno) : "");
+    return CLI_EXIT_OK;
 }
 
 /* ---- Tables ----------------------------------------------------------------- */

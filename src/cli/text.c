@@ -26,7 +26,10 @@ static bool read_rest(FILE *file, cli_text *text)
             text->data = larger;
         }
         text->bytes += fread(text->data + text->bytes, 1, capacity - text->bytes - 1, file);
-        if (ferror(file))
+        /* O_NONBLOCK comes from another program that has the same terminal or pipe. */
+        if (ferror(file) && errno == EAGAIN && cli_interrupt_wait_readable(fileno(file)))
+            clearerr(file);
+        else if (ferror(file))
             return false;
         if (feof(file)) {
             text->data[text->bytes] = '\0';

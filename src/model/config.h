@@ -41,13 +41,17 @@ typedef struct kvf_model_config {
     int32_t bos_token;             /* -1: none */
     int32_t eos_tokens[8];
     uint32_t n_eos_tokens;
+    /* Keys of config.json that nothing is known of, and that were passed over. */
+    uint32_t n_unknown_keys;
+    char unknown_keys[160]; /* "a, b": as many as it can hold */
 } kvf_model_config;
 
 /*
  * Reads DIR/config.json (and eos ids of DIR/generation_config.json where it is
  * there). Missing, absurd or contradictory values are KVF_FILE_FORMAT with the
- * file, the key, the value and what would be right; an architecture, scoring
- * function, rope type or quantisation_config that is not read yet is
+ * file, the key, the value and what would be right, and both keys where two say
+ * different things. A value of which another is implemented, a quantisation that is
+ * not read yet, and a key that nothing is known of where it may change the model are
  * KVF_UNSUPPORTED and named. Nothing to free.
  */
 kvf_status kvf_config_load(const char *dir, kvf_model_config *config, kvf_error *error);

@@ -5,16 +5,10 @@
 #include "model/config.h"
 #include "model/json.h"
 
-/* The config being read, and values that are only checked or used later. */
+/* The config being read, and values that are only used while it is. */
 typedef struct kvf_config_draft {
     kvf_model_config config;
-    uint32_t head_dim;
-    uint32_t rope_dim;
-    uint32_t index_dim;
-    uint32_t n_kv_heads;
     uint32_t n_hash_layers;
-    uint32_t n_expert_groups;
-    uint32_t n_dense_layers;
 } kvf_config_draft;
 
 /* One JSON text and where its failures are reported. */
@@ -24,46 +18,65 @@ typedef struct kvf_config_source {
     kvf_error *error;
 } kvf_config_source;
 
-#define KVF_REQUIRED (-1) /* no field is ever negative */
+#define KVF_REQUIRED (-1)             /* no number is ever negative */
+#define KVF_ONLY_CHECKED ((size_t)-1) /* no place: only this build's value is accepted */
 
+/* How a key is treated. */
 typedef enum kvf_field_kind {
-    KVF_FIELD_U32,
+    KVF_FIELD_U32, /* a number .. */
     KVF_FIELD_U64,
     KVF_FIELD_F32,
-    KVF_FIELD_F64
+    KVF_FIELD_F64,
+    KVF_FIELD_BOOL,   /* .. or truth, 0 or 1, which is followed, or must have one value */
+    KVF_FIELD_TEXT,   /* a text that must have one of some values, where it is there */
+    KVF_FIELD_PART,   /* read by code that knows its structure */
+    KVF_FIELD_IGNORED /* known to change nothing of what is computed here */
 } kvf_field_kind;
 
 /*
- * A number at `offset` of a struct. Found under any of its keys; two of them with
- * different values contradict each other. min == max: the only value this build
- * can run, so that another one is KVF_UNSUPPORTED instead of KVF_FILE_FORMAT.
+ * A key of a JSON object, or several that mean the same: two of them with different values
+ * contradict each other. min == max: the only value this build can run, so that another one
+ * is KVF_UNSUPPORTED instead of KVF_FILE_FORMAT.
  */
-typedef struct kvf_number_field {
+typedef struct kvf_config_field {
     const char *keys[3];
     kvf_field_kind kind;
-    size_t offset;
+    size_t offset; /* in a struct; or KVF_ONLY_CHECKED */
     double min;
     double max;
-    uint32_t multiple_of; /* 0: any */
-    double fallback;      /* where the key is missing or null; or KVF_REQUIRED */
-} kvf_number_field;
+    uint32_t multiple_of;  /* 0: any */
+    double fallback;       /* where the key is missing or null; or KVF_REQUIRED */
+    const char *values[4]; /* of a text */
+    const char *rest;      /* of a text: what is said of any other value */
+} kvf_config_field;
 
 /*
- * Reads n fields of the JSON object (source->json or one inside it, whose name
+ * Reads the n fields of the JSON object (source->json or one inside it, whose name
  * `object_name` ends with a dot: "rope_scaling.") into the struct at base.
  */
-kvf_status kvf_config_read_numbers(const kvf_config_source *source, const cJSON *object,
-                                   const char *object_name, const kvf_number_field *fields,
-                                   size_t n, void *base);
+kvf_status kvf_config_read_fields(const kvf_config_source *source, const cJSON *object,
+                                  const char *object_name, const kvf_config_field *fields, size_t n,
+                                  void *base);
 
-/* true or false, `fallback` where the key is missing or null. */
-kvf_status kvf_config_read_bool(const kvf_config_source *source, const char *key, bool fallback,
-                                bool *value);
+/* Whether one of the fields has this key. */
+bool kvf_config_knows(const kvf_config_field *fields, size_t n, const char *key);
+
+/*
+ * Refuses an object inside of the config that is none, or that has a key of which no field
+ * knows, unless it is null: what nobody here knows may be what the model needs.
+ */
+kvf_status kvf_config_check_section(const kvf_config_source *source, const cJSON *object,
+                                    const char *object_name, const kvf_config_field *fields,
+                                    size_t n);
 
 /* "FILE: "OBJECT_NAME KEY" is VALUE; REST", with the status given. */
 kvf_status kvf_config_fail(const kvf_config_source *source, kvf_status status,
                            const char *object_name, const char *key, const cJSON *value,
                            const char *rest);
+
+/* "FILE: "A" is VALUE_A, but "B" is VALUE_B; they mean the same", as KVF_FILE_FORMAT. */
+kvf_status kvf_config_contradict(const kvf_config_source *source, const char *a,
+                                 const char *value_a, const char *b, const char *value_b);
 
 /* Layer kinds, ratios and hash routing, in either style. draft->config.geometry.n_layers is set. */
 kvf_status kvf_config_read_layers(const kvf_config_source *source, kvf_config_draft *draft);

@@ -18,16 +18,16 @@ typedef struct compress_rates {
 
 /* A compressor keeps 2 * ratio tokens of state, so an absurd ratio is an absurd size. */
 /* clang-format off */
-static const kvf_number_field rate_fields[] = {
+static const kvf_config_field rate_fields[] = {
     {{"compressed_sparse_attention"}, KVF_FIELD_U32, offsetof(compress_rates, csa),
-     2, 1024, 0, CSA_RATIO},
+     2, 1024, 0, CSA_RATIO, {0}, NULL},
     {{"heavily_compressed_attention"}, KVF_FIELD_U32, offsetof(compress_rates, hca),
-     2, 1024, 0, HCA_RATIO},
+     2, 1024, 0, HCA_RATIO, {0}, NULL},
 };
 
-static const kvf_number_field hash_field = {
+static const kvf_config_field hash_field = {
     {"num_hash_layers", "n_hash_layers"}, KVF_FIELD_U32, offsetof(kvf_config_draft, n_hash_layers),
-    0, KVF_MAX_LAYERS, 0, KVF_REQUIRED};
+    0, KVF_MAX_LAYERS, 0, KVF_REQUIRED, {0}, NULL};
 /* clang-format on */
 
 /* "FILE: "KEY[I]" is VALUE; REST" */
@@ -63,20 +63,16 @@ static kvf_status read_rates(const kvf_config_source *source, compress_rates *ra
     const cJSON *object = kvf_json_get(source->json, "compress_rates");
     if (!object)
         return KVF_OK;
-    if (!cJSON_IsObject(object))
-        return kvf_config_fail(source, KVF_FILE_FORMAT, "", "compress_rates", object,
-                               "an object with one rate a kind of layer is needed");
-    return kvf_config_read_numbers(source, object, "compress_rates.", rate_fields,
-                                   sizeof rate_fields / sizeof *rate_fields, rates);
+    const size_t n = sizeof rate_fields / sizeof *rate_fields;
+    kvf_status status = kvf_config_check_section(source, object, "compress_rates.", rate_fields, n);
+    return status == KVF_OK
+               ? kvf_config_read_fields(source, object, "compress_rates.", rate_fields, n, rates)
+               : status;
 }
 
 static kvf_status read_layer_types(const kvf_config_source *source, const cJSON *types,
-                                   uint32_t n_layers, kvf_layer *layers)
+                                   compress_rates rates, uint32_t n_layers, kvf_layer *layers)
 {
-    compress_rates rates;
-    kvf_status status = read_rates(source, &rates);
-    if (status != KVF_OK)
-        return status;
     const struct {
         const char *name;
         kvf_layer layer;
@@ -101,15 +97,23 @@ static kvf_status read_layer_types(const kvf_config_source *source, const cJSON 
     return KVF_OK;
 }
 
-/* Entries past the last layer belong to prediction heads and are not looked at. */
+/*
+ * Entries past the last layer belong to prediction heads, which have windows alone; another
+ * one says that the number of layers is wrong.
+ */
 static kvf_status read_ratios(const kvf_config_source *source, const cJSON *ratios,
                               uint32_t n_layers, kvf_layer *layers)
 {
     const cJSON *item = ratios->child;
-    for (uint32_t i = 0; i < n_layers; i++, item = item->next) {
+    for (uint32_t i = 0; item; i++, item = item->next) {
         uint64_t ratio = 0;
         if (!kvf_json_u64(item, &ratio) || (ratio != 0 && ratio != CSA_RATIO && ratio != HCA_RATIO))
             return fail_entry(source, "compress_ratios", i, item, "0, 4 or 128 is needed");
+        if (i >= n_layers && ratio != 0)
+            return fail_entry(source, "compress_ratios", i, item,
+                              "entries past the last layer are of prediction heads, and 0");
+        if (i >= n_layers)
+            continue;
         layers[i].ratio = (uint32_t)ratio;
         layers[i].kind = ratio == 0           ? KVF_LAYER_WINDOW
                          : ratio == CSA_RATIO ? KVF_LAYER_CSA
@@ -118,17 +122,52 @@ static kvf_status read_ratios(const kvf_config_source *source, const cJSON *rati
     return KVF_OK;
 }
 
+/* "layer_types[I]" against "compress_ratios[I]". */
+static kvf_status compare_kinds(const kvf_config_source *source, uint32_t i, const cJSON *types,
+                                const kvf_layer *by_type, const kvf_layer *by_ratio)
+{
+    char names[2][48];
+    char values[2][80];
+    if (by_type->kind == by_ratio->kind && by_type->ratio == by_ratio->ratio)
+        return KVF_OK;
+    snprintf(names[0], sizeof names[0], "layer_types[%u]", i);
+    snprintf(names[1], sizeof names[1], "compress_ratios[%u]", i);
+    const kvf_shown type = kvf_json_show(cJSON_GetArrayItem(types, (int)i));
+    if (by_type->ratio > 0)
+        snprintf(values[0], sizeof values[0], "%.48s at rate %u", type.text, by_type->ratio);
+    else
+        snprintf(values[0], sizeof values[0], "%.48s", type.text);
+    snprintf(values[1], sizeof values[1], "%u", by_ratio->ratio);
+    return kvf_config_contradict(source, names[0], values[0], names[1], values[1]);
+}
+
+/* Ratios say the rates as well; others beside them would belong to other layers. */
+static kvf_status check_rates(const kvf_config_source *source, compress_rates rates)
+{
+    const char *key =
+        rates.csa != CSA_RATIO ? "compressed_sparse_attention" : "heavily_compressed_attention";
+    if (rates.csa == CSA_RATIO && rates.hca == HCA_RATIO)
+        return KVF_OK;
+    return kvf_config_fail(
+        source, KVF_FILE_FORMAT, "compress_rates.", key,
+        kvf_json_get(kvf_json_get(source->json, "compress_rates"), key),
+        "but \"compress_ratios\" has 4 for such layers of the sparse kind and 128 of the heavy");
+}
+
 static kvf_status read_kinds(const kvf_config_source *source, kvf_geometry *geometry)
 {
     const uint32_t n = geometry->n_layers;
     kvf_layer by_ratio[KVF_MAX_LAYERS] = {0};
+    compress_rates rates;
     const cJSON *types = NULL;
     const cJSON *ratios = NULL;
     kvf_status status = find_layer_array(source, "layer_types", n, false, &types);
     if (status == KVF_OK)
         status = find_layer_array(source, "compress_ratios", n, true, &ratios);
+    if (status == KVF_OK)
+        status = read_rates(source, &rates);
     if (status == KVF_OK && types)
-        status = read_layer_types(source, types, n, geometry->layers);
+        status = read_layer_types(source, types, rates, n, geometry->layers);
     if (status == KVF_OK && ratios)
         status = read_ratios(source, ratios, n, types ? by_ratio : geometry->layers);
     if (status != KVF_OK)
@@ -136,13 +175,9 @@ static kvf_status read_kinds(const kvf_config_source *source, kvf_geometry *geom
     if (!types && !ratios)
         return kvf_config_fail(source, KVF_FILE_FORMAT, "", "layer_types", NULL,
                                "it or \"compress_ratios\" is needed");
-    for (uint32_t i = 0; types && ratios && i < n; i++)
-        if (by_ratio[i].kind != geometry->layers[i].kind ||
-            by_ratio[i].ratio != geometry->layers[i].ratio)
-            return kvf_fail(source->error, KVF_FILE_FORMAT,
-                            "%s: \"layer_types\" and \"compress_ratios\" disagree on layer %u",
-                            kvf_printable(source->where).text, i);
-    return KVF_OK;
+    for (uint32_t i = 0; types && ratios && i < n && status == KVF_OK; i++)
+        status = compare_kinds(source, i, types, &geometry->layers[i], &by_ratio[i]);
+    return status == KVF_OK && ratios ? check_rates(source, rates) : status;
 }
 
 static kvf_status read_mlp_types(const kvf_config_source *source, const cJSON *types,
@@ -159,27 +194,42 @@ static kvf_status read_mlp_types(const kvf_config_source *source, const cJSON *t
     return KVF_OK;
 }
 
-static kvf_status read_routing(const kvf_config_source *source, kvf_config_draft *draft)
+/* The first layers are hash-routed; mlp_layer_types, where it is there, must say the same. */
+static kvf_status read_hash_layers(const kvf_config_source *source, const cJSON *types,
+                                   kvf_config_draft *draft)
 {
     kvf_model_config *config = &draft->config;
     const uint32_t n = config->geometry.n_layers;
-    bool counted = kvf_json_get(source->json, "num_hash_layers") ||
-                   kvf_json_get(source->json, "n_hash_layers");
-    const cJSON *types = NULL;
-    kvf_status status = find_layer_array(source, "mlp_layer_types", n, false, &types);
-    if (status == KVF_OK && types)
-        status = read_mlp_types(source, types, config);
-    if (status == KVF_OK && (counted || !types))
-        status = kvf_config_read_numbers(source, source->json, "", &hash_field, 1, draft);
-    for (uint32_t i = 0; status == KVF_OK && (counted || !types) && i < n; i++) {
-        bool hash = i < draft->n_hash_layers;
-        if (types && config->hash_routed[i] != hash)
-            return kvf_fail(source->error, KVF_FILE_FORMAT,
-                            "%s: \"mlp_layer_types\" and \"num_hash_layers\" disagree on layer %u",
-                            kvf_printable(source->where).text, i);
+    const char *key =
+        kvf_json_get(source->json, "num_hash_layers") ? "num_hash_layers" : "n_hash_layers";
+    kvf_status status = kvf_config_read_fields(source, source->json, "", &hash_field, 1, draft);
+    if (status == KVF_OK && draft->n_hash_layers > n)
+        return kvf_config_fail(source, KVF_FILE_FORMAT, "", key, kvf_json_get(source->json, key),
+                               "the model has fewer layers");
+    for (uint32_t i = 0; status == KVF_OK && i < n; i++) {
+        const bool hash = i < draft->n_hash_layers;
+        if (types && config->hash_routed[i] != hash) {
+            char name[48];
+            snprintf(name, sizeof name, "mlp_layer_types[%u]", i);
+            status = kvf_config_contradict(source, name, hash ? "\"moe\"" : "\"hash_moe\"", key,
+                                           kvf_json_show(kvf_json_get(source->json, key)).text);
+        }
         config->hash_routed[i] = hash;
     }
     return status;
+}
+
+static kvf_status read_routing(const kvf_config_source *source, kvf_config_draft *draft)
+{
+    const bool counted = kvf_json_get(source->json, "num_hash_layers") ||
+                         kvf_json_get(source->json, "n_hash_layers");
+    const cJSON *types = NULL;
+    kvf_status status =
+        find_layer_array(source, "mlp_layer_types", draft->config.geometry.n_layers, false, &types);
+    if (status == KVF_OK && types)
+        status = read_mlp_types(source, types, &draft->config);
+    return status == KVF_OK && (counted || !types) ? read_hash_layers(source, types, draft)
+                                                   : status;
 }
 
 kvf_status kvf_config_read_layers(const kvf_config_source *source, kvf_config_draft *draft)

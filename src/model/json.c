@@ -8,6 +8,68 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What cJSON copies of a number; the rest of a longer one would be taken for what follows it. */
+#define MAX_NUMBER_BYTES 63
+
+static size_t count_digits(const char *text, size_t bytes)
+{
+    size_t n = 0;
+    while (n < bytes && text[n] >= '0' && text[n] <= '9')
+        n++;
+    return n;
+}
+
+/* Bytes of the number that the text begins with, as RFC 8259 writes it; 0 where it is none. */
+static size_t number_bytes(const char *text, size_t bytes)
+{
+    size_t n = text[0] == '-';
+    const size_t whole = count_digits(text + n, bytes - n);
+    if (whole == 0 || (whole > 1 && text[n] == '0'))
+        return 0;
+    n += whole;
+    if (n < bytes && text[n] == '.') {
+        const size_t part = count_digits(text + n + 1, bytes - n - 1);
+        if (part == 0)
+            return 0;
+        n += 1 + part;
+    }
+    if (n < bytes && (text[n] == 'e' || text[n] == 'E')) {
+        n++;
+        n += n < bytes && (text[n] == '-' || text[n] == '+');
+        const size_t exponent = count_digits(text + n, bytes - n);
+        if (exponent == 0)
+            return 0;
+        n += exponent;
+    }
+    return n;
+}
+
+/*
+ * A number at `at`, outside of a string. *n is its length. cJSON takes what C's strtod takes
+ * of it ("1.", "01") and reads the next value behind that, where a number is not one.
+ */
+static kvf_status check_number(const char *text, size_t bytes, size_t at, const char *where,
+                               size_t *n, kvf_error *error)
+{
+    char shown[44];
+    size_t length = 0; /* of what was meant as one */
+    while (at + length < bytes && text[at + length] > ' ' && !strchr(",:]}\"", text[at + length]))
+        length++;
+    *n = number_bytes(text + at, length);
+    if (*n == length && length <= MAX_NUMBER_BYTES)
+        return KVF_OK;
+    snprintf(shown, sizeof shown, "%.*s%s", length > 40 ? 40 : (int)length, text + at,
+             length > 40 ? "..." : "");
+    if (*n == length)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%s: the number %s at byte %zu of the JSON has %zu characters; at most %d "
+                        "are read",
+                        kvf_printable(where).text, shown, at, length, MAX_NUMBER_BYTES);
+    return kvf_fail(error, KVF_FILE_FORMAT,
+                    "%s: '%s' at byte %zu is no number of JSON, so it is not valid JSON",
+                    kvf_printable(where).text, kvf_printable(shown).text, at);
+}
+
 /* Checks of the raw text that cJSON does not make. */
 static kvf_status check_text(const char *text, size_t bytes, const char *where, kvf_error *error)
 {
@@ -19,6 +81,7 @@ static kvf_status check_text(const char *text, size_t bytes, const char *where, 
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: %zu bytes of JSON; at most %d are read",
                         kvf_printable(file).text, bytes, KVF_JSON_MAX_BYTES);
     size_t n_values = 1;
+    bool in_string = false;
     for (size_t at = 0; at < bytes;) {
         size_t n = kvf_utf8_bytes(text + at, bytes - at);
         if (n == 0)
@@ -32,6 +95,12 @@ static kvf_status check_text(const char *text, size_t bytes, const char *where, 
         if (c == '\0' || escaped_nul)
             return kvf_fail(error, KVF_FILE_FORMAT, "%s: byte %zu of the JSON is a NUL character",
                             kvf_printable(file).text, at);
+        in_string ^= c == '"'; /* an escaped one was stepped over */
+        if (!in_string && (c == '-' || (c >= '0' && c <= '9'))) {
+            kvf_status status = check_number(text, bytes, at, where, &n, error);
+            if (status != KVF_OK)
+                return status;
+        }
         at += n;
     }
     if (n_values > KVF_JSON_MAX_VALUES)

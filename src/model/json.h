@@ -18,10 +18,11 @@
 
 /*
  * Parses one JSON object; `where` names the text in messages. Refused with
- * KVF_FILE_FORMAT: bad syntax (with line and column), text after the object,
- * anything but UTF-8, a NUL character (also as an escape: it would cut the name),
- * nesting deeper than cJSON's limit, a key that one object has twice. *json is
- * freed with cJSON_Delete.
+ * KVF_FILE_FORMAT: bad syntax (with line and column), text after the object, a
+ * number that JSON does not write so or of more than 63 characters, anything but UTF-8, a NUL
+ * character (also as an escape: it would cut the name), nesting deeper than cJSON's limit, a key
+ * that one object has twice. A byte order mark before it is passed over. *json is freed with
+ * cJSON_Delete.
  */
 kvf_status kvf_json_parse(const char *text, size_t bytes, const char *where, cJSON **json,
                           kvf_error *error);

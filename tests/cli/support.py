@@ -8,6 +8,7 @@ Python's standard library.
 
 import argparse
 import csv
+import fcntl
 import io
 import json
 import os
@@ -16,9 +17,11 @@ import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 
@@ -94,6 +97,8 @@ class CliTest(unittest.TestCase):
         with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
         config["max_position_embeddings"] = max_tokens
+        rope = config["rope_parameters"]["compress"]  # which must be stretched to as many
+        rope["factor"] = max(rope["factor"], max_tokens / rope["original_max_position_embeddings"])
         self.write(name + "/config.json", json.dumps(config))
         return self.path(name)
 
@@ -139,10 +144,15 @@ class CliTest(unittest.TestCase):
 class Terminal:
     """kvfold on a terminal of its own, so that Ctrl-C is a key and the bar is drawn."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, columns=80, prepare=None):
+        """prepare: what the process does before it becomes kvfold."""
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             try:
+                size = struct.pack("HHHH", 24, columns, 0, 0)
+                fcntl.ioctl(1, termios.TIOCSWINSZ, size)
+                if prepare:
+                    prepare()
                 os.execve(KVFOLD, [KVFOLD, *one_thread(arguments)], environment())
             finally:
                 os._exit(127)

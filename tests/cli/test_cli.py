@@ -77,19 +77,75 @@ class UsageTest(CliTest):
         self.refused("neither 'on' nor 'off'", "run", "-m", MODEL, "-p", "a", "--grid", "of")
 
     def test_sizes_are_strict(self):
-        for text in ("", "k", "-1", "+8k", " 8k", "8 k", "8kk", "8kB", "0x10", "1e3", "8.5k", "8k,",
-                     ",8k", "8k,,16k", "1_000"):
-            self.refused("--ctx", "plan", "-m", "v4-flash", "--ctx", text)
-        for text in ("0", "18446744073709551616", "99999999999999999999k", "16777216T"):
-            self.refused("outside 1 .. 1T", "plan", "-m", "v4-flash", "--ctx", text)
+        for text in ("k", "--1", "+8k", " 8k", "8k ", "8 k", "8kk", "8kB", "0x10", "1e3", "8.5k",
+                     "0.1k", "8k,", ",8k", "8k,,16k", "1_000", "nan", "inf"):
+            self.refused("is not a number", "plan", "-m", "v4-flash", "--ctx", text)
+        for text in ("0", "-1", "-8k", "18446744073709551616", "99999999999999999999k",
+                     "16777216T"):
+            self.refused(f"'{text}' is outside 1 .. 1T", "plan", "-m", "v4-flash", "--ctx", text)
         self.refused("outside 1 .. 64k", "plan", "-m", "v4-flash", "--chunk", "65537")
-        self.refused("outside 1 .. 4k", "run", "-m", MODEL, "-p", "a", "--threads", "0")
+        self.refused("outside 1 .. ", "run", "-m", MODEL, "-p", "a", "--threads", "0")
         self.refused("at most 1 context", "run", "-m", MODEL, "-p", "a", "--ctx", "1k,2k")
         self.refused("at most 64 context", "plan", "-m", "v4-flash", "--ctx", ",".join(["1k"] * 65))
-        for text in ("-1", "nan", "inf", "1e9", "", ".", "0.5.5", "1,5"):
-            self.refused("--temperature", "run", "-m", MODEL, "-p", "a", "--temperature", text)
-        self.refused("outside 0 .. 1", "run", "-m", MODEL, "-p", "a", "--temperature", "1",
-                     "--top-p", "1.1")
+
+    def test_fractions_are_decimal_numbers_in_their_range(self):
+        def refused(expected, option, text):
+            warm = [] if option == "--temperature" else ["--temperature", "1"]
+            self.refused(f"{option}: '{text}' {expected}", "run", "-m", MODEL, "-p", "a", *warm,
+                         option, text)
+        for text in ("nan", "inf", ".", "0.5.5", "1,5", "1e", "1e+", "e3", "0x1", "+1", " 1", "1 "):
+            refused("is not a number", "--temperature", text)
+        for text in ("-0.5", "-1", "-1e-400", "1e9", "1e400", "100.001"):
+            refused("is outside 0 .. 100", "--temperature", text)
+        for text in ("1e-50", "1e-400", "0.0001e-45"):
+            refused("is nearer to 0", "--min-p", text)
+        refused("is outside 0 .. 1", "--top-p", "1.1")
+        refused("is outside 0 .. 1", "--min-p", "-1e-3")
+
+    def test_fractions_may_be_written_as_other_programs_write_them(self):
+        run = ["run", "-m", MODEL, "-p", "The sea ", "-n", "24", "--seed", "7"]
+        plain = self.good(*run, "--temperature", "0.75").stdout
+        for text in ("7.5e-1", ".75", "75E-2", "0" * 70 + ".75", "0.75" + "0" * 70, "0.0075e+2"):
+            self.assertEqual(self.good(*run, "--temperature", text).stdout, plain, text)
+        self.assertNotEqual(self.good(*run, "--temperature", "1.75").stdout, plain)
+        self.good("run", "-m", MODEL, "-p", "a", "-n", "1", "--temperature=-0")
+
+    def test_numbers_are_never_cut(self):
+        zeros = "0" * 70
+        lines = self.json_lines("plan", "-m", "v4-flash", "--profile", "fold", "--ctx",
+                                f"{zeros}1024,2k,{zeros}00003k")
+        self.assertEqual([line["ctx"] for line in lines], [1024, 2048, 3072])
+        for text in (f"{zeros}1024x", f"1k,{zeros}1.5", "9" * 80, f"{zeros}{'9' * 20}"):
+            message = self.refused("...' is ", "plan", "-m", "v4-flash", "--ctx", text)
+            self.assertLess(len(message), 200)
+        lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "8k", "--memory",
+                                f"{zeros}20G", "--weights", f"{zeros}3G")
+        self.assertEqual(lines[-1]["memory_bytes"], 20 << 30)
+        self.assertEqual(lines[-1]["weights_bytes"], 3 << 30)
+        self.refused(f"'{'x' * 40}", "plan", "-m", "v4-flash", "--profiles", "fold," + "x" * 100)
+        self.refused("'fold" + " " * 36, "bench", "--profiles", "fold" + " " * 60 + "!")
+
+    def test_an_empty_value_is_refused_wherever_a_name_is_wanted(self):
+        options = {
+            "run": ["--model", "--backend", "--isa", "--profile", "--file", "--session", "--store"],
+            "verify": ["--model", "--backend", "--isa", "--profiles", "--file"],
+            "score": ["--model", "--backend", "--isa", "--profile", "--file", "--ids", "--logits"],
+            "plan": ["--model", "--profiles", "--svg", "--ctx"],
+            "bench": ["--model", "--backend", "--isa", "--profiles", "--stage", "--svg"],
+            "session": ["--store"],
+        }
+        for command, names in options.items():
+            for name in names:
+                self.refused(f"{name}: the value is empty", command, name, "")
+        self.refused("--model: the value is empty", "run", "-m", "", "-p", "a")
+        self.refused("--isa: the value is empty", "run", "-m", MODEL, "-p", "a", "--isa=")
+
+    def test_an_option_is_not_taken_for_the_value_before_it(self):
+        self.refused("--model needs a value; --json is an option", "plan", "-m", "--json")
+        self.refused("--file needs a value; --ids is an option", "score", "--file", "--ids", "x")
+        self.refused("--json/config.json", "plan", "--model=--json")
+        self.refused("--frob/config.json", "plan", "-m", "--frob")  # a folder's name, if odd
+        self.good("run", "-m", MODEL, "-n", "1", "-p", "--json")  # a prompt is any text
 
     def test_suffixes_are_powers_of_1024_in_either_case(self):
         lines = self.json_lines("plan", "-m", "v4-flash", "--profile", "fold", "--ctx",

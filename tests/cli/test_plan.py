@@ -4,6 +4,7 @@
 usage: test_plan.py --kvfold PATH --model DIR [unittest's own arguments]
 """
 
+import json
 import os
 import xml.etree.ElementTree
 
@@ -65,6 +66,24 @@ class PlanTest(CliTest):
         contexts = sorted({line["ctx"] for line in self.json_lines("plan", "-m", "short")})
         self.assertEqual(contexts, [8192, 16384, 32768])
         self.refused("40,000", "plan", "-m", "short", "--ctx", "8k,64k")
+
+    def test_keys_of_the_config_that_nobody_knows_are_told_or_refused(self):
+        folder = self.config_of_model("model", 1 << 20)
+        with open(folder + "/config.json", encoding="utf-8") as file:
+            config = json.load(file)
+
+        def plan_with(**keys):
+            self.write("model/config.json", json.dumps({**config, **keys}))
+            return self.kvfold("plan", "-m", "model", "--ctx", "8k", "--json")
+        plain = plan_with()
+        self.assertEqual(plain.stderr, b"")
+        told = plan_with(foo=1, bar={"rope": 2})
+        self.assertEqual(told.stderr, b"kvfold: plan: note: config.json has 2 keys that nothing is "
+                                      b"known of, passed over: foo, bar\n")
+        self.assertEqual((told.returncode, told.stdout), (0, plain.stdout))
+        refused = plan_with(attn_logit_softcapping=50)
+        self.assertEqual((refused.returncode, refused.stdout), (2, b""))
+        self.assertIn(b'"attn_logit_softcapping" is 50; nothing is known', refused.stderr)
 
     def test_csv_has_the_same_numbers(self):
         arguments = ["plan", "-m", "v4-flash", "--ctx", "8k,1M", "--profile", "fold,legacy"]
@@ -144,6 +163,29 @@ class PlanTest(CliTest):
         self.good("plan", "-m", strange, "--ctx", "4k", "--profile", "fold", "--svg", "one.svg")
         root = xml.etree.ElementTree.parse(self.path("one.svg")).getroot()
         self.assertEqual(len(root.findall(SVG + "polyline")), 1)
+
+    def test_svg_ticks_are_powers_of_two_that_lie_in_the_plot(self):
+        for contexts, expected in (("1", ["1", "2"]), ("2", ["1", "2", "4"]), ("3", ["2", "4"]),
+                                   ("1000001,1000002", ["512k", "1M"]), ("1M", ["512k", "1M", "2M"]),
+                                   ("1,2", ["1", "2"]), ("5k,7k", ["4k", "8k"])):
+            self.good("plan", "-m", "v4-flash", "--ctx", contexts, "--svg", "ticks.svg")
+            root = xml.etree.ElementTree.parse(self.path("ticks.svg")).getroot()
+            ticks = [text for text in root.findall(SVG + "text") if text.get("class") == "tick"]
+            across = [text for text in ticks if text.get("text-anchor") == "middle"]
+            self.assertEqual([text.text for text in across], expected, contexts)
+            places = [float(text.get("x")) for text in across]
+            self.assertEqual(places, sorted(set(places)))
+            self.assertTrue(84 <= places[0] and places[-1] <= 712, places)
+            self.assertGreater(len(ticks) - len(across), 1)
+        self.refused("outside 1", "plan", "-m", "v4-flash", "--ctx", "0", "--svg", "none.svg")
+
+    def test_svg_of_a_long_path_keeps_its_title_on_the_page(self):
+        self.config_of_model("x" * 200, 1 << 20)
+        self.good("plan", "-m", "x" * 200, "--ctx", "8k", "--svg", "long.svg")
+        root = xml.etree.ElementTree.parse(self.path("long.svg")).getroot()
+        title = next(text.text for text in root.findall(SVG + "text") if text.get("class") == "title")
+        self.assertEqual(title, "Session bytes against context: ..." + "x" * 40)
+        self.assertIn("x" * 200, root.find(SVG + "title").text)
 
     def test_svg_that_cannot_be_written_leaves_nothing(self):
         result = self.kvfold("plan", "-m", "v4-flash", "--svg", "nosuchfolder/chart.svg")

@@ -55,6 +55,20 @@ class ScoreTest(CliTest):
         with open(self.path("a.f32"), "rb") as a, open(self.path("b.f32"), "rb") as b:
             self.assertEqual(a.read(), b.read())
 
+    def test_ids_may_come_from_any_system(self):
+        ids = [str(i) for i in [BOS, *self.TEXT]]
+        score = ["score", "-m", MODEL, "--ids"]
+
+        def nats(content):
+            return self.json_lines(*score, self.write("ids", content))[0]["nats"]
+
+        plain = nats("\n".join(ids) + "\n")
+        for end in ("\n", "\r\n", "\r"):
+            for mark in ("", "\ufeff"):
+                self.assertEqual(nats(mark + end.join(ids) + end), plain)
+                self.assertEqual(nats(mark + end.join(ids)), plain)
+        self.assertEqual(nats("\n".join("0" * 50 + i for i in ids)), plain)
+
     def test_what_is_dropped_is_said(self):
         text = self.write("text", self.TEXT)
         output = self.good("score", "-m", MODEL, "-f", text, "--window", 32).stdout.decode()
@@ -64,11 +78,14 @@ class ScoreTest(CliTest):
         self.assertEqual(rows[0]["dropped"], "0")  # shorter than a window: one window
 
     def test_bad_ids_are_named_by_line_and_leave_no_file(self):
-        for line, content in ((2, "256\nx\n"), (2, "256\n320\n"), (1, "-1\n"), (3, "1\n2\n\n3\n"),
-                              (1, "1 2\n"), (2, "1\n99999999999999999999\n")):
+        for line, shown, content in (
+                (2, "x", "256\nx\n"), (2, "320", "256\n320\n"), (1, "-1", "-1\n"),
+                (3, "", "1\n2\n\n3\n"), (1, "1 2", "1 2\n"), (2, "2?3", "1\r2\0003\r4"),
+                (2, "9" * 44 + "...", "1\n" + "9" * 60 + "\n"), (3, "1e2", "1\r\n2\r\n1e2\r\n"),
+                (2, "0x10", "1\n0x10\n"), (2, "+5", "1\n+5\n"), (2, "5 ", "1\n5 \n")):
             ids = self.write("ids", content)
-            self.refused(f"line {line} is not a token id", "score", "-m", MODEL, "--ids", ids,
-                         "--logits", "out.f32")
+            self.refused(f"line {line}, '{shown}', is not a token id", "score", "-m", MODEL,
+                         "--ids", ids, "--logits", "out.f32")
         self.refused("2 are needed", "score", "-m", MODEL, "--ids", self.write("ids", "256\n"))
         self.refused("empty", "score", "-m", MODEL, "-f", self.write("text", ""))
         self.assertEqual(sorted(os.listdir(self.folder)), ["ids", "text"])

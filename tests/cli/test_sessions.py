@@ -594,7 +594,7 @@ class CommandTest(SessionTest):
         self.refused("rm has no --json", "session", "rm", "a", "--json")
         self.refused("does not apply here; it belongs to kvfold run", "session", "list",
                      "--session", "a")
-        for name in ("", "../a", "a/b", ".a", "-a", "a b", "a\n", "\u00e9", "a" * 65, "prefixes/a"):
+        for name in ("../a", "a/b", ".a", "-a", "a b", "a\n", "\u00e9", "a" * 65, "prefixes/a"):
             self.refused("name", "run", "-m", MODEL, "-p", "x", "--session=" + name)
         self.refused("'../a' ", "session", "show", "../a", "--store", "s")
         run = ["run", "-m", MODEL]

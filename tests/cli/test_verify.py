@@ -114,7 +114,23 @@ class ProgressTest(CliTest):
                           terminal.seen)
         self.assertEqual(set(bars), {b"legacy", b"fold"})
         after_last_bar = terminal.seen[terminal.seen.rindex(b" left"):]
-        self.assertTrue(after_last_bar.startswith(b" left\r\x1b[K"), after_last_bar[:40])
+        self.assertRegex(after_last_bar, rb"\A left *\r *\r")
+        self.assertNotIn(b"\x1b", terminal.seen)  # a terminal may know no escape sequences
+
+    def test_a_bar_never_wraps_and_leaves_no_rest_behind(self):
+        for columns in (1, 17, 0):  # 0: a terminal that does not know its own
+            terminal = Terminal("verify", "-m", MODEL, "--ctx", "200", "--profiles", "fold",
+                                "--chunk", "16", columns=columns)
+            self.addCleanup(terminal.close)
+            self.assertEqual(terminal.exit_status(), 0)
+            line, most = b"", 0
+            for part in re.split(rb"(\r(?!\n))", terminal.seen):
+                if b"\n" in part:
+                    break  # the table
+                line = part + line[len(part):]  # written over what stands there
+                most = max(most, len(part))
+            self.assertLess(most, columns or 81, columns)
+            self.assertEqual(line.strip(), b"", columns)
 
     def test_nothing_is_drawn_elsewhere(self):
         result = self.good("verify", "-m", MODEL, "--ctx", "64", "--profiles", "fold")

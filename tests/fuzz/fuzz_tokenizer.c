@@ -45,6 +45,8 @@ static void check_same_text(const int32_t *ids, uint64_t n_ids, const char *text
 {
     const char *end = text + bytes;
     char line[16];
+    if (bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
+        text += 3;
     for (uint64_t i = 0; i < n_ids; i++) {
         const size_t digits = (size_t)snprintf(line, sizeof line, "%d", ids[i]);
         const char *start = text;
@@ -54,8 +56,8 @@ static void check_same_text(const int32_t *ids, uint64_t n_ids, const char *text
         FUZZ_REQUIRE(length >= digits && memcmp(text - digits, line, digits) == 0);
         for (size_t zero = 0; zero < length - digits; zero++)
             FUZZ_REQUIRE(start[zero] == '0');
-        text += text < end && *text == '\r';
-        FUZZ_REQUIRE(text == end || *text == '\n');
+        FUZZ_REQUIRE(text == end || *text == '\n' || *text == '\r');
+        text += end - text >= 2 && text[0] == '\r' && text[1] == '\n';
         text += text < end;
     }
     FUZZ_REQUIRE(text == end);
@@ -64,14 +66,14 @@ static void check_same_text(const int32_t *ids, uint64_t n_ids, const char *text
 static void check_ids(const char *text, size_t bytes, uint32_t vocab)
 {
     uint64_t n_ids = 0;
-    uint64_t line_number = 0;
+    cli_ids_fault fault = {0};
     int32_t *ids = make_tokens(cli_ids_most(bytes));
-    if (cli_ids_parse(text, bytes, vocab, ids, &n_ids, &line_number)) {
+    if (cli_ids_parse(text, bytes, vocab, ids, &n_ids, &fault)) {
         for (uint64_t i = 0; i < n_ids; i++)
             FUZZ_REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < vocab);
         check_same_text(ids, n_ids, text, bytes);
     } else {
-        FUZZ_REQUIRE(line_number >= 1 && line_number <= bytes);
+        FUZZ_REQUIRE(fault.line >= 1 && fault.line <= bytes && strlen(fault.text) < 48);
     }
     free(ids);
 }

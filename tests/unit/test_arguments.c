@@ -115,9 +115,41 @@ static int teardown(void **state)
     return 0;
 }
 
+/* One value that is too large for each kind of row; the message fits both. */
+static void pack_says_which_value_its_rows_cannot_hold(void **state)
+{
+    (void)state;
+    const struct {
+        uint32_t width;
+        kvf_grid grid;
+        kvf_format_id format;
+        float value;
+        const char *place;
+    } cases[] = {
+        {KVF_ROW_WIDTH, KVF_GRID_FP8, KVF_FORMAT_FP8_F16, 0x1.fp+127f, "row 2, dimension 70"},
+        {KVF_INDEX_WIDTH, KVF_GRID_FP4, KVF_FORMAT_FP4, 1e30f, "row 2, dimension 64"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static float rows[3 * KVF_ROW_WIDTH];
+        kvf_error error;
+        memset(rows, 0, sizeof rows);
+        rows[2 * cases[i].width + 70] = cases[i].value;
+        kvf_pack_args args = {.rows = rows,
+                              .stride = cases[i].width,
+                              .n_rows = 3,
+                              .grid = cases[i].grid,
+                              .out = view(cases[i].format, cases[i].width)};
+        assert_int_equal(kvf_pack(device, &args, &error), KVF_RANGE);
+        assert_non_null(strstr(error.message, cases[i].place));
+        assert_non_null(
+            strstr(error.message, "a value is outside the range that its row can hold"));
+        assert_null(strstr(error.message, "index"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pack_says_which_value_its_rows_cannot_hold),
         cmocka_unit_test(select_takes_fp4_and_f32_and_no_other_format),
         cmocka_unit_test(select_refuses_hidden_rows_and_a_small_workspace),
         cmocka_unit_test(attend_refuses_two_modes_and_rows_outside_the_view),

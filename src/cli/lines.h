@@ -1,0 +1,40 @@
+/* Lines that are typed, or come from a pipe or a file, as any system ends them. */
+#ifndef KVF_CLI_LINES_H
+#define KVF_CLI_LINES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef enum cli_lines_result {
+    CLI_LINE,
+    CLI_LINES_END,
+    CLI_LINES_INTERRUPTED, /* Ctrl-C, or another signal that ends the command */
+    CLI_LINES_TOO_LONG,    /* more than max_bytes without an end */
+    CLI_LINES_FAILED       /* errno says why */
+} cli_lines_result;
+
+typedef struct cli_lines {
+    int descriptor;
+    size_t max_bytes; /* in a line */
+    char *line;       /* [bytes], without its end; a NUL behind it that is not counted */
+    size_t bytes;
+    size_t capacity;
+    size_t n_lines;       /* so far */
+    bool skips_line_feed; /* the last line ended with CR: an LF that follows belongs to it */
+    size_t next;          /* in the buffer: the first that was not looked at .. */
+    size_t held;          /* .. and where it ends */
+    char buffer[4096];
+} cli_lines;
+
+void cli_lines_start(cli_lines *lines, int descriptor, size_t max_bytes);
+
+/*
+ * The next line into lines->line. It ends with LF, CR LF or CR; the last one may lack its
+ * end; a byte order mark before the first is none of it. Any other byte may be in it. Waits
+ * where nothing is there yet, also on a descriptor that is set to O_NONBLOCK.
+ */
+cli_lines_result cli_lines_next(cli_lines *lines);
+
+void cli_lines_free(cli_lines *lines);
+
+#endif
