@@ -35,8 +35,9 @@ LAYERS = {
     "format": ("shared/",),
     "cache": ("shared/", "format/", "backend/backend.h"),
     "backend": ("shared/", "format/"),
-    "model": ("shared/", "backend/backend.h"),
-    "cli": ("model/", "bench/"),
+    "file": (),
+    "model": ("shared/", "file/", "backend/backend.h"),
+    "cli": ("file/", "model/", "bench/"),
 }
 
 

@@ -3,7 +3,7 @@
 #define KVF_MODEL_CONFIG_FIELDS_H
 
 #include "model/config.h"
-#include "model/json.h"
+#include "file/json.h"
 
 /* The config being read, and values that are only checked or used later. */
 typedef struct kvf_config_draft {

@@ -4,7 +4,7 @@
  */
 #include "error.h"
 #include "model/config_fields.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <stddef.h>
 #include <string.h>

@@ -7,7 +7,7 @@
 #define KVF_MODEL_FINGERPRINT_H
 
 #include "model/config.h"
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 /* Never 0. Tensors are hashed by n_threads; KVF_OUT_OF_MEMORY. */
 kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors *files,

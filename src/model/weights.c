@@ -1,7 +1,7 @@
 #include "model/weights.h"
 
 #include "error.h"
-#include "model/file.h"
+#include "file/file.h"
 #include "model/weight_names.h"
 #include "shared/bf16.h"
 #include "shared/half.h"

@@ -7,7 +7,7 @@
 
 #include "backend/backend.h"
 #include "model/config.h"
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 typedef struct kvf_compressor_weights {
     kvf_matrix wkv;    /* [parts * width][hidden] */

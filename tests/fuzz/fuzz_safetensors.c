@@ -5,7 +5,7 @@
  */
 #include "fuzz.h"
 
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 #define LENGTH_BYTES 8
 

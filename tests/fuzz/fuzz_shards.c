@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 enum { LENGTH_BYTES = 8, MAX_SHARD_BYTES = 1 << 16 };
 

@@ -1,6 +1,6 @@
 #include "fuzz.h"
 
-#include "model/file.h"
+#include "file/file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

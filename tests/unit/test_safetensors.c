@@ -1,7 +1,7 @@
 /* safetensors files: what is read, and that every malformed one is refused by name. */
 #include "checkpoint_files.h"
 
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 /* ---- Good files ------------------------------------------------------------------- */
 

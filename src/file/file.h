@@ -1,6 +1,6 @@
 /* Files read by mapping them, and paths as they are shown in messages. Internal. */
-#ifndef KVF_MODEL_FILE_H
-#define KVF_MODEL_FILE_H
+#ifndef KVF_FILE_FILE_H
+#define KVF_FILE_FILE_H
 
 #include "kvfold.h"
 

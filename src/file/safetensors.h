@@ -3,8 +3,8 @@
  * use: header size, offsets, overlaps, gaps, dtypes, shapes against bytes, names
  * unique over all shards, the index file against the shards.
  */
-#ifndef KVF_MODEL_SAFETENSORS_H
-#define KVF_MODEL_SAFETENSORS_H
+#ifndef KVF_FILE_SAFETENSORS_H
+#define KVF_FILE_SAFETENSORS_H
 
 #include "kvfold.h"
 

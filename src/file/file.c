@@ -1,4 +1,4 @@
-#include "model/file.h"
+#include "file/file.h"
 
 #include "error.h"
 

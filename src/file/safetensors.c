@@ -1,8 +1,8 @@
-#include "model/safetensors.h"
+#include "file/safetensors.h"
 
 #include "error.h"
-#include "model/file.h"
-#include "model/json.h"
+#include "file/file.h"
+#include "file/json.h"
 
 #include <stdlib.h>
 #include <string.h>
