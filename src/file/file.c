@@ -18,6 +18,25 @@ static kvf_status fail_errno(const char *path, kvf_error *error)
     return kvf_fail(error, status, "%s: %s", kvf_printable(path).text, strerror(errno));
 }
 
+static int64_t nanoseconds(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static kvf_file_identity identify(const struct stat *info)
+{
+    kvf_file_identity identity = {(uint64_t)info->st_dev, (uint64_t)info->st_ino,
+                                  (uint64_t)info->st_size, 0, 0};
+#ifdef __APPLE__
+    identity.modified_ns = nanoseconds(info->st_mtimespec);
+    identity.changed_ns = nanoseconds(info->st_ctimespec);
+#else
+    identity.modified_ns = nanoseconds(info->st_mtim);
+    identity.changed_ns = nanoseconds(info->st_ctim);
+#endif
+    return identity;
+}
+
 static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *file, kvf_error *error)
 {
     struct stat info;
@@ -27,6 +46,7 @@ static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *fil
         return kvf_fail(error, KVF_FILE_IO, "%s: is %s; a regular file was expected",
                         kvf_printable(path).text,
                         S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+    file->identity = identify(&info);
     if (info.st_size == 0)
         return KVF_OK;
     void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
@@ -54,6 +74,53 @@ void kvf_file_unmap(kvf_file *file)
     if (file->data)
         munmap((void *)(uintptr_t)file->data, file->bytes);
     *file = (kvf_file){0};
+}
+
+static bool is_same_file(const kvf_file_identity *a, const kvf_file_identity *b)
+{
+    return a->device == b->device && a->inode == b->inode;
+}
+
+kvf_status kvf_file_check_unchanged(const char *path, const kvf_file *file, kvf_error *error)
+{
+    struct stat info;
+    const kvf_file_identity *then = &file->identity;
+    if (stat(path, &info) != 0)
+        return kvf_fail(error, KVF_FILE_IO, "%s: was there when it was opened: %s",
+                        kvf_printable(path).text, strerror(errno));
+    const kvf_file_identity now = identify(&info);
+    if (!is_same_file(&now, then))
+        return kvf_fail(error, KVF_FILE_IO, "%s: is another file than the one that was opened",
+                        kvf_printable(path).text);
+    if (now.bytes != then->bytes)
+        return kvf_fail(error, KVF_FILE_IO, "%s: has %llu bytes; it had %llu when it was opened",
+                        kvf_printable(path).text, (unsigned long long)now.bytes,
+                        (unsigned long long)then->bytes);
+    if (now.modified_ns != then->modified_ns || now.changed_ns != then->changed_ns)
+        return kvf_fail(error, KVF_FILE_IO, "%s: was changed since it was opened",
+                        kvf_printable(path).text);
+    return kvf_ok(error);
+}
+
+bool kvf_file_is_cut(const char *path, const kvf_file *file)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return false;
+    const kvf_file_identity now = identify(&info);
+    return is_same_file(&now, &file->identity) && now.bytes < file->bytes;
+}
+
+void kvf_file_advise(const void *data, size_t bytes, kvf_file_advice advice)
+{
+    static const int numbers[] = {[KVF_ADVICE_NORMAL] = POSIX_MADV_NORMAL,
+                                  [KVF_ADVICE_SEQUENTIAL] = POSIX_MADV_SEQUENTIAL,
+                                  [KVF_ADVICE_RANDOM] = POSIX_MADV_RANDOM,
+                                  [KVF_ADVICE_WILL_NEED] = POSIX_MADV_WILLNEED};
+    const uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = (uintptr_t)data / page_bytes * page_bytes;
+    if (bytes > 0)
+        posix_madvise((void *)begin, (uintptr_t)data - begin + bytes, numbers[advice]);
 }
 
 char *kvf_path_join(const char *dir, const char *name)

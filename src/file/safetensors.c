@@ -1,8 +1,6 @@
-#include "file/safetensors.h"
-
 #include "error.h"
-#include "file/file.h"
 #include "file/json.h"
+#include "file/set_build.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,72 +9,17 @@
 #define MAX_HEADER_BYTES KVF_JSON_MAX_BYTES
 #define LENGTH_BYTES 8
 
-static const char index_name[] = "model.safetensors.index.json";
-static const char single_name[] = "model.safetensors";
-
-struct shard {
-    char *path;
-    kvf_file file;
-    char *names; /* of its tensors, one after the other, NUL-terminated */
-};
-
-struct kvf_safetensors {
-    struct shard *shards;
-    size_t n_shards;
-    kvf_tensor *tensors; /* in order of name */
-    size_t n_tensors;
-    size_t capacity;
-};
-
 /* ---- One tensor's header entry ------------------------------------------------ */
 
-static const struct dtype_info {
-    const char *name;
-    kvf_dtype dtype;
-    uint32_t bits;
-} dtypes[] = {
-    {"F32", KVF_DTYPE_F32, 32},      {"F16", KVF_DTYPE_F16, 16},
-    {"BF16", KVF_DTYPE_BF16, 16},    {"I64", KVF_DTYPE_I64, 64},
-    {"I32", KVF_DTYPE_I32, 32},      {"BOOL", KVF_DTYPE_OTHER, 8},
-    {"U8", KVF_DTYPE_OTHER, 8},      {"I8", KVF_DTYPE_OTHER, 8},
-    {"F8_E4M3", KVF_DTYPE_OTHER, 8}, {"F8_E5M2", KVF_DTYPE_OTHER, 8},
-    {"F8_E8M0", KVF_DTYPE_OTHER, 8}, {"F8_E4M3FNUZ", KVF_DTYPE_OTHER, 8},
-    {"F4", KVF_DTYPE_OTHER, 4},      {"F8_E5M2FNUZ", KVF_DTYPE_OTHER, 8},
-    {"F6_E2M3", KVF_DTYPE_OTHER, 6}, {"F6_E3M2", KVF_DTYPE_OTHER, 6},
-    {"I16", KVF_DTYPE_OTHER, 16},    {"U16", KVF_DTYPE_OTHER, 16},
-    {"U32", KVF_DTYPE_OTHER, 32},    {"U64", KVF_DTYPE_OTHER, 64},
-    {"F64", KVF_DTYPE_OTHER, 64},    {"C64", KVF_DTYPE_OTHER, 64},
-};
-
-static const struct dtype_info *find_dtype(const char *name)
-{
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (strcmp(dtypes[i].name, name) == 0)
-            return &dtypes[i];
-    return NULL;
-}
-
-/* "FILE: tensor "NAME": " and what is wrong with it. */
-static kvf_status fail_tensor(const kvf_tensor *tensor, const char *what, kvf_error *error)
-{
-    return kvf_fail(error, KVF_FILE_FORMAT, "%s: tensor \"%s\": %s",
-                    kvf_printable(tensor->file).text, kvf_printable(tensor->name).text, what);
-}
-
-static kvf_status read_dtype(const cJSON *entry, kvf_tensor *tensor, uint32_t *bits,
-                             kvf_error *error)
+static kvf_status read_dtype(const cJSON *entry, kvf_tensor *tensor, kvf_error *error)
 {
     const cJSON *item = kvf_json_get(entry, "dtype");
     if (!cJSON_IsString(item))
-        return fail_tensor(tensor, "has no \"dtype\" that is a string", error);
-    const struct dtype_info *info = find_dtype(item->valuestring);
-    if (!info)
+        return kvf_set_fail_tensor(tensor, "has no \"dtype\" that is a string", error);
+    if (!kvf_stored_type_by_dtype(item->valuestring, &tensor->type))
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: tensor \"%s\": unknown dtype %s",
                         kvf_printable(tensor->file).text, kvf_printable(tensor->name).text,
                         kvf_json_show(item).text);
-    tensor->dtype = info->dtype;
-    strcpy(tensor->dtype_name, info->name);
-    *bits = info->bits;
     return KVF_OK;
 }
 
@@ -85,9 +28,8 @@ static kvf_status read_shape(const cJSON *entry, kvf_tensor *tensor, uint64_t *e
                              kvf_error *error)
 {
     const cJSON *shape = kvf_json_get(entry, "shape");
-    const uint32_t max_dims = sizeof tensor->shape / sizeof *tensor->shape;
     if (!cJSON_IsArray(shape))
-        return fail_tensor(tensor, "has no \"shape\" that is an array", error);
+        return kvf_set_fail_tensor(tensor, "has no \"shape\" that is an array", error);
     *elements = 1;
     bool overflow = false;
     for (const cJSON *item = shape->child; item; item = item->next) {
@@ -97,12 +39,13 @@ static kvf_status read_shape(const cJSON *entry, kvf_tensor *tensor, uint64_t *e
                             "%s: tensor \"%s\": a dimension is %s; whole numbers below 2^53 only",
                             kvf_printable(tensor->file).text, kvf_printable(tensor->name).text,
                             kvf_json_show(item).text);
-        if (tensor->n_dims == max_dims)
-            return fail_tensor(tensor, "has more than 8 dimensions", error);
+        if (tensor->n_dims == KVF_TENSOR_DIMS)
+            return kvf_set_fail_tensor(tensor, "has more than 8 dimensions", error);
         tensor->shape[tensor->n_dims++] = dim;
         overflow |= __builtin_mul_overflow(*elements, dim, elements);
     }
-    return overflow ? fail_tensor(tensor, "the product of its shape overflows", error) : KVF_OK;
+    return overflow ? kvf_set_fail_tensor(tensor, "the product of its shape overflows", error)
+                    : KVF_OK;
 }
 
 static kvf_status read_offsets(const cJSON *entry, kvf_tensor *tensor, uint64_t *begin,
@@ -111,9 +54,10 @@ static kvf_status read_offsets(const cJSON *entry, kvf_tensor *tensor, uint64_t 
     const cJSON *offsets = kvf_json_get(entry, "data_offsets");
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 ||
         !kvf_json_u64(offsets->child, begin) || !kvf_json_u64(offsets->child->next, end))
-        return fail_tensor(tensor, "\"data_offsets\" must be two whole numbers below 2^53", error);
+        return kvf_set_fail_tensor(tensor, "\"data_offsets\" must be two whole numbers below 2^53",
+                                   error);
     if (*begin > *end)
-        return fail_tensor(tensor, "its data ends before it begins", error);
+        return kvf_set_fail_tensor(tensor, "its data ends before it begins", error);
     return KVF_OK;
 }
 
@@ -122,27 +66,28 @@ static kvf_status read_tensor(const cJSON *entry, const unsigned char *data, uin
                               kvf_tensor *tensor, kvf_error *error)
 {
     if (!cJSON_IsObject(entry))
-        return fail_tensor(tensor, "its header entry is not an object", error);
-    uint32_t bits = 0;
+        return kvf_set_fail_tensor(tensor, "its header entry is not an object", error);
     uint64_t elements = 0;
-    uint64_t all_bits = 0;
+    uint64_t bytes = 0;
     uint64_t begin = 0;
     uint64_t end = 0;
-    kvf_status status = read_dtype(entry, tensor, &bits, error);
+    kvf_status status = read_dtype(entry, tensor, error);
     if (status == KVF_OK)
         status = read_shape(entry, tensor, &elements, error);
     if (status == KVF_OK)
         status = read_offsets(entry, tensor, &begin, &end, error);
     if (status != KVF_OK)
         return status;
-    if (__builtin_mul_overflow(elements, (uint64_t)bits, &all_bits) || all_bits % 8 != 0)
-        return fail_tensor(tensor, "its shape times its dtype is not a number of bytes", error);
-    if (end - begin != all_bits / 8)
+    const kvf_stored_info *type = kvf_stored_info_of(tensor->type);
+    if (elements % type->block_values != 0 ||
+        __builtin_mul_overflow(elements / type->block_values, (uint64_t)type->block_bytes, &bytes))
+        return kvf_set_fail_tensor(tensor, "its shape times its dtype is not a number of bytes",
+                                   error);
+    if (end - begin != bytes)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%s: tensor \"%s\": %llu bytes of data, but shape and dtype %s need %llu",
                         kvf_printable(tensor->file).text, kvf_printable(tensor->name).text,
-                        (unsigned long long)(end - begin), tensor->dtype_name,
-                        (unsigned long long)(all_bits / 8));
+                        (unsigned long long)(end - begin), type->name, (unsigned long long)bytes);
     if (end > data_bytes)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%s: is truncated: tensor \"%s\" ends at byte %llu of the data, "
@@ -156,43 +101,27 @@ static kvf_status read_tensor(const cJSON *entry, const unsigned char *data, uin
 
 /* ---- One shard ---------------------------------------------------------------- */
 
-static int compare_data(const void *a, const void *b)
+/* The tensors from number `first` on must cover the data of their file exactly once. */
+static kvf_status check_cover(kvf_tensor_set *set, size_t first, const kvf_tensor_file *file,
+                              uint64_t header_bytes, kvf_error *error)
 {
-    const kvf_tensor *x = a;
-    const kvf_tensor *y = b;
-    uintptr_t x_begin = (uintptr_t)x->data;
-    uintptr_t y_begin = (uintptr_t)y->data;
-    if (x_begin != y_begin)
-        return x_begin < y_begin ? -1 : 1;
-    if (x->bytes != y->bytes) /* an empty tensor comes before the one that starts there */
-        return x->bytes < y->bytes ? -1 : 1;
-    return strcmp(x->name, y->name);
-}
-
-/* The tensors of a shard must cover its data exactly once. Sorts them by offset. */
-static kvf_status check_cover(kvf_tensor *tensors, size_t n, const unsigned char *data,
-                              uint64_t data_bytes, const char *path, kvf_error *error)
-{
-    if (n > 0)
-        qsort(tensors, n, sizeof *tensors, compare_data);
-    const unsigned char *end = data;
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char *begin = tensors[i].data;
-        if (begin < end)
-            return kvf_fail(error, KVF_FILE_FORMAT, "%s: the data of \"%s\" and \"%s\" overlap",
-                            kvf_printable(path).text, kvf_printable(tensors[i - 1].name).text,
-                            kvf_printable(tensors[i].name).text);
+    const char *end = (const char *)file->map.data + LENGTH_BYTES + header_bytes;
+    kvf_status status = kvf_set_check_overlap(set, first, error);
+    if (status != KVF_OK)
+        return status;
+    for (size_t i = first; i < set->n_tensors; i++) {
+        const char *begin = set->tensors[i].data;
         if (begin > end)
             return kvf_fail(error, KVF_FILE_FORMAT,
                             "%s: %zu bytes before the data of \"%s\" belong to no tensor",
-                            kvf_printable(path).text, (size_t)(begin - end),
-                            kvf_printable(tensors[i].name).text);
-        end = begin + tensors[i].bytes;
+                            kvf_printable(file->path).text, (size_t)(begin - end),
+                            kvf_printable(set->tensors[i].name).text);
+        end = begin + set->tensors[i].bytes;
     }
-    size_t left = (size_t)(data + data_bytes - end);
+    size_t left = (size_t)((const char *)file->map.data + file->map.bytes - end);
     if (left > 0)
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: the last %zu bytes belong to no tensor",
-                        kvf_printable(path).text, left);
+                        kvf_printable(file->path).text, left);
     return KVF_OK;
 }
 
@@ -206,73 +135,38 @@ static kvf_status check_metadata(const cJSON *metadata, const char *path, kvf_er
                             kvf_printable(path).text);
 }
 
-/* Room for n more tensors at the end of files->tensors, and for the shard's names. */
-static kvf_status reserve(kvf_safetensors *files, struct shard *shard, const cJSON *header,
-                          kvf_error *error)
-{
-    size_t n = 0;
-    size_t name_bytes = 1;
-    for (const cJSON *entry = header->child; entry; entry = entry->next) {
-        name_bytes += strlen(entry->string) + 1;
-        n++;
-    }
-    size_t needed = files->n_tensors + n;
-    if (needed > files->capacity) {
-        size_t capacity = needed > 2 * files->capacity ? needed : 2 * files->capacity;
-        kvf_tensor *tensors = realloc(files->tensors, capacity * sizeof *tensors);
-        if (!tensors)
-            return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %zu tensors",
-                            kvf_printable(shard->path).text, capacity);
-        files->tensors = tensors;
-        files->capacity = capacity;
-    }
-    shard->names = malloc(name_bytes);
-    if (!shard->names)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %zu bytes of names",
-                        kvf_printable(shard->path).text, name_bytes);
-    return KVF_OK;
-}
-
-/* Appends the tensors of a parsed header to files->tensors. */
-static kvf_status add_tensors(kvf_safetensors *files, struct shard *shard, const cJSON *header,
+/* Appends the tensors of a parsed header. */
+static kvf_status add_tensors(kvf_tensor_set *set, const kvf_tensor_file *file, const cJSON *header,
                               uint64_t header_bytes, kvf_error *error)
 {
-    const unsigned char *data =
-        (const unsigned char *)shard->file.data + LENGTH_BYTES + header_bytes;
-    uint64_t data_bytes = shard->file.bytes - LENGTH_BYTES - header_bytes;
-    size_t first = files->n_tensors;
-    kvf_status status = reserve(files, shard, header, error);
-    if (status != KVF_OK)
-        return status;
-    char *name = shard->names;
+    const unsigned char *data = (const unsigned char *)file->map.data + LENGTH_BYTES + header_bytes;
+    const uint64_t data_bytes = file->map.bytes - LENGTH_BYTES - header_bytes;
+    const size_t first = set->n_tensors;
     for (const cJSON *entry = header->child; entry; entry = entry->next) {
+        kvf_tensor *tensor;
+        kvf_status status;
         if (strcmp(entry->string, "__metadata__") == 0) {
-            status = check_metadata(entry, shard->path, error);
+            status = check_metadata(entry, file->path, error);
         } else {
-            size_t name_bytes = strlen(entry->string) + 1;
-            memcpy(name, entry->string, name_bytes);
-            kvf_tensor *tensor = &files->tensors[files->n_tensors++];
-            *tensor = (kvf_tensor){.name = name, .file = shard->path};
-            name += name_bytes;
-            status = read_tensor(entry, data, data_bytes, tensor, error);
+            status = kvf_set_add(set, file, entry->string, strlen(entry->string), &tensor, error);
+            if (status == KVF_OK)
+                status = read_tensor(entry, data, data_bytes, tensor, error);
         }
         if (status != KVF_OK)
             return status;
     }
-    size_t n = files->n_tensors - first;
-    kvf_tensor *tensors = n > 0 ? files->tensors + first : NULL;
-    return check_cover(tensors, n, data, data_bytes, shard->path, error);
+    return check_cover(set, first, file, header_bytes, error);
 }
 
-static kvf_status check_header_length(const struct shard *shard, uint64_t *header_bytes,
+static kvf_status check_header_length(const kvf_tensor_file *file, uint64_t *header_bytes,
                                       kvf_error *error)
 {
-    const unsigned char *start = shard->file.data;
-    uint64_t file_bytes = shard->file.bytes;
+    const unsigned char *start = file->map.data;
+    uint64_t file_bytes = file->map.bytes;
     if (file_bytes < LENGTH_BYTES)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%s: has %llu bytes; a safetensors file starts with 8 bytes of length",
-                        kvf_printable(shard->path).text, (unsigned long long)file_bytes);
+                        kvf_printable(file->path).text, (unsigned long long)file_bytes);
     uint64_t bytes = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--)
         bytes = bytes << 8 | start[i];
@@ -280,75 +174,40 @@ static kvf_status check_header_length(const struct shard *shard, uint64_t *heade
         return kvf_fail(
             error, KVF_FILE_FORMAT,
             "%s: a header of %llu bytes; the format allows %d (not a safetensors file?)",
-            kvf_printable(shard->path).text, (unsigned long long)bytes, MAX_HEADER_BYTES);
+            kvf_printable(file->path).text, (unsigned long long)bytes, MAX_HEADER_BYTES);
     if (bytes > file_bytes - LENGTH_BYTES)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%s: is truncated: a header of %llu bytes in a file of %llu",
-                        kvf_printable(shard->path).text, (unsigned long long)bytes,
+                        kvf_printable(file->path).text, (unsigned long long)bytes,
                         (unsigned long long)file_bytes);
     *header_bytes = bytes;
     return KVF_OK;
 }
 
-/* Maps the file at shard->path and adds its tensors. */
-static kvf_status load_shard(kvf_safetensors *files, struct shard *shard, kvf_error *error)
+/* Takes over path (NULL: out of memory) as the next file, and adds its tensors. */
+static kvf_status add_shard(kvf_tensor_set *set, char *path, kvf_error *error)
 {
     uint64_t header_bytes = 0;
     cJSON *header = NULL;
-    kvf_status status = kvf_file_map(shard->path, &shard->file, error);
+    kvf_tensor_file *file = NULL;
+    kvf_status status = kvf_set_map(set, path, &file, error);
     if (status == KVF_OK)
-        status = check_header_length(shard, &header_bytes, error);
+        status = check_header_length(file, &header_bytes, error);
     if (status == KVF_OK)
-        status = kvf_json_parse((const char *)shard->file.data + LENGTH_BYTES, header_bytes,
-                                shard->path, &header, error);
+        status = kvf_json_parse((const char *)file->map.data + LENGTH_BYTES, header_bytes,
+                                file->path, &header, error);
     if (status == KVF_OK)
-        status = add_tensors(files, shard, header, header_bytes, error);
+        status = add_tensors(set, file, header, header_bytes, error);
     cJSON_Delete(header);
     return status;
 }
 
-/* ---- The set of shards ---------------------------------------------------------- */
-
-static int compare_names(const void *a, const void *b)
+kvf_status kvf_safetensors_read(kvf_tensor_set *set, const char *path, kvf_error *error)
 {
-    const kvf_tensor *x = a;
-    const kvf_tensor *y = b;
-    return strcmp(x->name, y->name);
-}
-
-static kvf_status sort_tensors(kvf_safetensors *files, kvf_error *error)
-{
-    if (files->n_tensors > 0)
-        qsort(files->tensors, files->n_tensors, sizeof *files->tensors, compare_names);
-    for (size_t i = 1; i < files->n_tensors; i++) {
-        const kvf_tensor *pair = &files->tensors[i - 1];
-        if (strcmp(pair[0].name, pair[1].name) == 0)
-            return kvf_fail(error, KVF_FILE_FORMAT, "tensor \"%s\" is in both %s and %s",
-                            kvf_printable(pair[0].name).text, kvf_printable(pair[0].file).text,
-                            kvf_printable(pair[1].file).text);
-    }
-    return KVF_OK;
-}
-
-/* Takes over path (NULL: out of memory) as the next shard; the array has room for it. */
-static kvf_status add_shard(kvf_safetensors *files, char *path, kvf_error *error)
-{
-    if (!path)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a shard's path");
-    struct shard *shard = &files->shards[files->n_shards++];
-    shard->path = path;
-    return load_shard(files, shard, error);
-}
-
-static kvf_status open_single(kvf_safetensors *files, char *path, kvf_error *error)
-{
-    files->shards = calloc(1, sizeof *files->shards);
-    if (!files->shards) {
-        free(path);
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a file set");
-    }
-    kvf_status status = add_shard(files, path, error);
-    return status == KVF_OK ? sort_tensors(files, error) : status;
+    kvf_status status = kvf_set_reserve_files(set, 1, error);
+    if (status == KVF_OK)
+        status = add_shard(set, strdup(path), error);
+    return status == KVF_OK ? kvf_set_sort_names(set, error) : status;
 }
 
 /* ---- The index file ------------------------------------------------------------- */
@@ -392,38 +251,35 @@ static kvf_status list_entries(const cJSON *weight_map, const char *index, const
 }
 
 /* Loads every shard that the entries name, in order of name. Sorts the entries so. */
-static kvf_status load_named_shards(kvf_safetensors *files, const cJSON **entries, size_t n,
+static kvf_status load_named_shards(kvf_tensor_set *set, const cJSON **entries, size_t n,
                                     const char *dir, const char *index, kvf_error *error)
 {
     qsort(entries, n, sizeof *entries, compare_entry_shards);
     size_t n_shards = 0;
     for (size_t i = 0; i < n; i++)
         n_shards += i == 0 || compare_entry_shards(&entries[i - 1], &entries[i]) != 0;
-    files->shards = calloc(n_shards + 1, sizeof *files->shards);
-    if (!files->shards)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %zu shards", n_shards);
-    for (size_t i = 0; i < n; i++) {
+    kvf_status status = kvf_set_reserve_files(set, n_shards + 1, error);
+    for (size_t i = 0; i < n && status == KVF_OK; i++) {
         if (i > 0 && compare_entry_shards(&entries[i - 1], &entries[i]) == 0)
             continue;
-        kvf_status status = add_shard(files, kvf_path_join(dir, entries[i]->valuestring), error);
+        const char *name = entries[i]->valuestring;
+        status = add_shard(set, kvf_path_join(dir, name), error);
         if (status == KVF_FILE_NOT_FOUND)
-            return kvf_fail(error, status, "%s: no such file, but %s says it holds \"%s\"",
-                            kvf_printable(files->shards[files->n_shards - 1].path).text,
+            return kvf_fail(error, status, "%s/%s: no such file, but %s says it holds \"%s\"",
+                            kvf_printable(dir).text, kvf_printable(name).text,
                             kvf_printable(index).text, kvf_printable(entries[i]->string).text);
-        if (status != KVF_OK)
-            return status;
     }
-    return KVF_OK;
+    return status;
 }
 
 /* The index and the shards must name the same tensors in the same shards. */
-static kvf_status check_entries(const kvf_safetensors *files, const cJSON **entries, size_t n,
+static kvf_status check_entries(const kvf_tensor_set *set, const cJSON **entries, size_t n,
                                 const char *index, kvf_error *error)
 {
     qsort(entries, n, sizeof *entries, compare_entry_keys);
     size_t at = 0;
-    for (size_t i = 0; i < files->n_tensors; i++) {
-        const kvf_tensor *tensor = &files->tensors[i];
+    for (size_t i = 0; i < set->n_tensors; i++) {
+        const kvf_tensor *tensor = &set->tensors[i];
         int order = at < n ? strcmp(entries[at]->string, tensor->name) : 1;
         if (order < 0)
             break;
@@ -446,8 +302,8 @@ static kvf_status check_entries(const kvf_safetensors *files, const cJSON **entr
     return KVF_OK;
 }
 
-static kvf_status open_indexed(kvf_safetensors *files, const kvf_file *file, const char *dir,
-                               const char *index, kvf_error *error)
+kvf_status kvf_safetensors_read_index(kvf_tensor_set *set, const char *dir, const char *index,
+                                      const kvf_file *file, kvf_error *error)
 {
     cJSON *json = NULL;
     const cJSON **entries = NULL;
@@ -462,108 +318,12 @@ static kvf_status open_indexed(kvf_safetensors *files, const kvf_file *file, con
     if (status == KVF_OK)
         status = list_entries(weight_map, index, &entries, &n, error);
     if (status == KVF_OK)
-        status = load_named_shards(files, entries, n, dir, index, error);
+        status = load_named_shards(set, entries, n, dir, index, error);
     if (status == KVF_OK)
-        status = sort_tensors(files, error);
+        status = kvf_set_sort_names(set, error);
     if (status == KVF_OK)
-        status = check_entries(files, entries, n, index, error);
+        status = check_entries(set, entries, n, index, error);
     free(entries);
     cJSON_Delete(json);
     return status;
-}
-
-/* ---- Opening and reading ---------------------------------------------------------- */
-
-static kvf_status open_dir(kvf_safetensors *files, const char *dir, const char *index,
-                           const char *single, kvf_error *error)
-{
-    kvf_file file;
-    kvf_status status = kvf_file_map(index, &file, error);
-    if (status == KVF_OK) {
-        status = open_indexed(files, &file, dir, index, error);
-        kvf_file_unmap(&file);
-        return status;
-    }
-    if (status != KVF_FILE_NOT_FOUND)
-        return status;
-    status = open_single(files, strdup(single), error);
-    if (status == KVF_FILE_NOT_FOUND)
-        return kvf_fail(error, status, "%s: has neither %s nor %s", kvf_printable(dir).text,
-                        index_name, single_name);
-    return status;
-}
-
-/* Ends an open: hands the set over, or closes it. */
-static kvf_status finish_open(kvf_safetensors *opened, kvf_status status, kvf_safetensors **files,
-                              kvf_error *error)
-{
-    if (status != KVF_OK) {
-        kvf_safetensors_close(opened);
-        return status;
-    }
-    *files = opened;
-    return kvf_ok(error);
-}
-
-kvf_status kvf_safetensors_open(const char *dir, kvf_safetensors **files, kvf_error *error)
-{
-    *files = NULL;
-    kvf_safetensors *opened = calloc(1, sizeof *opened);
-    char *index = kvf_path_join(dir, index_name);
-    char *single = kvf_path_join(dir, single_name);
-    kvf_status status = opened && index && single
-                            ? open_dir(opened, dir, index, single, error)
-                            : kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a file set");
-    free(index);
-    free(single);
-    return finish_open(opened, status, files, error);
-}
-
-kvf_status kvf_safetensors_open_file(const char *path, kvf_safetensors **files, kvf_error *error)
-{
-    *files = NULL;
-    kvf_safetensors *opened = calloc(1, sizeof *opened);
-    if (!opened)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a file set");
-    return finish_open(opened, open_single(opened, strdup(path), error), files, error);
-}
-
-void kvf_safetensors_close(kvf_safetensors *files)
-{
-    if (!files)
-        return;
-    for (size_t i = 0; i < files->n_shards; i++) {
-        kvf_file_unmap(&files->shards[i].file);
-        free(files->shards[i].names);
-        free(files->shards[i].path);
-    }
-    free(files->shards);
-    free(files->tensors);
-    free(files);
-}
-
-static int compare_name_to_tensor(const void *name, const void *tensor)
-{
-    return strcmp(name, ((const kvf_tensor *)tensor)->name);
-}
-
-const kvf_tensor *kvf_safetensors_find(const kvf_safetensors *files, const char *name)
-{
-    if (files->n_tensors == 0)
-        return NULL;
-    return bsearch(name, files->tensors, files->n_tensors, sizeof *files->tensors,
-                   compare_name_to_tensor);
-}
-
-const kvf_tensor *kvf_safetensors_at(const kvf_safetensors *files, uint32_t i)
-{
-    return i < files->n_tensors ? &files->tensors[i] : NULL;
-}
-
-uint64_t kvf_safetensors_mapped_bytes(const kvf_safetensors *files)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < files->n_shards; i++)
-        bytes += files->shards[i].file.bytes;
-    return bytes;
 }

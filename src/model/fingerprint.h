@@ -7,10 +7,10 @@
 #define KVF_MODEL_FINGERPRINT_H
 
 #include "model/config.h"
-#include "file/safetensors.h"
+#include "file/tensor_set.h"
 
 /* Never 0. Tensors are hashed by n_threads; KVF_OUT_OF_MEMORY. */
-kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors *files,
+kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
                            uint32_t n_threads, uint64_t *fingerprint, kvf_error *error);
 
 #endif
