@@ -442,14 +442,16 @@ const char *kvf_tensor_set_lost(const kvf_tensor_set *set)
 kvf_status kvf_tensor_set_check_lost(kvf_tensor_set *set, kvf_error *error)
 {
     const size_t n_files = atomic_load(&set->n_files);
-    for (size_t i = 0; i < n_files; i++)
-        if (kvf_file_is_cut(set->files[i].path, &set->files[i].map))
-            atomic_store(&set->files[i].lost, true);
-    const char *lost = kvf_tensor_set_lost(set);
-    if (lost)
-        return kvf_fail(error, KVF_FILE_IO,
-                        "%s: became shorter while it was in use; its weights are gone, so the "
-                        "model must be opened again",
-                        kvf_printable(lost).text);
+    for (size_t i = 0; i < n_files; i++) {
+        kvf_tensor_file *file = &set->files[i];
+        const bool cut = kvf_file_is_cut(file->path, &file->map);
+        if (cut)
+            atomic_store(&file->lost, true);
+        if (atomic_load(&file->lost))
+            return kvf_fail(error, KVF_FILE_IO,
+                            "%s: %s while it was in use; the model must be opened again",
+                            kvf_printable(file->path).text,
+                            cut ? "became shorter" : "could not be read any more");
+    }
     return kvf_ok(error);
 }

@@ -89,9 +89,9 @@ const char *kvf_tensor_set_lost(const kvf_tensor_set *set);
 
 /*
  * To be called at the end of a step: KVF_FILE_IO, naming the file, where one has become
- * shorter since it was opened, so that the step may have been computed with zeros in the
- * place of weights. It must then be undone, and so must every later one. Asks the system
- * once for each file: the zeros in the rest of a page are no fault.
+ * shorter since it was opened or could not be read, so that the step may have been computed
+ * with zeros in the place of weights. It must then be undone, and so must every later one.
+ * Asks the system once for each file: the zeros in the rest of a page are no fault.
  */
 kvf_status kvf_tensor_set_check_lost(kvf_tensor_set *set, kvf_error *error);
 
