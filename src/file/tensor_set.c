@@ -117,10 +117,11 @@ static int compare_places(const void *a, const void *b)
 
 kvf_status kvf_set_check_overlap(kvf_tensor_set *set, size_t first, kvf_error *error)
 {
-    kvf_tensor *tensors = set->tensors + first;
     const size_t n = set->n_tensors - first;
-    if (n > 0)
-        qsort(tensors, n, sizeof *tensors, compare_places);
+    if (n == 0)
+        return KVF_OK;
+    kvf_tensor *tensors = set->tensors + first;
+    qsort(tensors, n, sizeof *tensors, compare_places);
     for (size_t i = 1; i < n; i++)
         if ((const char *)tensors[i].data <
             (const char *)tensors[i - 1].data + tensors[i - 1].bytes)
