@@ -33,8 +33,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 LAYERS = {
     "shared": (),
     "format": ("shared/",),
+    "weight": ("shared/",),
     "cache": ("shared/", "format/", "backend/backend.h"),
-    "backend": ("shared/", "format/"),
+    "backend": ("shared/", "format/", "weight/"),
     "file": (),
     "model": ("shared/", "file/", "backend/backend.h"),
     "cli": ("file/", "model/", "bench/"),

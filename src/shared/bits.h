@@ -1,6 +1,7 @@
 /*
- * What every codec of shared/ is made of: the qualifier that lets C, CUDA and Metal
- * compile one text, the casts between a float and its bits, and the one rounding rule.
+ * What every codec of shared/ is made of: the qualifiers of functions and tables that let
+ * C, CUDA and Metal compile one text, the casts between a float and its bits, and the one
+ * rounding rule.
  *
  * The codecs take and return integers (the bits of an f32, the code of a format), by
  * value: no pointers, so no address spaces, and no float arithmetic, so nothing that a
@@ -13,14 +14,18 @@
 #include <metal_stdlib>
 using namespace metal;
 #define KVF_INLINE static inline
+#define KVF_SHARED_TABLE constant
 #elif defined(__CUDACC__)
 #include <stdint.h>
 #include <string.h>
 #define KVF_INLINE static inline __host__ __device__
+/* For kernels; host code of a .cu has no use for it. */
+#define KVF_SHARED_TABLE static __device__ const
 #else
 #include <stdint.h>
 #include <string.h>
 #define KVF_INLINE static inline
+#define KVF_SHARED_TABLE static const
 #endif
 
 /* The parts of an f32. */

@@ -54,4 +54,15 @@ KVF_INLINE uint32_t kvf_ue8m0_decode(uint8_t code)
     return code == 255 ? KVF_F32_NAN : (uint32_t)code << KVF_F32_MANTISSA_BITS;
 }
 
+/*
+ * f32 bits of 2^(code - 128), the scale of MXFP4 blocks as ggml reads it: half of the
+ * power above, since it goes with doubled values, and 255 is 2^127 like any other.
+ */
+KVF_INLINE uint32_t kvf_ue8m0_decode_half(uint8_t code)
+{
+    if (code < 2) /* 2^-128, 2^-127: subnormal */
+        return 0x00200000u << code;
+    return (uint32_t)(code - 1) << KVF_F32_MANTISSA_BITS;
+}
+
 #endif

@@ -1,5 +1,5 @@
 /*
- * A window onto the public header for tests in other languages.
+ * A window onto the public header, and onto stored weight types, for tests in other languages.
  *
  *   format_probe [--backend NAME] [--isa NAME] [--threads N]
  *
@@ -11,6 +11,8 @@
  */
 #include "probe_wire.h"
 
+#include "weight/weight.h"
+
 enum operation {
     OP_INFO = 1,
     OP_FORMAT = 2,
@@ -20,7 +22,9 @@ enum operation {
     OP_ATTEND = 6,
     OP_PLAN = 7,
     OP_SESSION = 8,
-    OP_SNAPSHOT = 9
+    OP_SNAPSHOT = 9,
+    OP_WEIGHT_TYPE = 10,
+    OP_DECODE = 11
 };
 
 /* ---- Operations --------------------------------------------------------------- */
@@ -520,6 +524,72 @@ static void answer_snapshot(exchange *x)
     kvf_session_close(session);
 }
 
+/* ---- Stored weights -------------------------------------------------------------- */
+
+/*
+ * fields id, rows, cols -> fields block_values, block_bytes, scale_rows, scale_cols,
+ * scale_bytes, row_bytes, bytes, rows, cols, stride and bytes of the scale plane; blob name.
+ * After the last id: no fields.
+ */
+static void answer_weight_type(exchange *x)
+{
+    const kvf_weight_type *type = kvf_weight_get((kvf_weight_id)next_u32(x));
+    uint64_t rows = next_u64(x);
+    uint64_t cols = next_u64(x);
+    expect_end(x);
+    put_status(x, KVF_OK);
+    if (!type) {
+        return;
+    }
+    kvf_weight_scales scales = kvf_weight_scales_of(type, rows, cols);
+    const uint64_t fields[] = {type->block_values,
+                               type->block_bytes,
+                               type->scale_rows,
+                               type->scale_cols,
+                               type->scale_bytes,
+                               kvf_weight_row_bytes(type, cols),
+                               kvf_weight_bytes(type, rows, cols),
+                               scales.rows,
+                               scales.cols,
+                               scales.stride_bytes,
+                               scales.bytes};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        put_field(x, fields[i]);
+    }
+    put_text(x, type->name);
+}
+
+/* blob name; fields rows, cols; blobs data, scales (empty: none) -> blob values. */
+static void answer_decode(exchange *x)
+{
+    char name[32] = {0};
+    blob text = next_blob(x);
+    if (text.bytes < sizeof name) {
+        memcpy(name, text.data, (size_t)text.bytes);
+    }
+    kvf_matrix matrix = {0};
+    if (!kvf_weight_find(name, &matrix.type)) {
+        nonsense("no weight type %s", name);
+    }
+    const kvf_weight_type *type = kvf_weight_get(matrix.type);
+    matrix.rows = next_u32(x);
+    matrix.cols = next_u32(x);
+    matrix.row_bytes = kvf_weight_row_bytes(type, matrix.cols);
+    kvf_weight_scales scales = kvf_weight_scales_of(type, matrix.rows, matrix.cols);
+    matrix.scale_stride = scales.stride_bytes;
+    matrix.data = next_blob_of(x, kvf_weight_bytes(type, matrix.rows, matrix.cols));
+    matrix.scales = next_blob_of(x, scales.bytes);
+    expect_end(x);
+    uint64_t bytes = f32_bytes(matrix.rows, matrix.cols);
+    float *out = own(x, bytes);
+    memset(out, 0xa5, (size_t)bytes);
+    for (uint32_t row = 0; row < matrix.rows; row++) {
+        type->decode(&matrix, row, out + (size_t)row * matrix.cols);
+    }
+    put_status(x, KVF_OK);
+    put_blob(x, out, bytes);
+}
+
 /* ---- Main loop -------------------------------------------------------------------- */
 
 static void answer(exchange *x)
@@ -534,6 +604,8 @@ static void answer(exchange *x)
     case OP_PLAN: answer_plan(x); break;
     case OP_SESSION: answer_session(x); break;
     case OP_SNAPSHOT: answer_snapshot(x); break;
+    case OP_WEIGHT_TYPE: answer_weight_type(x); break;
+    case OP_DECODE: answer_decode(x); break;
     default: nonsense("no operation %u", x->request.word);
     }
 }

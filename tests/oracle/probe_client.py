@@ -18,6 +18,7 @@ LAYER_WINDOW, LAYER_CSA, LAYER_HCA = range(3)
 REQUEST_MAGIC = 0x5146564B
 RESPONSE_MAGIC = 0x5246564B
 OP_INFO, OP_FORMAT, OP_PACK, OP_UNPACK, OP_SELECT, OP_ATTEND, OP_PLAN, OP_SESSION, OP_SNAPSHOT = range(1, 10)
+OP_WEIGHT_TYPE, OP_DECODE = 10, 11
 EXIT_UNAVAILABLE = 3
 
 # (backend, isa, threads). One of them runs on two threads; more would only make the tests slow.
@@ -29,6 +30,8 @@ DEFAULT_TARGETS = [
     ("cpu", "avx512vnni", 1),
     ("cpu", "neon", 2),
 ]
+# For what no backend has a part in.
+ONE_TARGET = [("ref", None, 1)]
 
 
 class Response:
@@ -142,6 +145,15 @@ class Probe:
                 lists.append(list(places[:length]))
         return response, lists
 
+    def weight_type(self, id_, rows, cols):
+        """(name, fields) of a stored weight type, for a matrix of that size; None after the last id."""
+        response = self.ask(OP_WEIGHT_TYPE, [id_, rows, cols])
+        return (response.blobs[0].decode(), response.fields) if response.fields else None
+
+    def decode(self, name, rows, cols, data, scales=b""):
+        """The f32 values of a dense matrix of stored weights, as bytes."""
+        return self.ask(OP_DECODE, [rows, cols], [name.encode(), data, scales]).blobs[0]
+
 
 def view(pages):
     """The six fields of an oracle.Pages."""
@@ -208,8 +220,7 @@ class LibraryTest(unittest.TestCase):
                                                   % (where, got[i], want[i])))
 
 
-def open_targets(arguments):
-    targets = DEFAULT_TARGETS
+def open_targets(arguments, targets):
     if arguments.backend or arguments.isa:
         targets = [(arguments.backend or "cpu", arguments.isa, arguments.threads or 1)]
     for backend, isa, threads in targets:
@@ -222,17 +233,21 @@ def open_targets(arguments):
         sys.exit("nothing to test: the probe opens no backend asked for")
 
 
-def main():
+def main(targets=tuple(DEFAULT_TARGETS), prepare=None):
+    """Runs the tests of the file on the targets; prepare(arguments) goes first, where it is given."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--probe", required=True, help="format_probe, or a command that runs it")
     parser.add_argument("--backend", help="only this backend")
     parser.add_argument("--isa", help="only this ISA")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--downloads", help="folder for what a test has to download")
     parser.add_argument("--slow", action="store_true", help="more random cases")
     arguments, rest = parser.parse_known_args()
     LibraryTest.slow = arguments.slow
     LibraryTest.probe_command = arguments.probe
-    open_targets(arguments)
+    if prepare:
+        prepare(arguments)
+    open_targets(arguments, targets)
     program = unittest.main(argv=[sys.argv[0]] + rest, exit=False)
     ended_well = [probe.close() for probe in LibraryTest.opened]
     sys.exit(0 if program.result.wasSuccessful() and all(ended_well) else 1)

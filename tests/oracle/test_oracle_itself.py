@@ -200,4 +200,5 @@ if __name__ == "__main__":
     # The oracle stands alone; --probe is accepted because all tests of the folder get it.
     parser = argparse.ArgumentParser()
     parser.add_argument("--probe")
+    parser.add_argument("--downloads")
     unittest.main(argv=[sys.argv[0]] + parser.parse_known_args()[1])

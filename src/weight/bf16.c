@@ -1,0 +1,17 @@
+/* bf16: the upper half of an f32. */
+#include "shared/bf16.h"
+#include "weight/block.h"
+
+static void decode(const kvf_matrix *matrix, uint32_t row, float *out)
+{
+    const uint8_t *values = kvf_weight_row(matrix, row);
+    for (size_t i = 0; i < matrix->cols; i++)
+        out[i] = kvf_float_of(kvf_bf16_decode(kvf_load_u16(values + 2 * i)));
+}
+
+const kvf_weight_type kvf_weight_bf16 = {
+    .name = "bf16",
+    .block_values = 1,
+    .block_bytes = 2,
+    .decode = decode,
+};

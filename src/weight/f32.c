@@ -1,0 +1,16 @@
+/* f32: the value itself. */
+#include "weight/block.h"
+
+static void decode(const kvf_matrix *matrix, uint32_t row, float *out)
+{
+    const uint8_t *values = kvf_weight_row(matrix, row);
+    for (size_t i = 0; i < matrix->cols; i++)
+        out[i] = kvf_load_f32(values + 4 * i);
+}
+
+const kvf_weight_type kvf_weight_f32 = {
+    .name = "f32",
+    .block_values = 1,
+    .block_bytes = 4,
+    .decode = decode,
+};
