@@ -120,12 +120,12 @@ def cases():
     }
 
 
-# What kvfold reads and what it does not. llama.cpp reads three more kinds, refused here: a
-# dimension of 0, no dimensions, a bool that is neither 0 nor 1; and a header whose data
-# were cut off, which it finds later. It refuses gaps and any order but the file's.
+# What kvfold reads. llama.cpp reads more, refused here: a dimension of 0, no dimensions, a
+# product of 2^64, a bool that is neither 0 nor 1; and a header whose data were cut off,
+# which it finds later. It refuses gaps and any order but the file's.
 READ = {
     "plain", "every_type", "every_value", "gap", "gap_first", "second_first", "trailing_bytes",
     "last_padding_missing", "name_of_63", "dimensions_4", "alignment_64", "alignment_8",
-    "empty_array", "empty_array_of_texts", "q8_0_of_64", "version_2", "no_tensors",
+    "empty_array", "empty_array_of_texts", "q8_0_of_64", "version_2", "tensors_one_fewer", "no_tensors",
     "no_tensors_but_data", "nothing_at_all",
 }
