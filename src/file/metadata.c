@@ -123,3 +123,27 @@ kvf_metadata_shown kvf_metadata_show(const kvf_metadata *metadata)
         snprintf(shown.text, sizeof shown.text, "of type %s", value_types[metadata->type].name);
     return shown;
 }
+
+kvf_printed kvf_metadata_show_value(const kvf_metadata *metadata, uint64_t i)
+{
+    char shown[sizeof(kvf_printed)] = "a text";
+    uint64_t number;
+    uint64_t at = 0;
+    double real;
+    bool truth;
+    kvf_text text;
+    const uint32_t unused_bits = 64 - 8 * kvf_value_bytes(metadata->type);
+    if (kvf_metadata_u64(metadata, i, &number))
+        snprintf(shown, sizeof shown, "%llu", (unsigned long long)number);
+    else if (kvf_metadata_f64(metadata, i, &real))
+        snprintf(shown, sizeof shown, "%.9g", real);
+    else if (kvf_metadata_bool(metadata, i, &truth))
+        snprintf(shown, sizeof shown, "%s", truth ? "true" : "false");
+    else if (metadata->type != KVF_VALUE_TEXT) /* negative: the number's bits, extended */
+        snprintf(shown, sizeof shown, "%lld",
+                 (long long)((int64_t)(number << unused_bits) >> unused_bits));
+    else if (!metadata->is_array && kvf_metadata_text(metadata, &at, &text))
+        snprintf(shown, sizeof shown, "\"%.*s\"", (int)(text.bytes < 99 ? text.bytes : 99),
+                 text.data);
+    return kvf_printable(shown);
+}

@@ -61,5 +61,8 @@ typedef struct kvf_metadata_shown {
     char text[64];
 } kvf_metadata_shown;
 kvf_metadata_shown kvf_metadata_show(const kvf_metadata *metadata);
+/* Value i, which must be below n_values: 12, -1, 0.5, true, "text" (that of an array is left out).
+ */
+kvf_printed kvf_metadata_show_value(const kvf_metadata *metadata, uint64_t i);
 
 #endif

@@ -38,14 +38,9 @@ static kvf_status find_field(const kvf_config_source *source, const cJSON *objec
     return KVF_OK;
 }
 
-/* What a field's value must be, for messages. */
-typedef struct expectation {
-    char text[96];
-} expectation;
-
-static expectation expected(const kvf_number_field *field)
+kvf_expectation kvf_field_expected(const kvf_number_field *field)
 {
-    expectation e;
+    kvf_expectation e;
     bool whole = field->kind == KVF_FIELD_U32 || field->kind == KVF_FIELD_U64;
     if (field->min >= field->max)
         snprintf(e.text, sizeof e.text, "only %.9g is supported", field->min);
@@ -58,7 +53,7 @@ static expectation expected(const kvf_number_field *field)
     return e;
 }
 
-static bool is_valid(const kvf_number_field *field, double value)
+bool kvf_field_is_valid(const kvf_number_field *field, double value)
 {
     bool whole = field->kind == KVF_FIELD_U32 || field->kind == KVF_FIELD_U64;
     if (!(value >= field->min && value <= field->max)) /* also a NaN */
@@ -68,8 +63,7 @@ static bool is_valid(const kvf_number_field *field, double value)
     return field->multiple_of == 0 || (uint64_t)value % field->multiple_of == 0;
 }
 
-/* value is within the field's range, and whole where the field is. */
-static void store(const kvf_number_field *field, double value, void *base)
+void kvf_field_store(const kvf_number_field *field, double value, void *base)
 {
     void *target = (char *)base + field->offset;
     switch (field->kind) {
@@ -92,15 +86,16 @@ kvf_status kvf_config_read_numbers(const kvf_config_source *source, const cJSON 
         if (status != KVF_OK)
             return status;
         if (!item && field->fallback >= 0) {
-            store(field, field->fallback, base);
+            kvf_field_store(field, field->fallback, base);
             continue;
         }
-        if (!cJSON_IsNumber(item) || !is_valid(field, item->valuedouble)) {
+        if (!cJSON_IsNumber(item) || !kvf_field_is_valid(field, item->valuedouble)) {
             status = cJSON_IsNumber(item) && field->min >= field->max ? KVF_UNSUPPORTED
                                                                       : KVF_FILE_FORMAT;
-            return kvf_config_fail(source, status, object_name, key, item, expected(field).text);
+            return kvf_config_fail(source, status, object_name, key, item,
+                                   kvf_field_expected(field).text);
         }
-        store(field, item->valuedouble, base);
+        kvf_field_store(field, item->valuedouble, base);
     }
     return KVF_OK;
 }

@@ -48,6 +48,16 @@ typedef struct kvf_number_field {
     double fallback;      /* where the key is missing or null; or KVF_REQUIRED */
 } kvf_number_field;
 
+/* Whether the field may have that value. */
+bool kvf_field_is_valid(const kvf_number_field *field, double value);
+/* Writes a value that it may have into the struct at base. */
+void kvf_field_store(const kvf_number_field *field, double value, void *base);
+/* "a whole number from 1 to 64 is needed": what its value must be, for messages. */
+typedef struct kvf_expectation {
+    char text[96];
+} kvf_expectation;
+kvf_expectation kvf_field_expected(const kvf_number_field *field);
+
 /*
  * Reads n fields of the JSON object (source->json or one inside it, whose name
  * `object_name` ends with a dot: "rope_scaling.") into the struct at base.

@@ -103,8 +103,8 @@ def sample(rng):
 
 def mutate(rng, content):
     data = bytearray(content)
-    header = min(len(data), 640)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        header = min(len(data), 640)
         at = rng.randrange(header)
         how = rng.randrange(6)
         if how == 0:
