@@ -37,7 +37,7 @@ LAYERS = {
     "cache": ("shared/", "format/", "backend/backend.h"),
     "backend": ("shared/", "format/", "weight/"),
     "file": (),
-    "model": ("shared/", "file/", "backend/backend.h"),
+    "model": ("shared/", "weight/", "file/", "backend/backend.h"),
     "cli": ("file/", "model/", "bench/"),
 }
 

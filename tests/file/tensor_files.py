@@ -17,19 +17,20 @@ class Answer:
 class FileTest(unittest.TestCase):
     probe = None
     slow = False
+    model = None
     folder = None
 
-    def ask(self, path):
-        self.probe.stdin.write(f"{path}\n")
+    def ask(self, *words):
+        self.probe.stdin.write(" ".join(map(str, words)) + "\n")
         self.probe.stdin.flush()
         line = self.probe.stdout.readline()
-        self.assertTrue(line.endswith("\n"), f"the probe ended at {path}")
+        self.assertTrue(line.endswith("\n"), f"the probe ended at {words}")
         return Answer(line.rstrip("\n"))
 
     def open(self, content):
         path = self.folder / "x.gguf"
         path.write_bytes(content)
-        return self.ask(path)
+        return self.ask("open", path)
 
 
 def main(prepare=None):
@@ -37,9 +38,11 @@ def main(prepare=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--probe", required=True, help="tensor_probe")
     parser.add_argument("--downloads", help="folder for what a test has to download")
+    parser.add_argument("--model", help="folder of the tiny checkpoint")
     parser.add_argument("--slow", action="store_true", help="more random cases")
     arguments, rest = parser.parse_known_args()
     FileTest.slow = arguments.slow
+    FileTest.model = arguments.model
     if prepare:
         prepare(arguments)
     in_memory = Path("/dev/shm")
