@@ -2,11 +2,15 @@
  * A GGUF, whole or split. The first byte of the input says which: 0, and the file follows;
  * anything else, and two bytes of length, the first part and the second part follow.
  * Opening either fails with a reason, or gives metadata and tensors that lie inside of the
- * file, each found by its name, no two of them over each other.
+ * file, each found by its name, no two of them over each other. So does reading a config
+ * from it, and finding the weights that the config asks for.
  */
 #include "fuzz.h"
 
 #include "file/metadata.h"
+#include "model/weight_source.h"
+
+enum { MAX_WALKED_TENSORS = 2000 };
 
 static const char *write_files(const uint8_t *data, size_t bytes)
 {
@@ -92,6 +96,36 @@ static void check_tensors(const kvf_tensor_set *set)
     FUZZ_REQUIRE(!kvf_tensor_set_find(set, "no such tensor"));
 }
 
+static kvf_status locate(void *user, const kvf_weight *weight)
+{
+    const kvf_tensor_set *set = user;
+    kvf_weight_place place;
+    kvf_error error;
+    const kvf_status status = kvf_weight_locate(set, "x", weight, &place, &error);
+    fuzz_check_error(status, &error);
+    if (status == KVF_OK) {
+        const char *begin = place.tensor->data;
+        const char *end = begin + place.tensor->bytes;
+        FUZZ_REQUIRE((const char *)place.data >= begin &&
+                     place.bytes <= (uint64_t)(end - (const char *)place.data));
+        FUZZ_REQUIRE(weight->kind != KVF_WEIGHT_MATRIX ||
+                     (fuzz_wide)place.matrix.row_bytes * place.matrix.rows == place.bytes);
+    }
+    return KVF_OK;
+}
+
+static void check_config(kvf_tensor_set *set)
+{
+    kvf_model_config config;
+    kvf_error error;
+    const kvf_status status = kvf_config_from_gguf(set, &config, &error);
+    fuzz_check_error(status, &error);
+    FUZZ_REQUIRE(status == KVF_OK || status == KVF_FILE_FORMAT || status == KVF_UNSUPPORTED);
+    if (status == KVF_OK &&
+        (uint64_t)config.geometry.n_layers * config.n_experts <= MAX_WALKED_TENSORS)
+        FUZZ_REQUIRE(kvf_weight_walk(&config, NULL, locate, set) == KVF_OK);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     char path[256];
@@ -107,6 +141,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     FUZZ_REQUIRE(kvf_tensor_set_container(set) == KVF_CONTAINER_GGUF);
     check_metadata(set);
     check_tensors(set);
+    check_config(set);
     kvf_tensor_set_close(set);
     return 0;
 }

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/oracle"))
 import gguf as gguf_writer
 import gguf_cases
+import tiny_gguf
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
 
@@ -326,7 +327,15 @@ def gguf():
     named = {"general.architecture": gguf_writer.text("x")}
     other = {"general.architecture": gguf_writer.text("y")}
     seeds = {name: b"\0" + content for name, content in gguf_cases.cases().items()}
+    tiny = tiny_gguf.metadata(tiny_gguf.Checkpoint(
+        json.loads((ROOT / "models/tiny/config.json").read_text(encoding="utf-8")), {}))
+    small = [("output_hc_scale.weight", [1], "F32", bytes(4)),
+             ("blk.0.attn_norm.weight", [256], "BF16", bytes(512)),
+             ("blk.0.exp_probs_b.bias", [8], "F32", bytes(32)),
+             ("blk.6.nextn.eh_proj.weight", [2], "F32", bytes(8))]
     return seeds | {
+        "config": b"\0" + gguf_writer.contents(tiny, []),
+        "config_and_tensors": b"\0" + gguf_writer.contents(tiny, small),
         "split": split(part(0, first=named), part(1)),
         "split_named_twice": split(part(0, first=named), part(1, first=named)),
         "split_of_another_model": split(part(0, first=named), part(1, first=other)),
