@@ -407,7 +407,7 @@ static kvf_status read_vocab(const struct source *source, struct gguf_draft *dra
 {
     const kvf_tensor *embed = kvf_tensor_set_find(source->set, "token_embd.weight");
     kvf_number_field field = vocab_field;
-    if (embed && embed->n_dims == 2 && embed->shape[0] <= 0x1p24)
+    if (embed && embed->n_dims == 2 && embed->shape[0] <= (1u << 24))
         field.fallback = (double)embed->shape[0];
     return read_numbers(source, &field, 1, draft);
 }
