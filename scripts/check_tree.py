@@ -36,8 +36,9 @@ LAYERS = {
     "weight": ("shared/",),
     "cache": ("shared/", "format/", "backend/backend.h"),
     "backend": ("shared/", "format/", "weight/"),
-    "model": ("shared/", "backend/backend.h"),
-    "cli": ("model/", "bench/"),
+    "file": (),
+    "model": ("shared/", "weight/", "file/", "backend/backend.h"),
+    "cli": ("file/", "model/", "bench/"),
 }
 
 

@@ -296,15 +296,15 @@ static int print_tables(const planning *p)
 static int find_weights_bytes(const planning *p, uint64_t *bytes)
 {
     kvf_error error;
-    kvf_safetensors *files;
+    kvf_tensor_set *files;
     *bytes = p->options->weights_bytes;
     if (p->options->weights_given || p->built_in)
         return CLI_EXIT_OK;
-    if (kvf_safetensors_open(p->options->model, &files, &error) != KVF_OK)
+    if (kvf_tensor_set_open(p->options->model, &files, &error) != KVF_OK)
         return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
                          error.message);
-    *bytes = kvf_safetensors_mapped_bytes(files) + kvf_model_weight_bytes(&p->config);
-    kvf_safetensors_close(files);
+    *bytes = kvf_tensor_set_mapped_bytes(files) + kvf_model_weight_bytes(&p->config);
+    kvf_tensor_set_close(files);
     return CLI_EXIT_OK;
 }
 

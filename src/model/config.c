@@ -2,7 +2,7 @@
 
 #include "error.h"
 #include "model/config_fields.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <stddef.h>
 #include <stdio.h>

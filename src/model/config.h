@@ -1,7 +1,7 @@
 /*
  * config.json of a DeepSeek-V4 checkpoint, in both key styles: the transformers
  * library's (layer_types, mlp_layer_types, compress_rates, rope_parameters) and the
- * original one (compress_ratios, n_hash_layers, rope_scaling).
+ * original one (compress_ratios, n_hash_layers, rope_scaling); and a GGUF's metadata.
  */
 #ifndef KVF_MODEL_CONFIG_H
 #define KVF_MODEL_CONFIG_H
@@ -59,5 +59,14 @@ kvf_status kvf_config_load(const char *dir, kvf_model_config *config, kvf_error 
 /* The same for text in memory; `where` names it in messages. */
 kvf_status kvf_config_parse(const char *json, size_t json_bytes, const char *where,
                             kvf_model_config *config, kvf_error *error);
+
+/*
+ * The same from the metadata of a GGUF: ds4's keys and llama.cpp's. How many layers there
+ * are besides those that predict further tokens, the tensors decide. KVF_UNSUPPORTED for
+ * another architecture, and for one of two files that are no split file.
+ */
+struct kvf_tensor_set;
+kvf_status kvf_config_from_gguf(const struct kvf_tensor_set *set, kvf_model_config *config,
+                                kvf_error *error);
 
 #endif

@@ -1,7 +1,7 @@
 #include "model/config_fields.h"
 
 #include "error.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -49,14 +49,9 @@ static kvf_status find_field(const kvf_config_source *source, const cJSON *objec
     return KVF_OK;
 }
 
-/* What a field's value must be, for messages. */
-typedef struct expectation {
-    char text[96];
-} expectation;
-
-static expectation expected(const kvf_config_field *field)
+kvf_expectation kvf_field_expected(const kvf_config_field *field)
 {
-    expectation e;
+    kvf_expectation e;
     bool whole = field->kind == KVF_FIELD_U32 || field->kind == KVF_FIELD_U64;
     if (field->kind == KVF_FIELD_BOOL && field->min >= field->max)
         snprintf(e.text, sizeof e.text, "only %s is supported", field->min > 0 ? "true" : "false");
@@ -73,7 +68,7 @@ static expectation expected(const kvf_config_field *field)
     return e;
 }
 
-static bool is_valid(const kvf_config_field *field, double value)
+bool kvf_field_is_valid(const kvf_config_field *field, double value)
 {
     bool whole = field->kind == KVF_FIELD_U32 || field->kind == KVF_FIELD_U64;
     if (!(value >= field->min && value <= field->max)) /* also a NaN */
@@ -83,8 +78,7 @@ static bool is_valid(const kvf_config_field *field, double value)
     return field->multiple_of == 0 || (uint64_t)value % field->multiple_of == 0;
 }
 
-/* value is within the field's range, and whole where the field is. */
-static void store(const kvf_config_field *field, double value, void *base)
+void kvf_field_store(const kvf_config_field *field, double value, void *base)
 {
     if (field->offset == KVF_ONLY_CHECKED)
         return;
@@ -118,18 +112,18 @@ static kvf_status read_value(const kvf_config_source *source, const char *object
 {
     const bool is_kind = field->kind == KVF_FIELD_BOOL ? cJSON_IsBool(item) : cJSON_IsNumber(item);
     if (!item && field->fallback >= 0) {
-        store(field, field->fallback, base);
+        kvf_field_store(field, field->fallback, base);
         return KVF_OK;
     }
     const double value = is_kind && field->kind == KVF_FIELD_BOOL ? cJSON_IsTrue(item)
                          : is_kind                                ? item->valuedouble
                                                                   : -1;
-    if (!is_kind || !is_valid(field, value)) {
+    if (!is_kind || !kvf_field_is_valid(field, value)) {
         const bool other = is_kind && field->min >= field->max;
         return kvf_config_fail(source, other ? KVF_UNSUPPORTED : KVF_FILE_FORMAT, object_name, key,
-                               item, expected(field).text);
+                               item, kvf_field_expected(field).text);
     }
-    store(field, value, base);
+    kvf_field_store(field, value, base);
     return KVF_OK;
 }
 

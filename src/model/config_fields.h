@@ -3,7 +3,7 @@
 #define KVF_MODEL_CONFIG_FIELDS_H
 
 #include "model/config.h"
-#include "model/json.h"
+#include "file/json.h"
 
 /* The config being read, and values that are only used while it is. */
 typedef struct kvf_config_draft {
@@ -49,6 +49,16 @@ typedef struct kvf_config_field {
     const char *values[4]; /* of a text */
     const char *rest;      /* of a text: what is said of any other value */
 } kvf_config_field;
+
+/* Whether the field may have that value. */
+bool kvf_field_is_valid(const kvf_config_field *field, double value);
+/* Writes a value that it may have into the struct at base. */
+void kvf_field_store(const kvf_config_field *field, double value, void *base);
+/* "a whole number from 1 to 64 is needed": what its value must be, for messages. */
+typedef struct kvf_expectation {
+    char text[96];
+} kvf_expectation;
+kvf_expectation kvf_field_expected(const kvf_config_field *field);
 
 /*
  * Reads the n fields of the JSON object (source->json or one inside it, whose name

@@ -1,7 +1,7 @@
 /* What each layer is: layer_types and mlp_layer_types, or compress_ratios and num_hash_layers. */
 #include "error.h"
 #include "model/config_fields.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <stddef.h>
 #include <stdio.h>

@@ -72,27 +72,27 @@ static uint64_t text_checksum(const char *text)
     return kvf_checksum(text, strlen(text));
 }
 
-static size_t count_numbers(const kvf_safetensors *files, uint32_t *n_tensors)
+static size_t count_numbers(const kvf_tensor_set *files, uint32_t *n_tensors)
 {
     size_t n = 2;
     const kvf_tensor *tensor;
-    for (*n_tensors = 0; (tensor = kvf_safetensors_at(files, *n_tensors)); ++*n_tensors)
+    for (*n_tensors = 0; (tensor = kvf_tensor_set_at(files, *n_tensors)); ++*n_tensors)
         n += NUMBERS_OF_TENSOR + tensor->n_dims;
     return n;
 }
 
 /* The data of every tensor, which is nearly all of the work, by all threads. */
-static void hash_data(const kvf_safetensors *files, uint32_t n_tensors, uint32_t n_threads,
+static void hash_data(const kvf_tensor_set *files, uint32_t n_tensors, uint32_t n_threads,
                       uint64_t *hashes)
 {
 #pragma omp parallel for schedule(dynamic) num_threads((int)n_threads)
     for (uint32_t i = 0; i < n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_safetensors_at(files, i);
+        const kvf_tensor *tensor = kvf_tensor_set_at(files, i);
         hashes[i] = kvf_checksum(tensor->data, tensor->bytes);
     }
 }
 
-kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors *files,
+kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
                            uint32_t n_threads, uint64_t *fingerprint, kvf_error *error)
 {
     uint32_t n_tensors;
@@ -105,9 +105,9 @@ kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_safetensors
     add(&list, FINGERPRINT_VERSION);
     add(&list, kvf_config_checksum(config));
     for (uint32_t i = 0; i < n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_safetensors_at(files, i);
+        const kvf_tensor *tensor = kvf_tensor_set_at(files, i);
         add(&list, text_checksum(tensor->name));
-        add(&list, text_checksum(tensor->dtype_name));
+        add(&list, text_checksum(kvf_stored_info_of(tensor->type)->name));
         add(&list, tensor->n_dims);
         for (uint32_t j = 0; j < tensor->n_dims; j++)
             add(&list, tensor->shape[j]);

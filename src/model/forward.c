@@ -429,8 +429,8 @@ static kvf_status load_config(kvf_model *model, const char *dir, kvf_error *erro
 
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
 {
-    const kvf_status status = kvf_file_id_check(model->config_path, &model->config_file.id, error);
-    return status == KVF_OK ? kvf_safetensors_unchanged(model->weights.files, error) : status;
+    const kvf_status status = kvf_file_check_unchanged(model->config_path, &model->config_file, error);
+    return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->weights.files, error) : status;
 }
 
 kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,

@@ -6,7 +6,7 @@
 #define KVF_MODEL_MODEL_H
 
 #include "model/config.h"
-#include "model/file.h"
+#include "file/file.h"
 #include "model/weights.h"
 
 /*
@@ -21,7 +21,7 @@ typedef struct kvf_model {
     kvf_device *device; /* not owned */
     kvf_model_config config;
     char *config_path;
-    kvf_file config_file; /* mapped: it stays the one that was read, see model/file_id.h */
+    kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
     struct kvf_forward *forward; /* activations, owned */
     kvf_observe_fn *observe;     /* NULL: nothing is observed */

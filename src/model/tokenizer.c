@@ -1,7 +1,7 @@
 #include "model/tokenizer.h"
 
 #include "error.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <stdlib.h>
 #include <unistd.h>

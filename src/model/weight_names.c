@@ -1,5 +1,7 @@
 #include "model/weight_names.h"
 
+#include "model/weights.h"
+
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,11 +36,20 @@ enum dim {
 };
 
 /* In which layers a tensor is. */
-enum when { ALWAYS, COMPRESSING, CSA_ONLY, HASH_ROUTED, SCORE_ROUTED };
+enum when { ALWAYS, UNTIED, COMPRESSING, CSA_ONLY, HASH_ROUTED, SCORE_ROUTED };
 
+/* What a tensor belongs to; the lines of one stand together in the table. */
+enum scope { OF_MODEL, OF_LAYER, OF_EXPERT, OF_SHARED_EXPERTS };
+
+/*
+ * A tensor is one line. Names come after the prefixes of name_of() below. The offset is in
+ * kvf_weights, kvf_layer_weights or kvf_expert_weights.
+ */
 struct spec {
-    const char *name;  /* after the prefix; the original style's */
+    enum scope scope;
+    const char *name;  /* DeepSeek's */
     const char *other; /* the transformers library's where it differs */
+    const char *gguf;
     kvf_weight_kind kind;
     enum dim rows;
     enum dim cols; /* DIM_NONE: one dimension */
@@ -46,109 +57,105 @@ struct spec {
     enum when when;
 };
 
-#define IN(type, member) offsetof(type, member)
+#define MODEL(member) offsetof(kvf_weights, member)
+#define LAYER(member) offsetof(kvf_layer_weights, member)
+#define EXPERT(member) offsetof(kvf_expert_weights, member)
+#define VALUES KVF_WEIGHT_VALUES
+#define MATRIX KVF_WEIGHT_MATRIX
+#define MAP KVF_WEIGHT_MAP
 
 /* clang-format off */
-static const struct spec model_specs[] = {
-    {"embed.weight", "model.embed_tokens.weight", KVF_WEIGHT_MATRIX, DIM_VOCAB, DIM_HIDDEN,
-     IN(kvf_weights, embed), ALWAYS},
-    {"norm.weight", "model.norm.weight", KVF_WEIGHT_VALUES, DIM_HIDDEN, DIM_NONE,
-     IN(kvf_weights, norm), ALWAYS},
-    {"hc_head_fn", "model.hc_head.hc_fn", KVF_WEIGHT_VALUES, DIM_STREAMS, DIM_STREAMS_HIDDEN,
-     IN(kvf_weights, hc_head.fn), ALWAYS},
-    {"hc_head_base", "model.hc_head.hc_base", KVF_WEIGHT_VALUES, DIM_STREAMS, DIM_NONE,
-     IN(kvf_weights, hc_head.base), ALWAYS},
-    {"hc_head_scale", "model.hc_head.hc_scale", KVF_WEIGHT_VALUES, DIM_ONE, DIM_NONE,
-     IN(kvf_weights, hc_head.scale), ALWAYS},
-};
+static const struct spec specs[] = {
+    {OF_MODEL, "embed.weight", "embed_tokens.weight", "token_embd.weight",
+     MATRIX, DIM_VOCAB, DIM_HIDDEN, MODEL(embed), ALWAYS},
+    {OF_MODEL, "norm.weight", NULL, "output_norm.weight",
+     VALUES, DIM_HIDDEN, DIM_NONE, MODEL(norm), ALWAYS},
+    {OF_MODEL, "hc_head_fn", "hc_head.hc_fn", "output_hc_fn.weight",
+     VALUES, DIM_STREAMS, DIM_STREAMS_HIDDEN, MODEL(hc_head.fn), ALWAYS},
+    {OF_MODEL, "hc_head_base", "hc_head.hc_base", "output_hc_base.weight",
+     VALUES, DIM_STREAMS, DIM_NONE, MODEL(hc_head.base), ALWAYS},
+    {OF_MODEL, "hc_head_scale", "hc_head.hc_scale", "output_hc_scale.weight",
+     VALUES, DIM_ONE, DIM_NONE, MODEL(hc_head.scale), ALWAYS},
+    {OF_MODEL, "head.weight", NULL, "output.weight",
+     MATRIX, DIM_VOCAB, DIM_HIDDEN, MODEL(head), UNTIED},
 
-/* Not there in a checkpoint with tied embeddings. */
-static const struct spec head_spec = {
-    "head.weight", NULL, KVF_WEIGHT_MATRIX, DIM_VOCAB, DIM_HIDDEN, IN(kvf_weights, head), ALWAYS};
-
-static const struct spec layer_specs[] = {
-    {"attn_norm.weight", NULL, KVF_WEIGHT_VALUES, DIM_HIDDEN, DIM_NONE,
-     IN(kvf_layer_weights, attn_norm), ALWAYS},
-    {"ffn_norm.weight", NULL, KVF_WEIGHT_VALUES, DIM_HIDDEN, DIM_NONE,
-     IN(kvf_layer_weights, ffn_norm), ALWAYS},
-    {"hc_attn_fn", NULL, KVF_WEIGHT_VALUES, DIM_MIX, DIM_STREAMS_HIDDEN,
-     IN(kvf_layer_weights, hc_attn.fn), ALWAYS},
-    {"hc_attn_base", NULL, KVF_WEIGHT_VALUES, DIM_MIX, DIM_NONE,
-     IN(kvf_layer_weights, hc_attn.base), ALWAYS},
-    {"hc_attn_scale", NULL, KVF_WEIGHT_VALUES, DIM_MIX_SCALES, DIM_NONE,
-     IN(kvf_layer_weights, hc_attn.scale), ALWAYS},
-    {"hc_ffn_fn", NULL, KVF_WEIGHT_VALUES, DIM_MIX, DIM_STREAMS_HIDDEN,
-     IN(kvf_layer_weights, hc_ffn.fn), ALWAYS},
-    {"hc_ffn_base", NULL, KVF_WEIGHT_VALUES, DIM_MIX, DIM_NONE,
-     IN(kvf_layer_weights, hc_ffn.base), ALWAYS},
-    {"hc_ffn_scale", NULL, KVF_WEIGHT_VALUES, DIM_MIX_SCALES, DIM_NONE,
-     IN(kvf_layer_weights, hc_ffn.scale), ALWAYS},
-    {"attn.wq_a.weight", NULL, KVF_WEIGHT_MATRIX, DIM_Q_RANK, DIM_HIDDEN,
-     IN(kvf_layer_weights, wq_a), ALWAYS},
-    {"attn.q_norm.weight", NULL, KVF_WEIGHT_VALUES, DIM_Q_RANK, DIM_NONE,
-     IN(kvf_layer_weights, q_norm), ALWAYS},
-    {"attn.wq_b.weight", NULL, KVF_WEIGHT_MATRIX, DIM_Q, DIM_Q_RANK,
-     IN(kvf_layer_weights, wq_b), ALWAYS},
-    {"attn.wkv.weight", NULL, KVF_WEIGHT_MATRIX, DIM_ROW, DIM_HIDDEN,
-     IN(kvf_layer_weights, wkv), ALWAYS},
+    {OF_LAYER, "attn_norm.weight", NULL, "attn_norm.weight",
+     VALUES, DIM_HIDDEN, DIM_NONE, LAYER(attn_norm), ALWAYS},
+    {OF_LAYER, "ffn_norm.weight", NULL, "ffn_norm.weight",
+     VALUES, DIM_HIDDEN, DIM_NONE, LAYER(ffn_norm), ALWAYS},
+    {OF_LAYER, "hc_attn_fn", NULL, "hc_attn_fn.weight",
+     VALUES, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_attn.fn), ALWAYS},
+    {OF_LAYER, "hc_attn_base", NULL, "hc_attn_base.weight",
+     VALUES, DIM_MIX, DIM_NONE, LAYER(hc_attn.base), ALWAYS},
+    {OF_LAYER, "hc_attn_scale", NULL, "hc_attn_scale.weight",
+     VALUES, DIM_MIX_SCALES, DIM_NONE, LAYER(hc_attn.scale), ALWAYS},
+    {OF_LAYER, "hc_ffn_fn", NULL, "hc_ffn_fn.weight",
+     VALUES, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_ffn.fn), ALWAYS},
+    {OF_LAYER, "hc_ffn_base", NULL, "hc_ffn_base.weight",
+     VALUES, DIM_MIX, DIM_NONE, LAYER(hc_ffn.base), ALWAYS},
+    {OF_LAYER, "hc_ffn_scale", NULL, "hc_ffn_scale.weight",
+     VALUES, DIM_MIX_SCALES, DIM_NONE, LAYER(hc_ffn.scale), ALWAYS},
+    {OF_LAYER, "attn.wq_a.weight", NULL, "attn_q_a.weight",
+     MATRIX, DIM_Q_RANK, DIM_HIDDEN, LAYER(wq_a), ALWAYS},
+    {OF_LAYER, "attn.q_norm.weight", NULL, "attn_q_a_norm.weight",
+     VALUES, DIM_Q_RANK, DIM_NONE, LAYER(q_norm), ALWAYS},
+    {OF_LAYER, "attn.wq_b.weight", NULL, "attn_q_b.weight",
+     MATRIX, DIM_Q, DIM_Q_RANK, LAYER(wq_b), ALWAYS},
+    {OF_LAYER, "attn.wkv.weight", NULL, "attn_kv.weight",
+     MATRIX, DIM_ROW, DIM_HIDDEN, LAYER(wkv), ALWAYS},
     /* The transformers library's rename of the compressors' norms catches this one too. */
-    {"attn.kv_norm.weight", "attn.norm.weight", KVF_WEIGHT_VALUES, DIM_ROW, DIM_NONE,
-     IN(kvf_layer_weights, kv_norm), ALWAYS},
-    {"attn.wo_a.weight", NULL, KVF_WEIGHT_MATRIX, DIM_OUT, DIM_GROUP_Q,
-     IN(kvf_layer_weights, wo_a), ALWAYS},
-    {"attn.wo_b.weight", NULL, KVF_WEIGHT_MATRIX, DIM_HIDDEN, DIM_OUT,
-     IN(kvf_layer_weights, wo_b), ALWAYS},
-    {"attn.attn_sink", NULL, KVF_WEIGHT_VALUES, DIM_HEADS, DIM_NONE,
-     IN(kvf_layer_weights, sinks), ALWAYS},
-    {"attn.compressor.wkv.weight", NULL, KVF_WEIGHT_MATRIX, DIM_ROW_PARTS, DIM_HIDDEN,
-     IN(kvf_layer_weights, rows.wkv), COMPRESSING},
-    {"attn.compressor.wgate.weight", NULL, KVF_WEIGHT_MATRIX, DIM_ROW_PARTS, DIM_HIDDEN,
-     IN(kvf_layer_weights, rows.wgate), COMPRESSING},
-    {"attn.compressor.ape", NULL, KVF_WEIGHT_VALUES, DIM_RATIO, DIM_ROW_PARTS,
-     IN(kvf_layer_weights, rows.ape), COMPRESSING},
-    {"attn.compressor.norm.weight", NULL, KVF_WEIGHT_VALUES, DIM_ROW, DIM_NONE,
-     IN(kvf_layer_weights, rows.norm), COMPRESSING},
-    {"attn.indexer.compressor.wkv.weight", NULL, KVF_WEIGHT_MATRIX, DIM_INDEX_PARTS, DIM_HIDDEN,
-     IN(kvf_layer_weights, index.wkv), CSA_ONLY},
-    {"attn.indexer.compressor.wgate.weight", NULL, KVF_WEIGHT_MATRIX, DIM_INDEX_PARTS, DIM_HIDDEN,
-     IN(kvf_layer_weights, index.wgate), CSA_ONLY},
-    {"attn.indexer.compressor.ape", NULL, KVF_WEIGHT_VALUES, DIM_RATIO, DIM_INDEX_PARTS,
-     IN(kvf_layer_weights, index.ape), CSA_ONLY},
-    {"attn.indexer.compressor.norm.weight", NULL, KVF_WEIGHT_VALUES, DIM_INDEX, DIM_NONE,
-     IN(kvf_layer_weights, index.norm), CSA_ONLY},
-    {"attn.indexer.wq_b.weight", NULL, KVF_WEIGHT_MATRIX, DIM_INDEX_Q, DIM_Q_RANK,
-     IN(kvf_layer_weights, index_wq_b), CSA_ONLY},
-    {"attn.indexer.weights_proj.weight", NULL, KVF_WEIGHT_MATRIX, DIM_INDEX_HEADS, DIM_HIDDEN,
-     IN(kvf_layer_weights, index_weights), CSA_ONLY},
-    {"ffn.gate.weight", NULL, KVF_WEIGHT_MATRIX, DIM_EXPERTS, DIM_HIDDEN,
-     IN(kvf_layer_weights, gate), ALWAYS},
-    {"ffn.gate.bias", NULL, KVF_WEIGHT_VALUES, DIM_EXPERTS, DIM_NONE,
-     IN(kvf_layer_weights, gate_bias), SCORE_ROUTED},
-    {"ffn.gate.tid2eid", NULL, KVF_WEIGHT_MAP, DIM_VOCAB, DIM_EXPERTS_USED,
-     IN(kvf_layer_weights, token_map), HASH_ROUTED},
-};
+    {OF_LAYER, "attn.kv_norm.weight", "attn.norm.weight", "attn_kv_a_norm.weight",
+     VALUES, DIM_ROW, DIM_NONE, LAYER(kv_norm), ALWAYS},
+    {OF_LAYER, "attn.wo_a.weight", NULL, "attn_output_a.weight",
+     MATRIX, DIM_OUT, DIM_GROUP_Q, LAYER(wo_a), ALWAYS},
+    {OF_LAYER, "attn.wo_b.weight", NULL, "attn_output_b.weight",
+     MATRIX, DIM_HIDDEN, DIM_OUT, LAYER(wo_b), ALWAYS},
+    {OF_LAYER, "attn.attn_sink", NULL, "attn_sinks.weight",
+     VALUES, DIM_HEADS, DIM_NONE, LAYER(sinks), ALWAYS},
+    {OF_LAYER, "attn.compressor.wkv.weight", NULL, "attn_compressor_kv.weight",
+     MATRIX, DIM_ROW_PARTS, DIM_HIDDEN, LAYER(rows.wkv), COMPRESSING},
+    {OF_LAYER, "attn.compressor.wgate.weight", NULL, "attn_compressor_gate.weight",
+     MATRIX, DIM_ROW_PARTS, DIM_HIDDEN, LAYER(rows.wgate), COMPRESSING},
+    {OF_LAYER, "attn.compressor.ape", NULL, "attn_compressor_ape.weight",
+     VALUES, DIM_RATIO, DIM_ROW_PARTS, LAYER(rows.ape), COMPRESSING},
+    {OF_LAYER, "attn.compressor.norm.weight", NULL, "attn_compressor_norm.weight",
+     VALUES, DIM_ROW, DIM_NONE, LAYER(rows.norm), COMPRESSING},
+    {OF_LAYER, "attn.indexer.compressor.wkv.weight", NULL, "indexer_compressor_kv.weight",
+     MATRIX, DIM_INDEX_PARTS, DIM_HIDDEN, LAYER(index.wkv), CSA_ONLY},
+    {OF_LAYER, "attn.indexer.compressor.wgate.weight", NULL, "indexer_compressor_gate.weight",
+     MATRIX, DIM_INDEX_PARTS, DIM_HIDDEN, LAYER(index.wgate), CSA_ONLY},
+    {OF_LAYER, "attn.indexer.compressor.ape", NULL, "indexer_compressor_ape.weight",
+     VALUES, DIM_RATIO, DIM_INDEX_PARTS, LAYER(index.ape), CSA_ONLY},
+    {OF_LAYER, "attn.indexer.compressor.norm.weight", NULL, "indexer_compressor_norm.weight",
+     VALUES, DIM_INDEX, DIM_NONE, LAYER(index.norm), CSA_ONLY},
+    {OF_LAYER, "attn.indexer.wq_b.weight", NULL, "indexer.attn_q_b.weight",
+     MATRIX, DIM_INDEX_Q, DIM_Q_RANK, LAYER(index_wq_b), CSA_ONLY},
+    {OF_LAYER, "attn.indexer.weights_proj.weight", NULL, "indexer.proj.weight",
+     MATRIX, DIM_INDEX_HEADS, DIM_HIDDEN, LAYER(index_weights), CSA_ONLY},
+    {OF_LAYER, "ffn.gate.weight", NULL, "ffn_gate_inp.weight",
+     MATRIX, DIM_EXPERTS, DIM_HIDDEN, LAYER(gate), ALWAYS},
+    {OF_LAYER, "ffn.gate.bias", NULL, "exp_probs_b.bias",
+     VALUES, DIM_EXPERTS, DIM_NONE, LAYER(gate_bias), SCORE_ROUTED},
+    {OF_LAYER, "ffn.gate.tid2eid", NULL, "ffn_gate_tid2eid.weight",
+     MAP, DIM_VOCAB, DIM_EXPERTS_USED, LAYER(token_map), HASH_ROUTED},
 
-static const struct spec expert_specs[] = {
-    {"w1.weight", NULL, KVF_WEIGHT_MATRIX, DIM_FFN, DIM_HIDDEN,
-     IN(kvf_expert_weights, w1), ALWAYS},
-    {"w3.weight", NULL, KVF_WEIGHT_MATRIX, DIM_FFN, DIM_HIDDEN,
-     IN(kvf_expert_weights, w3), ALWAYS},
-    {"w2.weight", NULL, KVF_WEIGHT_MATRIX, DIM_HIDDEN, DIM_FFN,
-     IN(kvf_expert_weights, w2), ALWAYS},
-};
+    /* GGUF has all experts of a layer in one tensor. */
+    {OF_EXPERT, "w1.weight", NULL, "ffn_gate_exps.weight",
+     MATRIX, DIM_FFN, DIM_HIDDEN, EXPERT(w1), ALWAYS},
+    {OF_EXPERT, "w3.weight", NULL, "ffn_up_exps.weight",
+     MATRIX, DIM_FFN, DIM_HIDDEN, EXPERT(w3), ALWAYS},
+    {OF_EXPERT, "w2.weight", NULL, "ffn_down_exps.weight",
+     MATRIX, DIM_HIDDEN, DIM_FFN, EXPERT(w2), ALWAYS},
 
-/* Several shared experts are stored as one, so many times as wide. */
-static const struct spec shared_specs[] = {
-    {"w1.weight", NULL, KVF_WEIGHT_MATRIX, DIM_SHARED_FFN, DIM_HIDDEN,
-     IN(kvf_expert_weights, w1), ALWAYS},
-    {"w3.weight", NULL, KVF_WEIGHT_MATRIX, DIM_SHARED_FFN, DIM_HIDDEN,
-     IN(kvf_expert_weights, w3), ALWAYS},
-    {"w2.weight", NULL, KVF_WEIGHT_MATRIX, DIM_HIDDEN, DIM_SHARED_FFN,
-     IN(kvf_expert_weights, w2), ALWAYS},
+    /* Several shared experts are stored as one, so many times as wide. */
+    {OF_SHARED_EXPERTS, "w1.weight", NULL, "ffn_gate_shexp.weight",
+     MATRIX, DIM_SHARED_FFN, DIM_HIDDEN, EXPERT(w1), ALWAYS},
+    {OF_SHARED_EXPERTS, "w3.weight", NULL, "ffn_up_shexp.weight",
+     MATRIX, DIM_SHARED_FFN, DIM_HIDDEN, EXPERT(w3), ALWAYS},
+    {OF_SHARED_EXPERTS, "w2.weight", NULL, "ffn_down_shexp.weight",
+     MATRIX, DIM_HIDDEN, DIM_SHARED_FFN, EXPERT(w2), ALWAYS},
 };
 /* clang-format on */
-
-#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static uint64_t dim_size(const kvf_model_config *config, const kvf_layer *layer, enum dim dim)
 {
@@ -184,81 +191,95 @@ static uint64_t dim_size(const kvf_model_config *config, const kvf_layer *layer,
     return 0;
 }
 
-static bool is_wanted(const kvf_model_config *config, uint32_t layer, enum when when)
+/* layer is NULL for the model's own tensors. */
+static bool is_wanted(const kvf_model_config *config, const uint32_t *layer, enum when when)
 {
-    const kvf_layer_kind kind = config->geometry.layers[layer].kind;
+    if (when == ALWAYS || when == UNTIED)
+        return when == ALWAYS || !config->tied_embeddings;
+    const kvf_layer_kind kind = config->geometry.layers[*layer].kind;
     switch (when) {
-    case ALWAYS: return true;
     case COMPRESSING: return kind != KVF_LAYER_WINDOW;
     case CSA_ONLY: return kind == KVF_LAYER_CSA;
-    case HASH_ROUTED: return config->hash_routed[layer];
-    case SCORE_ROUTED: return !config->hash_routed[layer];
+    case HASH_ROUTED: return config->hash_routed[*layer];
+    case SCORE_ROUTED: return !config->hash_routed[*layer];
+    default: return false;
     }
-    return false;
 }
 
-/* What all tensors of one walk share. */
+/* What all tensors of one walk share, and where it is. */
 struct walk {
     const kvf_model_config *config;
     kvf_weight_fn *visit;
     void *user;
+    uint32_t layer;
+    uint32_t expert;
 };
 
-/* Visits one tensor. prefix is without "model."; layer is NULL for the model's own tensors. */
-static kvf_status visit_spec(const struct walk *walk, const struct spec *spec,
-                             const kvf_layer *layer, const char *prefix, void *base)
+/* The names in all styles. */
+static void name_of(const struct walk *walk, const struct spec *spec, kvf_weight *weight)
 {
-    kvf_weight weight = {.kind = spec->kind, .n_dims = spec->cols == DIM_NONE ? 1 : 2};
-    const char *other = spec->other ? spec->other : spec->name;
-    snprintf(weight.names[0], sizeof weight.names[0], "%s%s", prefix, spec->name);
-    snprintf(weight.names[1], sizeof weight.names[1], "%s%s%s", layer ? "model." : "", prefix,
-             other);
-    weight.shape[0] = dim_size(walk->config, layer, spec->rows);
-    weight.shape[1] = dim_size(walk->config, layer, spec->cols);
-    weight.target = base ? (char *)base + spec->offset : NULL;
-    return walk->visit(walk->user, &weight);
+    char prefix[64] = "";
+    char *deepseek = weight->names[KVF_NAMES_DEEPSEEK];
+    char *transformers = weight->names[KVF_NAMES_TRANSFORMERS];
+    char *gguf = weight->names[KVF_NAMES_GGUF];
+    const char *experts = spec->scope == OF_EXPERT ? "ffn.experts." : "ffn.shared_experts.";
+    const size_t bytes = sizeof weight->names[0];
+    if (spec->scope == OF_EXPERT)
+        snprintf(prefix, sizeof prefix, "layers.%u.%s%u.", walk->layer, experts, walk->expert);
+    else if (spec->scope == OF_SHARED_EXPERTS)
+        snprintf(prefix, sizeof prefix, "layers.%u.%s", walk->layer, experts);
+    else if (spec->scope == OF_LAYER)
+        snprintf(prefix, sizeof prefix, "layers.%u.", walk->layer);
+    snprintf(deepseek, bytes, "%s%s", prefix, spec->name);
+    /* The head is beside the model there, not in it. */
+    snprintf(transformers, bytes, "%s%s%s", spec->when == UNTIED ? "" : "model.", prefix,
+             spec->other ? spec->other : spec->name);
+    if (spec->scope == OF_MODEL)
+        snprintf(gguf, bytes, "%s", spec->gguf);
+    else
+        snprintf(gguf, bytes, "blk.%u.%s", walk->layer, spec->gguf);
 }
 
-static kvf_status visit_experts(const struct walk *walk, uint32_t layer, kvf_layer_weights *weights)
+/* Visits the tensors of a scope; base is what their offsets are in, or NULL. */
+static kvf_status visit_scope(const struct walk *walk, enum scope scope, void *base)
 {
-    const kvf_model_config *config = walk->config;
-    const kvf_layer *kind = &config->geometry.layers[layer];
-    char prefix[64];
+    const uint32_t *layer = scope == OF_MODEL ? NULL : &walk->layer;
+    const kvf_layer *kind = layer ? &walk->config->geometry.layers[*layer] : NULL;
     kvf_status status = KVF_OK;
-    for (uint32_t expert = 0; expert < config->n_experts; expert++) {
-        snprintf(prefix, sizeof prefix, "layers.%u.ffn.experts.%u.", layer, expert);
-        for (size_t i = 0; i < COUNT(expert_specs) && status == KVF_OK; i++)
-            status = visit_spec(walk, &expert_specs[i], kind, prefix,
-                                weights ? &weights->routed[expert] : NULL);
+    for (size_t i = 0; i < sizeof specs / sizeof *specs && status == KVF_OK; i++) {
+        const struct spec *spec = &specs[i];
+        if (spec->scope != scope || !is_wanted(walk->config, layer, spec->when))
+            continue;
+        kvf_weight weight = {.kind = spec->kind, .n_dims = spec->cols == DIM_NONE ? 1 : 2};
+        name_of(walk, spec, &weight);
+        weight.shape[0] = dim_size(walk->config, kind, spec->rows);
+        weight.shape[1] = dim_size(walk->config, kind, spec->cols);
+        weight.n_stacked = scope == OF_EXPERT ? walk->config->n_experts : 0;
+        weight.place = scope == OF_EXPERT ? walk->expert : 0;
+        weight.target = base ? (char *)base + spec->offset : NULL;
+        status = walk->visit(walk->user, &weight);
     }
-    snprintf(prefix, sizeof prefix, "layers.%u.ffn.shared_experts.", layer);
-    for (size_t i = 0; i < COUNT(shared_specs) && config->n_shared_experts > 0; i++)
-        if (status == KVF_OK)
-            status =
-                visit_spec(walk, &shared_specs[i], kind, prefix, weights ? &weights->shared : NULL);
+    return status;
+}
+
+static kvf_status visit_layer(struct walk *walk, kvf_layer_weights *weights)
+{
+    kvf_status status = visit_scope(walk, OF_LAYER, weights);
+    for (walk->expert = 0; walk->expert < walk->config->n_experts && status == KVF_OK;
+         walk->expert++)
+        status = visit_scope(walk, OF_EXPERT, weights ? &weights->routed[walk->expert] : NULL);
+    if (status == KVF_OK && walk->config->n_shared_experts > 0)
+        status = visit_scope(walk, OF_SHARED_EXPERTS, weights ? &weights->shared : NULL);
     return status;
 }
 
 kvf_status kvf_weight_walk(const kvf_model_config *config, kvf_weights *weights,
                            kvf_weight_fn *visit, void *user)
 {
-    const struct walk walk = {config, visit, user};
-    kvf_status status = KVF_OK;
-    for (size_t i = 0; i < COUNT(model_specs) && status == KVF_OK; i++)
-        status = visit_spec(&walk, &model_specs[i], NULL, "", weights);
-    if (status == KVF_OK && !config->tied_embeddings)
-        status = visit_spec(&walk, &head_spec, NULL, "", weights);
-    for (uint32_t layer = 0; layer < config->geometry.n_layers && status == KVF_OK; layer++) {
-        kvf_layer_weights *target = weights ? &weights->layers[layer] : NULL;
-        char prefix[32];
-        snprintf(prefix, sizeof prefix, "layers.%u.", layer);
-        for (size_t i = 0; i < COUNT(layer_specs) && status == KVF_OK; i++)
-            if (is_wanted(config, layer, layer_specs[i].when))
-                status = visit_spec(&walk, &layer_specs[i], &config->geometry.layers[layer], prefix,
-                                    target);
-        if (status == KVF_OK)
-            status = visit_experts(&walk, layer, target);
-    }
+    struct walk walk = {config, visit, user, 0, 0};
+    kvf_status status = visit_scope(&walk, OF_MODEL, weights);
+    for (; walk.layer < config->geometry.n_layers && status == KVF_OK; walk.layer++)
+        status = visit_layer(&walk, weights ? &weights->layers[walk.layer] : NULL);
     return status;
 }
 
@@ -274,9 +295,11 @@ static bool starts_with(const char **text, const char *prefix)
 bool kvf_weight_is_ignored(const kvf_model_config *config, const char *name)
 {
     starts_with(&name, "model.");
-    if (starts_with(&name, "mtp."))
+    if (starts_with(&name, "mtp.") || starts_with(&name, "dspark."))
         return true;
-    if (!starts_with(&name, "layers.") || *name < '0' || *name > '9')
+    if (!starts_with(&name, "layers.") && !starts_with(&name, "blk."))
+        return false;
+    if (*name < '0' || *name > '9')
         return false;
     char *end = NULL;
     unsigned long layer = strtoul(name, &end, 10); /* too many digits: ULONG_MAX */

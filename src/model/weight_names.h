@@ -1,8 +1,10 @@
-/* Every tensor of a checkpoint: names in both styles, shape, and where it is kept. Internal. */
+/* Every tensor of a checkpoint: names in all styles, shape, and where it is kept. Internal. */
 #ifndef KVF_MODEL_WEIGHT_NAMES_H
 #define KVF_MODEL_WEIGHT_NAMES_H
 
-#include "model/weights.h"
+#include "model/config.h"
+
+struct kvf_weights; /* model/weights.h */
 
 /* What a tensor becomes. */
 typedef enum kvf_weight_kind {
@@ -11,13 +13,27 @@ typedef enum kvf_weight_kind {
     KVF_WEIGHT_MAP     /* const int32_t *, each below the number of experts */
 } kvf_weight_kind;
 
+/* Who named the tensors. */
+typedef enum kvf_name_style {
+    KVF_NAMES_DEEPSEEK,     /* "layers.0.attn.wq_a.weight" */
+    KVF_NAMES_TRANSFORMERS, /* "model.layers.0.attn.wq_a.weight", the tiny checkpoint's */
+    KVF_NAMES_GGUF,         /* "blk.0.attn_q_a.weight", ds4's and llama.cpp's */
+    KVF_NAME_STYLES
+} kvf_name_style;
+
 /* One tensor that a config asks for. */
 typedef struct kvf_weight {
-    char names[2][96]; /* the second is the other style's; both equal where there is one */
+    char names[KVF_NAME_STYLES][96];
     kvf_weight_kind kind;
     uint32_t n_dims;   /* 1 or 2 */
     uint64_t shape[2]; /* shape[1] is 1 for one dimension */
-    void *target;      /* inside the kvf_weights it was listed for; see kind */
+    /*
+     * GGUF has n_stacked weights in one tensor of one more dimension, [n_stacked][..], and
+     * this one at `place`; 0: it has a tensor of its own there too.
+     */
+    uint32_t n_stacked;
+    uint32_t place;
+    void *target; /* inside the kvf_weights it was listed for; see kind */
 } kvf_weight;
 
 /* Called for each tensor; anything but KVF_OK ends the walk and is returned. */
@@ -28,10 +44,13 @@ typedef kvf_status kvf_weight_fn(void *user, const kvf_weight *weight);
  * routed experts of each layer are there already (kvf_weights_load makes them), or
  * weights is NULL and all targets are.
  */
-kvf_status kvf_weight_walk(const kvf_model_config *config, kvf_weights *weights,
+kvf_status kvf_weight_walk(const kvf_model_config *config, struct kvf_weights *weights,
                            kvf_weight_fn *visit, void *user);
 
-/* True for a tensor of a prediction head: "mtp.", "model.mtp.", a layer past the last. */
+/*
+ * True for a tensor of something that predicts further tokens, and is not run: "mtp.",
+ * "model.mtp.", "dspark.", a layer past the last ("layers.", "model.layers.", "blk.").
+ */
 bool kvf_weight_is_ignored(const kvf_model_config *config, const char *name);
 
 #endif

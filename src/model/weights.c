@@ -1,7 +1,7 @@
 #include "model/weights.h"
 
 #include "error.h"
-#include "model/file.h"
+#include "file/file.h"
 #include "model/weight_names.h"
 #include "shared/bf16.h"
 #include "shared/half.h"
@@ -52,16 +52,15 @@ static kvf_status check_dtype(const struct loader *loader, const kvf_tensor *ten
                               kvf_weight_kind kind)
 {
     const bool is_map = kind == KVF_WEIGHT_MAP;
-    bool fits = is_map ? tensor->dtype == KVF_DTYPE_I64 || tensor->dtype == KVF_DTYPE_I32
-                       : tensor->dtype == KVF_DTYPE_F32 || tensor->dtype == KVF_DTYPE_F16 ||
-                             tensor->dtype == KVF_DTYPE_BF16;
-    if (fits)
+    const bool is_numbers = tensor->type == KVF_STORED_I64 || tensor->type == KVF_STORED_I32;
+    const bool is_values = tensor->type == KVF_STORED_F32 || tensor->type == KVF_STORED_F16 ||
+                           tensor->type == KVF_STORED_BF16;
+    if (is_map ? is_numbers : is_values)
         return KVF_OK;
     /* Quantised formats are valid and not read yet; whole numbers as weights are neither. */
-    return kvf_fail(loader->error,
-                    tensor->dtype == KVF_DTYPE_OTHER ? KVF_UNSUPPORTED : KVF_FILE_FORMAT,
+    return kvf_fail(loader->error, is_numbers || is_values ? KVF_FILE_FORMAT : KVF_UNSUPPORTED,
                     "%s: tensor \"%s\" has dtype %s; %s", kvf_printable(tensor->file).text,
-                    kvf_printable(tensor->name).text, tensor->dtype_name,
+                    kvf_printable(tensor->name).text, kvf_stored_info_of(tensor->type)->name,
                     is_map ? "I64 or I32 is needed" : "F32, F16 or BF16 is needed");
 }
 
@@ -109,9 +108,9 @@ static kvf_status add_job(void *user, const kvf_weight *weight)
 {
     struct loader *loader = user;
     kvf_weights *weights = loader->weights;
-    const kvf_tensor *tensor = kvf_safetensors_find(weights->files, weight->names[0]);
+    const kvf_tensor *tensor = kvf_tensor_set_find(weights->files, weight->names[0]);
     if (!tensor)
-        tensor = kvf_safetensors_find(weights->files, weight->names[1]);
+        tensor = kvf_tensor_set_find(weights->files, weight->names[1]);
     if (!tensor)
         return kvf_fail(loader->error, KVF_FILE_FORMAT,
                         "%s: no tensor \"%s\" (nor \"%s\"); its shape would be %s",
@@ -130,7 +129,7 @@ static kvf_status add_job(void *user, const kvf_weight *weight)
                         (unsigned long long)(n_values * sizeof(float)),
                         kvf_printable(tensor->name).text);
     store_target(weight, block);
-    loader->used[tensor - kvf_safetensors_at(weights->files, 0)] = true;
+    loader->used[tensor - kvf_tensor_set_at(weights->files, 0)] = true;
     loader->jobs[loader->n_jobs++] = (struct job){tensor, weight->kind, n_values, block, n_values};
     return KVF_OK;
 }
@@ -148,7 +147,7 @@ static bool ends_with(const char *text, const char *suffix)
 static kvf_status refuse_quantised(const struct loader *loader)
 {
     for (uint32_t i = 0; i < loader->n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_safetensors_at(loader->weights->files, i);
+        const kvf_tensor *tensor = kvf_tensor_set_at(loader->weights->files, i);
         if (kvf_weight_is_ignored(loader->config, tensor->name))
             continue;
         if (ends_with(tensor->name, ".scale") || ends_with(tensor->name, ".weight_scale_inv"))
@@ -163,7 +162,7 @@ static kvf_status refuse_quantised(const struct loader *loader)
 static kvf_status refuse_surplus(const struct loader *loader)
 {
     for (uint32_t i = 0; i < loader->n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_safetensors_at(loader->weights->files, i);
+        const kvf_tensor *tensor = kvf_tensor_set_at(loader->weights->files, i);
         if (!loader->used[i] && !kvf_weight_is_ignored(loader->config, tensor->name))
             return kvf_fail(loader->error, KVF_FILE_FORMAT,
                             "%s: tensor \"%s\" is not part of the model that the config describes",
@@ -182,12 +181,12 @@ static uint16_t load_u16(const unsigned char *data, uint64_t i)
     return value;
 }
 
-static uint32_t value_bits(kvf_dtype dtype, const unsigned char *data, uint64_t i)
+static uint32_t value_bits(kvf_stored_type dtype, const unsigned char *data, uint64_t i)
 {
     uint32_t bits;
     switch (dtype) {
-    case KVF_DTYPE_BF16: return kvf_bf16_decode(load_u16(data, i));
-    case KVF_DTYPE_F16: return kvf_f16_decode(load_u16(data, i));
+    case KVF_STORED_BF16: return kvf_bf16_decode(load_u16(data, i));
+    case KVF_STORED_F16: return kvf_f16_decode(load_u16(data, i));
     default: memcpy(&bits, data + 4 * i, sizeof bits); return bits;
     }
 }
@@ -200,7 +199,7 @@ static bool is_finite(uint32_t f32_bits)
 static void convert_values(struct job *job)
 {
     const unsigned char *data = job->tensor->data;
-    const kvf_dtype dtype = job->tensor->dtype;
+    const kvf_stored_type dtype = job->tensor->type;
     float *out = job->out;
     bool all_finite = true;
     for (uint64_t i = 0; i < job->n_values; i++) {
@@ -222,7 +221,7 @@ static void convert_map(struct job *job, uint32_t n_experts)
     for (uint64_t i = 0; i < job->n_values; i++) {
         int64_t wide = 0;
         int32_t narrow = 0;
-        if (job->tensor->dtype == KVF_DTYPE_I64) {
+        if (job->tensor->type == KVF_STORED_I64) {
             memcpy(&wide, data + 8 * i, sizeof wide);
         } else {
             memcpy(&narrow, data + 4 * i, sizeof narrow);
@@ -262,10 +261,10 @@ static kvf_status convert(struct loader *loader)
 
 /* ---- Loading ------------------------------------------------------------------------ */
 
-static size_t count_tensors(const kvf_safetensors *files)
+static size_t count_tensors(const kvf_tensor_set *files)
 {
     uint32_t n = 0;
-    while (kvf_safetensors_at(files, n))
+    while (kvf_tensor_set_at(files, n))
         n++;
     return n;
 }
@@ -313,10 +312,10 @@ kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, 
                             kvf_weights *weights, kvf_error *error)
 {
     *weights = (kvf_weights){.device = device};
-    kvf_status status = kvf_safetensors_open(dir, &weights->files, error);
+    kvf_status status = kvf_tensor_set_open(dir, &weights->files, error);
     if (status != KVF_OK)
         return status;
-    weights->mapped_bytes = kvf_safetensors_mapped_bytes(weights->files);
+    weights->mapped_bytes = kvf_tensor_set_mapped_bytes(weights->files);
     struct loader loader = {.config = config, .weights = weights, .dir = dir, .error = error};
     weights->n_layers = config->geometry.n_layers;
     status = load(&loader);
@@ -339,6 +338,6 @@ void kvf_weights_free(kvf_weights *weights)
     free(weights->layers);
     free(weights->blocks);
     free(weights->block_bytes);
-    kvf_safetensors_close(weights->files);
+    kvf_tensor_set_close(weights->files);
     *weights = (kvf_weights){0};
 }

@@ -7,7 +7,7 @@
 
 #include "backend/backend.h"
 #include "model/config.h"
-#include "model/safetensors.h"
+#include "file/tensor_set.h"
 
 typedef struct kvf_compressor_weights {
     kvf_matrix wkv;    /* [parts * width][hidden] */
@@ -49,7 +49,7 @@ typedef struct kvf_weights {
     uint64_t mapped_bytes;     /* of the files */
     uint64_t device_bytes;     /* f32 (and i32) copies given by the device */
     /* owned: */
-    kvf_safetensors *files;
+    kvf_tensor_set *files;
     kvf_device *device;
     void **blocks; /* every device allocation, with its size beside it */
     size_t *block_bytes;

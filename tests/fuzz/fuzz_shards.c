@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "model/safetensors.h"
+#include "file/tensor_set.h"
 
 enum { LENGTH_BYTES = 8, MAX_SHARD_BYTES = 1 << 16 };
 
@@ -25,14 +25,14 @@ static void write_shard(const char *name, fuzz_part header)
     fuzz_write(name, (fuzz_part){file, LENGTH_BYTES + header.bytes});
 }
 
-static void check_tensors(const kvf_safetensors *files)
+static void check_tensors(const kvf_tensor_set *files)
 {
     const kvf_tensor *previous = NULL;
     const kvf_tensor *tensor;
-    for (uint32_t i = 0; (tensor = kvf_safetensors_at(files, i)); i++) {
+    for (uint32_t i = 0; (tensor = kvf_tensor_set_at(files, i)); i++) {
         FUZZ_REQUIRE(tensor->bytes == 0);
         FUZZ_REQUIRE(!previous || strcmp(previous->name, tensor->name) < 0);
-        FUZZ_REQUIRE(kvf_safetensors_find(files, tensor->name) == tensor);
+        FUZZ_REQUIRE(kvf_tensor_set_find(files, tensor->name) == tensor);
         const char *file = strrchr(tensor->file, '/') + 1;
         FUZZ_REQUIRE(strcmp(file, "a") == 0 || strcmp(file, "b") == 0);
         previous = tensor;
@@ -53,8 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     write_shard("b", b);
 
     kvf_error error;
-    kvf_safetensors *files;
-    const kvf_status status = kvf_safetensors_open(fuzz_folder(), &files, &error);
+    kvf_tensor_set *files;
+    const kvf_status status = kvf_tensor_set_open(fuzz_folder(), &files, &error);
     fuzz_check_error(status, &error);
     if (status != KVF_OK) {
         /* KVF_FILE_IO: a shard's name that no file system takes */
@@ -64,6 +64,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         return 0;
     }
     check_tensors(files);
-    kvf_safetensors_close(files);
+    kvf_tensor_set_close(files);
     return 0;
 }

@@ -11,6 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/oracle"))
+import gguf as gguf_writer
+import gguf_cases
+import tiny_gguf
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
 
@@ -328,6 +332,46 @@ def units():
         "grid_off": line("run", "-m", "d", "-p", "x", "--grid", "off", "--profile", "fold"),
     }
 
+
+# ---- GGUF, whole and split --------------------------------------------------------------
+
+def gguf():
+    """See fuzz_gguf.c: 0 and a file, or 1, the length of the first part and both parts."""
+    def part(number, count=2, total=2, first=(), tensors="ab"):
+        keys = {"split.no": gguf_writer.u16(number), "split.count": gguf_writer.u16(count),
+                "split.tensors.count": gguf_writer.i32(total)}
+        return gguf_writer.contents({**dict(first), **keys},
+                                    [(tensors[number % 2], [4], "F32", bytes(16))])
+
+    def split(first, second):
+        return struct.pack("<BH", 1, len(first)) + first + second
+
+    named = {"general.architecture": gguf_writer.text("x")}
+    other = {"general.architecture": gguf_writer.text("y")}
+    seeds = {name: b"\0" + content for name, content in gguf_cases.cases().items()}
+    tiny = tiny_gguf.metadata(tiny_gguf.Checkpoint(
+        json.loads((ROOT / "models/tiny/config.json").read_text(encoding="utf-8")), {}))
+    small = [("output_hc_scale.weight", [1], "F32", bytes(4)),
+             ("blk.0.attn_norm.weight", [256], "BF16", bytes(512)),
+             ("blk.0.exp_probs_b.bias", [8], "F32", bytes(32)),
+             ("blk.6.nextn.eh_proj.weight", [2], "F32", bytes(8))]
+    return seeds | {
+        "config": b"\0" + gguf_writer.contents(tiny, []),
+        "config_and_tensors": b"\0" + gguf_writer.contents(tiny, small),
+        "split": split(part(0, first=named), part(1)),
+        "split_named_twice": split(part(0, first=named), part(1, first=named)),
+        "split_of_another_model": split(part(0, first=named), part(1, first=other)),
+        "split_number": split(part(0), part(0)),
+        "split_count": split(part(0), part(1, count=3)),
+        "split_total": split(part(0, total=3), part(1, total=3)),
+        "split_totals_differ": split(part(0), part(1, total=3)),
+        "split_name_twice": split(part(0), part(1, tensors="aa")),
+        "split_without_keys": split(gguf_cases.file(), part(1)),
+        "split_second_empty": split(part(0), b""),
+        "whole_that_says_part": b"\0" + part(1),
+    }
+
+
 # ---- Saved sessions --------------------------------------------------------------------
 
 TILED, PACKED, FOLD, COMPRESSED, GRID_OFF, EMPTY, TWICE, INTERRUPTED = range(1, 9)  # 0: legacy
@@ -482,7 +526,7 @@ def snapshot():
 
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
-    for make in (safetensors, shards, config, tokenizer, units, snapshot):
+    for make in (safetensors, shards, config, tokenizer, units, gguf, snapshot):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make().items():

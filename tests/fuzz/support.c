@@ -1,6 +1,7 @@
 #include "fuzz.h"
 
 #include "error.h"
+#include "file/file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

@@ -16,12 +16,12 @@
 
 #define VOCAB 320
 
-static kvf_safetensors *golden_files;
+static kvf_tensor_set *golden_files;
 
 static inline void golden_open(void)
 {
     kvf_error error;
-    if (kvf_safetensors_open_file(KVF_TEST_GOLDENS, &golden_files, &error) != KVF_OK) {
+    if (kvf_tensor_set_open(KVF_TEST_GOLDENS, &golden_files, &error) != KVF_OK) {
         fprintf(stderr, "%s\n", error.message);
         exit(1);
     }
@@ -37,7 +37,7 @@ static inline const void *golden(uint64_t *n, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
-    const kvf_tensor *tensor = kvf_safetensors_find(golden_files, name);
+    const kvf_tensor *tensor = kvf_tensor_set_find(golden_files, name);
     if (!tensor)
         fail_msg("no golden '%s'", name);
     if (n)

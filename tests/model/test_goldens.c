@@ -382,7 +382,7 @@ static int teardown(void **state)
 {
     (void)state;
     engine_close(&tested);
-    kvf_safetensors_close(golden_files);
+    kvf_tensor_set_close(golden_files);
     return 0;
 }
 

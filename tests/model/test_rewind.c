@@ -154,7 +154,7 @@ static int teardown(void **state)
 {
     (void)state;
     engine_close(&cpu);
-    kvf_safetensors_close(golden_files);
+    kvf_tensor_set_close(golden_files);
     return 0;
 }
 

@@ -89,12 +89,12 @@ static void copy_checkpoint(const char *change)
 
 static uint64_t fingerprint_of(const char *dir, const kvf_model_config *config, uint32_t n_threads)
 {
-    kvf_safetensors *files;
+    kvf_tensor_set *files;
     kvf_error error;
     uint64_t fingerprint;
-    require(kvf_safetensors_open(dir, &files, &error), &error);
+    require(kvf_tensor_set_open(dir, &files, &error), &error);
     require(kvf_fingerprint(config, files, n_threads, &fingerprint, &error), &error);
-    kvf_safetensors_close(files);
+    kvf_tensor_set_close(files);
     return fingerprint;
 }
 
@@ -270,7 +270,7 @@ static int teardown(void **state)
         unlink(in_folder(entry->d_name));
     closedir(listing);
     engine_close(&cpu);
-    kvf_safetensors_close(golden_files);
+    kvf_tensor_set_close(golden_files);
     return rmdir(folder);
 }
 

@@ -1,7 +1,7 @@
 /* safetensors files: what is read, and that every malformed one is refused by name. */
 #include "checkpoint_files.h"
 
-#include "model/safetensors.h"
+#include "file/tensor_set.h"
 
 #include <fcntl.h>
 #include <time.h>
@@ -11,31 +11,30 @@
 static void test_tiny_checkpoint_opens_with_all_its_tensors_in_order(void **state)
 {
     (void)state;
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
-    assert_int_equal(kvf_safetensors_open(KVF_TEST_MODEL, &files, &error), KVF_OK);
+    assert_int_equal(kvf_tensor_set_open(KVF_TEST_MODEL, &files, &error), KVF_OK);
     uint32_t n = 0;
     uint64_t bytes = 0;
-    for (const kvf_tensor *tensor; (tensor = kvf_safetensors_at(files, n)); n++) {
+    for (const kvf_tensor *tensor; (tensor = kvf_tensor_set_at(files, n)); n++) {
         bytes += tensor->bytes;
         if (n > 0)
-            assert_true(strcmp(kvf_safetensors_at(files, n - 1)->name, tensor->name) < 0);
-        assert_ptr_equal(kvf_safetensors_find(files, tensor->name), tensor);
+            assert_true(strcmp(kvf_tensor_set_at(files, n - 1)->name, tensor->name) < 0);
+        assert_ptr_equal(kvf_tensor_set_find(files, tensor->name), tensor);
     }
     assert_int_equal(n, 304);          /* entries of the three headers, without __metadata__ */
     assert_int_equal(bytes, 30191236); /* total_size of the index */
-    assert_int_equal(kvf_safetensors_mapped_bytes(files), 11939636 + 11105080 + 7178184);
-    const kvf_tensor *map = kvf_safetensors_find(files, "model.layers.0.ffn.gate.tid2eid");
+    assert_int_equal(kvf_tensor_set_mapped_bytes(files), 11939636 + 11105080 + 7178184);
+    const kvf_tensor *map = kvf_tensor_set_find(files, "model.layers.0.ffn.gate.tid2eid");
     assert_non_null(map);
-    assert_int_equal(map->dtype, KVF_DTYPE_I64);
-    assert_string_equal(map->dtype_name, "I64");
+    assert_int_equal(map->type, KVF_STORED_I64);
     assert_int_equal(map->n_dims, 2);
     assert_int_equal(map->shape[0], 320);
     assert_int_equal(map->shape[1], 2);
     assert_non_null(strstr(map->file, "model-00001-of-00003.safetensors"));
-    assert_null(kvf_safetensors_find(files, "model.layers.0.ffn.gate"));
-    assert_null(kvf_safetensors_at(files, n));
-    kvf_safetensors_close(files);
+    assert_null(kvf_tensor_set_find(files, "model.layers.0.ffn.gate"));
+    assert_null(kvf_tensor_set_at(files, n));
+    kvf_tensor_set_close(files);
 }
 
 static void test_single_file_is_read_where_there_is_no_index(void **state)
@@ -44,29 +43,29 @@ static void test_single_file_is_read_where_there_is_no_index(void **state)
     const tensor_entry entries[] = {{"b", "F32", 1, {2}, values, 8},
                                     {"empty", "F32", 2, {0, 7}, NULL, 0},
                                     {"a", "F32", 0, {0}, values + 2, 4}};
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
     write_entries(*state, "model.safetensors", entries, 3);
-    assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
-    const kvf_tensor *scalar = kvf_safetensors_at(files, 0);
+    assert_int_equal(kvf_tensor_set_open(*state, &files, &error), KVF_OK);
+    const kvf_tensor *scalar = kvf_tensor_set_at(files, 0);
     assert_string_equal(scalar->name, "a");
     assert_int_equal(scalar->n_dims, 0);
     assert_memory_equal(scalar->data, values + 2, 4);
-    assert_memory_equal(kvf_safetensors_find(files, "b")->data, values, 8);
-    assert_int_equal(kvf_safetensors_find(files, "empty")->bytes, 0);
-    kvf_safetensors_close(files);
+    assert_memory_equal(kvf_tensor_set_find(files, "b")->data, values, 8);
+    assert_int_equal(kvf_tensor_set_find(files, "empty")->bytes, 0);
+    kvf_tensor_set_close(files);
 }
 
 static void test_file_without_tensors_is_valid_and_close_takes_null(void **state)
 {
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
     write_safetensors(*state, "model.safetensors", 2, "{}", 2, 0);
-    assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
-    assert_null(kvf_safetensors_at(files, 0));
-    assert_null(kvf_safetensors_find(files, "a"));
-    kvf_safetensors_close(files);
-    kvf_safetensors_close(NULL);
+    assert_int_equal(kvf_tensor_set_open(*state, &files, &error), KVF_OK);
+    assert_null(kvf_tensor_set_at(files, 0));
+    assert_null(kvf_tensor_set_find(files, "a"));
+    kvf_tensor_set_close(files);
+    kvf_tensor_set_close(NULL);
 }
 
 /* ---- Bad files -------------------------------------------------------------------- */
@@ -152,11 +151,11 @@ static void test_bad_files_are_refused_by_file_and_tensor(void **state)
 {
     for (size_t i = 0; i < sizeof bad_files / sizeof *bad_files; i++) {
         const struct bad_file *bad = &bad_files[i];
-        kvf_safetensors *files = NULL;
+        kvf_tensor_set *files = NULL;
         kvf_error error = {0};
         size_t bytes = strlen(bad->header);
         write_safetensors(*state, "model.safetensors", bytes, bad->header, bytes, bad->data_bytes);
-        kvf_status status = kvf_safetensors_open(*state, &files, &error);
+        kvf_status status = kvf_tensor_set_open(*state, &files, &error);
         assert_failed(bad->label, status, KVF_FILE_FORMAT, &error, bad->parts);
         assert_failed(bad->label, status, KVF_FILE_FORMAT, &error, "/model.safetensors: ");
         assert_null(files);
@@ -166,9 +165,9 @@ static void test_bad_files_are_refused_by_file_and_tensor(void **state)
 static void open_and_expect(const char *folder, const char *label, kvf_status wanted,
                             const char *parts)
 {
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
-    kvf_status status = kvf_safetensors_open(folder, &files, &error);
+    kvf_status status = kvf_tensor_set_open(folder, &files, &error);
     assert_failed(label, status, wanted, &error, parts);
     assert_null(files);
 }
@@ -226,16 +225,17 @@ static void test_things_that_are_no_files_are_refused(void **state)
     char path[256];
     open_and_expect(*state, "nothing there", KVF_FILE_NOT_FOUND,
                     "has neither model.safetensors.index.json nor model.safetensors");
-    open_and_expect("/nonexistent/\n%n", "no folder", KVF_FILE_NOT_FOUND, "/nonexistent/?%n: has");
+    open_and_expect("/nonexistent/\n%n", "no folder", KVF_FILE_NOT_FOUND,
+                    "/nonexistent/?%n: No such file");
     snprintf(path, sizeof path, "%s/model.safetensors", (char *)*state);
     assert_int_equal(mkdir(path, 0700), 0);
     open_and_expect(*state, "a folder", KVF_FILE_IO, "is a directory; a regular file was expected");
     assert_int_equal(rmdir(path), 0);
     assert_int_equal(mkfifo(path, 0600), 0);
     open_and_expect(*state, "a pipe", KVF_FILE_IO, "not a regular file");
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
-    assert_failed("one file", kvf_safetensors_open_file("/nonexistent", &files, &error),
+    assert_failed("one file", kvf_tensor_set_open("/nonexistent", &files, &error),
                   KVF_FILE_NOT_FOUND, &error, "/nonexistent: ");
 }
 
@@ -293,13 +293,13 @@ static void test_index_must_agree_with_its_shards(void **state)
         write_text(*state, index, bad_indexes[i].index);
         open_and_expect(*state, bad_indexes[i].label, bad_indexes[i].status, bad_indexes[i].parts);
     }
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
     write_text(*state, index,
                "{\"weight_map\":{\"c\":\"two.st\",\"a\":\"one.st\",\"b\":\"one.st\"}}");
-    assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
-    assert_string_equal(kvf_safetensors_at(files, 2)->name, "c");
-    kvf_safetensors_close(files);
+    assert_int_equal(kvf_tensor_set_open(*state, &files, &error), KVF_OK);
+    assert_string_equal(kvf_tensor_set_at(files, 2)->name, "c");
+    kvf_tensor_set_close(files);
 }
 
 /* ---- Files that change while they are open ------------------------------------------- */
@@ -377,34 +377,34 @@ static void test_a_file_that_changed_since_it_was_opened_is_named(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (int what = 0; what < N_CHANGES; what++) {
             char parts[600];
-            kvf_safetensors *files = NULL;
+            kvf_tensor_set *files = NULL;
             kvf_error error = {0};
             write_three_files(*state);
-            assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
-            assert_int_equal(kvf_safetensors_unchanged(files, &error), KVF_OK);
+            assert_int_equal(kvf_tensor_set_open(*state, &files, &error), KVF_OK);
+            assert_int_equal(kvf_tensor_set_check_unchanged(files, &error), KVF_OK);
             snprintf(parts, sizeof parts, "%s/%s", (const char *)*state, names[i]);
             make_change(parts, what);
             snprintf(parts, sizeof parts, "%s: |%s|since it was opened", names[i],
                      change_words[what]);
-            assert_failed(change_words[what], kvf_safetensors_unchanged(files, &error), KVF_FILE_IO,
+            assert_failed(change_words[what], kvf_tensor_set_check_unchanged(files, &error), KVF_FILE_IO,
                           &error, parts);
-            kvf_safetensors_close(files);
+            kvf_tensor_set_close(files);
         }
 }
 
 static void test_a_file_that_was_only_read_is_unchanged(void **state)
 {
-    kvf_safetensors *files = NULL;
+    kvf_tensor_set *files = NULL;
     kvf_error error = {0};
     size_t bytes;
     char path[600];
     write_three_files(*state);
-    assert_int_equal(kvf_safetensors_open(*state, &files, &error), KVF_OK);
+    assert_int_equal(kvf_tensor_set_open(*state, &files, &error), KVF_OK);
     snprintf(path, sizeof path, "%s/one.st", (const char *)*state);
     let_time_pass();
     free(read_text(path, &bytes));
-    assert_int_equal(kvf_safetensors_unchanged(files, &error), KVF_OK);
-    kvf_safetensors_close(files);
+    assert_int_equal(kvf_tensor_set_check_unchanged(files, &error), KVF_OK);
+    kvf_tensor_set_close(files);
 }
 
 int main(void)

@@ -58,7 +58,7 @@ static float file_value(const kvf_tensor *tensor, uint64_t i)
     const unsigned char *data = tensor->data;
     uint32_t bits = 0;
     float value;
-    if (tensor->dtype == KVF_DTYPE_BF16)
+    if (tensor->type == KVF_STORED_BF16)
         bits = (uint32_t)data[2 * i] << 16 | (uint32_t)data[2 * i + 1] << 24;
     else
         memcpy(&bits, data + 4 * i, 4);
@@ -68,7 +68,7 @@ static float file_value(const kvf_tensor *tensor, uint64_t i)
 
 static void assert_values(const kvf_weights *weights, const char *name, const float *values)
 {
-    const kvf_tensor *tensor = kvf_safetensors_find(weights->files, name);
+    const kvf_tensor *tensor = kvf_tensor_set_find(weights->files, name);
     assert_non_null(tensor);
     uint64_t n = 1;
     for (uint32_t i = 0; i < tensor->n_dims; i++)
@@ -91,7 +91,7 @@ static void assert_placed(const kvf_weights *weights, const char *prefix, const 
     char name[128];
     for (size_t i = 0; i < n; i++) {
         snprintf(name, sizeof name, "%s%s", prefix, list[i].name);
-        const kvf_tensor *tensor = kvf_safetensors_find(weights->files, name);
+        const kvf_tensor *tensor = kvf_tensor_set_find(weights->files, name);
         assert_values(weights, name, list[i].values);
         if (list[i].rows > 0) {
             assert_int_equal(list[i].rows, tensor->shape[0]);
@@ -181,7 +181,7 @@ static void test_token_map_is_the_files_as_i32(void **state)
     loaded l;
     load_tiny(&l, KVF_TEST_MODEL);
     const kvf_tensor *tensor =
-        kvf_safetensors_find(l.weights.files, "model.layers.0.ffn.gate.tid2eid");
+        kvf_tensor_set_find(l.weights.files, "model.layers.0.ffn.gate.tid2eid");
     assert_null(l.weights.layers[0].gate_bias);
     for (uint64_t i = 0; i < 640; i++) {
         int64_t expert;
@@ -263,11 +263,11 @@ static void test_original_names_load_to_identical_weights(void **state)
     loaded renamed;
     load_tiny(&tiny, KVF_TEST_MODEL);
     size_t n = 0;
-    for (const kvf_tensor *tensor; (tensor = kvf_safetensors_at(tiny.weights.files, (uint32_t)n));
+    for (const kvf_tensor *tensor; (tensor = kvf_tensor_set_at(tiny.weights.files, (uint32_t)n));
          n++) {
         tensor_entry *entry = &entries[n];
         original_name(tensor->name, entry->name, sizeof entry->name);
-        strcpy(entry->dtype, tensor->dtype_name);
+        strcpy(entry->dtype, kvf_stored_info_of(tensor->type)->name);
         entry->n_dims = tensor->n_dims;
         memcpy(entry->shape, tensor->shape, sizeof entry->shape);
         entry->data = tensor->data;

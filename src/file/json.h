@@ -1,6 +1,6 @@
 /* JSON from files nobody vouches for: cJSON behind the checks that it leaves out. Internal. */
-#ifndef KVF_MODEL_JSON_H
-#define KVF_MODEL_JSON_H
+#ifndef KVF_FILE_JSON_H
+#define KVF_FILE_JSON_H
 
 #include "kvfold.h"
 

@@ -1,7 +1,7 @@
-#include "model/json.h"
+#include "file/json.h"
 
 #include "error.h"
-#include "model/file.h"
+#include "file/file.h"
 
 #include <math.h>
 #include <stdio.h>

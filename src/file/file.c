@@ -1,0 +1,142 @@
+#include "file/file.h"
+
+#include "error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(size_t) == 8, "checkpoints are mapped whole: 64-bit addresses needed");
+
+static kvf_status fail_errno(const char *path, kvf_error *error)
+{
+    kvf_status status = errno == ENOENT || errno == ENOTDIR ? KVF_FILE_NOT_FOUND : KVF_FILE_IO;
+    return kvf_fail(error, status, "%s: %s", kvf_printable(path).text, strerror(errno));
+}
+
+static int64_t nanoseconds(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static kvf_file_identity identify(const struct stat *info)
+{
+    kvf_file_identity identity = {(uint64_t)info->st_dev, (uint64_t)info->st_ino,
+                                  (uint64_t)info->st_size, 0, 0};
+#ifdef __APPLE__
+    identity.modified_ns = nanoseconds(info->st_mtimespec);
+    identity.changed_ns = nanoseconds(info->st_ctimespec);
+#else
+    identity.modified_ns = nanoseconds(info->st_mtim);
+    identity.changed_ns = nanoseconds(info->st_ctim);
+#endif
+    return identity;
+}
+
+static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *file, kvf_error *error)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return fail_errno(path, error);
+    if (!S_ISREG(info.st_mode))
+        return kvf_fail(error, KVF_FILE_IO, "%s: is %s; a regular file was expected",
+                        kvf_printable(path).text,
+                        S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+    file->identity = identify(&info);
+    if (info.st_size == 0)
+        return KVF_OK;
+    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED)
+        return fail_errno(path, error);
+    file->data = data;
+    file->bytes = (size_t)info.st_size;
+    return KVF_OK;
+}
+
+kvf_status kvf_file_map(const char *path, kvf_file *file, kvf_error *error)
+{
+    *file = (kvf_file){0};
+    /* O_NONBLOCK: a pipe in place of a file is refused, not waited for. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0)
+        return fail_errno(path, error);
+    kvf_status status = map_descriptor(path, descriptor, file, error);
+    close(descriptor);
+    return status;
+}
+
+void kvf_file_unmap(kvf_file *file)
+{
+    if (file->data)
+        munmap((void *)(uintptr_t)file->data, file->bytes);
+    *file = (kvf_file){0};
+}
+
+static bool is_same_file(const kvf_file_identity *a, const kvf_file_identity *b)
+{
+    return a->device == b->device && a->inode == b->inode;
+}
+
+kvf_status kvf_file_check_unchanged(const char *path, const kvf_file *file, kvf_error *error)
+{
+    struct stat info;
+    const kvf_file_identity *then = &file->identity;
+    if (stat(path, &info) != 0) {
+        const bool gone = errno == ENOENT || errno == ENOTDIR;
+        return kvf_fail(
+            error, KVF_FILE_IO, "%s: %s since it was opened: %s", kvf_printable(path).text,
+            gone ? "has been removed" : "cannot be looked at any more", strerror(errno));
+    }
+    const kvf_file_identity now = identify(&info);
+    const char *what = NULL;
+    if (!is_same_file(&now, then))
+        what = "has been replaced by another file";
+    else if (now.bytes != then->bytes)
+        what = now.bytes < then->bytes ? "has been shortened" : "has grown";
+    else if (now.modified_ns != then->modified_ns)
+        what = "has been written to";
+    else if (now.changed_ns != then->changed_ns)
+        what = "has been changed (its content, its times, its permissions or its links)";
+    if (!what)
+        return kvf_ok(error);
+    return kvf_fail(error, KVF_FILE_IO, "%s: %s since it was opened", kvf_printable(path).text,
+                    what);
+}
+
+bool kvf_file_is_cut(const char *path, const kvf_file *file)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return false;
+    const kvf_file_identity now = identify(&info);
+    return is_same_file(&now, &file->identity) && now.bytes < file->bytes;
+}
+
+void kvf_file_advise(const void *data, size_t bytes, kvf_file_advice advice)
+{
+    static const int numbers[] = {[KVF_ADVICE_NORMAL] = POSIX_MADV_NORMAL,
+                                  [KVF_ADVICE_SEQUENTIAL] = POSIX_MADV_SEQUENTIAL,
+                                  [KVF_ADVICE_RANDOM] = POSIX_MADV_RANDOM,
+                                  [KVF_ADVICE_WILL_NEED] = POSIX_MADV_WILLNEED};
+    const uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = (uintptr_t)data / page_bytes * page_bytes;
+    if (bytes > 0)
+        posix_madvise((void *)begin, (uintptr_t)data - begin + bytes, numbers[advice]);
+}
+
+char *kvf_path_join(const char *dir, const char *name)
+{
+    size_t dir_bytes = strlen(dir);
+    size_t name_bytes = strlen(name) + 1;
+    char *path = malloc(dir_bytes + 1 + name_bytes);
+    if (!path)
+        return NULL;
+    memcpy(path, dir, dir_bytes);
+    path[dir_bytes] = '/';
+    memcpy(path + dir_bytes + 1, name, name_bytes);
+    return path;
+}
