@@ -13,8 +13,8 @@
 struct kvf_tensor_set {
     kvf_container container;
     char *config_path;
-    char *index_path; /* NULL: there is none */
-    kvf_file index;   /* stays mapped: an inode's number is that file's as long as it is */
+    char *index_path;       /* NULL: there is none */
+    kvf_file index;         /* stays mapped: an inode's number is that file's as long as it is */
     kvf_tensor_file *files; /* [file_capacity]: never moved, a signal handler reads them */
     size_t file_capacity;
     atomic_size_t n_files;

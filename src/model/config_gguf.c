@@ -25,13 +25,10 @@ struct gguf_draft {
 
 /* A key, where it goes, and its limits: those of config.json (config.c), for the same reasons. */
 #define FIELD(key, type, place, lowest, highest, multiple, otherwise)                              \
-    {.keys = {key},                                                                                \
-     .kind = type,                                                                                 \
-     .offset = place,                                                                              \
-     .min = lowest,                                                                                \
-     .max = highest,                                                                               \
-     .multiple_of = multiple,                                                                      \
-     .fallback = otherwise}
+    {                                                                                              \
+        .keys = {key}, .kind = type, .offset = place, .min = lowest, .max = highest,               \
+        .multiple_of = multiple, .fallback = otherwise                                             \
+    }
 
 /* clang-format off */
 static const kvf_config_field fields[] = {

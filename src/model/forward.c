@@ -429,7 +429,8 @@ static kvf_status load_config(kvf_model *model, const char *dir, kvf_error *erro
 
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
 {
-    const kvf_status status = kvf_file_check_unchanged(model->config_path, &model->config_file, error);
+    const kvf_status status =
+        kvf_file_check_unchanged(model->config_path, &model->config_file, error);
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->weights.files, error) : status;
 }
 

@@ -273,14 +273,14 @@ static void test_changes_of_any_kind_are_told_apart(void **state)
     snprintf(path, sizeof path, "%s", path_of(*state, shards[1]));
     assert_int_equal(kvf_tensor_set_check_unchanged(set, &error), KVF_OK);
     assert_int_equal(truncate(path, 100), 0);
-    expect_changed(set, "/two.st: has 100 bytes; it had |when it was opened");
+    expect_changed(set, "/two.st: has been shortened since it was opened");
     set = open_checkpoint(*state);
     assert_int_equal(unlink(path), 0);
-    expect_changed(set, "/two.st: was there when it was opened: No such file");
+    expect_changed(set, "/two.st: has been removed since it was opened: No such file");
     set = open_checkpoint(*state);
     write_text(*state, "new", "{}");
     assert_int_equal(rename(path_of(*state, "new"), path), 0);
-    expect_changed(set, "/two.st: is another file than the one that was opened");
+    expect_changed(set, "/two.st: has been replaced by another file since it was opened");
     set = open_checkpoint(*state); /* a byte, and the time of the content put back */
     const struct timespec zero[2] = {{1, 0}, {1, 0}};
     assert_int_equal(utimensat(AT_FDCWD, path, zero, 0), 0);
@@ -292,7 +292,7 @@ static void test_changes_of_any_kind_are_told_apart(void **state)
     fputc('x', file);
     fclose(file);
     assert_int_equal(utimensat(AT_FDCWD, path, zero, 0), 0);
-    expect_changed(set, "/two.st: was changed since it was opened");
+    expect_changed(set, "/two.st: has been written to since it was opened");
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)

@@ -386,8 +386,8 @@ static void test_a_file_that_changed_since_it_was_opened_is_named(void **state)
             make_change(parts, what);
             snprintf(parts, sizeof parts, "%s: |%s|since it was opened", names[i],
                      change_words[what]);
-            assert_failed(change_words[what], kvf_tensor_set_check_unchanged(files, &error), KVF_FILE_IO,
-                          &error, parts);
+            assert_failed(change_words[what], kvf_tensor_set_check_unchanged(files, &error),
+                          KVF_FILE_IO, &error, parts);
             kvf_tensor_set_close(files);
         }
 }
