@@ -33,7 +33,7 @@ asan: ## build and test with address and undefined-behaviour sanitizers
 	@$(MAKE) build BUILD=asan
 	@ctest --preset asan
 
-tsan: ## the same with the thread sanitizer (clang, libomp)
+tsan: ## the same with the thread sanitizer
 	@$(MAKE) build BUILD=tsan
 	@ctest --preset tsan
 

@@ -1,9 +1,10 @@
 #include "bench/machine.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cpu/cpus.h"
+#include "backend/cpu/pool.h"
 #include "bench/peak.h"
 #include "cli/clock.h"
 #include "error.h"
@@ -62,7 +63,7 @@ void bench_machine_describe(bench_machine *machine)
     memset(machine, 0, sizeof *machine);
     if (!read_field("/proc/cpuinfo", "model name", machine->cpu, sizeof machine->cpu))
         snprintf(machine->cpu, sizeof machine->cpu, "unknown");
-    machine->n_cores = (uint32_t)omp_get_num_procs();
+    machine->n_cores = kvf_cpus_available();
     machine->l3_bytes = largest_cache_bytes();
     machine->l3_known = machine->l3_bytes > 0;
     if (!machine->l3_known)
@@ -99,6 +100,8 @@ typedef struct peak_work {
     const uint8_t *memory;
     size_t memory_bytes;
     uint32_t n_threads;
+    kvf_pool *pool;
+    _Atomic uint64_t count; /* operations or bytes of a run */
 } peak_work;
 
 /* One thread's part; returns the operations or bytes. */
@@ -123,15 +126,21 @@ static uint64_t run_part(const peak_work *work, uint32_t thread)
     return count;
 }
 
-/* All threads at once; returns operations or bytes a second. */
-static double run_all(const peak_work *work)
+static void run_parts(void *context, size_t first, size_t end, uint32_t thread)
 {
-    uint64_t count = 0;
+    peak_work *work = context;
+    (void)thread;
+    for (size_t part = first; part < end; part++)
+        work->count += run_part(work, (uint32_t)part);
+}
+
+/* All threads at once; returns operations or bytes a second. */
+static double run_all(peak_work *work)
+{
+    work->count = 0;
     const double started = cli_seconds();
-#pragma omp parallel for schedule(static, 1) num_threads((int)work->n_threads) reduction(+ : count)
-    for (uint32_t thread = 0; thread < work->n_threads; thread++)
-        count += run_part(work, thread);
-    return (double)count / (cli_seconds() - started);
+    kvf_pool_run(work->pool, work->n_threads, 1, run_parts, work);
+    return (double)work->count / (cli_seconds() - started);
 }
 
 /* The best of several tries that together last `seconds`. */
@@ -166,6 +175,9 @@ kvf_status bench_peaks_measure(const char *isa, uint32_t n_threads, const void *
         return kvf_fail(error, KVF_UNSUPPORTED, "no peak loops for the ISA '%.40s'", isa);
     peak_work work = {
         .kernels = kernels, .memory = memory, .memory_bytes = memory_bytes, .n_threads = n_threads};
+    const kvf_status status = kvf_pool_open(n_threads, &work.pool, error);
+    if (status != KVF_OK)
+        return status;
     *peaks = (bench_peaks){.int8_instruction = kernels->int8_instruction, .n_threads = n_threads};
     work.kind = PEAK_FMA;
     peaks->fma_ops = best_of(&work, seconds);
@@ -173,5 +185,6 @@ kvf_status bench_peaks_measure(const char *isa, uint32_t n_threads, const void *
     peaks->int8_ops = best_of(&work, seconds);
     work.kind = PEAK_READ;
     peaks->read_bytes = best_of(&work, seconds);
+    kvf_pool_close(work.pool);
     return kvf_ok(error);
 }

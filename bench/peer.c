@@ -7,6 +7,8 @@
 
 #include <cblas.h>
 
+#include "backend/backend.h"
+
 /* ---- The k best ---------------------------------------------------------------- */
 
 /* Higher score first, then lower row. */
@@ -78,11 +80,26 @@ const char *bench_peer_core(void)
     return openblas_get_corename();
 }
 
-static void use_threads(uint32_t n_threads)
+/* The library's own products are shared out by the library: they set it to 1 again. */
+static void use_threads(const kvf_device *device)
 {
-    if (openblas_get_num_threads() != (int)n_threads)
-        openblas_set_num_threads((int)n_threads);
+    const int n_threads = (int)kvf_device_n_threads(device);
+    if (openblas_get_num_threads() != n_threads)
+        openblas_set_num_threads(n_threads);
 }
+
+/* ReLU of all heads' scores of rows. */
+static void clear_negative(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const bench_peer_select_args *args = context;
+    float *scores = args->head_scores;
+    (void)thread;
+    for (size_t i = first * args->n_heads; i < end * args->n_heads; i++)
+        scores[i] = scores[i] > 0.0f ? scores[i] : 0.0f;
+}
+
+/* Rows that a thread takes at a time. */
+#define PIECE_ROWS 64
 
 static void select_query(const bench_peer_select_args *args, uint32_t query)
 {
@@ -93,13 +110,9 @@ static void select_query(const bench_peer_select_args *args, uint32_t query)
     int32_t *list = args->list + (size_t)query * args->top_k;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_heads, KVF_INDEX_WIDTH, 1.0f,
                 args->keys, KVF_INDEX_WIDTH, q, KVF_INDEX_WIDTH, 0.0f, args->head_scores, n_heads);
-    const int64_t n = (int64_t)args->n_rows * n_heads;
-    float *head_scores = args->head_scores;
-#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
-    for (int64_t i = 0; i < n; i++)
-        head_scores[i] = head_scores[i] > 0.0f ? head_scores[i] : 0.0f;
-    cblas_sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, head_scores, n_heads, weights,
-                1, 0.0f, args->scores, 1);
+    kvf_device_run(args->device, args->n_rows, PIECE_ROWS, clear_negative, (void *)args);
+    cblas_sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, args->head_scores, n_heads,
+                weights, 1, 0.0f, args->scores, 1);
     for (int32_t row = 0; row < n_rows; row++)
         args->order[row] = row;
     select_best(args->scores, args->order, n_rows, args->top_k);
@@ -109,7 +122,7 @@ static void select_query(const bench_peer_select_args *args, uint32_t query)
 
 void bench_peer_select(const bench_peer_select_args *args)
 {
-    use_threads(args->n_threads);
+    use_threads(args->device);
     for (uint32_t query = 0; query < args->n_queries; query++)
         select_query(args, query);
 }
@@ -130,25 +143,38 @@ static void softmax(float *scores, uint32_t n_rows, float sink)
         scores[i] /= sum;
 }
 
+static void gather_rows(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const bench_peer_attend_args *args = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
+        const size_t row = i - args->n_window;
+        const float *from = i < args->n_window ? args->window + i * KVF_ROW_WIDTH
+                            : args->list ? args->rows + (size_t)args->list[row] * KVF_ROW_WIDTH
+                                         : args->rows + row * KVF_ROW_WIDTH;
+        memcpy(args->gathered + i * KVF_ROW_WIDTH, from, KVF_ROW_WIDTH * sizeof *from);
+    }
+}
+
+static void softmax_heads(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const bench_peer_attend_args *args = context;
+    const uint32_t total = args->n_window + args->n_rows;
+    (void)thread;
+    for (size_t h = first; h < end; h++)
+        softmax(args->scores + h * total, total, args->sinks[h]);
+}
+
 void bench_peer_attend(const bench_peer_attend_args *args)
 {
     const uint32_t total = args->n_window + args->n_rows;
     const int n = (int)total;
     const int n_heads = (int)args->n_heads;
-    use_threads(args->n_threads);
-#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
-    for (uint32_t i = 0; i < total; i++) {
-        const uint32_t row = i - args->n_window;
-        const float *from = i < args->n_window ? args->window + (size_t)i * KVF_ROW_WIDTH
-                            : args->list ? args->rows + (size_t)args->list[row] * KVF_ROW_WIDTH
-                                         : args->rows + (size_t)row * KVF_ROW_WIDTH;
-        memcpy(args->gathered + (size_t)i * KVF_ROW_WIDTH, from, KVF_ROW_WIDTH * sizeof *from);
-    }
+    use_threads(args->device);
+    kvf_device_run(args->device, total, PIECE_ROWS, gather_rows, (void *)args);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_heads, n, KVF_ROW_WIDTH, args->scale,
                 args->q, KVF_ROW_WIDTH, args->gathered, KVF_ROW_WIDTH, 0.0f, args->scores, n);
-#pragma omp parallel for schedule(static) num_threads((int)args->n_threads)
-    for (int h = 0; h < n_heads; h++)
-        softmax(args->scores + (size_t)h * total, total, args->sinks[h]);
+    kvf_device_run(args->device, args->n_heads, 1, softmax_heads, (void *)args);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_heads, KVF_ROW_WIDTH, n, 1.0f,
                 args->scores, n, args->gathered, KVF_ROW_WIDTH, 0.0f, args->out, KVF_ROW_WIDTH);
 }

@@ -18,7 +18,7 @@ const char *bench_peer_version(char *text, size_t text_bytes);
 const char *bench_peer_core(void);
 
 typedef struct bench_peer_select_args {
-    uint32_t n_threads;
+    kvf_device *device; /* whose threads run the plain loops; OpenBLAS takes as many */
     uint32_t n_queries;
     uint32_t n_heads;
     uint32_t top_k; /* at most n_rows */
@@ -34,7 +34,7 @@ typedef struct bench_peer_select_args {
 void bench_peer_select(const bench_peer_select_args *args);
 
 typedef struct bench_peer_attend_args {
-    uint32_t n_threads;
+    kvf_device *device; /* whose threads run the plain loops; OpenBLAS takes as many */
     uint32_t n_heads;
     const float *q;     /* [n_heads][512] */
     const float *sinks; /* [n_heads] */

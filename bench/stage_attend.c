@@ -260,7 +260,7 @@ static kvf_status make_peer(attend_case *c, kvf_error *error)
 {
     const uint32_t n_rows = c->lists ? c->top_k : (uint32_t)c->slot_rows;
     const uint64_t total = (uint64_t)c->args.window_tokens + n_rows;
-    c->peer = (bench_peer_attend_args){.n_threads = kvf_device_n_threads(c->device),
+    c->peer = (bench_peer_attend_args){.device = c->device,
                                        .n_heads = c->args.n_heads,
                                        .q = c->args.q,
                                        .sinks = c->args.sinks,

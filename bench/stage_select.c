@@ -184,7 +184,7 @@ static kvf_status make_mask(select_case *c, const bench_input *input, kvf_error 
 static kvf_status make_peer(select_case *c, kvf_error *error)
 {
     const uint64_t n_rows = c->args.keys.n_rows;
-    c->peer = (bench_peer_select_args){.n_threads = kvf_device_n_threads(c->device),
+    c->peer = (bench_peer_select_args){.device = c->device,
                                        .n_queries = c->args.n_queries,
                                        .n_heads = c->args.n_heads,
                                        .top_k = c->args.top_k,

@@ -1,11 +1,38 @@
 # How every source of the project is compiled, and which sources get an instruction set.
 
-# What keeps the bits: no contraction (fma only where written), no errno from sqrtf and
-# fmaf, and no option that lets the compiler reorder sums.
+include(CheckCCompilerFlag)
+
+# What keeps the bits: no contraction (fma only where written), no errno from sqrtf and fmaf.
 add_library(kvfold_compiler INTERFACE)
 target_compile_options(kvfold_compiler INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes
-  -ffp-contract=off -fno-math-errno -fvisibility=hidden)
+  -ffp-contract=off -fno-math-errno -fvisibility=hidden
+  "SHELL:-include ${PROJECT_SOURCE_DIR}/src/arithmetic.h")
+
+# A user's flags come before these, and the last one counts: what would let the compiler
+# reorder sums, drop NaN or the sign of zero, compute in other types than those written, or
+# call other functions than those of libm, is switched off again.
+set(arithmetic_options
+  -fno-fast-math -fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math
+  -fno-reciprocal-math -fsigned-zeros -fno-single-precision-constant
+  -fexcess-precision=standard -fno-approx-func -fdenormal-fp-math=ieee -fveclib=none)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND arithmetic_options -mfpmath=sse)
+endif()
+foreach(option IN LISTS arithmetic_options)
+  string(MAKE_C_IDENTIFIER "KVF_HAS${option}" known)
+  check_c_compiler_flag(${option} ${known})
+  if(${known})
+    target_compile_options(kvfold_compiler INTERFACE ${option})
+  endif()
+endforeach()
+# The same when linking: it decides whether a program starts with subnormals flushed to zero.
+# (What is linked by somebody else may do it still: src/shared/fp_environment.h.)
+target_link_options(kvfold_compiler INTERFACE -fno-fast-math -fno-unsafe-math-optimizations)
+check_c_compiler_flag(-mno-daz-ftz KVF_HAS_mno_daz_ftz)
+if(KVF_HAS_mno_daz_ftz)
+  target_link_options(kvfold_compiler INTERFACE -mno-daz-ftz)
+endif()
 if(KVF_WERROR)
   target_compile_options(kvfold_compiler INTERFACE -Werror)
 endif()

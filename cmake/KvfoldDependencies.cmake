@@ -1,4 +1,4 @@
-# What the library links: OpenMP, the math library, a BLAS for the dense products, zstd for
+# What the library links: threads, the math library, a BLAS for the dense products, zstd for
 # compressed snapshots. xxHash is a header that is compiled in.
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
@@ -8,22 +8,13 @@
 
 find_package(PkgConfig)
 
-if(APPLE AND NOT DEFINED OpenMP_ROOT)
-  # Homebrew keeps libomp out of the compiler's default paths.
-  execute_process(COMMAND brew --prefix libomp OUTPUT_VARIABLE OpenMP_ROOT
-                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-endif()
-find_package(OpenMP REQUIRED COMPONENTS C)
 find_package(Threads REQUIRED)
 
 add_library(kvfold_dependencies INTERFACE)
-target_link_libraries(kvfold_dependencies INTERFACE OpenMP::OpenMP_C Threads::Threads m)
-set(KVF_PC_LIBS_PRIVATE "${OpenMP_C_FLAGS} ${CMAKE_THREAD_LIBS_INIT} -lm")
-if(APPLE)
-  string(APPEND KVF_PC_LIBS_PRIVATE " ${OpenMP_C_LIBRARIES}")
-  if(KVF_METAL)
-    string(APPEND KVF_PC_LIBS_PRIVATE " -framework Metal -framework Foundation -framework CoreGraphics -lobjc")
-  endif()
+target_link_libraries(kvfold_dependencies INTERFACE Threads::Threads m)
+set(KVF_PC_LIBS_PRIVATE "${CMAKE_THREAD_LIBS_INIT} -lm")
+if(KVF_METAL)
+  string(APPEND KVF_PC_LIBS_PRIVATE " -framework Metal -framework Foundation -framework CoreGraphics -lobjc")
 endif()
 set(KVF_BLAS_DEFINITIONS "")
 
@@ -36,12 +27,18 @@ elseif(APPLE)
   list(APPEND KVF_BLAS_DEFINITIONS ACCELERATE_NEW_LAPACK)
   string(PREPEND KVF_PC_LIBS_PRIVATE "-framework Accelerate ")
 else()
-  # Debian installs several variants side by side. The one that shares OpenMP's threads is
-  # wanted: another would start a second pool of threads beside ours.
-  set(openmp_variant /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
-  find_library(KVF_OPENBLAS_LIBRARY openblas PATHS ${openmp_variant} NO_DEFAULT_PATH)
+  # Debian installs several variants side by side. The one with plain threads is wanted: that
+  # for OpenMP brings another pool of threads into the process, and only the one with plain
+  # threads is used by several threads at once (blas.c).
+  if(KVF_OPENBLAS_LIBRARY MATCHES "openblas-openmp") # in the cache of an older build
+    unset(KVF_OPENBLAS_LIBRARY CACHE)
+    unset(KVF_OPENBLAS_INCLUDE CACHE)
+  endif()
+  set(thread_variant openblas-pthread)
+  find_library(KVF_OPENBLAS_LIBRARY openblas
+               PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/${thread_variant} NO_DEFAULT_PATH)
   find_path(KVF_OPENBLAS_INCLUDE cblas.h
-            PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp NO_DEFAULT_PATH)
+            PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/${thread_variant} NO_DEFAULT_PATH)
   if(PkgConfig_FOUND)
     pkg_check_modules(PC_OPENBLAS QUIET openblas)
   endif()
@@ -50,7 +47,7 @@ else()
             PATH_SUFFIXES openblas)
   if(NOT KVF_OPENBLAS_LIBRARY OR NOT KVF_OPENBLAS_INCLUDE)
     message(FATAL_ERROR "OpenBLAS is missing; run scripts/bootstrap.sh "
-                        "(Debian: libopenblas-openmp-dev), or configure with -DKVF_BLAS=none")
+                        "(Debian: libopenblas-pthread-dev), or configure with -DKVF_BLAS=none")
   endif()
   message(STATUS "OpenBLAS: ${KVF_OPENBLAS_LIBRARY}")
   target_include_directories(kvfold_dependencies SYSTEM INTERFACE

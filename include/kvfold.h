@@ -22,6 +22,9 @@
  *   The library keeps no global state, never prints, exits or reads the
  *   environment. Different devices may be used by different threads at once; one
  *   device and the sessions on it belong to one thread at a time.
+ *   Numbers are computed in the default floating-point environment (round to nearest,
+ *   subnormals kept, no traps), whatever the caller's is; the caller's is back when a
+ *   function returns.
  */
 #ifndef KVFOLD_H
 #define KVFOLD_H
@@ -134,13 +137,24 @@ typedef struct kvf_device kvf_device;
 typedef struct kvf_device_options {
     const char *backend; /* "cpu" (NULL means that), "ref"; on macOS "metal" */
     const char *isa;     /* of cpu: "scalar", "avx2", "avx512", "avx512vnni", "neon"; NULL: best */
-    uint32_t n_threads;  /* 0: all this process may use */
+    uint32_t n_threads;  /* of cpu, 1 .. KVF_MAX_THREADS; 0: all this process may use */
 } kvf_device_options;
+
+#define KVF_MAX_THREADS 1024
 
 /*
  * Opens a backend by name. Fails with KVF_UNSUPPORTED for a name that was not
  * built in or an ISA this machine lacks; never falls back to another one.
  * *device is owned by the caller: kvf_device_close.
+ *
+ * Threads: a cpu device starts n_threads - 1 of its own, which belong to no other device;
+ * who calls its functions is the other one. They sleep when nothing is to be done, and block
+ * the signals that are sent to the process. n_threads 0 means the processors of the affinity
+ * mask, or fewer where a control group's CPU quota allows fewer. Where the system refuses a
+ * thread, opening fails (KVF_OUT_OF_MEMORY) and says how many it gives.
+ * fork: in the child, a device opened before works on, alone: its operations run on the one
+ * thread that called fork, with the same results. That holds where no function of the device
+ * was running during the fork.
  */
 KVF_API kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **device,
                                    kvf_error *error);

@@ -5,15 +5,15 @@ set -euo pipefail
 
 debian_packages=(
     build-essential cmake ninja-build pkg-config python3
-    libopenblas-openmp-dev libcjson-dev libcmocka-dev
-    clang libclang-rt-dev libomp-dev
+    libopenblas-pthread-dev libcjson-dev libcmocka-dev
+    clang libclang-rt-dev
     libxxhash-dev libzstd-dev
     clang-format qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     clang-16
 )
 # Any of these compiles the kernels of the Metal emulator (tests/metal_emulator).
 emulator_clangs=(16 17 18 19)
-homebrew_formulae=(cmake ninja pkg-config libomp cjson cmocka xxhash zstd clang-format)
+homebrew_formulae=(cmake ninja pkg-config cjson cmocka xxhash zstd clang-format)
 
 has_command() {
     command -v "$1" >/dev/null 2>&1
@@ -30,12 +30,11 @@ has_package() {
     libclang-rt-dev)
         compgen -G "$(clang -print-resource-dir 2>/dev/null)/lib/linux/libclang_rt.fuzzer-*" >/dev/null
         ;;
-    libomp-dev) [ -e "$(clang -print-resource-dir 2>/dev/null)/../../libomp.so" ] ;;
     build-essential) has_command cc && has_command make && [ -e /usr/include/stdio.h ] ;;
     cmake | pkg-config | python3 | clang-format) has_command "$1" ;;
     ninja-build) has_command ninja ;;
     # Another variant of OpenBLAS is not enough: see cmake/KvfoldDependencies.cmake.
-    libopenblas-openmp-dev) compgen -G '/usr/lib/*/openblas-openmp/libopenblas.so' >/dev/null ;;
+    libopenblas-pthread-dev) compgen -G '/usr/lib/*/openblas-pthread/libopenblas.so' >/dev/null ;;
     libcjson-dev) has_library libcjson ;;
     libcmocka-dev) has_library cmocka ;;
     libxxhash-dev) has_library libxxhash ;;

@@ -16,6 +16,12 @@
 
 typedef struct kvf_backend kvf_backend;
 
+/*
+ * Does items first .. end of some work. Threads do others at the same time; `thread`, below
+ * the device's n_threads, is that of no other one.
+ */
+typedef void kvf_task(void *context, size_t first, size_t end, uint32_t thread);
+
 /* First member of every backend's own device struct. */
 struct kvf_device {
     const kvf_backend *backend;
@@ -49,6 +55,10 @@ struct kvf_backend {
     void *(*alloc)(kvf_device *device, size_t bytes);
     void (*release)(kvf_device *device, void *memory, size_t bytes);
 
+    /* kvf_device_run by the threads of the device. NULL: on the caller's alone. */
+    void (*run)(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
+                void *context);
+
     /* Dense layers. */
     void (*embed)(kvf_device *device, const kvf_embed_args *args);
     void (*matmul)(kvf_device *device, const kvf_matmul_args *args);
@@ -78,6 +88,13 @@ const kvf_backend *kvf_backend_get(uint32_t i);
 
 /* The backend's state; KVF_OK where it cannot be lost. Dense operations are followed by it. */
 kvf_status kvf_device_state(const kvf_device *device, kvf_error *error);
+
+/*
+ * Host work that is not an operation: returns when the task has done items 0 .. n_items,
+ * by the threads that the device has; each takes chunk_items (at least 1) at a time.
+ */
+void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
+                    void *context);
 
 /*
  * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes

@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "format/format.h"
+#include "shared/fp_environment.h"
 
 #define KVF_BACKEND(symbol) extern const kvf_backend symbol;
 #include "backend/backends.def"
@@ -93,6 +94,15 @@ kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
     return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);
 }
 
+void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
+                    void *context)
+{
+    if (device->backend->run)
+        device->backend->run(device, n_items, chunk_items, task, context);
+    else if (n_items)
+        task(context, 0, n_items, 0);
+}
+
 static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes)
 {
     device->live_bytes[klass] += bytes;
@@ -159,6 +169,7 @@ static kvf_status check_workspace(size_t needed, const void *workspace, size_t g
 
 kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
 {
+    KVF_FP_DOOR();
     const uint32_t width = args->out.width == KVF_INDEX_WIDTH ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH;
     const kvf_grid row_grid = width == KVF_INDEX_WIDTH ? KVF_GRID_FP4 : KVF_GRID_FP8;
     kvf_status status = check_rows(&args->out, width, "kvf_pack: out", error);
@@ -189,6 +200,7 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
 
 kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error)
 {
+    KVF_FP_DOOR();
     const uint32_t width = args->in.width == KVF_INDEX_WIDTH ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH;
     const kvf_status status = check_rows(&args->in, width, "kvf_unpack: in", error);
     if (status != KVF_OK)
@@ -225,6 +237,7 @@ static bool is_index_format(kvf_format_id format)
 
 kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error *error)
 {
+    KVF_FP_DOOR();
     kvf_status status = check_rows(&args->queries, KVF_INDEX_WIDTH, "kvf_select: queries", error);
     if (status == KVF_OK)
         status = check_rows(&args->keys, KVF_INDEX_WIDTH, "kvf_select: keys", error);
@@ -309,6 +322,7 @@ static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *erro
 
 kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error)
 {
+    KVF_FP_DOOR();
     kvf_status status = KVF_OK;
     if (args->window_tokens)
         status = check_rows(&args->window, KVF_ROW_WIDTH, "kvf_attend: window", error);

@@ -8,6 +8,7 @@
 #include "cache/session.h"
 #include "cache/snapshot.h"
 #include "error.h"
+#include "shared/fp_environment.h"
 
 /* Memory that the device can reach: a page of the file, its values, and its new values. */
 typedef struct workspace {
@@ -133,6 +134,7 @@ static kvf_status repack_page(kvf_session *session, const kvf_snapshot_map *map,
 kvf_status kvf_snapshot_repack(kvf_session *session, kvf_snapshot_map *map, uint32_t number,
                                const kvf_snapshot_shape *shape, uint8_t *unpacked, kvf_error *error)
 {
+    KVF_FP_DOOR(); /* the only place where loading computes */
     const kvf_part *part = &map->parts[number];
     const kvf_paged_rows *rows = kvf_snapshot_rows_of(session, part);
     const size_t page_bytes =

@@ -8,6 +8,7 @@
 #include "cache/session.h"
 #include "error.h"
 #include "format/format.h"
+#include "shared/fp_environment.h"
 
 static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_error *error)
 {
@@ -125,6 +126,7 @@ static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status s
 kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_append_args *args,
                               kvf_error *error)
 {
+    KVF_FP_DOOR();
     kvf_status status = check_chunk(session, layer, error);
     if (status != KVF_OK)
         return status;
@@ -241,6 +243,7 @@ static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *se
 kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index_q,
                               const float *head_weights, kvf_error *error)
 {
+    KVF_FP_DOOR();
     kvf_status status = check_chunk(session, layer, error);
     if (status != KVF_OK)
         return status;
@@ -316,6 +319,7 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
 kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
                               const float *sinks, float *out, kvf_error *error)
 {
+    KVF_FP_DOOR();
     kvf_status status = check_chunk(session, layer, error);
     if (status != KVF_OK)
         return status;

@@ -32,7 +32,8 @@ static const char device_part[] =
     "                         on macOS, metal: Apple's GPU\n"
     "      --isa NAME         scalar, avx2, avx512, avx512vnni, neon; default: the best that\n"
     "                         this machine has; one that it lacks is refused\n"
-    "      --threads N        default: all that this process may use\n";
+    "      --threads N        1 to 1024; default: OMP_NUM_THREADS, else the processors that this\n"
+    "                         process may use (affinity mask, CPU quota of its control group)\n";
 
 static const char environment_part[] =
     "\n"
@@ -40,7 +41,8 @@ static const char environment_part[] =
     "  DS4_DISABLE_KV_OPTS=1      selects the profile legacy\n"
     "  DS4_METAL_FP8_KV_STORE=1   selects packed, unless DS4_DISABLE_KV_OPTS=1\n"
     "  DS4_INDEXER_SCORE_TILE=N   tokens a score tile in tiled and packed (512)\n"
-    "  KVFOLD_ISA=NAME            as --isa\n";
+    "  KVFOLD_ISA=NAME            as --isa\n"
+    "  OMP_NUM_THREADS=N          as --threads; of a list the first number\n";
 
 static const char run_part[] =
     "Usage: kvfold run -m DIR (-p TEXT | -f FILE | -i | --session NAME) [OPTION]...\n"
@@ -289,7 +291,8 @@ static const char bench_device_part[] =
     "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
     "      --isa LIST         some of scalar, avx2, avx512, avx512vnni, neon; default: the\n"
     "                         best that this machine has; one that it lacks is refused\n"
-    "      --threads N        default: all that this process may use\n"
+    "      --threads N        1 to 1024; default: OMP_NUM_THREADS, else the processors that this\n"
+    "                         process may use (affinity mask, CPU quota of its control group)\n"
     "\n"
     "Output\n"
     "      --svg FILE         draw time and bytes against context for each stage, a line a\n"
@@ -304,6 +307,7 @@ static const char bench_end[] =
     "\n"
     "Environment (options win over it)\n"
     "  KVFOLD_ISA=LIST            as --isa\n"
+    "  OMP_NUM_THREADS=N          as --threads; of a list the first number\n"
     "  OPENBLAS_CORETYPE=NAME     the kernels that OpenBLAS takes, such as SkylakeX; which\n"
     "                             ones it took is printed\n"
     "\n"

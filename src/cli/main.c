@@ -1,5 +1,6 @@
 /* kvfold: which command it is. */
 #include <errno.h>
+#include <fenv.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,7 +11,6 @@
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/streams.h"
-#include "cli/waiting.h"
 
 static int unknown_command(const char *name)
 {
@@ -80,7 +80,8 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    cli_waiting_settle(argv);
+    /* A library that was linked with -ffast-math sets another one before main. */
+    fesetenv(FE_DFL_ENV);
     if (!cli_streams_open())
         return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
                          strerror(errno));

@@ -316,7 +316,9 @@ static void apply_numbers(parser *p, option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
-    case OPTION_THREADS: o->n_threads = (uint32_t)parse_size(p, "--threads", value, 1, 4096); break;
+    case OPTION_THREADS:
+        o->n_threads = (uint32_t)parse_size(p, "--threads", value, 1, KVF_MAX_THREADS);
+        break;
     case OPTION_CHUNK:
         o->chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
         break;
@@ -571,6 +573,27 @@ static const char *environment_text(const char *name)
     return value && *value ? value : NULL;
 }
 
+/*
+ * OMP_NUM_THREADS: how many threads the user gives to any program, or a list of such numbers
+ * for nested levels, of which the first counts. It is not this program's own, so what it
+ * cannot mean is said and left alone.
+ */
+static uint32_t environment_threads(const parser *p)
+{
+    const char *value = environment_text("OMP_NUM_THREADS");
+    if (!value)
+        return 0;
+    const char *digits = value + strspn(value, " \t");
+    const size_t n_digits = strspn(digits, "0123456789");
+    const char *rest = digits + n_digits + strspn(digits + n_digits, " \t");
+    const unsigned long n = n_digits > 0 && n_digits < 10 ? strtoul(digits, NULL, 10) : 0;
+    if (n >= 1 && n <= KVF_MAX_THREADS && (*rest == '\0' || *rest == ','))
+        return (uint32_t)n;
+    cli_note(p->name, "OMP_NUM_THREADS is ignored: '%.60s' is no number of threads, 1 to %d", value,
+             KVF_MAX_THREADS);
+    return 0;
+}
+
 /* docs/FORMAT.md 7: the command line wins; DISABLE_KV_OPTS wins over FP8_KV_STORE. */
 static void read_environment(parser *p)
 {
@@ -589,6 +612,8 @@ static void read_environment(parser *p)
         o->isa = environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
+    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH) & 1u << p->command)
+        o->n_threads = environment_threads(p);
     o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
     o->data_home = environment_text("XDG_DATA_HOME");
     o->home = environment_text("HOME");

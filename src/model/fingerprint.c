@@ -81,19 +81,24 @@ static size_t count_numbers(const kvf_tensor_set *files, uint32_t *n_tensors)
     return n;
 }
 
-/* The data of every tensor, which is nearly all of the work, by all threads. */
-static void hash_data(const kvf_tensor_set *files, uint32_t n_tensors, uint32_t n_threads,
-                      uint64_t *hashes)
+typedef struct hash_work {
+    const kvf_tensor_set *files;
+    uint64_t *hashes;
+} hash_work;
+
+/* The data of tensors, which is nearly all of the work. */
+static void hash_tensors(void *context, size_t first, size_t end, uint32_t thread)
 {
-#pragma omp parallel for schedule(dynamic) num_threads((int)n_threads)
-    for (uint32_t i = 0; i < n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_tensor_set_at(files, i);
-        hashes[i] = kvf_checksum(tensor->data, tensor->bytes);
+    const hash_work *work = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
+        const kvf_tensor *tensor = kvf_tensor_set_at(work->files, (uint32_t)i);
+        work->hashes[i] = kvf_checksum(tensor->data, tensor->bytes);
     }
 }
 
 kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
-                           uint32_t n_threads, uint64_t *fingerprint, kvf_error *error)
+                           kvf_device *device, uint64_t *fingerprint, kvf_error *error)
 {
     uint32_t n_tensors;
     const size_t n_numbers = count_numbers(files, &n_tensors);
@@ -101,7 +106,8 @@ kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set 
     if (!list.numbers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to fingerprint %u tensors", n_tensors);
     uint64_t *hashes = list.numbers + n_numbers;
-    hash_data(files, n_tensors, n_threads, hashes);
+    hash_work work = {files, hashes};
+    kvf_device_run(device, n_tensors, 1, hash_tensors, &work);
     add(&list, FINGERPRINT_VERSION);
     add(&list, kvf_config_checksum(config));
     for (uint32_t i = 0; i < n_tensors; i++) {

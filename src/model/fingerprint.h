@@ -6,14 +6,15 @@
 #ifndef KVF_MODEL_FINGERPRINT_H
 #define KVF_MODEL_FINGERPRINT_H
 
+#include "backend/backend.h"
 #include "model/config.h"
 #include "file/tensor_set.h"
 
 /* Over the values of the config alone. */
 uint64_t kvf_config_checksum(const kvf_model_config *config);
 
-/* Never 0. Tensors are hashed by n_threads; KVF_OUT_OF_MEMORY. */
+/* Never 0. Tensors are hashed by the threads of the device; KVF_OUT_OF_MEMORY. */
 kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
-                           uint32_t n_threads, uint64_t *fingerprint, kvf_error *error);
+                           kvf_device *device, uint64_t *fingerprint, kvf_error *error);
 
 #endif

@@ -12,6 +12,7 @@
 #include "model/activations.h"
 #include "model/model.h"
 #include "model/rope.h"
+#include "shared/fp_environment.h"
 
 struct kvf_forward {
     uint32_t chunk_tokens;
@@ -344,6 +345,7 @@ static void make_logits(const chunk *c, float *all_logits)
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error)
 {
+    KVF_FP_DOOR();
     if (n > model->forward->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this model was loaded for up to %u", n,
@@ -437,6 +439,7 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
 kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
                           kvf_model **out, kvf_error *error)
 {
+    KVF_FP_DOOR();
     *out = NULL;
     if (chunk_tokens == 0 || chunk_tokens > 65536)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",

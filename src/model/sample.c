@@ -10,6 +10,8 @@
 
 #include <math.h>
 
+#include "shared/fp_environment.h"
+
 uint32_t kvf_argmax(const float *logits, uint32_t vocab)
 {
     uint32_t best = 0;
@@ -121,6 +123,7 @@ static uint32_t keep_top_p(kvf_candidate *candidates, uint32_t n, double top_p,
 uint32_t kvf_sample(kvf_sampler *sampler, const float *logits, uint32_t vocab,
                     kvf_candidate *workspace)
 {
+    KVF_FP_DOOR();
     const uint32_t best = kvf_argmax(logits, vocab);
     if (vocab == 0 || !(sampler->temperature > 0) || !isfinite(logits[best]))
         return best;

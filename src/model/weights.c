@@ -235,19 +235,23 @@ static void convert_map(struct job *job, uint32_t n_experts)
     }
 }
 
-static kvf_status convert(struct loader *loader)
+static void convert_jobs(void *context, size_t first, size_t end, uint32_t thread)
 {
-    const long n = (long)loader->n_jobs;
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads((int)loader->weights->device->n_threads)
-#endif
-    for (long i = 0; i < n; i++) {
+    const struct loader *loader = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
         if (loader->jobs[i].kind == KVF_WEIGHT_MAP)
             convert_map(&loader->jobs[i], loader->config->n_experts);
         else
             convert_values(&loader->jobs[i]);
     }
-    for (long i = 0; i < n; i++) { /* in order, so that the message does not depend on threads */
+}
+
+static kvf_status convert(struct loader *loader)
+{
+    const size_t n = loader->n_jobs;
+    kvf_device_run(loader->weights->device, n, 1, convert_jobs, loader);
+    for (size_t i = 0; i < n; i++) { /* in order, so that the message does not depend on threads */
         const struct job *job = &loader->jobs[i];
         if (job->bad < job->n_values)
             return kvf_fail(loader->error, KVF_FILE_FORMAT, "%s: tensor \"%s\": value %llu is %s",

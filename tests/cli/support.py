@@ -52,9 +52,9 @@ def one_thread(arguments):
 
 
 def environment(changes=None):
-    """This process's environment without what selects profiles and kernels, plus changes."""
+    """This process's environment without what selects profiles, kernels, threads, plus changes."""
     clean = {name: value for name, value in os.environ.items()
-             if not name.startswith(("DS4_", "KVFOLD_", "OPENBLAS_"))}
+             if not name.startswith(("DS4_", "KVFOLD_", "OPENBLAS_", "OMP_"))}
     clean.update(changes or {})
     return clean
 

@@ -3,7 +3,7 @@
  * each ended by a NUL; those that begin with an environment variable's name and "=" are
  * set in the environment instead. Each argument is also read as a number by itself.
  *
- * What a command would print comes here instead (cli_error, cli_help_print): a command
+ * What a command would print comes here instead (cli_error, cli_note, cli_help_print): a command
  * line is accepted, or it is refused with one error, or it asked for help.
  */
 #include "fuzz.h"
@@ -20,7 +20,7 @@
 enum { MAX_ARGUMENTS = 16, ARGUMENT_BYTES = 256 };
 
 static const char *const variables[] = {"DS4_DISABLE_KV_OPTS", "DS4_METAL_FP8_KV_STORE",
-                                        "DS4_INDEXER_SCORE_TILE", "KVFOLD_ISA"};
+                                        "DS4_INDEXER_SCORE_TILE", "KVFOLD_ISA", "OMP_NUM_THREADS"};
 enum { N_VARIABLES = sizeof variables / sizeof variables[0] };
 
 /* ---- In place of the terminal ------------------------------------------------------ */
@@ -28,17 +28,30 @@ enum { N_VARIABLES = sizeof variables / sizeof variables[0] };
 static unsigned n_errors;
 static unsigned n_helps;
 
-int cli_error(const char *command, const char *format, ...)
+static void check_message(const char *command, const char *format, va_list arguments)
 {
     char message[1024]; /* as in message.c */
-    va_list arguments;
-    va_start(arguments, format);
     const int length = vsnprintf(message, sizeof message, format, arguments);
-    va_end(arguments);
     FUZZ_REQUIRE(length > 0 && (size_t)length < sizeof message);
     FUZZ_REQUIRE(cli_command_find(command) != CLI_COMMAND_COUNT);
+}
+
+int cli_error(const char *command, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    check_message(command, format, arguments);
+    va_end(arguments);
     n_errors++;
     return CLI_EXIT_BAD_INPUT;
+}
+
+void cli_note(const char *command, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    check_message(command, format, arguments);
+    va_end(arguments);
 }
 
 void cli_help_print(cli_command command)
@@ -124,7 +137,7 @@ static void check_number(const char *text)
 /* What an accepted command line promises, whatever it was. */
 static void check_options(const cli_options *o)
 {
-    FUZZ_REQUIRE(o->profile < KVF_PROFILE_COUNT && o->n_threads <= 4096);
+    FUZZ_REQUIRE(o->profile < KVF_PROFILE_COUNT && o->n_threads <= KVF_MAX_THREADS);
     FUZZ_REQUIRE(o->chunk_tokens >= 1 && o->chunk_tokens <= 65536);
     FUZZ_REQUIRE(o->score_tile_tokens <= 65536 && o->n_contexts <= CLI_MAX_CONTEXTS);
     FUZZ_REQUIRE(o->temperature >= 0 && o->temperature <= 100);

@@ -296,6 +296,8 @@ def units():
         "environment": line("run", "-m", "d", "-p", "x", "DS4_DISABLE_KV_OPTS=1",
                             "DS4_METAL_FP8_KV_STORE=1", "DS4_INDEXER_SCORE_TILE=512",
                             "KVFOLD_ISA=scalar"),
+        "environment_threads": line("run", "-m", "d", "-p", "x", "OMP_NUM_THREADS= 12 ,2"),
+        "environment_threads_bad": line("score", "-m", "d", "-f", "x", "OMP_NUM_THREADS=12x"),
         "environment_bad": line("plan", "-m", "d", "DS4_DISABLE_KV_OPTS=yes",
                                 "DS4_INDEXER_SCORE_TILE=0"),
         "help": line("plan", "--help"),

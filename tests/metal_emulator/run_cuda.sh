@@ -59,7 +59,7 @@ conformance=
 if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
     echo "== conformance"
     mkdir "$build/c"
-    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -fopenmp -DKVF_BLAS_NONE -DKVF_METAL"
+    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -DKVF_BLAS_NONE -DKVF_METAL"
     c_flags="$c_flags -I$root/tests/cross -I$root/tests/conformance $includes"
     # Of cache/ only what names profiles: no session, no file.
     for c in "$root/src/error.c" "$root"/src/format/*.c "$root/src/cache/profile.c" \
@@ -83,9 +83,9 @@ if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
     library=$(find "$build/c" -name 'src_*.o' -o -name "$(echo "${sources#"$root"/}" | tr / _).o")
     # shellcheck disable=SC2086
     g++ $library "$build"/c/tests_con*.o "$build"/c/tests_cross*.o $kernels "$build/device_cuda.o" \
-        -fopenmp $link -o "$build/test_conformance"
+        -pthread $link -o "$build/test_conformance"
     # shellcheck disable=SC2086
-    g++ $library "$build"/c/*time_designs.c.o $kernels "$build/device_cuda.o" -fopenmp $link \
+    g++ $library "$build"/c/*time_designs.c.o $kernels "$build/device_cuda.o" -pthread $link \
         -o "$build/time_designs"
     conformance="$build/test_conformance --backend metal"
 else

@@ -89,11 +89,15 @@ static void copy_checkpoint(const char *change)
 
 static uint64_t fingerprint_of(const char *dir, const kvf_model_config *config, uint32_t n_threads)
 {
+    const kvf_device_options options = {.n_threads = n_threads};
     kvf_tensor_set *files;
+    kvf_device *device;
     kvf_error error;
     uint64_t fingerprint;
+    require(kvf_device_open(&options, &device, &error), &error);
     require(kvf_tensor_set_open(dir, &files, &error), &error);
-    require(kvf_fingerprint(config, files, n_threads, &fingerprint, &error), &error);
+    require(kvf_fingerprint(config, files, device, &fingerprint, &error), &error);
+    kvf_device_close(device);
     kvf_tensor_set_close(files);
     return fingerprint;
 }

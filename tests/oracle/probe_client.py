@@ -4,7 +4,6 @@ A test file calls `main()`; its cases derive from LibraryTest and loop over `sel
 """
 
 import argparse
-import os
 import shlex
 import struct
 import subprocess
@@ -56,10 +55,8 @@ class Probe:
                 arguments += [option, str(value)]
         self.name = " ".join(arguments[1:])
         self.threads = threads
-        # Threads that wait by spinning would steal the core from this side of the pipe.
-        environment = dict(os.environ, OMP_WAIT_POLICY="passive")
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=environment)
+                                        stderr=subprocess.PIPE)
         try:
             self.ask(OP_INFO)
         except (EOFError, BrokenPipeError):

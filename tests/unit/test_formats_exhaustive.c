@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "backend/backend.h"
 #include "shared/bf16.h"
 #include "shared/e2m1.h"
 #include "shared/e4m3.h"
@@ -146,6 +147,32 @@ static uint64_t check_chunk(uint32_t chunk, uint32_t *worst)
     return n_wrong;
 }
 
+#define N_CHUNKS (1 << (31 - CHUNK_BITS))
+
+typedef struct progress {
+    _Atomic uint64_t n_wrong;
+    _Atomic uint32_t example;
+    _Atomic int n_done;
+} progress;
+
+static void check_chunks(void *context, size_t first, size_t end, uint32_t thread)
+{
+    progress *all = context;
+    (void)thread;
+    for (size_t chunk = first; chunk < end; chunk++) {
+        uint32_t worst = 0;
+        const uint64_t n_wrong = check_chunk((uint32_t)chunk, &worst);
+        all->n_wrong += n_wrong;
+        if (n_wrong)
+            all->example = worst;
+        const int n_done = ++all->n_done;
+        if (n_done % (N_CHUNKS / 16) == 0) {
+            printf("%3d of 100 percent of all floats\n", n_done * 100 / N_CHUNKS);
+            fflush(stdout);
+        }
+    }
+}
+
 static void every_f32_encodes_to_its_nearest_code_and_smallest_exponent(void **state)
 {
     (void)state;
@@ -154,32 +181,14 @@ static void every_f32_encodes_to_its_nearest_code_and_smallest_exponent(void **s
     fill_values(&e4m3_values, 0x7e + 1, 3, 7);
     fill_values(&e2m1_values, 0x7 + 1, 1, 1);
 
-    const int n_chunks = 1 << (31 - CHUNK_BITS);
-    int n_done = 0;
-    uint64_t n_wrong = 0;
-    uint32_t example = 0;
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) reduction(+ : n_wrong)
-#endif
-    for (int chunk = 0; chunk < n_chunks; chunk++) {
-        uint32_t worst = 0;
-        const uint64_t n_wrong_here = check_chunk((uint32_t)chunk, &worst);
-        n_wrong += n_wrong_here;
-#ifdef _OPENMP
-#pragma omp critical
-#endif
-        {
-            if (n_wrong_here)
-                example = worst;
-            if (++n_done % (n_chunks / 16) == 0) {
-                printf("%3d of 100 percent of all floats\n", n_done * 100 / n_chunks);
-                fflush(stdout);
-            }
-        }
-    }
-    if (n_wrong)
+    kvf_device *device;
+    progress all = {0};
+    assert_int_equal(kvf_device_open(NULL, &device, NULL), KVF_OK);
+    kvf_device_run(device, N_CHUNKS, 1, check_chunks, &all);
+    kvf_device_close(device);
+    if (all.n_wrong)
         fail_msg("%llu magnitudes are wrong, one of them has the bits 0x%08x",
-                 (unsigned long long)n_wrong, (unsigned)example);
+                 (unsigned long long)all.n_wrong, (unsigned)all.example);
 }
 
 int main(void)

@@ -1,6 +1,5 @@
 /* attend: which rows a query walks, and pieces of work over threads; attend.inc.h computes. */
 #include <math.h>
-#include <omp.h>
 
 #include "backend/cpu/kernels.h"
 #include "shared/layout.h"
@@ -39,11 +38,11 @@ typedef struct attend_space {
     uint32_t block_heads; /* heads a row of scores has room for */
 } attend_space;
 
-static attend_space space_of_thread(const kvf_attend_args *args, int thread)
+static attend_space space_of_thread(const kvf_attend_args *args, uint32_t thread)
 {
     const kvf_attend_size size = size_of(args);
     const kvf_attend_parts parts = kvf_attend_thread_parts(&size);
-    uint8_t *place = (uint8_t *)args->workspace + (size_t)thread * parts.total;
+    uint8_t *place = (uint8_t *)args->workspace + thread * parts.total;
     attend_space space;
     space.scores = (float *)place;
     space.window = (float *)(place += parts.scores);
@@ -102,7 +101,7 @@ static uint32_t walk_rows(const kvf_attend_walk *walk)
 /* Heads first_head .. + n_heads of a query. */
 static kvf_attend_part make_part(const kvf_attend_args *args, const kvf_attend_walk *walk,
                                  uint32_t query, uint32_t first_head, uint32_t n_heads,
-                                 uint32_t n_threads, const attend_space *space)
+                                 const attend_space *space)
 {
     const size_t first = ((size_t)query * args->n_heads + first_head) * KVF_ROW_WIDTH;
     return (kvf_attend_part){.walk = walk,
@@ -110,7 +109,6 @@ static kvf_attend_part make_part(const kvf_attend_args *args, const kvf_attend_w
                              .sinks = args->sinks ? args->sinks + first_head : NULL,
                              .scale = args->scale,
                              .n_heads = n_heads,
-                             .ahead_rows = n_threads * KVF_ATTEND_SCORE_ROWS,
                              .stride = space->block_heads,
                              .scores = space->scores,
                              .maxima = space->maxima,
@@ -158,45 +156,76 @@ static output_pieces cut_output(uint32_t n_heads, uint32_t n_threads)
     return pieces;
 }
 
+typedef struct shared_part {
+    const kvf_cpu_kernels *kernels;
+    const kvf_attend_args *args;
+    kvf_attend_part part;
+    uint32_t n_rows;
+    output_pieces pieces;
+} shared_part;
+
+/* Tiles of rows. */
+static void score_tiles(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const shared_part *shared = context;
+    float *tile = space_of_thread(shared->args, thread).tile;
+    for (size_t i = first; i < end; i++) {
+        const uint32_t row = (uint32_t)i * KVF_ATTEND_SCORE_ROWS;
+        shared->kernels->attend_scores(&shared->part, row,
+                                       lesser(row + KVF_ATTEND_SCORE_ROWS, shared->n_rows), tile);
+    }
+}
+
+/* Sixteen heads each. */
+static void softmax_heads(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const shared_part *shared = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        shared->kernels->attend_softmax(&shared->part, (uint32_t)i * 16);
+}
+
+static void output_piece(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const shared_part *shared = context;
+    const output_pieces *pieces = &shared->pieces;
+    float *tile = space_of_thread(shared->args, thread).tile;
+    for (uint32_t i = (uint32_t)first; i < end; i++) {
+        const uint32_t head = i / pieces->dim_pieces * pieces->heads;
+        const uint32_t dim = i % pieces->dim_pieces * pieces->dims;
+        shared->kernels->attend_output(&shared->part, head,
+                                       lesser(pieces->heads, shared->part.n_heads - head), dim,
+                                       dim + pieces->dims, tile);
+    }
+}
+
 /*
  * Threads share the rows for scores, then the heads for the softmax, then dimensions for the
  * output: none of them decodes a row, or half a row, that another one decodes too.
  */
-static void attend_part_together(const kvf_attend_args *args, const kvf_attend_part *part,
-                                 const kvf_cpu_kernels *kernels, uint32_t n_threads)
+static void attend_part_together(kvf_device *device, bool threaded, shared_part *shared)
 {
-    const uint32_t n_rows = walk_rows(part->walk);
-    const output_pieces pieces = cut_output(part->n_heads, n_threads);
-#pragma omp parallel num_threads((int)n_threads)
-    {
-        float *tile = space_of_thread(args, omp_get_thread_num()).tile;
-#pragma omp for schedule(dynamic)
-        for (uint32_t row = 0; row < n_rows; row += KVF_ATTEND_SCORE_ROWS)
-            kernels->attend_scores(part, row, lesser(row + KVF_ATTEND_SCORE_ROWS, n_rows), tile);
-#pragma omp for schedule(static)
-        for (uint32_t head = 0; head < part->n_heads; head += 16)
-            kernels->attend_softmax(part, head);
-#pragma omp for schedule(dynamic)
-        for (uint32_t i = 0; i < pieces.n; i++) {
-            const uint32_t head = i / pieces.dim_pieces * pieces.heads;
-            const uint32_t dim = i % pieces.dim_pieces * pieces.dims;
-            kernels->attend_output(part, head, lesser(pieces.heads, part->n_heads - head), dim,
-                                   dim + pieces.dims, tile);
-        }
-    }
+    const uint32_t n_tiles = (shared->n_rows + KVF_ATTEND_SCORE_ROWS - 1) / KVF_ATTEND_SCORE_ROWS;
+    kvf_cpu_loop(device, threaded, n_tiles, 0, score_tiles, shared);
+    kvf_cpu_loop(device, threaded, (shared->part.n_heads + 15) / 16, 0, softmax_heads, shared);
+    kvf_cpu_loop(device, threaded, shared->pieces.n, 1, output_piece, shared);
 }
 
-static void attend_together(const kvf_attend_args *args, const kvf_cpu_kernels *kernels,
-                            uint32_t n_threads)
+static void attend_together(kvf_device *device, const kvf_attend_args *args,
+                            const kvf_cpu_kernels *kernels, bool threaded)
 {
     const attend_space space = space_of_thread(args, 0);
     for (uint32_t query = 0; query < args->n_queries; query++) {
         const kvf_attend_walk walk = make_walk(args, query, space.list);
         for (uint32_t head = 0; head < args->n_heads; head += space.block_heads) {
             const uint32_t n = lesser(space.block_heads, args->n_heads - head);
-            const kvf_attend_part part = make_part(args, &walk, query, head, n, n_threads, &space);
-            attend_part_together(args, &part, kernels, n_threads);
-            store_lse(args, &part, query, head);
+            shared_part shared = {.kernels = kernels,
+                                  .args = args,
+                                  .part = make_part(args, &walk, query, head, n, &space),
+                                  .n_rows = walk_rows(&walk),
+                                  .pieces = cut_output(n, threaded ? device->n_threads : 1)};
+            attend_part_together(device, threaded, &shared);
+            store_lse(args, &shared.part, query, head);
         }
     }
 }
@@ -258,7 +287,7 @@ static void attend_run_alone(const kvf_attend_args *args, const attend_run *run,
                 (walk.window_first - window_begin(args, run->first_query)) * KVF_ROW_WIDTH;
         walk.decoded_rows = rows_decoded ? space->rows : NULL;
         const kvf_attend_part part =
-            make_part(args, &walk, query, run->first_head, run->n_heads, 1, space);
+            make_part(args, &walk, query, run->first_head, run->n_heads, space);
         const uint32_t n_rows = walk_rows(&walk);
         for (uint32_t row = 0; row < n_rows; row += KVF_ATTEND_SCORE_ROWS)
             kernels->attend_scores(&part, row, lesser(row + KVF_ATTEND_SCORE_ROWS, n_rows),
@@ -277,24 +306,41 @@ static uint32_t queries_per_run(const kvf_device *device, const kvf_attend_args 
     return share < 1 ? 1 : lesser(share, KVF_ATTEND_RUN_QUERIES);
 }
 
-static void attend_runs(const kvf_device *device, const kvf_attend_args *args,
-                        const kvf_cpu_kernels *kernels, uint32_t n_threads)
+typedef struct runs_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_attend_args *args;
+    uint32_t heads;   /* of a block */
+    uint32_t queries; /* of a run */
+    uint32_t blocks;
+} runs_work;
+
+/* Item i is a run of queries for a block of heads. */
+static void attend_some_runs(void *context, size_t first, size_t end, uint32_t thread)
 {
-    const uint32_t heads = space_of_thread(args, 0).block_heads;
-    const uint32_t queries = queries_per_run(device, args);
-    const uint32_t blocks = (args->n_heads + heads - 1) / heads;
-    const uint32_t runs = (args->n_queries + queries - 1) / queries;
-#pragma omp parallel for schedule(dynamic) num_threads((int)n_threads)
-    for (int64_t i = 0; i < (int64_t)runs * blocks; i++) {
-        const uint32_t head = (uint32_t)(i % blocks) * heads;
-        const uint32_t query = (uint32_t)(i / blocks) * queries;
+    const runs_work *work = context;
+    const kvf_attend_args *args = work->args;
+    const attend_space space = space_of_thread(args, thread);
+    for (size_t i = first; i < end; i++) {
+        const uint32_t head = (uint32_t)(i % work->blocks) * work->heads;
+        const uint32_t query = (uint32_t)(i / work->blocks) * work->queries;
         const attend_run run = {.first_query = query,
-                                .n_queries = lesser(queries, args->n_queries - query),
+                                .n_queries = lesser(work->queries, args->n_queries - query),
                                 .first_head = head,
-                                .n_heads = lesser(heads, args->n_heads - head)};
-        const attend_space space = space_of_thread(args, omp_get_thread_num());
-        attend_run_alone(args, &run, kernels, &space);
+                                .n_heads = lesser(work->heads, args->n_heads - head)};
+        attend_run_alone(args, &run, work->kernels, &space);
     }
+}
+
+static void attend_runs(kvf_device *device, const kvf_attend_args *args,
+                        const kvf_cpu_kernels *kernels, bool threaded)
+{
+    runs_work work = {.kernels = kernels,
+                      .args = args,
+                      .heads = space_of_thread(args, 0).block_heads,
+                      .queries = queries_per_run(device, args)};
+    work.blocks = (args->n_heads + work.heads - 1) / work.heads;
+    const size_t runs = (args->n_queries + work.queries - 1) / work.queries;
+    kvf_cpu_loop(device, threaded, runs * work.blocks, 1, attend_some_runs, &work);
 }
 
 /* Rows that the last query attends, to estimate the work. */
@@ -314,9 +360,9 @@ void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
     const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     const uint64_t work =
         (uint64_t)args->n_queries * args->n_heads * rows_of_query(args) * 2 * KVF_ROW_WIDTH;
-    const uint32_t n_threads = work < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
+    const bool threaded = work >= KVF_LEAST_THREADED_WORK;
     if (args->n_queries == 1 || args->n_queries < device->n_threads)
-        attend_together(args, kernels, n_threads);
+        attend_together(device, args, kernels, threaded);
     else
-        attend_runs(device, args, kernels, n_threads);
+        attend_runs(device, args, kernels, threaded);
 }

@@ -223,7 +223,7 @@ static void attend_scores(const kvf_attend_part *part, uint32_t begin, uint32_t 
              dim += KVF_FP8_BLOCK_VALUES)
             decode_block(row.format, row.place, dim, buffer + dim);
     }
-    prefetch_rows(walk, begin + part->ahead_rows, end + part->ahead_rows);
+    prefetch_rows(walk, begin + KVF_ATTEND_SCORE_ROWS, end + KVF_ATTEND_SCORE_ROWS);
     uint32_t h = 0;
     for (; h + V16_DOT_HEADS <= n_heads; h += V16_DOT_HEADS)
         score_heads(part->q + (size_t)h * KVF_ROW_WIDTH, rows, V16_DOT_HEADS, n, part->scale,

@@ -1,10 +1,10 @@
 /* The CPU backend: opening, choice of the ISA, memory. */
 #include "backend/cpu/kernels.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/cpus.h"
 #include "error.h"
 
 typedef struct isa_entry {
@@ -92,23 +92,39 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
     const kvf_cpu_kernels *kernels = find_isa(options->isa, error);
     if (!kernels)
         return KVF_UNSUPPORTED;
-    if (options->n_threads > 1024)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%u threads; 1 to 1024 are served",
-                        options->n_threads);
+    if (options->n_threads > KVF_MAX_THREADS)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%u threads; 1 to %d are served",
+                        options->n_threads, KVF_MAX_THREADS);
     kvf_cpu_device *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a device");
     cpu->base.backend = &kvf_backend_cpu;
     cpu->base.isa = kernels->isa;
-    cpu->base.n_threads = options->n_threads ? options->n_threads : (uint32_t)omp_get_num_procs();
+    cpu->base.n_threads = options->n_threads;
+    if (options->n_threads == 0) {
+        const uint32_t n_cpus = kvf_cpus_available();
+        cpu->base.n_threads = n_cpus < KVF_MAX_THREADS ? n_cpus : KVF_MAX_THREADS;
+    }
     cpu->kernels = kernels;
+    const kvf_status status = kvf_pool_open(cpu->base.n_threads, &cpu->pool, error);
+    if (status != KVF_OK) {
+        free(cpu);
+        return status;
+    }
     *device = &cpu->base;
     return KVF_OK;
 }
 
 static void cpu_close(kvf_device *device)
 {
+    kvf_pool_close(((kvf_cpu_device *)device)->pool);
     free(device);
+}
+
+static void cpu_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
+                    void *context)
+{
+    kvf_pool_run(((kvf_cpu_device *)device)->pool, n_items, chunk_items, task, context);
 }
 
 static void *cpu_alloc(kvf_device *device, size_t bytes)
@@ -132,6 +148,7 @@ const kvf_backend kvf_backend_cpu = {
     .close = cpu_close,
     .alloc = cpu_alloc,
     .release = cpu_release,
+    .run = cpu_run,
     .embed = kvf_cpu_embed,
     .matmul = kvf_cpu_matmul,
     .norm = kvf_cpu_norm,

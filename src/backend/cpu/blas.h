@@ -2,9 +2,12 @@
 #ifndef KVF_CPU_BLAS_H
 #define KVF_CPU_BLAS_H
 
-#include "shared/args.h"
+#include "backend/backend.h"
 
-/* As kvf_matmul_args says. Bits may depend on n, on n_threads and on the library's kernel. */
-void kvf_blas_matmul(uint32_t n_threads, const kvf_matmul_args *args);
+/*
+ * As kvf_matmul_args says, by the threads of a device of this backend. Bits may depend on n
+ * and on the library's kernel; on the number of threads only where Accelerate chooses it.
+ */
+void kvf_blas_matmul(kvf_device *device, const kvf_matmul_args *args);
 
 #endif

@@ -3,7 +3,6 @@
  * and packed while it is in the cache (docs/FORMAT.md 2, 9.3). Rows over threads.
  */
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,36 +100,58 @@ static void take_tokens(const kvf_compress_args *args)
  * one row (decode) makes it once.
  */
 typedef struct row_pass {
+    const kvf_cpu_kernels *kernels;
+    const kvf_compress_args *args;
     bool store;
     uint64_t first_row;
     int64_t n_rows;
-    int64_t bad_row;
-    int64_t inexact;
+    _Atomic int64_t bad_row; /* the first one, n_rows where there is none */
+    _Atomic uint64_t inexact;
 } row_pass;
 
-static void run_pass(kvf_device *device, const kvf_compress_args *args, row_pass *pass)
+static void make_rows(void *context, size_t first, size_t end, uint32_t thread)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
+    row_pass *pass = context;
+    const kvf_cpu_kernels *kernels = pass->kernels;
+    const kvf_compress_args *args = pass->args;
     const uint32_t most = args->ratio * parts_of(args);
-    int64_t bad_row = pass->n_rows;
-    int64_t inexact = 0;
-#pragma omp parallel for schedule(static) reduction(min : bad_row) reduction(+ : inexact)              \
-    num_threads((int)device->n_threads) if (pass->n_rows > 1)
-    for (int64_t i = 0; i < pass->n_rows; i++) {
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
         const float *pointers[3][most];
         candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
         float values[KVF_ROW_WIDTH];
-        const uint64_t row = pass->first_row + (uint64_t)i;
-        make_row(kernels, args, row, (uint64_t)i, &list, values);
+        const uint64_t row = pass->first_row + i;
+        make_row(kernels, args, row, i, &list, values);
         const bool check = !pass->store || pass->n_rows == 1;
         if (check && !kernels->row_is_storable(values, args->width, args->grid))
-            bad_row = i < bad_row ? i : bad_row;
+            kvf_lower_to(&pass->bad_row, (int64_t)i);
         else if (pass->store && !kernels->store_row(&args->out, row, args->grid, values))
-            inexact++;
+            atomic_fetch_add_explicit(&pass->inexact, 1, memory_order_relaxed);
     }
-    /* A thread without rows leaves the reduction at its largest value. */
-    pass->bad_row = bad_row < pass->n_rows ? bad_row : pass->n_rows;
-    pass->inexact = inexact;
+}
+
+static void run_pass(kvf_device *device, row_pass *pass)
+{
+    pass->bad_row = pass->n_rows;
+    kvf_cpu_loop(device, true, (size_t)pass->n_rows, 0, make_rows, pass);
+}
+
+typedef struct token_check {
+    const kvf_compress_args *args;
+    _Atomic int64_t bad; /* the first value that is not finite, or one past the last */
+} token_check;
+
+static void find_nonfinite(void *context, size_t first, size_t end, uint32_t thread)
+{
+    token_check *check = context;
+    const kvf_compress_args *args = check->args;
+    const int64_t columns = (int64_t)parts_of(args) * args->width;
+    (void)thread;
+    for (int64_t i = (int64_t)first * columns; i < (int64_t)end * columns; i++)
+        if (!isfinite(args->input.kv[i]) || !isfinite(args->input.gate[i])) {
+            kvf_lower_to(&check->bad, i);
+            return;
+        }
 }
 
 /*
@@ -142,14 +163,9 @@ static kvf_status check_tokens(kvf_device *device, kvf_compress_args *args)
 {
     const int64_t columns = (int64_t)parts_of(args) * args->width;
     const int64_t n_values = args->n * columns;
-    int64_t bad = n_values;
-#pragma omp parallel for schedule(static) reduction(min                                            \
-                                                    : bad)                                         \
-    num_threads((int)device->n_threads) if (args->n > 64)
-    for (int64_t token = 0; token < args->n; token++)
-        for (int64_t i = token * columns; i < (token + 1) * columns; i++)
-            if ((!isfinite(args->input.kv[i]) || !isfinite(args->input.gate[i])) && i < bad)
-                bad = i;
+    token_check check = {args, n_values};
+    kvf_cpu_loop(device, args->n > 64, args->n, 0, find_nonfinite, &check);
+    const int64_t bad = check.bad;
     if (bad >= n_values)
         return KVF_OK;
     const bool next = args->overlap && bad % columns < args->width; /* Ca goes to the row after */
@@ -165,23 +181,25 @@ kvf_status kvf_cpu_compress(kvf_device *device, kvf_compress_args *args)
     const kvf_status status = check_tokens(device, args);
     if (status != KVF_OK)
         return status;
-    row_pass pass = {.first_row = first_row, .n_rows = (int64_t)(end_row - first_row)};
+    row_pass pass = {.kernels = kvf_kernels_of(device),
+                     .args = args,
+                     .first_row = first_row,
+                     .n_rows = (int64_t)(end_row - first_row)};
     if (pass.n_rows > 1)
-        run_pass(device, args, &pass);
+        run_pass(device, &pass);
     if (pass.n_rows <= 1 || pass.bad_row == pass.n_rows) {
         pass.store = true;
-        run_pass(device, args, &pass);
+        run_pass(device, &pass);
     }
     if (pass.bad_row < pass.n_rows) {
         const float *pointers[3][2 * args->ratio];
         candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
         float values[KVF_ROW_WIDTH];
         args->bad_row = first_row + (uint64_t)pass.bad_row;
-        make_row(kvf_kernels_of(device), args, args->bad_row, (uint64_t)pass.bad_row, &list,
-                 values);
+        make_row(pass.kernels, args, args->bad_row, (uint64_t)pass.bad_row, &list, values);
         return kvf_check_row(values, args->width, args->grid, &args->bad_dim);
     }
-    args->inexact_rows += (uint64_t)pass.inexact;
+    args->inexact_rows += pass.inexact;
     take_tokens(args);
     return KVF_OK;
 }

@@ -3,48 +3,63 @@
  * in the order that ref/ spells out, shared among threads.
  */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/blas.h"
 #include "backend/cpu/kernels.h"
 
+static void embed_tokens(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const kvf_embed_args *args = context;
+    const size_t hidden = args->table.cols;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        for (uint32_t s = 0; s < args->n_streams; s++)
+            memcpy(args->streams + (i * args->n_streams + s) * hidden,
+                   args->table.data + (size_t)args->tokens[i] * hidden, hidden * sizeof(float));
+}
+
 void kvf_cpu_embed(kvf_device *device, const kvf_embed_args *args)
 {
-    const size_t hidden = args->table.cols;
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 16)
-    for (uint32_t i = 0; i < args->n; i++)
-        for (uint32_t s = 0; s < args->n_streams; s++)
-            memcpy(args->streams + ((size_t)i * args->n_streams + s) * hidden,
-                   args->table.data + (size_t)args->tokens[i] * hidden, hidden * sizeof(float));
+    kvf_cpu_loop(device, args->n > 16, args->n, 0, embed_tokens, (void *)args);
 }
 
 void kvf_cpu_matmul(kvf_device *device, const kvf_matmul_args *args)
 {
-    kvf_blas_matmul(device->n_threads, args);
+    kvf_blas_matmul(device, args);
+}
+
+typedef struct norm_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_norm_args *args;
+} norm_work;
+
+static void norm_rows(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const norm_work *work = context;
+    const kvf_norm_args *args = work->args;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        work->kernels->norm(args->in + i * args->in_stride, args->out + i * args->out_stride,
+                            args->weight, args->width, args->eps);
 }
 
 void kvf_cpu_norm(kvf_device *device, const kvf_norm_args *args)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads((int)device->n_threads) if (args->n * args->width > 65536)
-    for (int64_t i = 0; i < (int64_t)args->n; i++)
-        kernels->norm(args->in + (size_t)i * args->in_stride,
-                      args->out + (size_t)i * args->out_stride, args->weight, args->width,
-                      args->eps);
+    norm_work work = {kvf_kernels_of(device), args};
+    kvf_cpu_loop(device, args->n * args->width > 65536, args->n, 0, norm_rows, &work);
 }
 
-void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)
+static void rotate_rows(void *context, size_t first, size_t end, uint32_t thread)
 {
+    const kvf_rope_args *args = context;
     const uint32_t pairs = KVF_ROPE_WIDTH / 2;
     const float direction = args->inverse ? -1.0f : 1.0f;
-    const int64_t n_rows = (int64_t)args->n * args->heads;
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (n_rows > 256)
-    for (int64_t i = 0; i < n_rows; i++) {
-        float *tail = args->values + (size_t)(i + 1) * args->width - KVF_ROPE_WIDTH;
-        const float *cosines = args->table.cosines + (size_t)(i / args->heads) * pairs;
-        const float *sines = args->table.sines + (size_t)(i / args->heads) * pairs;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
+        float *tail = args->values + (i + 1) * args->width - KVF_ROPE_WIDTH;
+        const float *cosines = args->table.cosines + i / args->heads * pairs;
+        const float *sines = args->table.sines + i / args->heads * pairs;
         for (uint32_t p = 0; p < pairs; p++) {
             const float x = tail[2 * p];
             const float y = tail[2 * p + 1];
@@ -53,6 +68,12 @@ void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)
             tail[2 * p + 1] = x * sine + y * cosines[p];
         }
     }
+}
+
+void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)
+{
+    const size_t n_rows = (size_t)args->n * args->heads;
+    kvf_cpu_loop(device, n_rows > 256, n_rows, 0, rotate_rows, (void *)args);
 }
 
 /* ---- Hyper-connections ------------------------------------------------------- */
@@ -153,6 +174,13 @@ static void mix_token(const kvf_mix_args *args, uint32_t i)
             out[d] += pre[j] * flat[(size_t)j * args->hidden + d];
 }
 
+static void mix_tokens(void *context, size_t first, size_t end, uint32_t thread)
+{
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        mix_token(context, (uint32_t)i);
+}
+
 void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
 {
     const uint32_t n_mix =
@@ -164,10 +192,8 @@ void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
         .in_stride = (size_t)args->n_streams * args->hidden,
         .out = args->mix,
         .out_stride = n_mix};
-    kvf_blas_matmul(device->n_threads, &product);
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
-    for (uint32_t i = 0; i < args->n; i++)
-        mix_token(args, i);
+    kvf_blas_matmul(device, &product);
+    kvf_cpu_loop(device, args->n > 4, args->n, 0, mix_tokens, (void *)args);
 }
 
 /* Values of each stream that are mixed at a time: the old ones stay in the L1 cache. */
@@ -195,12 +221,18 @@ static void unmix_block(const kvf_unmix_args *args, uint32_t i, uint32_t first, 
     }
 }
 
+static void unmix_tokens(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const kvf_unmix_args *args = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        for (uint32_t value = 0; value < args->hidden; value += UNMIX_BLOCK) {
+            const uint32_t left = args->hidden - value;
+            unmix_block(args, (uint32_t)i, value, left < UNMIX_BLOCK ? left : UNMIX_BLOCK);
+        }
+}
+
 void kvf_cpu_unmix(kvf_device *device, const kvf_unmix_args *args)
 {
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 4)
-    for (uint32_t i = 0; i < args->n; i++)
-        for (uint32_t first = 0; first < args->hidden; first += UNMIX_BLOCK) {
-            const uint32_t left = args->hidden - first;
-            unmix_block(args, i, first, left < UNMIX_BLOCK ? left : UNMIX_BLOCK);
-        }
+    kvf_cpu_loop(device, args->n > 4, args->n, 0, unmix_tokens, (void *)args);
 }

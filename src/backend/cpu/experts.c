@@ -3,7 +3,6 @@
  * weights are read once for all of its tokens.
  */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/blas.h"
@@ -59,30 +58,43 @@ static void route_token(const kvf_route_args *args, uint32_t i)
         weights[k] = (args->normalise ? weights[k] / (sum + 1e-20f) : weights[k]) * args->scaling;
 }
 
-void kvf_cpu_route(kvf_device *device, const kvf_route_args *args)
+static void route_tokens(void *context, size_t first, size_t end, uint32_t thread)
 {
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (args->n > 16)
-    for (uint32_t i = 0; i < args->n; i++)
-        route_token(args, i);
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        route_token(context, (uint32_t)i);
 }
 
-/* gate = silu(min(gate, limit)) * clamp(up, -limit, limit) */
-static void swiglu(uint32_t n_threads, size_t n, float limit, float *gate, const float *up)
+void kvf_cpu_route(kvf_device *device, const kvf_route_args *args)
 {
-#pragma omp parallel for schedule(static) num_threads((int)n_threads) if (n > 4096)
-    for (size_t i = 0; i < n; i++) {
-        float g = gate[i];
-        float u = up[i];
+    kvf_cpu_loop(device, args->n > 16, args->n, 0, route_tokens, (void *)args);
+}
+
+typedef struct swiglu_work {
+    float limit;
+    float *gate;
+    const float *up;
+} swiglu_work;
+
+/* gate = silu(min(gate, limit)) * clamp(up, -limit, limit) */
+static void swiglu(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const swiglu_work *work = context;
+    const float limit = work->limit;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
+        float g = work->gate[i];
+        float u = work->up[i];
         if (limit > 0.0f) {
             g = g < limit ? g : limit;
             u = u < limit ? (u > -limit ? u : -limit) : limit;
         }
-        gate[i] = g / (1.0f + expf(-g)) * u;
+        work->gate[i] = g / (1.0f + expf(-g)) * u;
     }
 }
 
 /* out[n][hidden] = expert(in), with gate and up of [n][ffn] as workspace. */
-static void run_expert(uint32_t n_threads, const kvf_expert_weights *weights, float limit,
+static void run_expert(kvf_device *device, const kvf_expert_weights *weights, float limit,
                        uint32_t n, const float *in, float *gate, float *up, float *out)
 {
     const size_t ffn = weights->w1.rows;
@@ -92,22 +104,23 @@ static void run_expert(uint32_t n_threads, const kvf_expert_weights *weights, fl
                                .in_stride = weights->w1.cols,
                                .out = gate,
                                .out_stride = ffn};
-    kvf_blas_matmul(n_threads, &product);
+    kvf_blas_matmul(device, &product);
     product.weight = weights->w3;
     product.out = up;
-    kvf_blas_matmul(n_threads, &product);
-    swiglu(n_threads, n * ffn, limit, gate, up);
+    kvf_blas_matmul(device, &product);
+    swiglu_work work = {limit, gate, up};
+    kvf_cpu_loop(device, n * ffn > 4096, n * ffn, 0, swiglu, &work);
     product = (kvf_matmul_args){.n = n,
                                 .weight = weights->w2,
                                 .in = gate,
                                 .in_stride = ffn,
                                 .out = out,
                                 .out_stride = weights->w2.rows};
-    kvf_blas_matmul(n_threads, &product);
+    kvf_blas_matmul(device, &product);
 }
 
 /* Runs one expert on the tokens that chose it, n at most at a time, and adds the result. */
-static void add_expert(uint32_t n_threads, const kvf_experts_args *args, uint32_t expert)
+static void add_expert(kvf_device *device, const kvf_experts_args *args, uint32_t expert)
 {
     const size_t hidden = args->hidden;
     const size_t ffn = args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
@@ -126,7 +139,7 @@ static void add_expert(uint32_t n_threads, const kvf_experts_args *args, uint32_
                        hidden * sizeof *in);
         if (n == 0)
             return;
-        run_expert(n_threads, &args->routed[expert], args->limit, n, in, gate, up, out);
+        run_expert(device, &args->routed[expert], args->limit, n, in, gate, up, out);
         n = 0;
         for (size_t choice = begin; choice < next; choice++) {
             if (args->experts[choice] != (int32_t)expert)
@@ -146,11 +159,11 @@ void kvf_cpu_experts(kvf_device *device, const kvf_experts_args *args)
     const size_t ffn = args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
     if (args->shared_ffn) {
         float *gate = args->workspace + 2 * args->n * hidden;
-        run_expert(device->n_threads, &args->shared, args->limit, args->n, args->in, gate,
+        run_expert(device, &args->shared, args->limit, args->n, args->in, gate,
                    gate + args->n * ffn, args->out);
     } else {
         memset(args->out, 0, args->n * hidden * sizeof *args->out);
     }
     for (uint32_t expert = 0; expert < args->n_experts; expert++)
-        add_expert(device->n_threads, args, expert);
+        add_expert(device, args, expert);
 }

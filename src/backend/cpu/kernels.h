@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/candidates.h"
+#include "backend/cpu/pool.h"
 #include "shared/workspace.h"
 
 /*
@@ -45,7 +46,6 @@ typedef struct kvf_attend_part {
     const float *sinks; /* [n_heads] or NULL */
     float scale;
     uint32_t n_heads;
-    uint32_t ahead_rows; /* from a tile to the next one that this thread may take */
     uint32_t stride;     /* heads a row of scores, a multiple of 16 */
     float *scores;       /* [rows of the walk][stride], then p in their place */
     float *maxima;       /* [stride] */
@@ -144,11 +144,28 @@ extern const kvf_cpu_kernels kvf_cpu_kernels_neon;
 typedef struct kvf_cpu_device {
     struct kvf_device base;
     const kvf_cpu_kernels *kernels;
+    kvf_pool *pool;
 } kvf_cpu_device;
 
 static inline const kvf_cpu_kernels *kvf_kernels_of(const kvf_device *device)
 {
     return ((const kvf_cpu_device *)device)->kernels;
+}
+
+/*
+ * An operation's loop over items. Threads take chunk_items at a time; 0: an eighth of a
+ * thread's share, so that one that is held up leaves little to wait for. Not threaded, it is
+ * a plain call, for work that takes less time than waking the others.
+ */
+static inline void kvf_cpu_loop(kvf_device *device, bool threaded, size_t n_items,
+                                size_t chunk_items, kvf_task *task, void *context)
+{
+    const size_t share = n_items / (8 * (size_t)device->n_threads);
+    const size_t chunk = chunk_items ? chunk_items : share ? share : 1;
+    if (threaded)
+        kvf_pool_run(((const kvf_cpu_device *)device)->pool, n_items, chunk, task, context);
+    else if (n_items)
+        task(context, 0, n_items, 0);
 }
 
 extern const kvf_backend kvf_backend_cpu;

@@ -1,6 +1,5 @@
 /* pack and unpack: rows over threads. */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
@@ -62,40 +61,62 @@ static kvf_status report_bad_row(const kvf_cpu_kernels *kernels, kvf_pack_args *
                          &args->bad_dim);
 }
 
+typedef struct pack_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_pack_args *args;
+    _Atomic int64_t bad_row; /* the first one, n_rows where there is none */
+    _Atomic uint64_t inexact;
+} pack_work;
+
 /* A row is checked and stored while it is in the L1 cache: memory is read once. */
-kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
+static void pack_rows(void *context, size_t first, size_t end, uint32_t thread)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const int64_t n_rows = (int64_t)args->n_rows;
-    int64_t bad_row = n_rows;
-    int64_t inexact = 0;
-#pragma omp parallel for schedule(static) reduction(min : bad_row) reduction(+ : inexact)          \
-    num_threads((int)device->n_threads) if (n_rows > PACK_ALONE_ROWS)
-    for (int64_t i = 0; i < n_rows; i++) {
+    pack_work *work = context;
+    const kvf_cpu_kernels *kernels = work->kernels;
+    const kvf_pack_args *args = work->args;
+    uint64_t inexact = 0;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
         float buffer[KVF_INDEX_WIDTH];
-        const float *values = input_row(kernels, args, (uint64_t)i, buffer);
+        const float *values = input_row(kernels, args, i, buffer);
         /* Infinite input may cancel in the transform to NaN: still found. */
         if (!kernels->row_is_storable(values, args->out.width, args->grid)) {
-            bad_row = i < bad_row ? i : bad_row;
+            kvf_lower_to(&work->bad_row, (int64_t)i);
             continue;
         }
-        const uint64_t row = (args->first_row + (uint64_t)i) % args->out.n_rows;
+        const uint64_t row = (args->first_row + i) % args->out.n_rows;
         inexact += !kernels->store_row(&args->out, row, args->grid, values);
     }
-    if (bad_row < n_rows)
-        return report_bad_row(kernels, args, (uint64_t)bad_row);
-    args->inexact_rows += (uint64_t)inexact;
+    atomic_fetch_add_explicit(&work->inexact, inexact, memory_order_relaxed);
+}
+
+kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
+{
+    pack_work work = {kvf_kernels_of(device), args, (int64_t)args->n_rows, 0};
+    kvf_cpu_loop(device, args->n_rows > PACK_ALONE_ROWS, args->n_rows, 0, pack_rows, &work);
+    if (work.bad_row < (int64_t)args->n_rows)
+        return report_bad_row(work.kernels, args, (uint64_t)work.bad_row);
+    args->inexact_rows += work.inexact;
     return KVF_OK;
+}
+
+typedef struct unpack_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_unpack_args *args;
+} unpack_work;
+
+static void unpack_pages(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const unpack_work *work = context;
+    const uint64_t end_row = (uint64_t)end * KVF_PAGE_ROWS;
+    (void)thread;
+    work->kernels->unpack(work->args, (uint64_t)first * KVF_PAGE_ROWS,
+                          end_row < work->args->n_rows ? end_row : work->args->n_rows);
 }
 
 void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const int64_t blocks = (int64_t)((args->n_rows + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS);
-#pragma omp parallel for schedule(static) num_threads((int)device->n_threads) if (blocks > 1)
-    for (int64_t i = 0; i < blocks; i++) {
-        const uint64_t begin = (uint64_t)i * KVF_PAGE_ROWS;
-        const uint64_t end = begin + KVF_PAGE_ROWS;
-        kernels->unpack(args, begin, end < args->n_rows ? end : args->n_rows);
-    }
+    unpack_work work = {kvf_kernels_of(device), args};
+    const size_t n_pages = (args->n_rows + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS;
+    kvf_cpu_loop(device, n_pages > 1, n_pages, 0, unpack_pages, &work);
 }

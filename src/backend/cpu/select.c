@@ -3,7 +3,6 @@
  * are score.inc.h's; the best k are kept by candidates.h as they come.
  */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "backend/cpu/candidates.h"
@@ -114,37 +113,56 @@ static void select_rows(const kvf_cpu_kernels *kernels, const kvf_select_args *a
     }
 }
 
-/* Few queries: each query's rows are shared out, then the threads' best are merged. */
-static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t query)
+/* A query whose rows are cut in parts; part i has the workspace of thread i. */
+typedef struct rows_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_select_args *args;
+    uint32_t query;
+    uint64_t part_rows;
+    kvf_candidates best; /* of part 0 */
+} rows_work;
+
+static void select_parts(void *context, size_t first, size_t end_part, uint32_t thread)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const uint32_t visible = args->n_visible[query];
-    const uint64_t work = (uint64_t)visible * args->n_heads * KVF_INDEX_WIDTH;
-    const uint32_t n_threads = work < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
-    const uint64_t share = ((uint64_t)visible + n_threads - 1) / n_threads;
-    const uint64_t step = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS;
-    kvf_candidates best = group_of_thread(args, 0).candidates[0];
-#pragma omp parallel for schedule(static, 1) num_threads((int)n_threads)
-    for (uint32_t t = 0; t < n_threads; t++) {
-        query_group group = group_of_thread(args, t);
-        const uint64_t begin = t * step < visible ? t * step : visible;
-        const uint64_t end = begin + step < visible ? begin + step : visible;
-        load_query(kernels, args, query, both_packed(args), &group.queries[0]);
-        select_rows(kernels, args, &group, &visible, 1, begin, end);
+    rows_work *work = context;
+    const kvf_select_args *args = work->args;
+    const uint32_t visible = args->n_visible[work->query];
+    (void)thread;
+    for (size_t part = first; part < end_part; part++) {
+        query_group group = group_of_thread(args, part);
+        const uint64_t begin = part * work->part_rows < visible ? part * work->part_rows : visible;
+        const uint64_t end = begin + work->part_rows < visible ? begin + work->part_rows : visible;
+        load_query(work->kernels, args, work->query, both_packed(args), &group.queries[0]);
+        select_rows(work->kernels, args, &group, &visible, 1, begin, end);
         kvf_candidates_thin(&group.candidates[0]);
-        if (t == 0)
-            best = group.candidates[0];
+        if (part == 0)
+            work->best = group.candidates[0];
         else
-            /* Where its scores were: how many keys this thread leaves. */
+            /* Where its scores were: how many keys this part leaves. */
             memcpy(group.scores, &group.candidates[0].n, sizeof group.candidates[0].n);
     }
-    for (uint32_t t = 1; t < n_threads; t++) {
-        const query_group group = group_of_thread(args, t);
+}
+
+/* Few queries: each query's rows are shared out, then the parts' best are merged. */
+static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t query)
+{
+    const uint32_t visible = args->n_visible[query];
+    const uint64_t products = (uint64_t)visible * args->n_heads * KVF_INDEX_WIDTH;
+    const uint32_t n_parts = products < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
+    const uint64_t share = ((uint64_t)visible + n_parts - 1) / n_parts;
+    rows_work work = {.kernels = kvf_kernels_of(device),
+                      .args = args,
+                      .query = query,
+                      .part_rows = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS};
+    kvf_cpu_loop(device, n_parts > 1, n_parts, 1, select_parts, &work);
+    for (uint32_t part = 1; part < n_parts; part++) {
+        const query_group group = group_of_thread(args, part);
         uint32_t n;
         memcpy(&n, group.scores, sizeof n);
-        kvf_candidates_merge(&best, group.candidates[0].keys, n);
+        kvf_candidates_merge(&work.best, group.candidates[0].keys, n);
     }
-    args->list_len[query] = kvf_candidates_finish(&best, args->list + (size_t)query * args->top_k);
+    args->list_len[query] =
+        kvf_candidates_finish(&work.best, args->list + (size_t)query * args->top_k);
 }
 
 static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *args,
@@ -162,6 +180,23 @@ static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *
             &group.candidates[i], args->list + (size_t)(first + i) * args->top_k);
 }
 
+typedef struct groups_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_select_args *args;
+    uint32_t step; /* queries a group */
+} groups_work;
+
+static void select_groups(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const groups_work *work = context;
+    for (size_t i = first; i < end; i++) {
+        const uint32_t query = (uint32_t)i * work->step;
+        const uint32_t left = work->args->n_queries - query;
+        select_group(work->kernels, work->args, query, left < work->step ? left : work->step,
+                     thread);
+    }
+}
+
 kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
 {
     const kvf_status status = check_weights(args, 0, args->n_queries);
@@ -172,16 +207,13 @@ kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
             select_by_rows(device, args, i);
         return KVF_OK;
     }
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     /* Groups as large as leaves every thread a few. */
     const uint32_t share = args->n_queries / (2 * device->n_threads);
     const uint32_t step = share < 1                          ? 1
                           : share < KVF_SELECT_GROUP_QUERIES ? share
                                                              : KVF_SELECT_GROUP_QUERIES;
-#pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads)
-    for (uint32_t i = 0; i < args->n_queries; i += step)
-        select_group(kernels, args, i, args->n_queries - i < step ? args->n_queries - i : step,
-                     (size_t)omp_get_thread_num());
+    groups_work work = {kvf_kernels_of(device), args, step};
+    kvf_cpu_loop(device, true, (args->n_queries + step - 1) / step, 1, select_groups, &work);
     return KVF_OK;
 }
 
@@ -209,31 +241,49 @@ static void score_group(const kvf_cpu_kernels *kernels, const kvf_score_args *ar
             scores[i * args->stride + row] = -INFINITY;
 }
 
+/* Item i is part i % parts of the rows, for a group of queries. */
+typedef struct score_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_score_args *args;
+    uint32_t queries; /* of a group */
+    uint64_t parts;
+    uint64_t part_rows;
+} score_work;
+
+static void score_parts(void *context, size_t first_item, size_t end_item, uint32_t thread)
+{
+    const score_work *work = context;
+    const kvf_score_args *args = work->args;
+    for (size_t item = first_item; item < end_item; item++) {
+        const uint64_t begin = item % work->parts * work->part_rows;
+        const uint64_t end =
+            begin + work->part_rows < args->n_rows ? begin + work->part_rows : args->n_rows;
+        const uint32_t first = (uint32_t)(item / work->parts) * work->queries;
+        const uint32_t left = args->n_queries - first;
+        if (begin < end)
+            score_group(work->kernels, args, first, left < work->queries ? left : work->queries,
+                        begin, end, thread);
+    }
+}
+
 kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
 {
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
     const kvf_status status = check_weights(args->select, args->first_query, args->n_queries);
     if (status != KVF_OK)
         return status;
-    const uint64_t work =
+    const uint64_t products =
         args->n_queries * args->n_rows * args->select->n_heads * (uint64_t)KVF_INDEX_WIDTH;
-    const bool threaded = work >= KVF_LEAST_THREADED_WORK;
+    const bool threaded = products >= KVF_LEAST_THREADED_WORK;
     /* One query is cut by rows so that every thread has a part. */
     const uint64_t parts = threaded && args->n_queries < device->n_threads ? device->n_threads : 1;
     const uint64_t share = (args->n_rows + parts - 1) / parts;
-    const uint64_t step = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS;
-    const uint32_t queries = parts > 1 ? 1 : KVF_SELECT_GROUP_QUERIES;
-    const uint64_t groups = (args->n_queries + queries - 1) / queries;
-    const int64_t n_items = (int64_t)(groups * parts);
-#pragma omp parallel for schedule(dynamic) num_threads((int)device->n_threads) if (threaded)
-    for (int64_t item = 0; item < n_items; item++) {
-        const uint64_t begin = (uint64_t)item % parts * step;
-        const uint64_t end = begin + step < args->n_rows ? begin + step : args->n_rows;
-        const uint32_t first = (uint32_t)((uint64_t)item / parts) * queries;
-        const uint32_t n = args->n_queries - first < queries ? args->n_queries - first : queries;
-        if (begin < end)
-            score_group(kernels, args, first, n, begin, end, (size_t)omp_get_thread_num());
-    }
+    score_work work = {.kernels = kvf_kernels_of(device),
+                       .args = args,
+                       .queries = parts > 1 ? 1 : KVF_SELECT_GROUP_QUERIES,
+                       .parts = parts,
+                       .part_rows = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS};
+    const uint64_t groups = (args->n_queries + work.queries - 1) / work.queries;
+    kvf_cpu_loop(device, threaded, groups * parts, 1, score_parts, &work);
     return KVF_OK;
 }
 
@@ -260,10 +310,21 @@ static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args
     }
 }
 
+typedef struct mask_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_mask_args *args;
+} mask_work;
+
+static void mask_queries(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const mask_work *work = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        mask_query(work->kernels, work->args, (uint32_t)i);
+}
+
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args)
 {
-#pragma omp parallel for schedule(dynamic)                                                         \
-    num_threads((int)device->n_threads) if (args->n_queries > 1)
-    for (uint32_t i = 0; i < args->n_queries; i++)
-        mask_query(kvf_kernels_of(device), args, i);
+    mask_work work = {kvf_kernels_of(device), args};
+    kvf_cpu_loop(device, args->n_queries > 1, args->n_queries, 1, mask_queries, &work);
 }
