@@ -69,7 +69,7 @@ int cli_engine_check_memory(const cli_engine *engine, kvf_profile_id profile,
 {
     const cli_options *options = engine->options;
     const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device)};
-    const uint64_t weight_bytes = kvf_model_weight_bytes(&engine->config);
+    const uint64_t weight_bytes = kvf_model_weight_bytes(&engine->config, true);
     uint64_t memory_bytes = cli_physical_memory_bytes();
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
     const bool on_device = device_bytes && device_bytes < memory_bytes;
