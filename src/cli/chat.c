@@ -12,14 +12,12 @@
 #include "model/tokenizer.h"
 
 /*
- * Turns that can be taken back. The state before each is a fork: it shares pages and holds
- * alone what was written over since, the compressors' state and the rings.
+ * The state before a turn is a fork: it shares pages and holds alone what was written over
+ * since, the compressors' state and the rings.
  */
-enum { KEPT_TURNS = 8 };
-
 typedef struct chat {
     cli_generator *generator;
-    cli_kept before[KEPT_TURNS]; /* [n_kept] the states before the last turns, the last last */
+    cli_kept before[CLI_CHAT_TURNS]; /* [n_kept] the states before the last turns, the last last */
     int n_kept;
     cli_kept asked; /* the last turn is read, and not answered yet */
     int unsaved;    /* the exit status of the last save, where that failed */
@@ -97,7 +95,7 @@ static void save(chat *c)
 static void keep_before(chat *c)
 {
     cli_kept_free(&c->asked);
-    if (c->n_kept == KEPT_TURNS) {
+    if (c->n_kept == CLI_CHAT_TURNS) {
         cli_kept_free(&c->before[0]);
         memmove(c->before, c->before + 1, --c->n_kept * sizeof c->before[0]);
     }
@@ -191,6 +189,10 @@ static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
     const kvf_model_config *config = &c->generator->engine->config;
     const bool first = tokens_so_far(c->generator) == 0;
+    if (text_bytes > c->generator->context_tokens) { /* and not all of it is in memory */
+        fits(c->generator, text_bytes + 1);
+        return CLI_EXIT_OK;
+    }
     int32_t *tokens = malloc((text_bytes + 1) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
@@ -227,7 +229,7 @@ static bool run_slash_command(chat *c, const char *line, int *status)
 }
 
 /* A line without its line break into *line; its length, or -1 at the end or on Ctrl-C. */
-static ssize_t read_line(char **line, size_t *line_bytes)
+static ssize_t read_line(const cli_generator *generator, char **line, size_t *line_bytes)
 {
     if (isatty(STDIN_FILENO)) {
         fputs("> ", stdout);
@@ -236,10 +238,9 @@ static ssize_t read_line(char **line, size_t *line_bytes)
         if (!cli_interrupt_wait_readable(STDIN_FILENO))
             return -1;
     }
-    ssize_t length = getline(line, line_bytes, stdin);
-    if (length > 0 && (*line)[length - 1] == '\n')
-        (*line)[--length] = '\0';
-    return length;
+    errno = 0;
+    /* A token a byte: of more than a context the length is all that is needed. */
+    return cli_read_line(stdin, generator->context_tokens, line, line_bytes);
 }
 
 int cli_chat(cli_generator *generator, const cli_text *first)
@@ -255,8 +256,14 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     if (first)
         status = take_turn(&c, first->data, first->bytes);
     while (status == CLI_EXIT_OK && !cli_leaving() && !ferror(stdout) &&
-           (length = read_line(&line, &line_bytes)) >= 0) {
-        if (line[0] == '/') {
+           (length = read_line(generator, &line, &line_bytes)) >= 0) {
+        if (length >= CLI_MAX_LINE_BYTES && (uint64_t)length > generator->context_tokens) {
+            status = cli_error("run",
+                               "a line of more than %d bytes; a turn is one line, and the context "
+                               "holds %llu tokens",
+                               CLI_MAX_LINE_BYTES - 1,
+                               (unsigned long long)generator->context_tokens);
+        } else if (line[0] == '/') {
             if (!run_slash_command(&c, line, &status))
                 break;
         } else if (length > 0) {
@@ -265,6 +272,8 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     }
     if (terminal && length < 0)
         finish_line(); /* the prompt's line is still open */
+    if (status == CLI_EXIT_OK && length < 0 && errno == ENOMEM)
+        status = cli_error("run", "out of memory for a line");
     forget_all(&c);
     free(line);
     if (status == CLI_EXIT_OK)

@@ -6,13 +6,26 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A text of ids that comes in pieces of any size. Start with cli_ids_start. */
+typedef struct cli_ids {
+    uint32_t vocab;
+    uint64_t line_number; /* of the line that is being read, counted from 1 */
+    uint64_t id;          /* as far as its digits are read */
+    bool has_digits;
+    bool has_return; /* a CR, which only LF or the end may follow */
+} cli_ids;
+
+/* vocab is at most 2^24. */
+void cli_ids_start(cli_ids *ids, uint32_t vocab);
 /*
- * Reads one id below vocab (at most 2^24) a line, LF or CR LF, no empty lines. ids has
- * room for cli_ids_most(bytes) of them. False where a line is something else; then
- * *line_number is that line, counted from 1.
+ * Reads one id below vocab a line, LF or CR LF, no empty lines, into out[0..capacity). *used is
+ * how many bytes of the piece were read: all of them, unless there was no room for another id.
+ * False where a line is something else: ids->line_number is that line.
  */
-bool cli_ids_parse(const char *text, size_t bytes, uint32_t vocab, int32_t *ids, uint64_t *n_ids,
-                   uint64_t *line_number);
+bool cli_ids_take(cli_ids *ids, const char *text, size_t bytes, int32_t *out, uint64_t capacity,
+                  uint64_t *n_ids, size_t *used);
+/* The end of the text, whose last line needs no line break: whether one more id is in *out. */
+bool cli_ids_end(const cli_ids *ids, int32_t *out);
 
 /* The most ids that so many bytes can hold: each is a digit and a line break, or the last. */
 static inline size_t cli_ids_most(size_t bytes)

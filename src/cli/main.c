@@ -8,6 +8,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/overlap.h"
 #include "cli/waiting.h"
 
 static int unknown_command(const char *name)
@@ -46,6 +47,9 @@ static int run_command(cli_command command, int argc, char **argv)
     cli_options options;
     int status;
     if (!cli_options_parse(command, argc, argv, &options, &status))
+        return status;
+    status = cli_overlap_check(&options);
+    if (status != CLI_EXIT_OK)
         return status;
     if (command != CLI_PLAN) /* a plan takes no time: Ctrl-C simply ends it */
         cli_interrupt_catch();

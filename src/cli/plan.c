@@ -9,6 +9,7 @@
 #include "cli/budget.h"
 #include "cli/commands.h"
 #include "cli/message.h"
+#include "cli/outfile.h"
 #include "cli/svg.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -438,6 +439,8 @@ int cli_plan(const cli_options *options)
         return cli_error("plan", "out of memory");
     p->options = options;
     int status = load_config(p);
+    if (status == CLI_EXIT_OK && options->svg_file)
+        status = cli_outfile_try("plan", options->svg_file);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(p);
     if (status == CLI_EXIT_OK)

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/overlap.h"
 #include "cli/session_files.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -69,6 +70,9 @@ static int add_entry(const cli_options *options, const char *folder, const char 
     kvf_snapshot_info_read(e->path, &e->info, &e->error);
     if (stat(e->path, &e->file) != 0)
         memset(&e->file, 0, sizeof e->file);
+    if (cli_is_output(&e->file))
+        return cli_error(options->command, "standard output goes to %s; send it elsewhere",
+                         e->path);
     return CLI_EXIT_OK;
 }
 

@@ -61,17 +61,50 @@ static void check_same_text(const int32_t *ids, uint64_t n_ids, const char *text
     FUZZ_REQUIRE(text == end);
 }
 
+/* In pieces of three bytes with room for one id, the text says the same. */
+static void check_pieces(cli_ids *pieces, const char *text, size_t bytes, const int32_t *ids,
+                         uint64_t n_ids, bool good)
+{
+    uint64_t n = 0;
+    size_t at = 0;
+    bool same = true;
+    while (same && at < bytes) {
+        int32_t id;
+        uint64_t got;
+        size_t used;
+        const size_t piece = bytes - at < 3 ? bytes - at : 3;
+        same = cli_ids_take(pieces, text + at, piece, &id, 1, &got, &used);
+        FUZZ_REQUIRE(got == 0 || (n < n_ids && id == ids[n]));
+        FUZZ_REQUIRE(!same || got > 0 || used == piece);
+        n += got;
+        at += used;
+    }
+    FUZZ_REQUIRE(same == good && n == n_ids);
+}
+
 static void check_ids(const char *text, size_t bytes, uint32_t vocab)
 {
+    cli_ids whole;
+    cli_ids pieces;
     uint64_t n_ids = 0;
-    uint64_t line_number = 0;
-    int32_t *ids = make_tokens(cli_ids_most(bytes));
-    if (cli_ids_parse(text, bytes, vocab, ids, &n_ids, &line_number)) {
+    size_t used = 0;
+    const uint64_t most = cli_ids_most(bytes);
+    int32_t *ids = make_tokens(most);
+    cli_ids_start(&whole, vocab);
+    cli_ids_start(&pieces, vocab);
+    const bool good = cli_ids_take(&whole, text, bytes, ids, most, &n_ids, &used);
+    check_pieces(&pieces, text, bytes, ids, n_ids, good);
+    FUZZ_REQUIRE(pieces.line_number == whole.line_number);
+    if (good) {
+        FUZZ_REQUIRE(used == bytes);
+        if (cli_ids_end(&whole, ids + n_ids))
+            n_ids++;
+        FUZZ_REQUIRE(n_ids <= most);
         for (uint64_t i = 0; i < n_ids; i++)
             FUZZ_REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < vocab);
         check_same_text(ids, n_ids, text, bytes);
     } else {
-        FUZZ_REQUIRE(line_number >= 1 && line_number <= bytes);
+        FUZZ_REQUIRE(whole.line_number >= 1 && whole.line_number <= bytes);
     }
     free(ids);
 }
