@@ -360,7 +360,7 @@ static int check_device(benchmark *b)
             status = cli_error("bench", "the profiles' check needs %s; %s leaves less",
                                cli_format_bytes(bench_input_bytes(&input), needed), b->limit.name);
         else if (bench_input_exists(&input) &&
-            bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
+                 bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
             status = cli_error("bench", "%s", error.message);
         else if (!agrees)
             status = report_difference(&input, &error);

@@ -146,8 +146,8 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     const cli_budget changed = {&options, budget->config, budget->n_threads};
     kvf_plan plan;
     uint64_t session_bytes;
-    kvf_status status = cli_budget_total_bytes(&changed, request->profile, context_tokens,
-                                               &session_bytes, error);
+    kvf_status status =
+        cli_budget_total_bytes(&changed, request->profile, context_tokens, &session_bytes, error);
     if (status == KVF_OK)
         status = cli_budget_plan(&changed, request->profile, context_tokens, &plan, error);
     if (status != KVF_OK)

@@ -258,11 +258,11 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     while (status == CLI_EXIT_OK && !cli_leaving() && !ferror(stdout) &&
            (length = read_line(generator, &line, &line_bytes)) >= 0) {
         if (length >= CLI_MAX_LINE_BYTES && (uint64_t)length > generator->context_tokens) {
-            status = cli_error("run",
-                               "a line of more than %d bytes; a turn is one line, and the context "
-                               "holds %llu tokens",
-                               CLI_MAX_LINE_BYTES - 1,
-                               (unsigned long long)generator->context_tokens);
+            status =
+                cli_error("run",
+                          "a line of more than %d bytes; a turn is one line, and the context "
+                          "holds %llu tokens",
+                          CLI_MAX_LINE_BYTES - 1, (unsigned long long)generator->context_tokens);
         } else if (line[0] == '/') {
             if (!run_slash_command(&c, line, &status))
                 break;

@@ -35,12 +35,11 @@ static const uint32_t least_quick_chunk = 128;
 enum { ADVICE_RESERVE_SHARE = 32 };
 
 static bool fits(const cli_budget *budget, const cli_request *request, uint32_t chunk_tokens,
-                 const cli_limits *limits)
+                 const cli_limits *limits, cli_need *need)
 {
-    cli_need need;
-    return cli_budget_need(budget, request, request->context_tokens, chunk_tokens, &need, NULL) ==
+    return cli_budget_need(budget, request, request->context_tokens, chunk_tokens, need, NULL) ==
                KVF_OK &&
-           cli_need_beyond(&need, limits) == CLI_LIMIT_KINDS;
+           cli_need_beyond(need, limits) == CLI_LIMIT_KINDS;
 }
 
 /*
@@ -51,9 +50,10 @@ static bool find_fitting(const cli_budget *budget, const cli_request *request,
                          const cli_limits *limits, uint64_t *context_tokens, uint32_t *chunk_tokens)
 {
     const uint32_t chunk = cli_options_chunk_tokens(budget->options, request->context_tokens);
+    cli_need need;
     *context_tokens = request->context_tokens;
     for (*chunk_tokens = chunk; *chunk_tokens >= least_quick_chunk; *chunk_tokens /= 2)
-        if (fits(budget, request, *chunk_tokens, limits))
+        if (fits(budget, request, *chunk_tokens, limits, &need))
             return true;
     *chunk_tokens = chunk < least_quick_chunk ? chunk : least_quick_chunk;
     *context_tokens = cli_budget_fitting_context(budget, request, *chunk_tokens, limits);
@@ -74,29 +74,31 @@ static const char *option_number(uint64_t tokens, char text[CLI_NUMBER_BYTES])
 }
 
 /* What to do instead, as the end of a sentence. */
-static void advise(const cli_budget *budget, const cli_request *request, cli_limits limits,
-                   char *advice, size_t advice_bytes)
+static void advise(const cli_budget *budget, const cli_request *request, cli_limit_kind kind,
+                   cli_limits limits, char *advice, size_t advice_bytes)
 {
     const bool verify = strcmp(budget->options->command, "verify") == 0;
     const bool score = strcmp(budget->options->command, "score") == 0;
     const uint32_t chunk = budget->options->chunk_tokens;
-    char context[CLI_NUMBER_BYTES];
+    char number[CLI_NUMBER_BYTES];
     uint64_t context_tokens;
     uint32_t chunk_tokens;
+    cli_need need;
     cli_request fold = *request;
     fold.profile = KVF_PROFILE_FOLD;
     for (int i = 0; i < CLI_LIMIT_KINDS; i++)
         limits.tightest[i].left_bytes -= limits.tightest[i].left_bytes / ADVICE_RESERVE_SHARE;
     if (request->profile != KVF_PROFILE_FOLD && !verify && !budget->options->grid_off &&
-        fits(budget, &fold, chunk, &limits)) {
-        snprintf(advice, advice_bytes, "; --profile fold fits");
+        fits(budget, &fold, chunk, &limits, &need)) {
+        snprintf(advice, advice_bytes, "; --profile fold needs %s",
+                 cli_format_bytes(need.bytes[kind], number));
     } else if (find_fitting(budget, request, &limits, &context_tokens, &chunk_tokens)) {
         if (verify)
             context_tokens -= budget->options->decode_tokens;
         snprintf(advice, advice_bytes, "; --%s %s --chunk %u fits", score ? "window" : "ctx",
-                 option_number(context_tokens, context), chunk_tokens);
+                 option_number(context_tokens, number), chunk_tokens);
     } else {
-        snprintf(advice, advice_bytes, "; no smaller --chunk, and no --%s that would do, fits",
+        snprintf(advice, advice_bytes, "; no --%s that would do fits, whatever --chunk is",
                  score ? "window" : "ctx");
     }
 }
@@ -122,14 +124,16 @@ static int refuse(const cli_budget *budget, const cli_request *request, const cl
     char allowed[CLI_NUMBER_BYTES];
     char left[64];
     char advice[128];
-    advise(budget, request, *limits, advice, sizeof advice);
-    return cli_error(
-        budget->options->command, "%s at %s needs %s%s, %s of them for the weights; %s allows %s%s%s",
-        kvf_profile_get(request->profile)->name, cli_format_context(request->context_tokens, context),
-        cli_format_bytes(need->bytes[kind], needed),
-        kind == CLI_LIMIT_ADDRESSES ? " of addresses" : "",
-        cli_format_bytes(kvf_model_weight_bytes(budget->config), weights), limit->name,
-        cli_format_bytes(limit->bytes, allowed), describe_left(limit, left, sizeof left), advice);
+    advise(budget, request, kind, *limits, advice, sizeof advice);
+    return cli_error(budget->options->command,
+                     "%s at %s needs %s%s, %s of them for the weights; %s allows %s%s%s",
+                     kvf_profile_get(request->profile)->name,
+                     cli_format_context(request->context_tokens, context),
+                     cli_format_bytes(need->bytes[kind], needed),
+                     kind == CLI_LIMIT_ADDRESSES ? " of addresses" : "",
+                     cli_format_bytes(kvf_model_weight_bytes(budget->config), weights), limit->name,
+                     cli_format_bytes(limit->bytes, allowed),
+                     describe_left(limit, left, sizeof left), advice);
 }
 
 int cli_engine_check_memory(cli_engine *engine, const cli_request *request)

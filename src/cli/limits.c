@@ -133,8 +133,7 @@ static void add_machine(const cli_system *system, cli_limits *limits, uint64_t *
     read_key(system->root, "/proc", "meminfo", "MemTotal", &total);
     read_key(system->root, "/proc", "meminfo", "MemAvailable", &available);
     read_key(system->root, "/proc", "meminfo", "SwapFree", swap_bytes);
-    cli_limits_lower(limits, CLI_LIMIT_MEMORY, "this machine", total,
-                     plus(available, *swap_bytes));
+    cli_limits_lower(limits, CLI_LIMIT_MEMORY, "this machine", total, plus(available, *swap_bytes));
 }
 
 /* Overcommit off: every byte that is asked for needs memory or swap behind it. */
@@ -162,7 +161,8 @@ static void add_process(const cli_system *system, cli_limits *limits)
         fclose(file);
     }
     cli_limits_lower(limits, CLI_LIMIT_DATA, "this process's data limit (ulimit -d)",
-                     system->data_bytes, minus(system->data_bytes, data_pages * system->page_bytes));
+                     system->data_bytes,
+                     minus(system->data_bytes, data_pages * system->page_bytes));
     cli_limits_lower(limits, CLI_LIMIT_ADDRESSES, "this process's address limit (ulimit -v)",
                      system->address_bytes,
                      minus(system->address_bytes, pages * system->page_bytes));
@@ -246,7 +246,8 @@ static void add_group(const char *root, const tree *t, const char *folder, uint6
     }
 }
 
-/* To the folder above, until the mount was the last. v1 can leave a group's own groups uncounted. */
+/* To the folder above, until the mount was the last. v1 can leave a group's own groups uncounted.
+ */
 static bool go_up(const char *root, const tree *t, char *folder)
 {
     uint64_t counted = 1;
@@ -368,8 +369,8 @@ static void take_mount(char *line, char paths[2][PATH_MAX], tree trees[2], bool 
     const char *type = strsep(&tail, " ");
     strsep(&tail, " "); /* the source */
     const bool v2 = strcmp(type, "cgroup2") == 0;
-    if (!v2 && (strcmp(type, "cgroup") != 0 || !tail ||
-                !list_has(tail, strcspn(tail, "\n"), "memory")))
+    if (!v2 &&
+        (strcmp(type, "cgroup") != 0 || !tail || !list_has(tail, strcspn(tail, "\n"), "memory")))
         return;
     unescape(fields[3]);
     unescape(fields[4]);
@@ -394,7 +395,8 @@ static void find_trees(const char *root, tree trees[2])
         fclose(file);
 }
 
-/* ---- All of them ------------------------------------------------------------------------------ */
+/* ---- All of them ------------------------------------------------------------------------------
+ */
 
 void cli_limits_find(const cli_system *system, cli_limits *limits)
 {
@@ -425,11 +427,11 @@ void cli_limits_read(cli_limits *limits)
     const long pages = sysconf(_SC_PHYS_PAGES);
     const long page_bytes = sysconf(_SC_PAGESIZE);
     const bool known = pages > 0 && page_bytes > 0;
-    const cli_system system = {
-        .root = "",
-        .machine_bytes = known ? (uint64_t)pages * (uint64_t)page_bytes : UINT64_MAX,
-        .data_bytes = own_limit(RLIMIT_DATA),
-        .address_bytes = own_limit(RLIMIT_AS),
-        .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096};
+    const cli_system system = {.root = "",
+                               .machine_bytes =
+                                   known ? (uint64_t)pages * (uint64_t)page_bytes : UINT64_MAX,
+                               .data_bytes = own_limit(RLIMIT_DATA),
+                               .address_bytes = own_limit(RLIMIT_AS),
+                               .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096};
     cli_limits_find(&system, limits);
 }

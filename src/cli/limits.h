@@ -25,7 +25,7 @@ typedef struct cli_limit {
 
 typedef struct cli_limits {
     cli_limit tightest[CLI_LIMIT_KINDS]; /* with the least left, of each kind */
-    cli_limit slow;                      /* memory.high: what is above it is slowed down, not refused */
+    cli_limit slow; /* memory.high: what is above it is slowed down, not refused */
 } cli_limits;
 
 /* What is not read from files. */

@@ -86,7 +86,7 @@ static int take_block(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
 /* The next items into out[0..most), *n of them; fewer at the end of the sequence. */
 static int next_items(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
 {
-    int status = CLI_EXIT_OK;
+    int status = cli_source_check(&s->source);
     *n = 0;
     while (status == CLI_EXIT_OK && *n < most) {
         uint64_t taken = 0;
@@ -99,7 +99,8 @@ static int next_items(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
         *n += taken;
     }
     /* The last line of ids may lack its line break. */
-    if (status == CLI_EXIT_OK && *n < most && s->options->ids_file && cli_ids_end(&s->ids, out + *n)) {
+    if (status == CLI_EXIT_OK && *n < most && s->options->ids_file &&
+        cli_ids_end(&s->ids, out + *n)) {
         ++*n;
         cli_ids_start(&s->ids, s->vocab);
     }

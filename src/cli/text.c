@@ -49,7 +49,7 @@ int cli_source_open(const char *command, const char *path, cli_source *source)
     return look_at(source);
 }
 
-static int check_unchanged(const cli_source *source)
+int cli_source_check(const cli_source *source)
 {
     struct stat info;
     if (!source->regular || fstat(source->file, &info) != 0 ||
@@ -79,7 +79,7 @@ int cli_source_read(cli_source *source, void *data, size_t most, size_t *n)
                              strerror(errno));
         }
     }
-    return check_unchanged(source);
+    return cli_source_check(source);
 }
 
 int cli_source_rewind(cli_source *source)
@@ -159,7 +159,8 @@ void cli_text_free(cli_text *text)
     memset(text, 0, sizeof *text);
 }
 
-/* ---- Lines ------------------------------------------------------------------------------------ */
+/* ---- Lines ------------------------------------------------------------------------------------
+ */
 
 ssize_t cli_read_line(FILE *stream, size_t most, char **line, size_t *line_bytes)
 {

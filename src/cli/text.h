@@ -29,9 +29,11 @@ typedef struct cli_source {
 
 /* Opens a file ("-": standard input). path is kept. */
 int cli_source_open(const char *command, const char *path, cli_source *source);
+/* Refuses a regular file that has another size than when it was opened. */
+int cli_source_check(const cli_source *source);
 /*
- * Reads on until `most` bytes are there or the source ends (*n < most). A regular file whose
- * size changes meanwhile is refused. An interrupted read is CLI_EXIT_INTERRUPTED.
+ * Reads on until `most` bytes are there or the source ends (*n < most), and checks it. An
+ * interrupted read is CLI_EXIT_INTERRUPTED.
  */
 int cli_source_read(cli_source *source, void *data, size_t most, size_t *n);
 /* Goes back to where a regular file was opened. */
@@ -57,7 +59,8 @@ int cli_text_read(const char *command, const char *path, size_t most_bytes, bool
 int cli_text_copy(const char *command, const void *data, size_t bytes, cli_text *text);
 void cli_text_free(cli_text *text);
 
-/* ---- Lines ------------------------------------------------------------------------------------ */
+/* ---- Lines ------------------------------------------------------------------------------------
+ */
 
 /* A longer line is none; what has no line break is not read for ever to find one. */
 enum { CLI_MAX_LINE_BYTES = 64 << 20 };
