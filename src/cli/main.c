@@ -10,6 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/overlap.h"
 #include "cli/streams.h"
 
 static int unknown_command(const char *name)
@@ -53,6 +54,9 @@ static int run_command(cli_command command, int argc, char **argv)
     if (cli_stream_was_closed(STDOUT_FILENO))
         return cli_error(options.command, "standard output is closed; send it to a file, or to "
                                           "/dev/null where only another file is wanted");
+    status = cli_overlap_check(&options);
+    if (status != CLI_EXIT_OK)
+        return status;
     /* A plan, and what is asked of saved files, leaves nothing to finish. */
     cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION);
     return commands[command](&options);

@@ -326,7 +326,9 @@ static void apply_numbers(parser *p, option_id id, const char *value)
         o->window_tokens = parse_size(p, "--window", value, 2, max_context_tokens);
         break;
     case OPTION_MEMORY:
-        o->memory_bytes = parse_size(p, "--memory", value, 1, max_memory_bytes);
+        o->memory_auto = strcmp(value, "auto") == 0;
+        o->memory_bytes =
+            o->memory_auto ? 0 : parse_size(p, "--memory", value, 1, max_memory_bytes);
         break;
     case OPTION_WEIGHTS:
         o->weights_bytes = parse_size(p, "--weights", value, 0, max_memory_bytes);
@@ -696,6 +698,9 @@ static bool check(const parser *p)
     else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
+    else if (o->memory_auto && (seen(p, OPTION_WEIGHTS) || strcmp(o->model, "v4-flash") == 0))
+        cli_error(p->name, "--memory auto is what a checkpoint's run would be allowed here; give "
+                           "its folder as -m, and no --weights");
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)

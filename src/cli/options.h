@@ -82,6 +82,7 @@ typedef struct cli_options {
 
     /* plan */
     uint64_t memory_bytes; /* 0: not asked */
+    bool memory_auto;      /* what this process may have */
     uint64_t weights_bytes;
     bool weights_given;
     const char *svg_file; /* and bench */

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/engine.h"
 #include "cli/message.h"
+#include "cli/outfile.h"
 #include "cli/svg.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -308,12 +309,12 @@ static int find_weights_bytes(const planning *p, uint64_t *bytes)
     return CLI_EXIT_OK;
 }
 
-static int print_largest_record(const planning *p, kvf_profile_id profile, uint64_t weights_bytes,
-                                uint64_t largest_context, bool first)
+static int print_largest_record(const planning *p, kvf_profile_id profile, uint64_t memory_bytes,
+                                uint64_t weights_bytes, uint64_t largest_context, bool first)
 {
     cli_record record = cli_record_new();
     cli_record_text(&record, "profile", kvf_profile_get(profile)->name);
-    cli_record_count(&record, "memory_bytes", p->options->memory_bytes);
+    cli_record_count(&record, "memory_bytes", memory_bytes);
     cli_record_count(&record, "weights_bytes", weights_bytes);
     cli_record_count(&record, "largest_ctx", largest_context);
     if (p->options->output == CLI_OUTPUT_CSV && first)
@@ -332,36 +333,72 @@ static void print_largest_line(const planning *p, kvf_profile_id profile, uint64
                largest_context == p->config.geometry.max_tokens ? " (the model's maximum)" : "");
 }
 
+/* Of each profile, one after another. */
+static int print_largest_contexts(const planning *p, uint64_t memory_bytes, uint64_t weights_bytes,
+                                  const uint64_t largest[KVF_PROFILE_COUNT])
+{
+    int status = CLI_EXIT_OK;
+    bool first = true;
+    for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
+        if (!p->options->profiles[i])
+            continue;
+        if (p->options->output == CLI_OUTPUT_TABLE)
+            print_largest_line(p, (kvf_profile_id)i, largest[i]);
+        else
+            status = print_largest_record(p, (kvf_profile_id)i, memory_bytes, weights_bytes,
+                                          largest[i], first);
+        first = false;
+    }
+    return status;
+}
+
 static int print_largest(const planning *p)
 {
     const bool human = p->options->output == CLI_OUTPUT_TABLE;
     char memory[CLI_NUMBER_BYTES];
     char weights[CLI_NUMBER_BYTES];
+    uint64_t largest[KVF_PROFILE_COUNT];
     uint64_t weights_bytes;
-    int status = find_weights_bytes(p, &weights_bytes);
+    const int status = find_weights_bytes(p, &weights_bytes);
     if (status != CLI_EXIT_OK)
         return status;
     const uint64_t memory_bytes = p->options->memory_bytes;
     const uint64_t left = memory_bytes > weights_bytes ? memory_bytes - weights_bytes : 0;
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++)
+        largest[i] = cli_budget_largest_context(&p->budget, (kvf_profile_id)i, left);
     if (human && p->built_in && !p->options->weights_given)
         printf("\nLargest context in %s bytes (no weights counted; --weights BYTES counts them)\n",
                cli_format_context(memory_bytes, memory));
     else if (human)
         printf("\nLargest context in %s bytes beside %s of weights\n",
                cli_format_context(memory_bytes, memory), cli_format_bytes(weights_bytes, weights));
-    bool first = true;
-    for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
-        const kvf_profile_id profile = (kvf_profile_id)i;
-        if (!p->options->profiles[i])
-            continue;
-        const uint64_t largest = cli_budget_largest_context(&p->budget, profile, left);
-        if (human)
-            print_largest_line(p, profile, largest);
-        else
-            status = print_largest_record(p, profile, weights_bytes, largest, first);
-        first = false;
+    return print_largest_contexts(p, memory_bytes, weights_bytes, largest);
+}
+
+/* --memory auto: what a run started here and now would not be refused. */
+static int print_allowed(const planning *p)
+{
+    cli_options options = *p->options;
+    options.counts_checkpoints = false; /* a run keeps none */
+    const cli_budget budget = {&options, &p->config, p->budget.n_threads};
+    const uint64_t weights_bytes = kvf_model_weight_bytes(&p->config);
+    char left[CLI_NUMBER_BYTES];
+    char weights[CLI_NUMBER_BYTES];
+    uint64_t largest[KVF_PROFILE_COUNT];
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const cli_limit *limit = &limits.tightest[CLI_LIMIT_MEMORY];
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
+        const cli_request request = {.profile = (kvf_profile_id)i,
+                                     .context_tokens = p->config.geometry.max_tokens};
+        largest[i] = cli_budget_fitting_context(&budget, &request, options.chunk_tokens, &limits);
     }
-    return status;
+    if (p->options->output == CLI_OUTPUT_TABLE)
+        printf("\nLargest context that a run may have here (%s leaves %s of memory), with %s of "
+               "weights\n",
+               limit->name, cli_format_bytes(limit->left_bytes, left),
+               cli_format_bytes(weights_bytes, weights));
+    return print_largest_contexts(p, limit->left_bytes, weights_bytes, largest);
 }
 
 /* ---- --svg -------------------------------------------------------------------------- */
@@ -439,6 +476,8 @@ int cli_plan(const cli_options *options)
         return cli_error("plan", "out of memory");
     p->options = options;
     int status = load_config(p);
+    if (status == CLI_EXIT_OK && options->svg_file)
+        status = cli_outfile_try("plan", options->svg_file);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(p);
     if (status == CLI_EXIT_OK)
@@ -447,6 +486,8 @@ int cli_plan(const cli_options *options)
         status = print_tables(p);
     if (status == CLI_EXIT_OK && options->memory_bytes)
         status = print_largest(p);
+    if (status == CLI_EXIT_OK && options->memory_auto)
+        status = print_allowed(p);
     if (status == CLI_EXIT_OK && options->svg_file)
         status = write_svg(p);
     free(p);

@@ -187,6 +187,29 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
 
 /* ---- The command ------------------------------------------------------------------ */
 
+/* The record of an answer: a node of cJSON and some digits a token, its text, escaped. */
+static uint64_t record_bytes(const void *command, uint64_t context_tokens, uint32_t chunk_tokens)
+{
+    static const uint64_t token_bytes = 128;
+    const cli_options *options = command;
+    (void)chunk_tokens;
+    return options->output == CLI_OUTPUT_JSON
+               ? token_bytes * min_u64(context_tokens, options->max_tokens)
+               : 0;
+}
+
+static int check_memory(cli_engine *engine, uint64_t context_tokens, uint64_t n_held_tokens)
+{
+    const cli_options *options = engine->options;
+    const cli_request request = {.profile = options->profile,
+                                 .context_tokens = context_tokens,
+                                 .least_tokens = n_held_tokens,
+                                 .n_forks = options->interactive ? CLI_CHAT_FORKS : 0,
+                                 .own_bytes = record_bytes,
+                                 .command = options};
+    return cli_engine_check_memory(engine, &request);
+}
+
 /* tokens: of the prompt; a conversation takes the text instead, turn by turn. */
 static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
                     const int32_t *tokens, uint64_t n_tokens)
@@ -195,7 +218,7 @@ static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
     uint64_t context = 0;
     int status = choose_context(engine, saver, n_tokens, &context);
     if (status == CLI_EXIT_OK)
-        status = cli_engine_check_memory(engine, options->profile, context, 0);
+        status = check_memory(engine, context, max_u64(n_tokens + cli_saver_held_tokens(saver), 1));
     if (status == CLI_EXIT_OK)
         status = cli_engine_load(engine, context);
     if (status != CLI_EXIT_OK)
@@ -214,10 +237,27 @@ static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
     return status;
 }
 
-static int read_prompt(const cli_options *options, cli_text *text)
+/* A token a byte: more bytes than a context has tokens are of no use. */
+static int read_file(const cli_engine *engine, cli_text *text)
 {
+    const cli_options *options = engine->options;
+    const uint64_t model_tokens = engine->config.geometry.max_tokens;
+    const bool given = options->n_contexts > 0 && options->contexts[0] < model_tokens;
+    const uint64_t most = given ? options->contexts[0] : model_tokens;
+    char limit[CLI_NUMBER_BYTES];
+    cli_format_count(most, limit);
+    const int status = cli_text_read("run", options->file, most, true, text);
+    if (status != CLI_EXIT_OK || !text->longer)
+        return status;
+    return cli_error("run", "the prompt in '%s' has more than %s tokens, and %s", options->file,
+                     limit, given ? "--ctx holds no more" : "the model takes no more");
+}
+
+static int read_prompt(const cli_engine *engine, cli_text *text)
+{
+    const cli_options *options = engine->options;
     if (options->file)
-        return cli_text_read("run", options->file, text);
+        return read_file(engine, text);
     if (options->prompt)
         return cli_text_copy("run", options->prompt, strlen(options->prompt), text);
     return CLI_EXIT_OK;
@@ -263,7 +303,7 @@ static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
 int cli_run(const cli_options *options)
 {
     kvf_error error;
-    cli_text text = {NULL, 0};
+    cli_text text = {NULL, 0, false};
     cli_options resolved = *options; /* a session that is resumed brings its own */
     cli_engine engine;
     cli_saver saver = {.lock = {-1, NULL}};
@@ -274,7 +314,7 @@ int cli_run(const cli_options *options)
         kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)
         status = cli_error("run", "%s", error.message);
     if (status == CLI_EXIT_OK)
-        status = read_prompt(options, &text);
+        status = read_prompt(&engine, &text);
     if (status == CLI_EXIT_OK)
         status = cli_saver_open(&resolved, &saver);
     if (status == CLI_EXIT_OK)

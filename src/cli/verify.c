@@ -81,30 +81,50 @@ static bool compares_every_position(const verification *v, uint64_t context_toke
     return context_tokens <= max_reference_bytes / (4 * (uint64_t)v->vocab);
 }
 
-static uint64_t reference_rows(const verification *v, uint64_t context_tokens)
+static uint64_t reference_rows(const verification *v, uint64_t context_tokens, uint32_t chunk)
 {
-    const uint32_t chunk = chunk_of(v, context_tokens);
     const uint64_t prompt_rows = compares_every_position(v, context_tokens)
                                      ? context_tokens
                                      : (context_tokens + chunk - 1) / chunk;
     return prompt_rows + v->options->decode_tokens;
 }
 
-/* What the comparison itself needs, over all contexts. Context times vocabulary was bounded. */
-static void comparison_rows(const verification *v, uint64_t *n_reference_rows,
+/*
+ * What the comparison itself needs, over all contexts up to that of a session, in chunks of at
+ * most so many tokens. Context times vocabulary was bounded.
+ */
+static void comparison_rows(const verification *v, uint64_t most_session_tokens,
+                            uint32_t chunk_tokens, uint64_t *n_reference_rows,
                             uint64_t *n_chunk_rows)
 {
     *n_reference_rows = 0;
     *n_chunk_rows = 0;
     for (uint32_t i = 0; i < v->options->n_contexts; i++) {
-        const uint64_t context_tokens = v->options->contexts[i];
-        const uint64_t rows = reference_rows(v, context_tokens);
-        const uint32_t chunk = chunk_of(v, context_tokens);
+        uint64_t context_tokens = v->options->contexts[i];
+        if (session_tokens(v->options, context_tokens) > most_session_tokens)
+            context_tokens = most_session_tokens > v->options->decode_tokens
+                                 ? most_session_tokens - v->options->decode_tokens
+                                 : 1;
+        const uint32_t longest = chunk_of(v, context_tokens);
+        const uint32_t chunk = longest < chunk_tokens ? longest : chunk_tokens;
+        const uint64_t rows = reference_rows(v, context_tokens, chunk);
         if (rows > *n_reference_rows)
             *n_reference_rows = rows;
         if (compares_every_position(v, context_tokens) && chunk > *n_chunk_rows)
             *n_chunk_rows = chunk;
     }
+}
+
+/* Logits that are kept, and the tokens of the prompt, twice (cli_request). */
+static uint64_t comparison_bytes(const void *command, uint64_t context_tokens,
+                                 uint32_t chunk_tokens)
+{
+    const verification *v = command;
+    uint64_t n_reference_rows;
+    uint64_t n_chunk_rows;
+    comparison_rows(v, context_tokens, chunk_tokens, &n_reference_rows, &n_chunk_rows);
+    return sizeof(float) * (n_reference_rows + n_chunk_rows) * v->vocab +
+           2 * sizeof(int32_t) * context_tokens;
 }
 
 static uint64_t largest_context(const cli_options *options)
@@ -364,12 +384,14 @@ static int verify_context(verification *v, uint64_t context_tokens)
     return status;
 }
 
-static int check_contexts(const verification *v)
+static int check_contexts(verification *v)
 {
     const cli_options *options = v->options;
     const uint64_t model_tokens = v->engine.config.geometry.max_tokens;
-    uint64_t n_reference_rows;
-    uint64_t n_chunk_rows;
+    cli_request request = {.context_tokens = session_tokens(options, largest_context(options)),
+                           .least_tokens = session_tokens(options, 1),
+                           .own_bytes = comparison_bytes,
+                           .command = v};
     int status = CLI_EXIT_OK;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
         char context[CLI_NUMBER_BYTES];
@@ -381,13 +403,10 @@ static int check_contexts(const verification *v)
                              cli_format_count(options->contexts[i], context),
                              options->decode_tokens, cli_format_count(model_tokens, limit));
     }
-    comparison_rows(v, &n_reference_rows, &n_chunk_rows);
-    const uint64_t own_bytes = 4 * (n_reference_rows + n_chunk_rows) * v->vocab;
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
+        request.profile = (kvf_profile_id)i;
         if (options->profiles[i])
-            status = cli_engine_check_memory(&v->engine, (kvf_profile_id)i,
-                                             session_tokens(options, largest_context(options)),
-                                             own_bytes);
+            status = cli_engine_check_memory(&v->engine, &request);
     }
     return status;
 }
@@ -399,7 +418,7 @@ static int make_tokens(verification *v)
     const kvf_model_config *config = &v->engine.config;
     cli_text text;
     int status = v->options->file
-                     ? cli_text_read("verify", v->options->file, &text)
+                     ? cli_text_read("verify", v->options->file, n_tokens, false, &text)
                      : cli_text_copy("verify", cli_bundled_text, cli_bundled_text_bytes, &text);
     if (status != CLI_EXIT_OK)
         return status;
@@ -424,7 +443,7 @@ static int allocate(verification *v)
 {
     uint64_t n_reference_rows;
     uint64_t n_chunk_rows;
-    comparison_rows(v, &n_reference_rows, &n_chunk_rows);
+    comparison_rows(v, UINT64_MAX, UINT32_MAX, &n_reference_rows, &n_chunk_rows);
     const size_t row_bytes = sizeof(float) * v->vocab;
     v->reference = malloc(n_reference_rows * row_bytes);
     v->chunk_logits = n_chunk_rows ? malloc(n_chunk_rows * row_bytes) : NULL;

@@ -342,19 +342,40 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits; of all tokens or of the last one alone. */
-static void make_logits(const chunk *c, float *all_logits)
+/*
+ * Head: streams to one, norm, logits; of all tokens or of the last one alone. Returns those of
+ * the last one: the session keeps what it has until the step is known to be good.
+ */
+static const float *make_logits(const chunk *c, float *all_logits)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
-    float *last = kvf_session_logits(c->session);
+    float *logits = all_logits ? all_logits : c->act[KVF_ACT_LOGITS];
     const kvf_chunk_span span =
         all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    matmul(c, span.n_tokens, head, input, all_logits ? all_logits : last);
-    if (all_logits)
-        memcpy(last, all_logits + (size_t)(c->n - 1) * head.rows, head.rows * sizeof *last);
+    matmul(c, span.n_tokens, head, input, logits);
+    return logits + (size_t)(span.n_tokens - 1) * head.rows;
+}
+
+/*
+ * Takes the chunk into the session, or drops it: after a failure in a layer, of a device that
+ * was lost (dense operations return nothing), and of weights that were zeros because their
+ * file is gone, which is then the reason of whatever else failed.
+ */
+static kvf_status finish(const chunk *c, kvf_status status, const float *logits)
+{
+    if (status == KVF_OK)
+        status = kvf_device_state(c->device, c->error);
+    if (status == KVF_OK || kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK)
+        status = kvf_tensor_set_check_lost(c->model->files, c->error);
+    if (status != KVF_OK) {
+        kvf_session_drop(c->session);
+        return status;
+    }
+    memcpy(kvf_session_logits(c->session), logits, c->config->geometry.vocab * sizeof *logits);
+    return kvf_session_commit(c->session, c->error);
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
@@ -385,15 +406,9 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                                   .table = model->weights.embed,
                                   .streams = c.act[KVF_ACT_STREAMS]};
     c.backend->embed(c.device, &embed);
-    for (uint32_t layer = 0; layer < model->config.geometry.n_layers; layer++) {
+    for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
         status = run_layer(&c, layer);
-        if (status != KVF_OK)
-            return status;
-    }
-    make_logits(&c, all_logits);
-    /* Of the dense operations, which return nothing. */
-    status = kvf_device_state(c.device, error);
-    return status == KVF_OK ? kvf_session_commit(session, error) : status;
+    return finish(&c, status, status == KVF_OK ? make_logits(&c, all_logits) : NULL);
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
@@ -445,8 +460,8 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
-                          kvf_model **out, kvf_error *error)
+kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor_set *files,
+                                uint32_t chunk_tokens, kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
     *out = NULL;
@@ -457,12 +472,13 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->device = device;
-    kvf_status status = kvf_tensor_set_open(path, &model->files, error);
+    model->files = files;
+    kvf_status status = kvf_config_of(files, &model->config_file, &model->config, error);
     if (status == KVF_OK)
-        status = kvf_config_of(model->files, &model->config_file, &model->config, error);
-    if (status == KVF_OK)
-        status =
-            kvf_weights_load(device, &model->config, path, model->files, &model->weights, error);
+        status = kvf_weights_load(device, &model->config, path, files, &model->weights, error);
+    /* What was read may have been zeros, and then so is what was wrong with it. */
+    if (kvf_tensor_set_lost(files))
+        status = kvf_tensor_set_check_lost(files, error);
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
@@ -476,6 +492,22 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     return kvf_ok(error);
 }
 
+kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
+                          kvf_model **out, kvf_error *error)
+{
+    kvf_tensor_set *files;
+    *out = NULL;
+    kvf_status status = kvf_tensor_set_open(path, &files, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_model_load_files(device, path, files, chunk_tokens, out, error);
+    if (status == KVF_OK)
+        (*out)->owns_files = true;
+    else
+        kvf_tensor_set_close(files);
+    return status;
+}
+
 void kvf_model_free(kvf_model *model)
 {
     if (!model)
@@ -483,7 +515,8 @@ void kvf_model_free(kvf_model *model)
     close_forward(model);
     kvf_weights_free(&model->weights);
     kvf_file_unmap(&model->config_file);
-    kvf_tensor_set_close(model->files);
+    if (model->owns_files)
+        kvf_tensor_set_close(model->files);
     free(model);
 }
 

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Limits of the process: refused before weights are read, with what fits, which then runs.
+
+usage: test_limits.py --kvfold PATH --model DIR [unittest's own arguments]
+"""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from support import KVFOLD, MODEL, PATIENCE_SECONDS, CliTest, environment, main, one_thread
+
+MB = 1 << 20
+TEXT = b"Over the bay the lamp went round, and nobody who saw it spoke. " * 16  # 1,008 bytes
+
+
+def own_group():
+    """A cgroup of version 1 or 2 that may be made here, and its file for the limit, or None."""
+    for base, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                       ("/sys/fs/cgroup", "memory.max")):
+        try:
+            group = tempfile.mkdtemp(prefix="kvfold-", dir=base)
+        except OSError:
+            continue
+        if os.path.exists(os.path.join(group, name)):
+            return group, os.path.join(group, name)
+        os.rmdir(group)
+    return None
+
+
+class LimitTest(CliTest):
+    def limited(self, before, *arguments):
+        """kvfold in a process that `before` was called in."""
+        return subprocess.run([KVFOLD, *one_thread(arguments)], cwd=self.folder, env=environment(),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, check=False, preexec_fn=before,
+                              timeout=2 * PATIENCE_SECONDS)
+
+    def refused_by(self, expected, before, *arguments):
+        """The refusal names the limit; what it advises runs. Returns the advised options."""
+        result = self.limited(before, *arguments)
+        message = result.stderr.decode()
+        self.assertEqual(result.returncode, 2, message)
+        self.assertEqual((result.stdout, message.count("\n")), (b"", 1), message)
+        self.assertIn(expected, message)
+        advice = re.search(r"; (--.*) (?:fits|needs .*)$", message.strip())
+        self.assertTrue(advice, message)
+        words, kept, rest = advice.group(1).split(), [], list(map(str, arguments))
+        while rest:
+            word = rest.pop(0)
+            if word in words[::2]:
+                rest.pop(0)
+            else:
+                kept.append(word)
+        result = self.limited(before, *kept, *words)
+        self.assertEqual(result.returncode, 0, (words, result.stderr))
+        return words
+
+
+@unittest.skipUnless(sys.platform.startswith("linux"), "ulimit -d and -v are Linux's")
+class ProcessTest(LimitTest):
+    used = {}  # MB that a process has of each limit before it loads a model
+
+    def limit(self, kind, size):
+        """Sets a limit that leaves so many MB."""
+        if kind not in self.used:
+            refused = self.limited(lambda: resource.setrlimit(kind, (3000 * MB, 3000 * MB)), "run",
+                                   "-m", MODEL, "-p", "a", "--ctx", "1M", "--profile", "legacy")
+            match = re.search(rb"allows 3.146 GB, of which ([0-9.]+) GB are left", refused.stderr)
+            self.assertTrue(match, refused.stderr)
+            self.used[kind] = int((3.146 - float(match.group(1))) * 1e9 / MB)
+        limit = (self.used[kind] + size) * MB
+        return lambda: resource.setrlimit(kind, (limit, limit))
+
+    def data(self, size):
+        return self.limit(resource.RLIMIT_DATA, size)
+
+    def addresses(self, size):
+        return self.limit(resource.RLIMIT_AS, size)
+
+    def test_run_under_a_data_limit(self):
+        self.write("text", TEXT)
+        run = ["run", "-m", MODEL, "-f", "text", "-n", "2", "--profile", "legacy", "--ctx", "128k"]
+        for size, expected in ((500, ["--profile"]), (200, ["--ctx", "--chunk"])):
+            words = self.refused_by("data limit (ulimit -d)", self.data(size), *run)
+            self.assertEqual(words[::2], expected)
+
+    def test_score_and_verify_count_their_logits(self):
+        self.write("text", TEXT * 2)
+        self.refused_by("data limit", self.data(180), "score", "-m", MODEL, "-f", "text",
+                        "--window", "2k")
+        self.refused_by("data limit", self.data(180), "verify", "-m", MODEL, "--ctx", "2k",
+                        "--decode", "2", "--profiles", "fold")
+
+    def test_mapped_files_count_as_addresses_only(self):
+        # 500 MB more that are mapped and never read.
+        model = shutil.copytree(MODEL, self.path("model"))
+        self.write("model/unused.safetensors", b"")
+        os.truncate(self.path("model/unused.safetensors"), 500 * MB)
+        run = ["run", "-m", model, "-p", "tide", "-n", "2", "--ctx", "8k", "--chunk", "256"]
+        data = self.limited(self.data(200), *run)
+        self.assertEqual(data.returncode, 0, data.stderr)
+        addresses = self.limited(self.addresses(400), *run)
+        self.assertEqual(addresses.returncode, 2)
+        self.assertIn(b"address limit (ulimit -v)", addresses.stderr)
+        self.assertEqual(addresses.stderr.count(b"\n"), 1)
+        run[2] = MODEL
+        self.assertEqual(self.limited(self.addresses(400), *run).returncode, 0)
+        self.refused_by("address limit (ulimit -v)", self.addresses(300), "run", "-m", MODEL, "-p",
+                        "a", "-n", "2", "--ctx", "8k")
+
+    def test_nothing_of_the_weights_is_read_first(self):
+        model = shutil.copytree(MODEL, self.path("model"))
+        for name in os.listdir(model):
+            if name.endswith(".safetensors"):
+                os.truncate(os.path.join(model, name), 100)  # would be "truncated"
+        result = self.limited(self.data(200), "run", "-m", model, "-p", "a", "--ctx", "8k")
+        self.assertIn(b"ulimit -d", result.stderr)
+
+    def test_a_conversation_counts_the_states_it_keeps(self):
+        def allowed(size, *arguments):
+            result = self.limited(self.data(size), "run", "-m", MODEL, "-p", "a", "-n", "1",
+                                  "--ctx", "64k", "--chunk", "128", *arguments)
+            return result.returncode == 0
+        size = next(size for size in range(100, 400, 4) if allowed(size))
+        self.assertFalse(allowed(size, "-i"))
+
+    def test_when_nothing_fits_that_is_said(self):
+        result = self.limited(self.data(60), "run", "-m", MODEL, "-p", "a")
+        self.assertEqual(result.returncode, 2)
+        self.assertRegex(result.stderr.decode(), r"^kvfold: run: .*ulimit -d.* no --ctx.*\n$")
+
+    def test_bench_leaves_out_what_does_not_fit(self):
+        result = self.limited(self.data(150), "bench", "-m", MODEL, "--quick", "--threads", "1",
+                              "--ctx", "256k", "--stage", "step", "--profile", "legacy")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr.decode(), r"left out: step, legacy at 256k.*\(ulimit -d\)")
+        result = self.limited(self.data(40), "bench", "-m", MODEL, "--quick", "--threads", "1")
+        self.assertEqual((result.returncode, result.stdout), (2, b""))
+        self.assertIn(b"(ulimit -d)", result.stderr)
+
+    def test_plan_says_what_a_run_is_allowed(self):
+        limit = self.data(300)
+        lines = self.limited(limit, "plan", "-m", MODEL, "--ctx", "1k", "--chunk", "256",
+                             "--profile", "legacy", "--memory", "auto", "--csv").stdout.decode()
+        context = int(lines.split()[-1].split(",")[-1])
+        self.assertGreater(context, 4096)
+        run = ["run", "-m", MODEL, "-p", "a", "-n", "1", "--chunk", "256", "--profile", "legacy"]
+        self.assertEqual(self.limited(limit, *run, "--ctx", context - 2048).returncode, 0)
+        self.assertEqual(self.limited(limit, *run, "--ctx", context + 2048).returncode, 2)
+        self.refused("--memory auto", "plan", "-m", "v4-flash", "--memory", "auto")
+        self.refused("--memory auto", "plan", "-m", MODEL, "--memory", "auto", "--weights", "1G")
+
+
+class GroupTest(LimitTest):
+    def setUp(self):
+        super().setUp()
+        group = own_group()
+        if not group:
+            self.skipTest("no cgroup can be made here")
+        self.group, self.file = group
+        self.addCleanup(os.rmdir, self.group)
+
+    def enter(self):
+        with open(os.path.join(self.group, "cgroup.procs"), "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+
+    def test_a_group_that_is_too_small_is_named(self):
+        with open(self.file, "w", encoding="ascii") as file:
+            file.write(str(160 * MB))
+        self.write("text", TEXT)
+        words = self.refused_by(self.group, self.enter, "run", "-m", MODEL, "-f", "text", "-n", "2",
+                                "--profile", "legacy", "--ctx", "64k")
+        self.assertEqual(words[::2], ["--ctx", "--chunk"])
+        self.write("text", TEXT * 3)
+        self.refused_by(self.group, self.enter, "score", "-m", MODEL, "-f", "text", "--window", "3k")
+
+
+if __name__ == "__main__":
+    main()
