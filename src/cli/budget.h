@@ -9,7 +9,7 @@
 typedef struct cli_budget {
     const cli_options *options;
     const kvf_model_config *config;
-    uint32_t n_threads; /* whose workspace is counted */
+    uint32_t n_threads;        /* whose workspace is counted */
     bool takes_stored_weights; /* the device's backend does (backend.h) */
     uint64_t mapped_bytes;     /* of the model's files */
 } cli_budget;

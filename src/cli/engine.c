@@ -30,7 +30,8 @@ static int open_files(cli_engine *engine)
     const cli_options *options = engine->options;
     kvf_error error;
     kvf_file json = {NULL, 0, {0}};
-    /* Watched while it is opened, too. Without the watch a lost file ends the process, that is all. */
+    /* Watched while it is opened, too. Without the watch a lost file ends the process, that is all.
+     */
     cli_lost_files_watch(&engine->files);
     kvf_status status = kvf_tensor_set_open(options->model, &engine->files, &error);
     if (status == KVF_OK)
