@@ -202,8 +202,9 @@ static int restore_named(cli_saver *saver, cli_engine *engine,
     if (!saver->exists)
         return CLI_EXIT_OK;
     if (saver->info.model_fingerprint != 0 && kvf_fingerprint_version(saver->info.caller_state) < 2)
-        cli_note("run", "%s was saved by an earlier version; all of the model's weights are read, "
-                        "once, to see that it is of this model",
+        cli_note("run",
+                 "%s was saved by an earlier version; all of the model's weights are read, "
+                 "once, to see that it is of this model",
                  saver->options->session);
     if (kvf_model_load_session(engine->model, saver->path, session_options,
                                saver->options->verify_snapshot, session, &error) != KVF_OK)

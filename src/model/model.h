@@ -108,4 +108,14 @@ uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_to
  */
 uint64_t kvf_model_weight_bytes(const kvf_model_config *config, bool takes_stored_weights);
 
+/* Matrices that a token reads where they lie in the files, when it is decoded. */
+typedef struct kvf_token_bytes {
+    uint64_t layers;      /* attention, shared experts, routers, hyper-connections */
+    uint64_t experts;     /* the routed ones that are used */
+    uint64_t head;        /* with the token's row of the embedding */
+    uint64_t all_experts; /* of which those are a part */
+    uint32_t n_unusable;  /* weights that are missing or refused, and are in no number */
+} kvf_token_bytes;
+kvf_token_bytes kvf_model_token_bytes(const kvf_model_config *config, const kvf_tensor_set *files);
+
 #endif
