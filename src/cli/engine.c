@@ -190,6 +190,8 @@ int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
     if (cli_budget_need(&budget, request, request->context_tokens, options->chunk_tokens, &need,
                         &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
+    if (need.bytes[CLI_LIMIT_MEMORY] > engine->needed_bytes)
+        engine->needed_bytes = need.bytes[CLI_LIMIT_MEMORY];
     cli_limits_read(&limits);
     if (device_bytes)
         cli_limits_lower(&limits, CLI_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
@@ -209,6 +211,32 @@ int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
     return CLI_EXIT_OK;
 }
 
+/*
+ * Mapped weights are refused nowhere: they need no memory of their own. Where there is too
+ * little to keep them in, each token reads its part again.
+ */
+static void tell_of_disk(cli_engine *engine)
+{
+    kvf_model *model = engine->model;
+    const kvf_token_bytes token = kvf_model_token_bytes(&model->config, model->files);
+    const uint64_t used_bytes = token.layers + token.all_experts + token.head;
+    char weights[CLI_NUMBER_BYTES];
+    char left[CLI_NUMBER_BYTES];
+    char reads[CLI_NUMBER_BYTES];
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const uint64_t all_bytes = limits.tightest[CLI_LIMIT_MEMORY].left_bytes;
+    const uint64_t left_bytes =
+        all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
+    model->from_disk = engine->device->backend->takes_stored_weights && used_bytes > left_bytes;
+    if (model->from_disk)
+        cli_note(engine->options->command,
+                 "%s of weights do not fit the %s of memory that are left: a token reads %s of "
+                 "them, from the disk",
+                 cli_format_bytes(used_bytes, weights), cli_format_bytes(left_bytes, left),
+                 cli_format_bytes(token.layers + token.experts + token.head, reads));
+}
+
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
 {
     const cli_options *options = engine->options;
@@ -221,6 +249,7 @@ int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
     if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
         return cli_error(options->command, "%s: config.json changed while the model was loaded",
                          options->model);
+    tell_of_disk(engine);
     return CLI_EXIT_OK;
 }
 

@@ -46,7 +46,7 @@ static const char environment_part[] =
     "  OMP_NUM_THREADS=N          as --threads; of a list the first number\n";
 
 static const char run_part[] =
-    "Usage: kvfold run -m PATH (-p TEXT | -f FILE | -i | --session NAME) [OPTION]...\n"
+    "Usage: kvfold run -m PATH (-p TEXT | -f FILE | --ids FILE | -i | --session NAME) ...\n"
     "\n"
     "Answers a prompt. The answer goes to stdout as it comes, followed by a line break;\n"
     "then stderr gets one line: profile, ISA, tokens, speeds, cache bytes. Ctrl-C ends\n"
@@ -56,6 +56,8 @@ static const char run_part[] =
     "Prompt\n"
     "  -p, --prompt TEXT      the prompt itself\n"
     "  -f, --file FILE        read it from a file, every byte as it is; - is standard input\n"
+    "      --ids FILE         token ids instead, one a line, taken as they are (no BOS added);\n"
+    "                         - is standard input. The answer is ids, too, one a line\n"
     "  -i, --interactive      a conversation: every line is a turn, /help lists the commands;\n"
     "                         with -p or -f that text is the first turn; lines may end with\n"
     "                         LF, CR LF or CR\n"

@@ -117,7 +117,7 @@ static const option_spec specs[] = {
     {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
     {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
     {OPTION_NO_LOCK, "no-lock", 0, no_argument, RUN | SESSION},
-    {OPTION_IDS, "ids", 0, required_argument, SCORE},
+    {OPTION_IDS, "ids", 0, required_argument, RUN | SCORE},
     {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
     {OPTION_MEMORY, "memory", 0, required_argument, PLAN | INSPECT},
@@ -657,8 +657,13 @@ static bool check_run(const parser *p)
     const cli_options *o = p->options;
     if (o->prompt && o->file)
         cli_error(p->name, "-p and -f are both given; the prompt is one of them");
-    else if (!o->prompt && !o->file && !o->interactive && !o->session)
-        cli_error(p->name, "no prompt; give -p TEXT, -f FILE or -i");
+    else if (o->ids_file && (o->prompt || o->file))
+        cli_error(p->name, "--ids and %s are both given; the prompt is one of them",
+                  o->prompt ? "-p" : "-f");
+    else if (o->ids_file && o->interactive)
+        cli_error(p->name, "--ids is for single answers; a conversation (-i) is text");
+    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->session)
+        cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --ids FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)

@@ -49,6 +49,7 @@ typedef struct cli_options {
     /* Text that comes in: at most one of prompt and file. */
     const char *prompt;
     const char *file;
+    const char *ids_file; /* run, score: token ids instead */
 
     /* run */
     bool interactive;
@@ -77,7 +78,6 @@ typedef struct cli_options {
     int n_arguments;
 
     /* score */
-    const char *ids_file;
     const char *logits_file;
     uint64_t window_tokens;
 

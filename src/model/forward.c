@@ -282,6 +282,52 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     return KVF_OK;
 }
 
+/* ---- Weights that come from the disk ---------------------------------------------- */
+
+/*
+ * A chunk whose tokens choose about as many experts as there are reads everything, upwards. In
+ * decode the system's own guess is right for what every token reads, which stays in memory,
+ * and not for experts: it reads two to three times what is used (measured with 4 MiB matrices),
+ * unless it is told which are.
+ */
+static bool reads_all(const chunk *c)
+{
+    return (uint64_t)c->n * c->config->n_experts_used >= c->config->n_experts;
+}
+
+static void advise_files(const chunk *c)
+{
+    const kvf_file_advice advice = reads_all(c) ? KVF_ADVICE_SEQUENTIAL : KVF_ADVICE_NORMAL;
+    const kvf_tensor_file *file;
+    if (!c->model->from_disk || c->model->advice == advice)
+        return;
+    for (uint32_t i = 0; (file = kvf_tensor_set_file(c->model->files, i)); i++)
+        kvf_file_advise(file->map.data, file->map.bytes, advice);
+    c->model->advice = advice;
+}
+
+static void ask_for(const kvf_matrix *matrix)
+{
+    const kvf_weight_scales scales =
+        kvf_weight_scales_of(kvf_weight_get(matrix->type), matrix->rows, matrix->cols);
+    kvf_file_advise(matrix->data, matrix->rows * matrix->row_bytes, KVF_ADVICE_WILL_NEED);
+    if (matrix->scales)
+        kvf_file_advise(matrix->scales, scales.bytes, KVF_ADVICE_WILL_NEED);
+}
+
+/* All that were chosen at once: a disk works on many requests in the time of one. */
+static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
+{
+    if (!c->model->from_disk || reads_all(c))
+        return;
+    for (uint32_t i = 0; i < c->n * c->config->n_experts_used; i++) {
+        const kvf_expert_weights *expert = &w->routed[experts[i]];
+        ask_for(&expert->w1);
+        ask_for(&expert->w3);
+        ask_for(&expert->w2);
+    }
+}
+
 /* ---- Experts -------------------------------------------------------------------- */
 
 static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
@@ -300,6 +346,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
                                   .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
     c->backend->route(c->device, &route);
+    ask_for_experts(c, w, route.experts);
     observe(c, "experts", layer, route.experts, route.top_k);
     observe(c, "expert_weights", layer, route.weights, route.top_k);
     const kvf_experts_args experts = {.n = c->n,
@@ -399,6 +446,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     if (status != KVF_OK)
         return status;
+    advise_files(&c);
     fill_rope_tables(&c);
     const kvf_embed_args embed = {.n = n,
                                   .n_streams = model->config.n_streams,

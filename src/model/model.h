@@ -21,11 +21,17 @@ typedef struct kvf_model {
     kvf_device *device; /* not owned */
     kvf_model_config config;
     kvf_tensor_set *files;
-    bool owns_files; /* else they are the caller's */
+    bool owns_files;      /* else they are the caller's */
     kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
     struct kvf_forward *forward; /* activations, owned */
-    kvf_observe_fn *observe;     /* NULL: nothing is observed */
+    /*
+     * The files do not fit the memory that is left, so that they are read from the disk again
+     * and again: the system is told what will be read. Set by who knows (the command).
+     */
+    bool from_disk;
+    kvf_file_advice advice;  /* that was given last, of all files */
+    kvf_observe_fn *observe; /* NULL: nothing is observed */
     void *observe_user;
     uint64_t fingerprint; /* version 2; 0: not computed yet */
 } kvf_model;
