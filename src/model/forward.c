@@ -429,10 +429,10 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                              uint32_t n, float *all_logits, kvf_error *error)
 {
     KVF_FP_DOOR();
-    if (n > model->forward->chunk_tokens)
+    const uint32_t most = model->forward ? model->forward->chunk_tokens : 0;
+    if (n > most)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a chunk of %u tokens; this model was loaded for up to %u", n,
-                        model->forward->chunk_tokens);
+                        "a chunk of %u tokens; this model was loaded for up to %u", n, most);
     const chunk c = {.model = model,
                      .session = session,
                      .backend = model->device->backend,
@@ -508,14 +508,11 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor_set *files,
-                                uint32_t chunk_tokens, kvf_model **out, kvf_error *error)
+kvf_status kvf_model_open(kvf_device *device, const char *path, kvf_tensor_set *files,
+                          kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
     *out = NULL;
-    if (chunk_tokens == 0 || chunk_tokens > 65536)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
-                        chunk_tokens);
     kvf_model *model = calloc(1, sizeof *model);
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
@@ -530,14 +527,25 @@ kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
-    if (status == KVF_OK)
-        status = open_forward(model, chunk_tokens, error);
     if (status != KVF_OK) {
         kvf_model_free(model);
         return status;
     }
     *out = model;
     return kvf_ok(error);
+}
+
+kvf_status kvf_model_reserve(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
+{
+    KVF_FP_DOOR();
+    if (chunk_tokens == 0 || chunk_tokens > 65536)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
+                        chunk_tokens);
+    close_forward(model);
+    const kvf_status status = open_forward(model, chunk_tokens, error);
+    if (status != KVF_OK)
+        close_forward(model);
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
@@ -548,11 +556,17 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     kvf_status status = kvf_tensor_set_open(path, &files, error);
     if (status != KVF_OK)
         return status;
-    status = kvf_model_load_files(device, path, files, chunk_tokens, out, error);
-    if (status == KVF_OK)
-        (*out)->owns_files = true;
-    else
+    status = kvf_model_open(device, path, files, out, error);
+    if (status != KVF_OK) {
         kvf_tensor_set_close(files);
+        return status;
+    }
+    (*out)->owns_files = true;
+    status = kvf_model_reserve(*out, chunk_tokens, error);
+    if (status != KVF_OK) {
+        kvf_model_free(*out);
+        *out = NULL;
+    }
     return status;
 }
 
