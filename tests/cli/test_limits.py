@@ -86,15 +86,15 @@ class ProcessTest(LimitTest):
     def test_run_under_a_data_limit(self):
         self.write("text", TEXT)
         run = ["run", "-m", MODEL, "-f", "text", "-n", "2", "--profile", "legacy", "--ctx", "128k"]
-        for size, expected in ((500, ["--profile"]), (200, ["--ctx", "--chunk"])):
+        for size, expected in ((300, ["--profile"]), (100, ["--ctx", "--chunk"])):
             words = self.refused_by("data limit (ulimit -d)", self.data(size), *run)
             self.assertEqual(words[::2], expected)
 
     def test_score_and_verify_count_their_logits(self):
         self.write("text", TEXT * 2)
-        self.refused_by("data limit", self.data(180), "score", "-m", MODEL, "-f", "text",
+        self.refused_by("data limit", self.data(60), "score", "-m", MODEL, "-f", "text",
                         "--window", "2k")
-        self.refused_by("data limit", self.data(180), "verify", "-m", MODEL, "--ctx", "2k",
+        self.refused_by("data limit", self.data(60), "verify", "-m", MODEL, "--ctx", "2k",
                         "--decode", "2", "--profiles", "fold")
 
     def test_mapped_files_count_as_addresses_only(self):
@@ -115,7 +115,7 @@ class ProcessTest(LimitTest):
         self.assertEqual(addresses.stderr.count(b"\n"), 1)
         run[2] = MODEL
         self.assertEqual(self.limited(self.addresses(400), *run).returncode, 0)
-        self.refused_by("address limit (ulimit -v)", self.addresses(300), "run", "-m", MODEL, "-p",
+        self.refused_by("address limit (ulimit -v)", self.addresses(100), "run", "-m", MODEL, "-p",
                         "a", "-n", "2", "--ctx", "8k")
 
     def test_a_conversation_counts_the_states_it_keeps(self):
@@ -123,11 +123,11 @@ class ProcessTest(LimitTest):
             result = self.limited(self.data(size), "run", "-m", MODEL, "-p", "a", "-n", "1",
                                   "--ctx", "64k", "--chunk", "128", *arguments)
             return result.returncode == 0
-        size = next(size for size in range(100, 400, 4) if allowed(size))
+        size = next(size for size in range(28, 400, 4) if allowed(size))
         self.assertFalse(allowed(size, "-i"))
 
     def test_when_nothing_fits_that_is_said(self):
-        result = self.limited(self.data(60), "run", "-m", MODEL, "-p", "a")
+        result = self.limited(self.data(20), "run", "-m", MODEL, "-p", "a")
         self.assertEqual(result.returncode, 2)
         self.assertRegex(result.stderr.decode(), r"^kvfold: run: .*ulimit -d.* no --ctx.*\n$")
 
@@ -168,7 +168,7 @@ class GroupTest(LimitTest):
 
     def test_a_group_that_is_too_small_is_named(self):
         with open(self.file, "w", encoding="ascii") as file:
-            file.write(str(160 * MB))
+            file.write(str(90 * MB))
         self.write("text", TEXT)
         words = self.refused_by(self.group, self.enter, "run", "-m", MODEL, "-f", "text", "-n", "2",
                                 "--profile", "legacy", "--ctx", "64k")
