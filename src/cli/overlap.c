@@ -27,15 +27,33 @@ static bool is_read_of_model(const char *name)
 {
     static const char *const names[] = {"config.json", "generation_config.json",
                                         "model.safetensors.index.json", "tokenizer.json"};
-    static const char suffix[] = ".safetensors";
+    static const char *const suffixes[] = {".safetensors", ".gguf"};
     const size_t length = strlen(name);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0)
             return true;
-    return length >= strlen(suffix) && strcmp(name + length - strlen(suffix), suffix) == 0;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        const size_t bytes = strlen(suffixes[i]);
+        if (length >= bytes && strcmp(name + length - bytes, suffixes[i]) == 0)
+            return true;
+    }
+    return false;
 }
 
-/* The model's file that it is, into *name. A model may be one file, too. */
+/* The model's folder, or the one that its file is in: a config or other parts may be there. */
+static DIR *open_folder(const char *model)
+{
+    DIR *folder = opendir(model);
+    const char *slash = strrchr(model, '/');
+    if (folder)
+        return folder;
+    char *parent = slash ? strndup(model, (size_t)(slash - model) + 1) : strdup(".");
+    folder = parent ? opendir(parent) : NULL;
+    free(parent);
+    return folder;
+}
+
+/* The model's file that it is, into *name. A model may be one file, or parts of one. */
 static bool is_model_file(const char *model, const struct stat *output, char *name,
                           size_t name_bytes)
 {
@@ -45,7 +63,7 @@ static bool is_model_file(const char *model, const struct stat *output, char *na
         snprintf(name, name_bytes, "%s", model);
         return true;
     }
-    DIR *folder = opendir(model);
+    DIR *folder = open_folder(model);
     const struct dirent *entry;
     while (folder && !found && (entry = readdir(folder))) {
         found = is_read_of_model(entry->d_name) &&

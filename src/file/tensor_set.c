@@ -330,6 +330,9 @@ static kvf_status open_path(kvf_tensor_set *set, const char *path, kvf_error *er
 
 kvf_status kvf_tensor_set_open(const char *path, kvf_tensor_set **set, kvf_error *error)
 {
+    *set = NULL;
+    if (!*path)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "the name of the checkpoint is empty");
     *set = calloc(1, sizeof **set);
     if (!*set)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a set of tensors");

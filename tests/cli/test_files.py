@@ -13,6 +13,7 @@ import subprocess
 import threading
 import unittest
 
+import checkpoints
 from support import KVFOLD, MODEL, PATIENCE_SECONDS, CliTest, environment, main, one_thread
 
 GB = 1 << 30
@@ -185,6 +186,20 @@ class OutputTest(CliTest):
         # Results may lie in the folder, and be replaced there.
         for _ in range(2):
             self.good("plan", "-m", "model", "--svg", "model/plan.svg")
+
+    def test_no_output_replaces_a_model_that_is_a_file_or_what_is_beside_it(self):
+        metadata, tensors = checkpoints.gguf_parts(MODEL)
+        os.mkdir(self.path("split"))
+        half = len(tensors) // 2
+        checkpoints.gguf.write_split(self.path("split/m"), metadata,
+                                     [tensors[:half], tensors[half:]])
+        one, two = ("split/m-00001-of-00002.gguf", "split/m-00002-of-00002.gguf")
+        single = checkpoints.write_folder(self.path("st"), MODEL, checkpoints.read(MODEL))
+        for model, output in ((one, one), (one, two), (two, one), ("split", two),
+                              ("st/model.safetensors", "st/config.json"),
+                              (single, "st/model.safetensors")):
+            for command in (["score", "-f", "text", "--logits"], ["plan", "--svg"]):
+                self.refused("which is read", command[0], "-m", model, *command[1:], output)
 
     def test_standard_output_is_no_input(self):
         def run(*arguments, mode="ab", to="text", stdin=None):

@@ -260,6 +260,7 @@ class InspectTest(CliTest):
         for path in ("missing", "text", "half.gguf", "empty"):
             self.refused(path, "inspect", path)
         self.refused("no model", "inspect")
+        self.refused("is empty", "inspect", "")
         self.refused("unexpected argument", "inspect", MODEL, MODEL)
         self.refused("--check", "run", "--check")
         shutil.copytree(MODEL, self.path("copy"))
