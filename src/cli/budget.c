@@ -70,6 +70,12 @@ uint64_t cli_budget_largest_context(const cli_budget *budget, kvf_profile_id pro
 enum { PAGE_TABLE_SHARE = 512, ROUNDING_SHARE = 32 };
 static const uint64_t process_bytes = 24u << 20;
 
+/*
+ * Pages of forks come and go, and a freed block is seldom taken again for an aligned one of its
+ * size (glibc's posix_memalign looks for a larger one): as much again lies between.
+ */
+enum { FORK_SHARE = 2 };
+
 /* Where the stack's size is not limited, a thread gets this. */
 static const uint64_t default_stack_bytes = 8u << 20;
 
@@ -153,7 +159,7 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     if (status != KVF_OK)
         return status;
     session_bytes += table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
-                     request->n_forks * fork_bytes(&plan);
+                     request->n_forks * FORK_SHARE * fork_bytes(&plan);
     /* One that is resumed lies in its file, mapped so that it could be written. */
     const bool saved = options.session || options.store;
     const uint64_t view_bytes = saved ? plan.snapshot_bytes : 0;

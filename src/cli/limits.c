@@ -346,7 +346,7 @@ static bool place(tree *t, const char *mount, const char *mount_root, const char
     const char *rest = below ? path + root_bytes : "";
     if (strcmp(rest, "/") == 0)
         rest = "";
-    if (!*path || (t->found && !below) || strlen(mount) + strlen(rest) >= PATH_MAX)
+    if (!*path || strlen(mount) + strlen(rest) >= PATH_MAX)
         return false;
     strcpy(t->mount, mount);
     strcpy(t->folder, mount);
