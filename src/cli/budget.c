@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "model/model.h"
@@ -76,22 +75,9 @@ static const uint64_t process_bytes = 24u << 20;
  */
 enum { FORK_SHARE = 2 };
 
-/* Where the stack's size is not limited, a thread gets this. */
-static const uint64_t default_stack_bytes = 8u << 20;
-
-#if defined(KVF_BLAS_NONE) || defined(__APPLE__)
-static const uint64_t blas_thread_bytes = 0;
-#else
-/* OpenBLAS maps a buffer for each thread that multiplies, and touches little of it. */
-static const uint64_t blas_thread_bytes = 128u << 20;
-#endif
-
-static uint64_t stack_bytes(void)
-{
-    struct rlimit limit;
-    const bool known = getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-    return known ? (uint64_t)limit.rlim_cur : default_stack_bytes;
-}
+/* What the device's threads are given, and how many of them multiply at once (src/backend/cpu). */
+static const uint64_t thread_stack_bytes = 4u << 20;
+enum { MOST_BLAS_CALLERS = 64 };
 
 /* Rows that came before a fork stay shared, but for the last page of each kind. */
 static bool only_grows(const kvf_plan_buffer *buffer)
@@ -171,7 +157,10 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     uint64_t bytes = session_bytes + kvf_model_weight_bytes(budget->config);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
     need->bytes[CLI_LIMIT_MEMORY] = bytes;
-    bytes += (budget->n_threads - 1) * (stack_bytes() + blas_thread_bytes) + view_bytes;
+    const uint32_t n_callers =
+        budget->n_threads < MOST_BLAS_CALLERS ? budget->n_threads : MOST_BLAS_CALLERS;
+    bytes += (budget->n_threads - 1) * thread_stack_bytes + n_callers * cli_blas_buffer_bytes;
+    bytes += view_bytes;
     need->bytes[CLI_LIMIT_DATA] = bytes;
     need->bytes[CLI_LIMIT_ADDRESSES] = bytes + model_file_bytes(options.model);
     return KVF_OK;
