@@ -274,10 +274,12 @@ static kvf_status run_layer(session_case *c, uint32_t step, uint32_t layer, kvf_
     kvf_status status = append(c, layer, 1, error);
     if (status == KVF_OK && c->geometry.layers[layer].kind == KVF_LAYER_CSA)
         status = c->lists ? select_list(c, layer, index_q, error)
-                          : kvf_session_select(c->session, layer, index_q, c->weights, error);
+                          : kvf_session_select(c->session, layer, (kvf_chunk_span){0, 1}, index_q,
+                                               c->weights, error);
     if (status == KVF_OK)
         status = c->lists ? attend_list(c, layer, error)
-                          : kvf_session_attend(c->session, layer, c->q, c->sinks, c->out, error);
+                          : kvf_session_attend(c->session, layer, (kvf_chunk_span){0, 1}, c->q,
+                                               c->sinks, c->out, error);
     if (status == KVF_OK && c->base.recording)
         record(c, layer);
     return status;

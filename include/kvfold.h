@@ -444,16 +444,23 @@ KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens
                                      kvf_error *error);
 KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
                                       const kvf_append_args *args, kvf_error *error);
+/* Tokens first .. + n_tokens of the open chunk: select and attend may take it in pieces. */
+typedef struct kvf_chunk_span {
+    uint32_t first;
+    uint32_t n_tokens; /* at least 1 */
+} kvf_chunk_span;
+
 /*
- * CSA layers: index_q is [n_tokens][n_index_heads][128], rope applied, and is
- * overwritten; head_weights [n_tokens][n_index_heads]. The selection stays in the
- * session for kvf_session_attend of the same layer.
+ * CSA layers: index_q is [span.n_tokens][n_index_heads][128], rope applied, and is
+ * overwritten; head_weights [span.n_tokens][n_index_heads]. The selection stays in the
+ * session for kvf_session_attend of the same layer and tokens.
  */
-KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index_q,
-                                      const float *head_weights, kvf_error *error);
-/* q and out are [n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
-KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
-                                      const float *sinks, float *out, kvf_error *error);
+KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                                      float *index_q, const float *head_weights, kvf_error *error);
+/* q and out are [span.n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
+KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                                      const float *q, const float *sinks, float *out,
+                                      kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
 /* Drops the open chunk, if there is one. */
 KVF_API void kvf_session_drop(kvf_session *session);

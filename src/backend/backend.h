@@ -13,6 +13,7 @@
 #define KVF_BACKEND_BACKEND_H
 
 #include "shared/args.h"
+#include "weight/weight.h"
 
 typedef struct kvf_backend kvf_backend;
 
@@ -40,6 +41,12 @@ struct kvf_backend {
      * Where they cannot, a restored session is copied into memory that alloc gave.
      */
     bool addresses_host_memory;
+
+    /*
+     * Products are computed with weights as they are stored, in memory that the host has from
+     * elsewhere. Where not, a matrix is f32 in memory that alloc gave.
+     */
+    bool takes_stored_weights;
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
@@ -78,7 +85,8 @@ struct kvf_backend {
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
     void (*attend)(kvf_device *device, const kvf_attend_args *args);
 
-    /* Workspace that select and attend ask of the caller. */
+    /* Workspace that experts, select and attend ask of the caller. */
+    size_t (*experts_workspace_bytes)(const kvf_device *device, const kvf_experts_args *args);
     size_t (*select_workspace_bytes)(const kvf_device *device, const kvf_select_args *args);
     size_t (*attend_workspace_bytes)(const kvf_device *device, const kvf_attend_args *args);
 };

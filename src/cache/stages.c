@@ -166,18 +166,32 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
 
 /* ---- select ------------------------------------------------------------------ */
 
-static void fill_visible(kvf_session *session, uint32_t ratio)
+static void fill_visible(kvf_session *session, uint32_t ratio, kvf_chunk_span span)
 {
-    for (uint32_t i = 0; i < session->chunk_tokens; i++)
+    for (uint32_t i = span.first; i < span.first + span.n_tokens; i++)
         session->scratch.visible[i] = (uint32_t)((session->header->n_tokens + i + 1) / ratio);
+}
+
+/* check_chunk, and that the tokens are the chunk's. */
+static kvf_status check_span(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                             kvf_error *error)
+{
+    const kvf_status status = check_chunk(session, layer, error);
+    if (status != KVF_OK)
+        return status;
+    if (span.n_tokens == 0 || span.first >= session->chunk_tokens ||
+        span.n_tokens > session->chunk_tokens - span.first)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "tokens %u .. + %u of a chunk of %u",
+                        span.first, span.n_tokens, session->chunk_tokens);
+    return KVF_OK;
 }
 
 /*
  * Index queries to the grid: packed codes in the profile without a mask, f32 values
  * in place where index rows are f32.
  */
-static kvf_status pack_queries(kvf_session *session, float *index_q, kvf_rows *queries,
-                               kvf_error *error, uint32_t layer)
+static kvf_status pack_queries(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                               float *index_q, kvf_rows *queries, kvf_error *error)
 {
     const uint32_t n_heads = session->geometry.n_index_heads;
     const kvf_format_id format = session->profile->index_format;
@@ -185,7 +199,7 @@ static kvf_status pack_queries(kvf_session *session, float *index_q, kvf_rows *q
         .format = format,
         .width = KVF_INDEX_WIDTH,
         .page_rows = n_heads,
-        .n_rows = (uint64_t)session->chunk_tokens * n_heads,
+        .n_rows = (uint64_t)span.n_tokens * n_heads,
         .base = format == KVF_FORMAT_F32 ? (void *)index_q : (void *)session->scratch.queries,
         .page_stride_bytes = kvf_format_page_bytes(format, KVF_INDEX_WIDTH, n_heads)};
     if (session->options.grid_off)
@@ -200,13 +214,14 @@ static kvf_status pack_queries(kvf_session *session, float *index_q, kvf_rows *q
     if (status != KVF_OK)
         return kvf_fail(
             error, status, "layer %u, index query of token %llu, head %u, dimension %u: %s", layer,
-            (unsigned long long)(session->header->n_tokens + args.bad_row / n_heads),
+            (unsigned long long)(session->header->n_tokens + span.first + args.bad_row / n_heads),
             (uint32_t)(args.bad_row % n_heads), args.bad_dim, kvf_status_string(status));
     return KVF_OK;
 }
 
 /* The masked profiles: scores by tiles of queries, then each tile's part of the mask. */
-static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *select)
+static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *select,
+                                 uint32_t first_token)
 {
     const kvf_backend *backend = session->device->backend;
     const uint64_t stride = session->size.select_rows;
@@ -232,41 +247,42 @@ static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *se
                               .n_visible = select->n_visible + first,
                               .mask_stride = stride};
         if (session->profile->mask == KVF_MASK_F32)
-            mask.mask_f32 = (float *)session->scratch.mask + first * stride;
+            mask.mask_f32 = (float *)session->scratch.mask + (first_token + first) * stride;
         else
-            mask.mask_f16 = (uint16_t *)session->scratch.mask + first * stride;
+            mask.mask_f16 = (uint16_t *)session->scratch.mask + (first_token + first) * stride;
         backend->mask(session->device, &mask);
     }
     return KVF_OK;
 }
 
-kvf_status kvf_session_select(kvf_session *session, uint32_t layer, float *index_q,
-                              const float *head_weights, kvf_error *error)
+kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                              float *index_q, const float *head_weights, kvf_error *error)
 {
     KVF_FP_DOOR();
-    kvf_status status = check_chunk(session, layer, error);
+    kvf_status status = check_span(session, layer, span, error);
     if (status != KVF_OK)
         return status;
     if (session->geometry.layers[layer].kind != KVF_LAYER_CSA)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u does not select", layer);
-    kvf_select_args args = {.n_queries = session->chunk_tokens,
+    const size_t list_offset = (size_t)span.first * session->geometry.top_k;
+    kvf_select_args args = {.n_queries = span.n_tokens,
                             .n_heads = session->geometry.n_index_heads,
                             .top_k = session->geometry.top_k,
                             .head_weights = head_weights,
                             .keys = kvf_session_index_rows(session, layer),
-                            .n_visible = session->scratch.visible,
-                            .list = session->scratch.list,
-                            .list_len = session->scratch.list_len,
+                            .n_visible = session->scratch.visible + span.first,
+                            .list = session->scratch.list + list_offset,
+                            .list_len = session->scratch.list_len + span.first,
                             .workspace = session->scratch.select_workspace,
                             .workspace_bytes = session->size.select_bytes};
     status = kvf_paged_rows_check(&session->layers[layer].index_rows, args.keys.n_rows, error);
     if (status == KVF_OK)
-        status = pack_queries(session, index_q, &args.queries, error, layer);
+        status = pack_queries(session, layer, span, index_q, &args.queries, error);
     if (status == KVF_OK) {
-        fill_visible(session, session->geometry.layers[layer].ratio);
+        fill_visible(session, session->geometry.layers[layer].ratio, span);
         status = session->profile->mask == KVF_MASK_NONE
                      ? session->device->backend->select(session->device, &args)
-                     : select_by_mask(session, &args);
+                     : select_by_mask(session, &args, span.first);
         if (status != KVF_OK)
             kvf_fail(error, status, "layer %u: an index head weight is not finite", layer);
     }
@@ -305,7 +321,7 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
 {
     kvf_layer_cache *cache = &session->layers[layer];
     kvf_status status = KVF_OK;
-    if (args->n_queries == 1) /* a longer chunk's window was checked as it was copied */
+    if (session->chunk_tokens == 1) /* a longer chunk's window was checked as it was copied */
         status = kvf_paged_rows_check(&cache->window, args->window.n_rows, error);
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
@@ -316,41 +332,41 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
     return status;
 }
 
-kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, const float *q,
-                              const float *sinks, float *out, kvf_error *error)
+kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                              const float *q, const float *sinks, float *out, kvf_error *error)
 {
     KVF_FP_DOOR();
-    kvf_status status = check_chunk(session, layer, error);
+    kvf_status status = check_span(session, layer, span, error);
     if (status != KVF_OK)
         return status;
     const kvf_layer kind = session->geometry.layers[layer];
-    kvf_attend_args args = {.n_queries = session->chunk_tokens,
+    kvf_attend_args args = {.n_queries = span.n_tokens,
                             .n_heads = session->geometry.n_heads,
                             .q = q,
                             .sinks = sinks,
                             .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
-                            .first_token = session->header->n_tokens,
+                            .first_token = session->header->n_tokens + span.first,
                             .window_tokens = session->geometry.window_tokens,
                             .window = session->chunk_tokens > 1 ? chunk_window_view(session)
                                                                 : ring_view(session, layer),
-                            .n_visible = session->scratch.visible,
+                            .n_visible = session->scratch.visible + span.first,
                             .out = out,
                             .workspace = session->scratch.attend_workspace,
                             .workspace_bytes = session->size.attend_bytes};
     if (kind.kind != KVF_LAYER_WINDOW) {
         args.rows = kvf_session_rows(session, layer);
-        fill_visible(session, kind.ratio);
+        fill_visible(session, kind.ratio, span);
     }
     if (kind.kind == KVF_LAYER_CSA) {
         args.mask_stride = session->size.select_rows;
         args.list_stride = session->geometry.top_k;
         if (session->profile->mask == KVF_MASK_F32) {
-            args.mask_f32 = session->scratch.mask;
+            args.mask_f32 = (const float *)session->scratch.mask + span.first * args.mask_stride;
         } else if (session->profile->mask == KVF_MASK_F16) {
-            args.mask_f16 = session->scratch.mask;
+            args.mask_f16 = (const uint16_t *)session->scratch.mask + span.first * args.mask_stride;
         } else {
-            args.list = session->scratch.list;
-            args.list_len = session->scratch.list_len;
+            args.list = session->scratch.list + span.first * args.list_stride;
+            args.list_len = session->scratch.list_len + span.first;
         }
     }
     const size_t needed = session->device->backend->attend_workspace_bytes(session->device, &args);

@@ -304,7 +304,7 @@ static int find_weights_bytes(const planning *p, uint64_t *bytes)
     if (kvf_tensor_set_open(p->options->model, &files, &error) != KVF_OK)
         return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
                          error.message);
-    *bytes = kvf_tensor_set_mapped_bytes(files) + kvf_model_weight_bytes(&p->config);
+    *bytes = kvf_tensor_set_mapped_bytes(files) + kvf_model_weight_bytes(&p->config, true);
     kvf_tensor_set_close(files);
     return CLI_EXIT_OK;
 }

@@ -2,12 +2,13 @@
 
 #include "error.h"
 #include "model/config_fields.h"
-#include "file/file.h"
+#include "file/tensor_set.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define AT(member) offsetof(kvf_config_draft, member)
 
@@ -371,16 +372,6 @@ kvf_status kvf_config_parse(const char *json, size_t json_bytes, const char *whe
     return kvf_ok(error);
 }
 
-static kvf_status load_main(const char *path, kvf_model_config *config, kvf_error *error)
-{
-    kvf_file file;
-    kvf_status status = kvf_file_map(path, &file, error);
-    if (status == KVF_OK)
-        status = kvf_config_parse(file.data, file.bytes, path, config, error);
-    kvf_file_unmap(&file);
-    return status;
-}
-
 /* The ids that end a text may differ on purpose, the one that begins it not. */
 static kvf_status check_bos(const kvf_config_source *source, const kvf_model_config *config)
 {
@@ -393,6 +384,8 @@ static kvf_status check_bos(const kvf_config_source *source, const kvf_model_con
     return kvf_config_contradict(source, "bos_token_id", kvf_json_show(bos).text,
                                  "bos_token_id of config.json", id);
 }
+
+static const char generation_name[] = "generation_config.json";
 
 /* generation_config.json may be missing; its eos ids replace the config's. */
 static kvf_status load_generation(const char *path, kvf_model_config *config, kvf_error *error)
@@ -414,25 +407,77 @@ static kvf_status load_generation(const char *path, kvf_model_config *config, kv
     return status;
 }
 
-kvf_status kvf_config_load(const char *dir, kvf_model_config *config, kvf_error *error)
+static kvf_status load_json(const char *path, const kvf_file *file, kvf_model_config *config,
+                            kvf_error *error)
+{
+    const char *slash = strrchr(path, '/');
+    const size_t folder_bytes = slash ? (size_t)(slash - path) + 1 : 0;
+    char *generation_path = malloc(folder_bytes + sizeof generation_name);
+    if (!generation_path)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
+    memcpy(generation_path, path, folder_bytes);
+    memcpy(generation_path + folder_bytes, generation_name, sizeof generation_name);
+    kvf_status status = kvf_config_parse(file->data, file->bytes, path, config, error);
+    if (status == KVF_OK)
+        status = load_generation(generation_path, config, error);
+    free(generation_path);
+    return status;
+}
+
+static kvf_status map_json(const char *path, kvf_file *json, kvf_model_config *config,
+                           kvf_error *error)
 {
     kvf_model_config loaded;
-    if (!*dir)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "the name of the checkpoint's folder is empty");
-    char *main_path = kvf_path_join(dir, "config.json");
-    char *generation_path = kvf_path_join(dir, "generation_config.json");
-    kvf_status status = KVF_OK;
-    if (!main_path || !generation_path)
-        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for two paths");
+    kvf_status status = kvf_file_map(path, json, error);
     if (status == KVF_OK)
-        status = load_main(main_path, &loaded, error);
-    if (status == KVF_OK)
-        status = load_generation(generation_path, &loaded, error);
-    free(main_path);
-    free(generation_path);
-    if (status != KVF_OK)
+        status = load_json(path, json, &loaded, error);
+    if (status != KVF_OK) {
+        kvf_file_unmap(json);
         return status;
+    }
     *config = loaded;
     return kvf_ok(error);
+}
+
+kvf_status kvf_config_of(const kvf_tensor_set *files, kvf_file *json, kvf_model_config *config,
+                         kvf_error *error)
+{
+    const char *path = kvf_tensor_set_config_path(files);
+    *json = (kvf_file){0};
+    return path ? map_json(path, json, config, error) : kvf_config_from_gguf(files, config, error);
+}
+
+/* Through the tensors' headers: what a file is, its content says. */
+static kvf_status load_from_tensors(const char *path, kvf_model_config *config, kvf_error *error)
+{
+    kvf_tensor_set *files;
+    kvf_file json;
+    kvf_status status = kvf_tensor_set_open(path, &files, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_config_of(files, &json, config, error);
+    kvf_file_unmap(&json);
+    kvf_tensor_set_close(files);
+    return status;
+}
+
+kvf_status kvf_config_load(const char *path, kvf_model_config *config, kvf_error *error)
+{
+    struct stat info;
+    kvf_file json;
+    kvf_error other;
+    if (!*path)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "the name of the checkpoint is empty");
+    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+        return load_from_tensors(path, config, error);
+    char *json_path = kvf_path_join(path, "config.json");
+    if (!json_path)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
+    kvf_status status = map_json(json_path, &json, config, error);
+    kvf_file_unmap(&json);
+    free(json_path);
+    /* A folder with a GGUF has its config in there. */
+    if (status == KVF_FILE_NOT_FOUND && load_from_tensors(path, config, &other) == KVF_OK)
+        return kvf_ok(error);
+    return status;
 }

@@ -6,6 +6,7 @@
 #ifndef KVF_MODEL_CONFIG_H
 #define KVF_MODEL_CONFIG_H
 
+#include "file/tensor_set.h"
 #include "kvfold.h"
 
 typedef struct kvf_rope_config {
@@ -47,14 +48,21 @@ typedef struct kvf_model_config {
 } kvf_model_config;
 
 /*
- * Reads DIR/config.json (and eos ids of DIR/generation_config.json where it is
- * there). Missing, absurd or contradictory values are KVF_FILE_FORMAT with the
- * file, the key, the value and what would be right, and both keys where two say
- * different things. A value of which another is implemented, a quantisation that is
- * not read yet, and a key that nothing is known of where it may change the model are
- * KVF_UNSUPPORTED and named. Nothing to free.
+ * The config of the checkpoint at `path`: config.json in a folder or beside a safetensors file
+ * (and eos ids of generation_config.json where it is there), or a GGUF's metadata. Missing, absurd
+ * or contradictory values are KVF_FILE_FORMAT with the file, the key, the value and what would be
+ * right, and both keys where two say different things. A value of which another is implemented, a
+ * quantisation that is not read yet, and a key that nothing is known of where it may change the
+ * model are KVF_UNSUPPORTED and named. Nothing to free.
  */
-kvf_status kvf_config_load(const char *dir, kvf_model_config *config, kvf_error *error);
+kvf_status kvf_config_load(const char *path, kvf_model_config *config, kvf_error *error);
+
+/*
+ * The same for files that are open. *json is config.json as it was read, mapped until the
+ * caller unmaps it (file/file.h); of a GGUF it is empty.
+ */
+kvf_status kvf_config_of(const kvf_tensor_set *files, kvf_file *json, kvf_model_config *config,
+                         kvf_error *error);
 
 /* The same for text in memory; `where` names it in messages. */
 kvf_status kvf_config_parse(const char *json, size_t json_bytes, const char *where,
@@ -65,8 +73,7 @@ kvf_status kvf_config_parse(const char *json, size_t json_bytes, const char *whe
  * are besides those that predict further tokens, the tensors decide. KVF_UNSUPPORTED for
  * another architecture, and for one of two files that are no split file.
  */
-struct kvf_tensor_set;
-kvf_status kvf_config_from_gguf(const struct kvf_tensor_set *set, kvf_model_config *config,
+kvf_status kvf_config_from_gguf(const kvf_tensor_set *set, kvf_model_config *config,
                                 kvf_error *error);
 
 #endif

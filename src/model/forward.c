@@ -16,8 +16,9 @@
 
 struct kvf_forward {
     uint32_t chunk_tokens;
-    float *buffers[KVF_ACT_COUNT];
-    uint64_t bytes[KVF_ACT_COUNT];
+    float *buffers[KVF_ACT_KEPT + 1];
+    uint64_t bytes[KVF_ACT_KEPT + 1];
+    float *act[KVF_ACT_COUNT]; /* into the buffers */
     float window_frequencies[KVF_ROPE_PAIRS];
     float compress_frequencies[KVF_ROPE_PAIRS];
 };
@@ -46,9 +47,9 @@ static void observe(const chunk *c, const char *name, uint32_t layer, const void
 }
 
 /* out[n][weight.rows] = in[n][weight.cols] * weight^T, both dense. */
-static void matmul(const chunk *c, kvf_matrix weight, const float *in, float *out)
+static void matmul(const chunk *c, uint32_t n, kvf_matrix weight, const float *in, float *out)
 {
-    const kvf_matmul_args args = {.n = c->n,
+    const kvf_matmul_args args = {.n = n,
                                   .weight = weight,
                                   .in = in,
                                   .in_stride = weight.cols,
@@ -72,10 +73,10 @@ static void norm(const chunk *c, float *values, uint64_t n_rows, uint32_t width,
     c->backend->norm(c->device, &args);
 }
 
-static void rope(const chunk *c, float *values, uint32_t heads, uint32_t width,
+static void rope(const chunk *c, uint32_t n, float *values, uint32_t heads, uint32_t width,
                  kvf_rope_table table, bool inverse)
 {
-    const kvf_rope_args args = {.n = c->n,
+    const kvf_rope_args args = {.n = n,
                                 .heads = heads,
                                 .width = width,
                                 .values = values,
@@ -124,16 +125,18 @@ static void fill_rope_tables(const chunk *c)
 
 /* ---- Hyper-connections -------------------------------------------------------- */
 
-/* Streams to the sublayer's input; post and comb are kept for unmix. */
-static void mix(const chunk *c, kvf_mix_weights weights, uint32_t sinkhorn_rounds, float *out)
+/* Streams of tokens first .. + n to the sublayer's input; post and comb are kept for unmix. */
+static void mix(const chunk *c, kvf_chunk_span span, kvf_mix_weights weights,
+                uint32_t sinkhorn_rounds, float *out)
 {
-    const kvf_mix_args args = {.n = c->n,
+    const size_t token_floats = (size_t)c->config->n_streams * c->config->hidden;
+    const kvf_mix_args args = {.n = span.n_tokens,
                                .hidden = c->config->hidden,
                                .n_streams = c->config->n_streams,
                                .sinkhorn_rounds = sinkhorn_rounds,
                                .norm_eps = c->config->norm_eps,
                                .eps = c->config->hc_eps,
-                               .streams = c->act[KVF_ACT_STREAMS],
+                               .streams = c->act[KVF_ACT_STREAMS] + span.first * token_floats,
                                .weights = weights,
                                .mix = c->act[KVF_ACT_MIX],
                                .out = out,
@@ -157,30 +160,19 @@ static void unmix(const chunk *c)
 
 /* ---- Attention ------------------------------------------------------------------ */
 
-/* Queries: low rank, norm, heads, norm of each head without weight, rope. */
-static void make_queries(const chunk *c, const kvf_layer_weights *w, kvf_rope_table table)
-{
-    const uint32_t n_heads = c->config->geometry.n_heads;
-    matmul(c, w->wq_a, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_QUERY_RANK]);
-    norm(c, c->act[KVF_ACT_QUERY_RANK], c->n, c->config->q_rank, w->q_norm);
-    matmul(c, w->wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_QUERY]);
-    norm(c, c->act[KVF_ACT_QUERY], (uint64_t)c->n * n_heads, KVF_ROW_WIDTH, NULL);
-    rope(c, c->act[KVF_ACT_QUERY], n_heads, KVF_ROW_WIDTH, table, false);
-}
-
 /* compress and pack: the chunk's window rows, compressed rows and index rows. */
 static kvf_status append_rows(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
                               kvf_rope_table table)
 {
     const kvf_layer_kind kind = c->config->geometry.layers[layer].kind;
-    matmul(c, w->wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_WINDOW]);
+    const float *in = c->act[KVF_ACT_INPUT];
+    matmul(c, c->n, w->wkv, in, c->act[KVF_ACT_WINDOW]);
     norm(c, c->act[KVF_ACT_WINDOW], c->n, KVF_ROW_WIDTH, w->kv_norm);
-    rope(c, c->act[KVF_ACT_WINDOW], 1, KVF_ROW_WIDTH, table, false);
-    observe(c, "window_row", layer, c->act[KVF_ACT_WINDOW], KVF_ROW_WIDTH);
+    rope(c, c->n, c->act[KVF_ACT_WINDOW], 1, KVF_ROW_WIDTH, table, false);
     kvf_append_args args = {.window = c->act[KVF_ACT_WINDOW]};
     if (kind != KVF_LAYER_WINDOW) {
-        matmul(c, w->rows.wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROW_KV]);
-        matmul(c, w->rows.wgate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROW_GATE]);
+        matmul(c, c->n, w->rows.wkv, in, c->act[KVF_ACT_ROW_KV]);
+        matmul(c, c->n, w->rows.wgate, in, c->act[KVF_ACT_ROW_GATE]);
         args.rows = (kvf_compressor_input){.kv = c->act[KVF_ACT_ROW_KV],
                                            .gate = c->act[KVF_ACT_ROW_GATE],
                                            .position_bias = w->rows.ape,
@@ -189,8 +181,8 @@ static kvf_status append_rows(const chunk *c, uint32_t layer, const kvf_layer_we
         args.row_rope = rope_table(c, kind == KVF_LAYER_CSA ? ROPE_CSA_ROWS : ROPE_HCA_ROWS);
     }
     if (kind == KVF_LAYER_CSA) {
-        matmul(c, w->index.wkv, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_KV]);
-        matmul(c, w->index.wgate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_GATE]);
+        matmul(c, c->n, w->index.wkv, in, c->act[KVF_ACT_INDEX_KV]);
+        matmul(c, c->n, w->index.wgate, in, c->act[KVF_ACT_INDEX_GATE]);
         args.index = (kvf_compressor_input){.kv = c->act[KVF_ACT_INDEX_KV],
                                             .gate = c->act[KVF_ACT_INDEX_GATE],
                                             .position_bias = w->index.ape,
@@ -200,59 +192,92 @@ static kvf_status append_rows(const chunk *c, uint32_t layer, const kvf_layer_we
     return kvf_session_append(c->session, layer, &args, c->error);
 }
 
-/* select: index queries from the same low rank, weights of the heads from the input. */
-static kvf_status select_rows(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
-                              kvf_rope_table table)
+/* Some tokens of the chunk on their way through attention. */
+typedef struct tile {
+    kvf_chunk_span span;
+    const float *in;      /* [n_tokens][hidden] */
+    float *out;           /* [n_tokens][hidden] */
+    kvf_rope_table table; /* row i for token i of the tile */
+} tile;
+
+/* Queries: low rank, norm, heads, norm of each head without weight, rope. */
+static void make_queries(const chunk *c, const tile *t, const kvf_layer_weights *w)
 {
+    const uint32_t n = t->span.n_tokens;
+    const uint32_t n_heads = c->config->geometry.n_heads;
+    matmul(c, n, w->wq_a, t->in, c->act[KVF_ACT_QUERY_RANK]);
+    norm(c, c->act[KVF_ACT_QUERY_RANK], n, c->config->q_rank, w->q_norm);
+    matmul(c, n, w->wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_QUERY]);
+    norm(c, c->act[KVF_ACT_QUERY], (uint64_t)n * n_heads, KVF_ROW_WIDTH, NULL);
+    rope(c, n, c->act[KVF_ACT_QUERY], n_heads, KVF_ROW_WIDTH, t->table, false);
+}
+
+/* select: index queries from the same low rank, weights of the heads from the input. */
+static kvf_status select_rows(const chunk *c, const tile *t, uint32_t layer,
+                              const kvf_layer_weights *w)
+{
+    const uint32_t n = t->span.n_tokens;
     const uint32_t n_heads = c->config->geometry.n_index_heads;
-    matmul(c, w->index_wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_INDEX_QUERY]);
-    rope(c, c->act[KVF_ACT_INDEX_QUERY], n_heads, KVF_INDEX_WIDTH, table, false);
-    matmul(c, w->index_weights, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_INDEX_WEIGHTS]);
-    observe(c, "index_query", layer, c->act[KVF_ACT_INDEX_QUERY],
-            (uint64_t)n_heads * KVF_INDEX_WIDTH);
-    observe(c, "index_weights", layer, c->act[KVF_ACT_INDEX_WEIGHTS], n_heads);
-    const kvf_status status = kvf_session_select(c->session, layer, c->act[KVF_ACT_INDEX_QUERY],
-                                                 c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
-    if (status == KVF_OK)
-        observe(c, "selected", layer, c->session, 0);
-    return status;
+    matmul(c, n, w->index_wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_INDEX_QUERY]);
+    rope(c, n, c->act[KVF_ACT_INDEX_QUERY], n_heads, KVF_INDEX_WIDTH, t->table, false);
+    matmul(c, n, w->index_weights, t->in, c->act[KVF_ACT_INDEX_WEIGHTS]);
+    return kvf_session_select(c->session, layer, t->span, c->act[KVF_ACT_INDEX_QUERY],
+                              c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
 }
 
 /* The grouped output projection: each group of heads to its rank, all ranks to hidden. */
-static void project_output(const chunk *c, const kvf_layer_weights *w)
+static void project_output(const chunk *c, const tile *t, const kvf_layer_weights *w)
 {
-    const uint32_t groups = c->config->n_out_groups;
-    const uint32_t rank = c->config->out_rank;
-    const uint32_t group_width = c->config->geometry.n_heads / groups * KVF_ROW_WIDTH;
-    for (uint32_t g = 0; g < groups; g++) {
-        const kvf_matmul_args args = {
-            .n = c->n,
-            .weight = {w->wo_a.data + (size_t)g * rank * group_width, rank, group_width},
-            .in = c->act[KVF_ACT_ATTENDED] + (size_t)g * group_width,
-            .in_stride = (size_t)groups * group_width,
-            .out = c->act[KVF_ACT_GROUPS] + (size_t)g * rank,
-            .out_stride = (size_t)groups * rank};
-        c->backend->matmul(c->device, &args);
-    }
-    matmul(c, w->wo_b, c->act[KVF_ACT_GROUPS], c->act[KVF_ACT_OUTPUT]);
+    const kvf_matmul_args args = {.n = t->span.n_tokens,
+                                  .groups = c->config->n_out_groups,
+                                  .weight = w->wo_a,
+                                  .in = c->act[KVF_ACT_ATTENDED],
+                                  .in_stride = (size_t)c->config->geometry.n_heads * KVF_ROW_WIDTH,
+                                  .out = c->act[KVF_ACT_GROUPS],
+                                  .out_stride = w->wo_a.rows};
+    c->backend->matmul(c->device, &args);
+    matmul(c, t->span.n_tokens, w->wo_b, c->act[KVF_ACT_GROUPS], t->out);
+}
+
+/* select and attend for a tile: what takes most memory a token exists for its tokens alone. */
+static kvf_status attend_tile(const chunk *c, const tile *t, uint32_t layer,
+                              const kvf_layer_weights *w)
+{
+    kvf_status status = KVF_OK;
+    make_queries(c, t, w);
+    if (c->config->geometry.layers[layer].kind == KVF_LAYER_CSA)
+        status = select_rows(c, t, layer, w);
+    if (status == KVF_OK)
+        status = kvf_session_attend(c->session, layer, t->span, c->act[KVF_ACT_QUERY], w->sinks,
+                                    c->act[KVF_ACT_ATTENDED], c->error);
+    if (status != KVF_OK)
+        return status;
+    rope(c, t->span.n_tokens, c->act[KVF_ACT_ATTENDED], c->config->geometry.n_heads, KVF_ROW_WIDTH,
+         t->table, true);
+    project_output(c, t, w);
+    return KVF_OK;
 }
 
 static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
 {
-    const kvf_layer_kind kind = c->config->geometry.layers[layer].kind;
     const kvf_rope_table table =
-        rope_table(c, kind == KVF_LAYER_WINDOW ? ROPE_WINDOW : ROPE_COMPRESS);
-    make_queries(c, w, table);
+        rope_table(c, c->config->geometry.layers[layer].kind == KVF_LAYER_WINDOW ? ROPE_WINDOW
+                                                                                 : ROPE_COMPRESS);
     kvf_status status = append_rows(c, layer, w, table);
-    if (status == KVF_OK && kind == KVF_LAYER_CSA)
-        status = select_rows(c, layer, w, table);
-    if (status == KVF_OK)
-        status = kvf_session_attend(c->session, layer, c->act[KVF_ACT_QUERY], w->sinks,
-                                    c->act[KVF_ACT_ATTENDED], c->error);
+    for (uint32_t first = 0; first < c->n && status == KVF_OK; first += KVF_ATTENTION_TOKENS) {
+        const uint32_t left = c->n - first;
+        const size_t offset = (size_t)first * c->config->hidden;
+        const size_t angles = (size_t)first * KVF_ROPE_PAIRS;
+        const tile t = {
+            .span = {first, left < KVF_ATTENTION_TOKENS ? left : KVF_ATTENTION_TOKENS},
+            .in = c->act[KVF_ACT_INPUT] + offset,
+            .out = c->act[KVF_ACT_OUTPUT] + offset,
+            .table = {.cosines = table.cosines + angles, .sines = table.sines + angles}};
+        status = attend_tile(c, &t, layer, w);
+    }
     if (status != KVF_OK)
         return status;
-    rope(c, c->act[KVF_ACT_ATTENDED], c->config->geometry.n_heads, KVF_ROW_WIDTH, table, true);
-    project_output(c, w);
+    observe(c, "selected", layer, c->session, 0);
     observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
     return KVF_OK;
 }
@@ -262,7 +287,7 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
 static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
 {
     const kvf_model_config *config = c->config;
-    matmul(c, w->gate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROUTER]);
+    matmul(c, c->n, w->gate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROUTER]);
     const kvf_route_args route = {.n = c->n,
                                   .n_experts = config->n_experts,
                                   .top_k = config->n_experts_used,
@@ -301,13 +326,14 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
 {
     const kvf_layer_weights *w = &c->model->weights.layers[layer];
     const kvf_model_config *config = c->config;
-    mix(c, w->hc_attn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
+    const kvf_chunk_span all = {0, c->n};
+    mix(c, all, w->hc_attn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->attn_norm);
     const kvf_status status = attention(c, layer, w);
     if (status != KVF_OK)
         return status;
     unmix(c);
-    mix(c, w->hc_ffn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
+    mix(c, all, w->hc_ffn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->ffn_norm);
     feed_forward(c, layer, w);
     unmix(c);
@@ -316,30 +342,19 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits of all tokens or of the last. */
+/* Head: streams to one, norm, logits; of all tokens or of the last one alone. */
 static void make_logits(const chunk *c, float *all_logits)
 {
-    const kvf_model_config *config = c->config;
     const kvf_matrix head = c->model->weights.head;
-    float *input = c->act[KVF_ACT_LOGIT_INPUT];
-    mix(c, c->model->weights.hc_head, 0, input);
-    norm(c, input, c->n, config->hidden, c->model->weights.norm);
-    kvf_matmul_args args = {.n = c->n,
-                            .weight = head,
-                            .in = input,
-                            .in_stride = head.cols,
-                            .out = all_logits,
-                            .out_stride = head.rows};
-    if (all_logits) {
-        c->backend->matmul(c->device, &args);
-        memcpy(kvf_session_logits(c->session), all_logits + (size_t)(c->n - 1) * head.rows,
-               head.rows * sizeof *all_logits);
-        return;
-    }
-    args.n = 1;
-    args.in = input + (size_t)(c->n - 1) * head.cols;
-    args.out = kvf_session_logits(c->session);
-    c->backend->matmul(c->device, &args);
+    float *input = c->act[KVF_ACT_INPUT];
+    float *last = kvf_session_logits(c->session);
+    const kvf_chunk_span span =
+        all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
+    mix(c, span, c->model->weights.hc_head, 0, input);
+    norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
+    matmul(c, span.n_tokens, head, input, all_logits ? all_logits : last);
+    if (all_logits)
+        memcpy(last, all_logits + (size_t)(c->n - 1) * head.rows, head.rows * sizeof *last);
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
@@ -355,7 +370,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                      .backend = model->device->backend,
                      .device = model->device,
                      .config = &model->config,
-                     .act = model->forward->buffers,
+                     .act = model->forward->act,
                      .tokens = tokens,
                      .n = n,
                      .first = kvf_session_n_tokens(session),
@@ -386,7 +401,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
 static void close_forward(kvf_model *model)
 {
     struct kvf_forward *forward = model->forward;
-    for (int i = 0; forward && i < KVF_ACT_COUNT; i++)
+    for (int i = 0; forward && i <= KVF_ACT_KEPT; i++)
         kvf_device_release(model->device, KVF_MEMORY_ACTIVATION, forward->buffers[i],
                            forward->bytes[i]);
     free(forward);
@@ -402,41 +417,35 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     forward->chunk_tokens = chunk_tokens;
     kvf_rope_frequencies(&model->config.rope_window, forward->window_frequencies);
     kvf_rope_frequencies(&model->config.rope_compress, forward->compress_frequencies);
-    kvf_activation activations[KVF_ACT_COUNT];
-    kvf_activation_shapes(&model->config, chunk_tokens, activations);
-    for (int i = 0; i < KVF_ACT_COUNT; i++) {
-        forward->bytes[i] = kvf_activation_bytes(&activations[i]);
+    kvf_activation_layout layout;
+    kvf_activation_layout_of(&model->config, chunk_tokens, model->device->backend, &layout);
+    for (int i = 0; i <= KVF_ACT_KEPT; i++) {
+        forward->bytes[i] = layout.bytes[i];
         forward->buffers[i] =
             kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION, forward->bytes[i]);
         if (!forward->buffers[i])
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
                             "no memory for activations (%s, %llu bytes) of chunks of %u tokens; "
                             "a smaller chunk needs less",
-                            activations[i].name, (unsigned long long)forward->bytes[i],
-                            chunk_tokens);
+                            i < KVF_ACT_KEPT ? layout.all[i].name : "of a sublayer",
+                            (unsigned long long)forward->bytes[i], chunk_tokens);
     }
+    for (int i = 0; i < KVF_ACT_COUNT; i++)
+        forward->act[i] = forward->buffers[i < KVF_ACT_KEPT ? i : KVF_ACT_KEPT] +
+                          layout.offsets[i] / sizeof(float);
     return KVF_OK;
-}
-
-static kvf_status load_config(kvf_model *model, const char *dir, kvf_error *error)
-{
-    model->config_path = kvf_path_join(dir, "config.json");
-    if (!model->config_path)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
-    kvf_status status = kvf_file_map(model->config_path, &model->config_file, error);
-    if (status == KVF_OK)
-        status = kvf_config_load(dir, &model->config, error);
-    return status;
 }
 
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
 {
-    const kvf_status status =
-        kvf_file_check_unchanged(model->config_path, &model->config_file, error);
-    return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->weights.files, error) : status;
+    const char *path = kvf_tensor_set_config_path(model->files);
+    kvf_status status = KVF_OK;
+    if (path)
+        status = kvf_file_check_unchanged(path, &model->config_file, error);
+    return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
+kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
                           kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
@@ -448,9 +457,12 @@ kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_to
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->device = device;
-    kvf_status status = load_config(model, dir, error);
+    kvf_status status = kvf_tensor_set_open(path, &model->files, error);
     if (status == KVF_OK)
-        status = kvf_weights_load(device, &model->config, dir, &model->weights, error);
+        status = kvf_config_of(model->files, &model->config_file, &model->config, error);
+    if (status == KVF_OK)
+        status =
+            kvf_weights_load(device, &model->config, path, model->files, &model->weights, error);
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
@@ -471,7 +483,7 @@ void kvf_model_free(kvf_model *model)
     close_forward(model);
     kvf_weights_free(&model->weights);
     kvf_file_unmap(&model->config_file);
-    free(model->config_path);
+    kvf_tensor_set_close(model->files);
     free(model);
 }
 

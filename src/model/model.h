@@ -20,7 +20,7 @@ typedef void kvf_observe_fn(void *user, const char *name, uint32_t layer, const 
 typedef struct kvf_model {
     kvf_device *device; /* not owned */
     kvf_model_config config;
-    char *config_path;
+    kvf_tensor_set *files;
     kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
     struct kvf_forward *forward; /* activations, owned */
@@ -30,10 +30,12 @@ typedef struct kvf_model {
 } kvf_model;
 
 /*
- * Loads DIR (config.json, safetensors) onto the device for chunks of up to chunk_tokens. A
- * file that is changed meanwhile is KVF_FILE_IO.
+ * Loads the checkpoint at `path` (a folder of safetensors, one safetensors file, a GGUF; see
+ * kvf_tensor_set_open) onto the device for chunks of up to chunk_tokens. Weights stay in
+ * the mapped files where the backend can use them there. A file that is changed meanwhile is
+ * KVF_FILE_IO.
  */
-kvf_status kvf_model_load(kvf_device *device, const char *dir, uint32_t chunk_tokens,
+kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
                           kvf_model **model, kvf_error *error);
 void kvf_model_free(kvf_model *model);
 
@@ -90,7 +92,10 @@ kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_t
 uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_tokens,
                                kvf_plan_buffer *buffers, uint32_t capacity);
 
-/* Bytes of weights on the device (f32) for a config; the files' own are not counted. */
-uint64_t kvf_model_weight_bytes(const kvf_model_config *config);
+/*
+ * Bytes of weights that a device is asked for, for a config: vectors and tables, and all the
+ * rest as f32 where its backend does not take weights as they are stored (backend.h).
+ */
+uint64_t kvf_model_weight_bytes(const kvf_model_config *config, bool takes_stored_weights);
 
 #endif

@@ -12,7 +12,7 @@ static kvf_status compute_fingerprint(kvf_model *model, kvf_error *error)
 {
     uint64_t fingerprint;
     kvf_status status =
-        kvf_fingerprint(&model->config, model->weights.files, model->device, &fingerprint, error);
+        kvf_fingerprint(&model->config, model->files, model->device, &fingerprint, error);
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
     if (status == KVF_OK)

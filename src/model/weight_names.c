@@ -50,7 +50,7 @@ struct spec {
     const char *name;  /* DeepSeek's */
     const char *other; /* the transformers library's where it differs */
     const char *gguf;
-    kvf_weight_kind kind;
+    kvf_tensor_kind kind;
     enum dim rows;
     enum dim cols; /* DIM_NONE: one dimension */
     size_t offset;
@@ -60,9 +60,9 @@ struct spec {
 #define MODEL(member) offsetof(kvf_weights, member)
 #define LAYER(member) offsetof(kvf_layer_weights, member)
 #define EXPERT(member) offsetof(kvf_expert_weights, member)
-#define VALUES KVF_WEIGHT_VALUES
-#define MATRIX KVF_WEIGHT_MATRIX
-#define MAP KVF_WEIGHT_MAP
+#define VALUES KVF_TENSOR_VALUES
+#define MATRIX KVF_TENSOR_MATRIX
+#define MAP KVF_TENSOR_MAP
 
 /* clang-format off */
 static const struct spec specs[] = {
@@ -71,7 +71,7 @@ static const struct spec specs[] = {
     {OF_MODEL, "norm.weight", NULL, "output_norm.weight",
      VALUES, DIM_HIDDEN, DIM_NONE, MODEL(norm), ALWAYS},
     {OF_MODEL, "hc_head_fn", "hc_head.hc_fn", "output_hc_fn.weight",
-     VALUES, DIM_STREAMS, DIM_STREAMS_HIDDEN, MODEL(hc_head.fn), ALWAYS},
+     MATRIX, DIM_STREAMS, DIM_STREAMS_HIDDEN, MODEL(hc_head.fn), ALWAYS},
     {OF_MODEL, "hc_head_base", "hc_head.hc_base", "output_hc_base.weight",
      VALUES, DIM_STREAMS, DIM_NONE, MODEL(hc_head.base), ALWAYS},
     {OF_MODEL, "hc_head_scale", "hc_head.hc_scale", "output_hc_scale.weight",
@@ -84,13 +84,13 @@ static const struct spec specs[] = {
     {OF_LAYER, "ffn_norm.weight", NULL, "ffn_norm.weight",
      VALUES, DIM_HIDDEN, DIM_NONE, LAYER(ffn_norm), ALWAYS},
     {OF_LAYER, "hc_attn_fn", NULL, "hc_attn_fn.weight",
-     VALUES, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_attn.fn), ALWAYS},
+     MATRIX, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_attn.fn), ALWAYS},
     {OF_LAYER, "hc_attn_base", NULL, "hc_attn_base.weight",
      VALUES, DIM_MIX, DIM_NONE, LAYER(hc_attn.base), ALWAYS},
     {OF_LAYER, "hc_attn_scale", NULL, "hc_attn_scale.weight",
      VALUES, DIM_MIX_SCALES, DIM_NONE, LAYER(hc_attn.scale), ALWAYS},
     {OF_LAYER, "hc_ffn_fn", NULL, "hc_ffn_fn.weight",
-     VALUES, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_ffn.fn), ALWAYS},
+     MATRIX, DIM_MIX, DIM_STREAMS_HIDDEN, LAYER(hc_ffn.fn), ALWAYS},
     {OF_LAYER, "hc_ffn_base", NULL, "hc_ffn_base.weight",
      VALUES, DIM_MIX, DIM_NONE, LAYER(hc_ffn.base), ALWAYS},
     {OF_LAYER, "hc_ffn_scale", NULL, "hc_ffn_scale.weight",

@@ -7,11 +7,11 @@
 struct kvf_weights; /* model/weights.h */
 
 /* What a tensor becomes. */
-typedef enum kvf_weight_kind {
-    KVF_WEIGHT_VALUES, /* const float * */
-    KVF_WEIGHT_MATRIX, /* kvf_matrix */
-    KVF_WEIGHT_MAP     /* const int32_t *, each below the number of experts */
-} kvf_weight_kind;
+typedef enum kvf_tensor_kind {
+    KVF_TENSOR_VALUES, /* const float * */
+    KVF_TENSOR_MATRIX, /* kvf_matrix */
+    KVF_TENSOR_MAP     /* const int32_t *, each below the number of experts */
+} kvf_tensor_kind;
 
 /* Who named the tensors. */
 typedef enum kvf_name_style {
@@ -24,7 +24,7 @@ typedef enum kvf_name_style {
 /* One tensor that a config asks for. */
 typedef struct kvf_weight {
     char names[KVF_NAME_STYLES][96];
-    kvf_weight_kind kind;
+    kvf_tensor_kind kind;
     uint32_t n_dims;   /* 1 or 2 */
     uint64_t shape[2]; /* shape[1] is 1 for one dimension */
     /*

@@ -256,7 +256,7 @@ static kvf_status locate_others(const struct search *search, const kvf_weight_pl
 {
     const kvf_stored_type type = place->tensor->type;
     const shape wanted = wanted_shape(search);
-    const bool is_map = search->weight->kind == KVF_WEIGHT_MAP;
+    const bool is_map = search->weight->kind == KVF_TENSOR_MAP;
     const bool fits =
         is_map ? type == KVF_STORED_I32 || type == KVF_STORED_I64
                : type == KVF_STORED_F32 || type == KVF_STORED_F16 || type == KVF_STORED_BF16;
@@ -275,7 +275,7 @@ kvf_status kvf_weight_locate(const kvf_tensor_set *set, const char *where, const
     if (!tensor)
         return fail_missing(&search);
     *place = (kvf_weight_place){.tensor = tensor, .data = tensor->data, .bytes = tensor->bytes};
-    const kvf_status status = weight->kind == KVF_WEIGHT_MATRIX ? locate_matrix(&search, place)
+    const kvf_status status = weight->kind == KVF_TENSOR_MATRIX ? locate_matrix(&search, place)
                                                                 : locate_others(&search, place);
     return status == KVF_OK ? kvf_ok(error) : status;
 }

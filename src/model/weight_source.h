@@ -15,12 +15,12 @@ typedef struct kvf_weight_place {
     const kvf_tensor *scales; /* NULL: it has none of its own */
     const void *data;         /* of this weight: all of the tensor, or one expert's part */
     uint64_t bytes;
-    kvf_matrix matrix; /* of KVF_WEIGHT_MATRIX alone; everything in it lies in the mapping */
+    kvf_matrix matrix; /* of KVF_TENSOR_MATRIX alone; everything in it lies in the mapping */
 } kvf_weight_place;
 
 /*
  * Finds the weight and checks shape and type. A matrix may be of any stored type that is
- * read; what is a vector or a table (KVF_WEIGHT_VALUES) of F32, F16 or BF16; a map of I32
+ * read; what is a vector or a table (KVF_TENSOR_VALUES) of F32, F16 or BF16; a map of I32
  * or I64. DeepSeek's FP8 (F8_E4M3) needs X.scale beside X.weight with one E8M0 or F32 for
  * 128 x 128 values, its FP4 (I8 or U8, two values a byte) one E8M0 for 32 of a row; U8 is
  * taken for E8M0, as some writers call it. Tensors decide, not the config.

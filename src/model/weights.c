@@ -1,21 +1,20 @@
 #include "model/weights.h"
 
 #include "error.h"
-#include "file/file.h"
-#include "model/weight_names.h"
+#include "file/tensor_set.h"
+#include "model/weight_source.h"
 #include "shared/bf16.h"
 #include "shared/half.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- Finding the tensors --------------------------------------------------------- */
 
-/* One tensor and the memory it is converted into. */
+/* One tensor, or an expert's part of one, and the memory that it is copied to. */
 struct job {
-    const kvf_tensor *tensor;
-    kvf_weight_kind kind;
+    kvf_weight_place place;
+    kvf_tensor_kind kind;
     uint64_t n_values;
     void *out;    /* f32 or i32 [n_values] */
     uint64_t bad; /* the first value that is refused; n_values: none */
@@ -24,154 +23,103 @@ struct job {
 struct loader {
     const kvf_model_config *config;
     kvf_weights *weights;
-    const char *dir;
+    const char *path;
     kvf_error *error;
-    struct job *jobs; /* [capacity], one a tensor of the files at most */
+    struct job *jobs; /* one a weight of the config at most */
     size_t n_jobs;
-    size_t n_tensors;
-    bool *used; /* [n_tensors], by place in the file set */
+    size_t n_tensors; /* of the files */
+    bool *used;       /* [n_tensors], by place in the file set */
 };
 
-/* "[24, 1024]" */
-typedef struct shape_text {
-    char text[192];
-} shape_text;
-
-static shape_text show_shape(uint32_t n_dims, const uint64_t *shape)
+static void mark_used(struct loader *loader, const kvf_tensor *tensor)
 {
-    shape_text shown;
-    size_t used = (size_t)snprintf(shown.text, sizeof shown.text, "[");
-    for (uint32_t i = 0; i < n_dims; i++) /* 8 dimensions of 20 digits fit */
-        used += (size_t)snprintf(shown.text + used, sizeof shown.text - used, "%s%llu",
-                                 i ? ", " : "", (unsigned long long)shape[i]);
-    snprintf(shown.text + used, sizeof shown.text - used, "]");
-    return shown;
+    if (tensor)
+        loader->used[tensor - kvf_tensor_set_at(loader->weights->files, 0)] = true;
 }
 
-static kvf_status check_dtype(const struct loader *loader, const kvf_tensor *tensor,
-                              kvf_weight_kind kind)
+/* Lists a copy of a tensor as 4 bytes a value, in memory that the weights own. */
+static kvf_status add_copy(struct loader *loader, const kvf_weight *weight,
+                           const kvf_weight_place *place, void **copy)
 {
-    const bool is_map = kind == KVF_WEIGHT_MAP;
-    const bool is_numbers = tensor->type == KVF_STORED_I64 || tensor->type == KVF_STORED_I32;
-    const bool is_values = tensor->type == KVF_STORED_F32 || tensor->type == KVF_STORED_F16 ||
-                           tensor->type == KVF_STORED_BF16;
-    if (is_map ? is_numbers : is_values)
-        return KVF_OK;
-    /* Quantised formats are valid and not read yet; whole numbers as weights are neither. */
-    return kvf_fail(loader->error, is_numbers || is_values ? KVF_FILE_FORMAT : KVF_UNSUPPORTED,
-                    "%s: tensor \"%s\" has dtype %s; %s", kvf_printable(tensor->file).text,
-                    kvf_printable(tensor->name).text, kvf_stored_info_of(tensor->type)->name,
-                    is_map ? "I64 or I32 is needed" : "F32, F16 or BF16 is needed");
-}
-
-static kvf_status check_shape(const struct loader *loader, const kvf_tensor *tensor,
-                              const kvf_weight *weight)
-{
-    bool same = tensor->n_dims == weight->n_dims;
-    for (uint32_t i = 0; i < weight->n_dims && same; i++)
-        same = tensor->shape[i] == weight->shape[i];
-    if (same)
-        return KVF_OK;
-    return kvf_fail(loader->error, KVF_FILE_FORMAT,
-                    "%s: tensor \"%s\" has shape %s; the config asks for %s",
-                    kvf_printable(tensor->file).text, kvf_printable(tensor->name).text,
-                    show_shape(tensor->n_dims, tensor->shape).text,
-                    show_shape(weight->n_dims, weight->shape).text);
-}
-
-/* Memory for one tensor, owned by the weights. There is room in blocks. */
-static void *allocate(kvf_weights *weights, size_t bytes)
-{
-    void *block = kvf_device_alloc(weights->device, KVF_MEMORY_WEIGHT, bytes);
-    if (!block)
-        return NULL;
-    weights->blocks[weights->n_blocks] = block;
+    kvf_weights *weights = loader->weights;
+    const uint64_t n_values = weight->shape[0] * weight->shape[1];
+    const size_t bytes = n_values * sizeof(float);
+    *copy = kvf_device_alloc(weights->device, KVF_MEMORY_WEIGHT, bytes);
+    if (!*copy)
+        return kvf_fail(loader->error, KVF_OUT_OF_MEMORY,
+                        "no memory on the device for %zu bytes of tensor \"%s\"", bytes,
+                        kvf_printable(place->tensor->name).text);
+    weights->blocks[weights->n_blocks] = *copy;
     weights->block_bytes[weights->n_blocks++] = bytes;
     weights->device_bytes += bytes;
-    return block;
+    loader->jobs[loader->n_jobs++] = (struct job){*place, weight->kind, n_values, *copy, n_values};
+    return KVF_OK;
 }
 
-static void store_target(const kvf_weight *weight, void *block)
+/* A matrix stays where it lies in the file, if the backend takes it as it is stored. */
+static kvf_status add_matrix(struct loader *loader, const kvf_weight *weight,
+                             const kvf_weight_place *place)
 {
-    switch (weight->kind) {
-    case KVF_WEIGHT_VALUES: *(const float **)weight->target = block; break;
-    case KVF_WEIGHT_MAP: *(const int32_t **)weight->target = block; break;
-    case KVF_WEIGHT_MATRIX:
-        *(kvf_matrix *)weight->target =
-            (kvf_matrix){block, (uint32_t)weight->shape[0], (uint32_t)weight->shape[1]};
-        break;
-    }
+    kvf_matrix *target = weight->target;
+    void *copy;
+    *target = place->matrix;
+    if (loader->weights->device->backend->takes_stored_weights)
+        return KVF_OK;
+    const kvf_status status = add_copy(loader, weight, place, &copy);
+    *target = kvf_matrix_of_f32(copy, place->matrix.rows, place->matrix.cols);
+    return status;
 }
 
-/* A kvf_weight_fn: finds, checks and lists one tensor. */
-static kvf_status add_job(void *user, const kvf_weight *weight)
+/* A kvf_weight_fn: finds, checks and lists one weight. */
+static kvf_status add_weight(void *user, const kvf_weight *weight)
 {
     struct loader *loader = user;
-    kvf_weights *weights = loader->weights;
-    const kvf_tensor *tensor = kvf_tensor_set_find(weights->files, weight->names[0]);
-    if (!tensor)
-        tensor = kvf_tensor_set_find(weights->files, weight->names[1]);
-    if (!tensor)
-        return kvf_fail(loader->error, KVF_FILE_FORMAT,
-                        "%s: no tensor \"%s\" (nor \"%s\"); its shape would be %s",
-                        kvf_printable(loader->dir).text, weight->names[1], weight->names[0],
-                        show_shape(weight->n_dims, weight->shape).text);
-    kvf_status status = check_dtype(loader, tensor, weight->kind);
-    if (status == KVF_OK)
-        status = check_shape(loader, tensor, weight);
+    kvf_weight_place place;
+    void *copy;
+    kvf_status status =
+        kvf_weight_locate(loader->weights->files, loader->path, weight, &place, loader->error);
     if (status != KVF_OK)
         return status;
-    const uint64_t n_values = weight->shape[0] * weight->shape[1];
-    void *block = allocate(weights, n_values * sizeof(float));
-    if (!block)
-        return kvf_fail(loader->error, KVF_OUT_OF_MEMORY,
-                        "no memory on the device for %llu bytes of tensor \"%s\"",
-                        (unsigned long long)(n_values * sizeof(float)),
-                        kvf_printable(tensor->name).text);
-    store_target(weight, block);
-    loader->used[tensor - kvf_tensor_set_at(weights->files, 0)] = true;
-    loader->jobs[loader->n_jobs++] = (struct job){tensor, weight->kind, n_values, block, n_values};
-    return KVF_OK;
+    mark_used(loader, place.tensor);
+    mark_used(loader, place.scales);
+    if (weight->kind == KVF_TENSOR_MATRIX)
+        return add_matrix(loader, weight, &place);
+    status = add_copy(loader, weight, &place, &copy);
+    if (weight->kind == KVF_TENSOR_MAP)
+        *(const int32_t **)weight->target = copy;
+    else
+        *(const float **)weight->target = copy;
+    return status;
 }
 
 /* ---- Tensors that nobody asked for ------------------------------------------------ */
 
 static bool ends_with(const char *text, const char *suffix)
 {
-    size_t text_bytes = strlen(text);
-    size_t bytes = strlen(suffix);
+    const size_t text_bytes = strlen(text);
+    const size_t bytes = strlen(suffix);
     return text_bytes >= bytes && strcmp(text + text_bytes - bytes, suffix) == 0;
-}
-
-/* Before all else, so that a quantised checkpoint is called that and not incomplete. */
-static kvf_status refuse_quantised(const struct loader *loader)
-{
-    for (uint32_t i = 0; i < loader->n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_tensor_set_at(loader->weights->files, i);
-        if (kvf_weight_is_ignored(loader->config, tensor->name))
-            continue;
-        if (ends_with(tensor->name, ".scale") || ends_with(tensor->name, ".weight_scale_inv"))
-            return kvf_fail(loader->error, KVF_UNSUPPORTED,
-                            "%s: tensor \"%s\" is the scale of a quantised weight; FP8 and FP4 "
-                            "weights are not read yet",
-                            kvf_printable(tensor->file).text, kvf_printable(tensor->name).text);
-    }
-    return KVF_OK;
 }
 
 static kvf_status refuse_surplus(const struct loader *loader)
 {
     for (uint32_t i = 0; i < loader->n_tensors; i++) {
         const kvf_tensor *tensor = kvf_tensor_set_at(loader->weights->files, i);
-        if (!loader->used[i] && !kvf_weight_is_ignored(loader->config, tensor->name))
-            return kvf_fail(loader->error, KVF_FILE_FORMAT,
-                            "%s: tensor \"%s\" is not part of the model that the config describes",
+        if (loader->used[i] || kvf_weight_is_ignored(loader->config, tensor->name))
+            continue;
+        if (ends_with(tensor->name, ".weight_scale_inv"))
+            return kvf_fail(loader->error, KVF_UNSUPPORTED,
+                            "%s: tensor \"%s\": scales of this name are not read; DeepSeek's own "
+                            "are called .scale",
                             kvf_printable(tensor->file).text, kvf_printable(tensor->name).text);
+        return kvf_fail(loader->error, KVF_FILE_FORMAT,
+                        "%s: tensor \"%s\" is not part of the model that the config describes",
+                        kvf_printable(tensor->file).text, kvf_printable(tensor->name).text);
     }
     return KVF_OK;
 }
 
-/* ---- Conversion -------------------------------------------------------------------- */
+/* ---- Copies ------------------------------------------------------------------------ */
 
 /* Values of a tensor may lie at any address: they are read by memcpy. */
 static uint16_t load_u16(const unsigned char *data, uint64_t i)
@@ -181,10 +129,10 @@ static uint16_t load_u16(const unsigned char *data, uint64_t i)
     return value;
 }
 
-static uint32_t value_bits(kvf_stored_type dtype, const unsigned char *data, uint64_t i)
+static uint32_t value_bits(kvf_stored_type type, const unsigned char *data, uint64_t i)
 {
     uint32_t bits;
-    switch (dtype) {
+    switch (type) {
     case KVF_STORED_BF16: return kvf_bf16_decode(load_u16(data, i));
     case KVF_STORED_F16: return kvf_f16_decode(load_u16(data, i));
     default: memcpy(&bits, data + 4 * i, sizeof bits); return bits;
@@ -196,32 +144,37 @@ static bool is_finite(uint32_t f32_bits)
     return (f32_bits & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
 }
 
-static void convert_values(struct job *job)
+static void copy_values(struct job *job)
 {
-    const unsigned char *data = job->tensor->data;
-    const kvf_stored_type dtype = job->tensor->type;
     float *out = job->out;
-    bool all_finite = true;
     for (uint64_t i = 0; i < job->n_values; i++) {
-        uint32_t bits = value_bits(dtype, data, i);
-        all_finite &= is_finite(bits);
+        const uint32_t bits = value_bits(job->place.tensor->type, job->place.data, i);
         memcpy(&out[i], &bits, sizeof bits);
+        if (!is_finite(bits) && job->bad == job->n_values)
+            job->bad = i;
     }
-    if (all_finite)
-        return;
-    job->bad = 0;
-    while (is_finite(value_bits(dtype, data, job->bad)))
-        job->bad++;
 }
 
-static void convert_map(struct job *job, uint32_t n_experts)
+static void copy_matrix(struct job *job)
 {
-    const unsigned char *data = job->tensor->data;
+    const kvf_matrix *matrix = &job->place.matrix;
+    for (uint32_t row = 0; row < matrix->rows; row++) {
+        float *out = (float *)job->out + (uint64_t)row * matrix->cols;
+        kvf_weight_get(matrix->type)->decode(matrix, row, out);
+        for (uint32_t i = 0; i < matrix->cols; i++)
+            if (!is_finite(kvf_bits_of(out[i])) && job->bad == job->n_values)
+                job->bad = (uint64_t)row * matrix->cols + i;
+    }
+}
+
+static void copy_map(struct job *job, uint32_t n_experts)
+{
+    const unsigned char *data = job->place.data;
     int32_t *out = job->out;
     for (uint64_t i = 0; i < job->n_values; i++) {
         int64_t wide = 0;
         int32_t narrow = 0;
-        if (job->tensor->type == KVF_STORED_I64) {
+        if (job->place.tensor->type == KVF_STORED_I64) {
             memcpy(&wide, data + 8 * i, sizeof wide);
         } else {
             memcpy(&narrow, data + 4 * i, sizeof narrow);
@@ -235,30 +188,31 @@ static void convert_map(struct job *job, uint32_t n_experts)
     }
 }
 
-static void convert_jobs(void *context, size_t first, size_t end, uint32_t thread)
+static void copy_jobs(void *context, size_t first, size_t end, uint32_t thread)
 {
     const struct loader *loader = context;
     (void)thread;
     for (size_t i = first; i < end; i++) {
-        if (loader->jobs[i].kind == KVF_WEIGHT_MAP)
-            convert_map(&loader->jobs[i], loader->config->n_experts);
-        else
-            convert_values(&loader->jobs[i]);
+        switch (loader->jobs[i].kind) {
+        case KVF_TENSOR_VALUES: copy_values(&loader->jobs[i]); break;
+        case KVF_TENSOR_MATRIX: copy_matrix(&loader->jobs[i]); break;
+        case KVF_TENSOR_MAP: copy_map(&loader->jobs[i], loader->config->n_experts); break;
+        }
     }
 }
 
-static kvf_status convert(struct loader *loader)
+static kvf_status copy_all(struct loader *loader)
 {
     const size_t n = loader->n_jobs;
-    kvf_device_run(loader->weights->device, n, 1, convert_jobs, loader);
+    kvf_device_run(loader->weights->device, n, 1, copy_jobs, loader);
     for (size_t i = 0; i < n; i++) { /* in order, so that the message does not depend on threads */
         const struct job *job = &loader->jobs[i];
         if (job->bad < job->n_values)
-            return kvf_fail(loader->error, KVF_FILE_FORMAT, "%s: tensor \"%s\": value %llu is %s",
-                            kvf_printable(job->tensor->file).text,
-                            kvf_printable(job->tensor->name).text, (unsigned long long)job->bad,
-                            job->kind == KVF_WEIGHT_MAP ? "not the number of an expert"
-                                                        : "not finite");
+            return kvf_fail(
+                loader->error, KVF_FILE_FORMAT, "%s: tensor \"%s\": value %llu is %s",
+                kvf_printable(job->place.tensor->file).text,
+                kvf_printable(job->place.tensor->name).text, (unsigned long long)job->bad,
+                job->kind == KVF_TENSOR_MAP ? "not the number of an expert" : "not finite");
     }
     return KVF_OK;
 }
@@ -273,17 +227,27 @@ static size_t count_tensors(const kvf_tensor_set *files)
     return n;
 }
 
+/* A kvf_weight_fn. */
+static kvf_status count_weight(void *user, const kvf_weight *weight)
+{
+    (void)weight;
+    ++*(size_t *)user;
+    return KVF_OK;
+}
+
 /* Host memory whose size the config and the files decide. */
 static kvf_status make_room(struct loader *loader)
 {
     kvf_weights *weights = loader->weights;
     const uint32_t n_layers = loader->config->geometry.n_layers;
-    const size_t n = loader->n_tensors = count_tensors(weights->files);
+    size_t n = 0; /* copies at most */
+    kvf_weight_walk(loader->config, NULL, count_weight, &n);
+    loader->n_tensors = count_tensors(weights->files);
     weights->layers = calloc(n_layers, sizeof *weights->layers);
     weights->blocks = calloc(n + 1, sizeof *weights->blocks);
     weights->block_bytes = calloc(n + 1, sizeof *weights->block_bytes);
     loader->jobs = calloc(n + 1, sizeof *loader->jobs);
-    loader->used = calloc(n + 1, sizeof *loader->used);
+    loader->used = calloc(loader->n_tensors + 1, sizeof *loader->used);
     bool enough =
         weights->layers && weights->blocks && weights->block_bytes && loader->jobs && loader->used;
     for (uint32_t i = 0; i < n_layers && enough; i++) {
@@ -292,7 +256,7 @@ static kvf_status make_room(struct loader *loader)
     }
     return enough ? KVF_OK
                   : kvf_fail(loader->error, KVF_OUT_OF_MEMORY, "%s: no memory for %zu tensors",
-                             kvf_printable(loader->dir).text, n);
+                             kvf_printable(loader->path).text, n);
 }
 
 static kvf_status load(struct loader *loader)
@@ -300,29 +264,23 @@ static kvf_status load(struct loader *loader)
     kvf_weights *weights = loader->weights;
     kvf_status status = make_room(loader);
     if (status == KVF_OK)
-        status = refuse_quantised(loader);
-    if (status == KVF_OK)
-        status = kvf_weight_walk(loader->config, weights, add_job, loader);
+        status = kvf_weight_walk(loader->config, weights, add_weight, loader);
     if (status == KVF_OK)
         status = refuse_surplus(loader);
     if (status == KVF_OK)
-        status = convert(loader);
+        status = copy_all(loader);
     if (loader->config->tied_embeddings)
         weights->head = weights->embed;
     return status;
 }
 
-kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, const char *dir,
-                            kvf_weights *weights, kvf_error *error)
+kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, const char *path,
+                            kvf_tensor_set *files, kvf_weights *weights, kvf_error *error)
 {
-    *weights = (kvf_weights){.device = device};
-    kvf_status status = kvf_tensor_set_open(dir, &weights->files, error);
-    if (status != KVF_OK)
-        return status;
-    weights->mapped_bytes = kvf_tensor_set_mapped_bytes(weights->files);
-    struct loader loader = {.config = config, .weights = weights, .dir = dir, .error = error};
+    *weights = (kvf_weights){.device = device, .files = files};
     weights->n_layers = config->geometry.n_layers;
-    status = load(&loader);
+    struct loader loader = {.config = config, .weights = weights, .path = path, .error = error};
+    const kvf_status status = load(&loader);
     free(loader.jobs);
     free(loader.used);
     if (status != KVF_OK) {
@@ -342,6 +300,5 @@ void kvf_weights_free(kvf_weights *weights)
     free(weights->layers);
     free(weights->blocks);
     free(weights->block_bytes);
-    kvf_tensor_set_close(weights->files);
     *weights = (kvf_weights){0};
 }

@@ -1,6 +1,7 @@
 /*
- * The weights of a checkpoint, found under either naming style, checked against
- * the config's shapes and converted to f32 for the device.
+ * The weights of a checkpoint, found under any naming style and checked against the
+ * config's shapes. Matrices stay as they are stored, where they lie in the mapped file;
+ * vectors and tables are copied. A backend that cannot have that is given f32 copies.
  */
 #ifndef KVF_MODEL_WEIGHTS_H
 #define KVF_MODEL_WEIGHTS_H
@@ -45,11 +46,10 @@ typedef struct kvf_weights {
     kvf_matrix head;   /* [vocab][hidden]; tied checkpoints: the same data as embed */
     const float *norm; /* [hidden] */
     kvf_mix_weights hc_head;
-    kvf_layer_weights *layers; /* [n_layers] */
-    uint64_t mapped_bytes;     /* of the files */
-    uint64_t device_bytes;     /* f32 (and i32) copies given by the device */
+    kvf_layer_weights *layers;   /* [n_layers] */
+    uint64_t device_bytes;       /* f32 and i32 copies given by the device */
+    const kvf_tensor_set *files; /* where matrices lie; not owned */
     /* owned: */
-    kvf_tensor_set *files;
     kvf_device *device;
     void **blocks; /* every device allocation, with its size beside it */
     size_t *block_bytes;
@@ -58,16 +58,16 @@ typedef struct kvf_weights {
 } kvf_weights;
 
 /*
- * Loads DIR's tensors. Names: the tiny checkpoint's ("model.layers.0.attn.norm.weight",
- * "model.hc_head.hc_fn") and DeepSeek's own ("layers.0.attn.kv_norm.weight",
- * "hc_head_fn", no "model." prefix). Tensors of prediction heads ("mtp.", "model.mtp.",
- * layers past the last one) are ignored. A missing tensor, a surplus one, a wrong
- * shape or a dtype that is not read (FP8, FP4, I8 ..) fails and is named together
- * with its file and what was expected. Non-finite weights are KVF_FILE_FORMAT.
- * The device outlives the weights.
+ * Finds the weights that the config asks for among the files' tensors, under any style's
+ * names (weight_names.h). Tensors of what is not run ("mtp.", "dspark.", layers past the
+ * last one) are ignored. A missing tensor, a surplus one, a wrong shape, a stored type that is
+ * not read, a plane of scales that is missing or has another shape fails and is named
+ * together with its file and what was expected. Headers and vectors are read, matrices are
+ * not: what is in them is not checked, unless they are copied. The device and the files
+ * outlive the weights; path is for messages.
  */
-kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, const char *dir,
-                            kvf_weights *weights, kvf_error *error);
+kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, const char *path,
+                            kvf_tensor_set *files, kvf_weights *weights, kvf_error *error);
 void kvf_weights_free(kvf_weights *weights);
 
 #endif

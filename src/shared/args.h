@@ -7,17 +7,16 @@
 #define KVF_SHARED_ARGS_H
 
 #include "kvfold.h"
+#include "shared/matrix.h"
 
-/* A weight matrix as the backend keeps it: [rows][cols], rows are outputs. */
-typedef struct kvf_matrix {
-    const float *data;
-    uint32_t rows;
-    uint32_t cols;
-} kvf_matrix;
-
-/* out[n][out_stride] = in[n][in_stride] * weight^T. Order of sums: the backend's. */
+/*
+ * out[n][out_stride] = in[n][in_stride] * weight^T, summed as docs/FORMAT.md 9.8 says where
+ * the backend promises it. With groups the weight's rows are so many equal parts: part g is
+ * multiplied with values g * cols .. of a token.
+ */
 typedef struct kvf_matmul_args {
     uint32_t n;
+    uint32_t groups; /* 0: one; rows % groups == 0 */
     kvf_matrix weight;
     const float *in;
     size_t in_stride;
@@ -61,7 +60,7 @@ typedef struct kvf_rope_args {
  * mix = rms(streams flat) * fn^T; pre, post and comb from it (docs/ARCHITECTURE.md).
  */
 typedef struct kvf_mix_weights {
-    const float *fn; /* [n_streams * (2 + n_streams)][n_streams * hidden]; head: [n_streams][..] */
+    kvf_matrix fn; /* [n_streams * (2 + n_streams)][n_streams * hidden]; head: [n_streams][..] */
     const float *base;  /* [n_streams * (2 + n_streams)]; head: [n_streams] */
     const float *scale; /* [3]; head: [1] */
 } kvf_mix_weights;
@@ -127,14 +126,8 @@ typedef struct kvf_experts_args {
     const kvf_expert_weights *routed; /* [n_experts], host memory */
     kvf_expert_weights shared;
     float *out;       /* [n][hidden] */
-    float *workspace; /* kvf_experts_workspace_floats() */
+    float *workspace; /* the backend's experts_workspace_bytes() */
 } kvf_experts_args;
-
-/* Floats of workspace for kvf_experts_args of that size: in, gate, up, out of n tokens. */
-static inline size_t kvf_experts_workspace_floats(size_t n, size_t hidden, size_t ffn)
-{
-    return n * (2 * hidden + 2 * ffn);
-}
 
 /*
  * compress: pools the candidates of every row that the chunk completes, norms,

@@ -59,3 +59,28 @@ kvf_weight_scales kvf_weight_scales_of(const kvf_weight_type *type, uint64_t row
     plane.bytes = (uint64_t)plane.rows * plane.stride_bytes;
     return plane;
 }
+
+kvf_matrix kvf_matrix_columns(const kvf_matrix *matrix, uint32_t first, uint32_t n)
+{
+    const kvf_weight_type *type = types[matrix->type];
+    kvf_matrix part = *matrix;
+    part.cols = n;
+    part.data =
+        (const uint8_t *)matrix->data + (size_t)(first / type->block_values) * type->block_bytes;
+    if (type->scale_bytes)
+        part.scales = (const uint8_t *)matrix->scales +
+                      (size_t)(first / type->scale_cols) * type->scale_bytes;
+    return part;
+}
+
+kvf_matrix kvf_matrix_rows(const kvf_matrix *matrix, uint32_t first, uint32_t n)
+{
+    const kvf_weight_type *type = types[matrix->type];
+    kvf_matrix part = *matrix;
+    part.rows = n;
+    part.data = (const uint8_t *)matrix->data + first * matrix->row_bytes;
+    if (type->scale_bytes)
+        part.scales = (const uint8_t *)matrix->scales +
+                      (size_t)(first / type->scale_rows) * matrix->scale_stride;
+    return part;
+}

@@ -44,6 +44,22 @@ uint64_t kvf_weight_row_bytes(const kvf_weight_type *type, uint64_t cols);
 /* Bytes of a dense matrix; 0: it cannot exist, as above or because rows are 0 or too many. */
 uint64_t kvf_weight_bytes(const kvf_weight_type *type, uint64_t rows, uint64_t cols);
 
+/* Values that lie as f32 in memory, as a matrix. */
+static inline kvf_matrix kvf_matrix_of_f32(const float *values, uint32_t rows, uint32_t cols)
+{
+    return (kvf_matrix){.type = KVF_WEIGHT_F32,
+                        .rows = rows,
+                        .cols = cols,
+                        .row_bytes = (uint64_t)cols * sizeof *values,
+                        .data = values};
+}
+
+/* Columns first .. + n of a matrix; first is a multiple of 256, or 0. */
+kvf_matrix kvf_matrix_columns(const kvf_matrix *matrix, uint32_t first, uint32_t n);
+
+/* Rows first .. + n of a matrix; first is a multiple of the type's scale_rows, or 0. */
+kvf_matrix kvf_matrix_rows(const kvf_matrix *matrix, uint32_t first, uint32_t n);
+
 /* Shape of the scale plane of a matrix; both 0 for a type without one. */
 typedef struct kvf_weight_scales {
     uint32_t rows;         /* ceil(matrix rows / scale_rows) */

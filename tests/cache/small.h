@@ -114,10 +114,11 @@ static inline kvf_status small_layer(kvf_session *session, const int32_t *tokens
     const kvf_append_args args = small_append_args(first, n, small_geometry.layers[layer]);
     kvf_status status = kvf_session_append(session, layer, &args, error);
     if (status == KVF_OK && small_geometry.layers[layer].kind == KVF_LAYER_CSA)
-        status =
-            kvf_session_select(session, layer, small_in->index_q, small_in->head_weights, error);
+        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, small_in->index_q,
+                                    small_in->head_weights, error);
     if (status == KVF_OK)
-        status = kvf_session_attend(session, layer, small_in->q, NULL, small_in->out, error);
+        status = kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, small_in->q, NULL,
+                                    small_in->out, error);
     return status;
 }
 

@@ -148,13 +148,15 @@ static kvf_status step_layer(kvf_session *session, uint32_t layer, uint32_t n, u
     kvf_status status = kvf_session_append(session, layer, &args, error);
     if (status == KVF_OK && session->geometry.layers[layer].kind == KVF_LAYER_CSA) {
         memcpy(in.index_q_used, in.index_q, sizeof in.index_q);
-        status = kvf_session_select(session, layer, in.index_q_used, in.head_weights, error);
+        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, in.index_q_used,
+                                    in.head_weights, error);
         int32_t list[64] = {0};
         for (uint32_t i = 0; status == KVF_OK && i < n; i++)
             *output = mix(*output, list, 4 * kvf_session_selection(session, i, list));
     }
     if (status == KVF_OK)
-        status = kvf_session_attend(session, layer, in.q, NULL, in.out, error);
+        status =
+            kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, in.q, NULL, in.out, error);
     if (status == KVF_OK)
         *output = mix(*output, in.out, (size_t)n * 2 * 512 * sizeof(float));
     return status;

@@ -62,9 +62,11 @@ static kvf_status run_chunk(kvf_session *session, uint32_t n, kvf_error *error)
         fill(in->index_q, (size_t)n * 8 * 128);
         status = kvf_session_append(session, layer, &args, error);
         if (status == KVF_OK && geometry.layers[layer].kind == KVF_LAYER_CSA)
-            status = kvf_session_select(session, layer, in->index_q, in->head_weights, error);
+            status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, in->index_q,
+                                        in->head_weights, error);
         if (status == KVF_OK)
-            status = kvf_session_attend(session, layer, in->q, NULL, in->out, error);
+            status = kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, in->q, NULL,
+                                        in->out, error);
     }
     return status == KVF_OK ? kvf_session_commit(session, error) : status;
 }
@@ -207,10 +209,12 @@ static void the_planned_workspace_is_enough_for_64_heads(void **state)
             for (uint32_t layer = 0; layer < geometry.n_layers; layer++) {
                 assert_int_equal(kvf_session_append(session, layer, &args, &error), KVF_OK);
                 if (geometry.layers[layer].kind == KVF_LAYER_CSA)
-                    assert_int_equal(
-                        kvf_session_select(session, layer, in->index_q, in->head_weights, &error),
-                        KVF_OK);
-                assert_int_equal(kvf_session_attend(session, layer, q, NULL, out, &error), KVF_OK);
+                    assert_int_equal(kvf_session_select(session, layer, (kvf_chunk_span){0, 3},
+                                                        in->index_q, in->head_weights, &error),
+                                     KVF_OK);
+                assert_int_equal(kvf_session_attend(session, layer, (kvf_chunk_span){0, 3}, q, NULL,
+                                                    out, &error),
+                                 KVF_OK);
             }
             kvf_session_close(session);
         }

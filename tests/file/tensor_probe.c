@@ -59,7 +59,7 @@ static kvf_status compare_weight(void *user, const kvf_weight *weight)
         status = kvf_weight_locate(pair->sets[1], "second", weight, &b, &pair->error);
     if (status != KVF_OK)
         return status;
-    const bool same = weight->kind == KVF_WEIGHT_MAP
+    const bool same = weight->kind == KVF_TENSOR_MAP
                           ? is_same_map(&a, &b, weight->shape[0] * weight->shape[1])
                           : a.tensor->type == b.tensor->type && a.bytes == b.bytes &&
                                 memcmp(a.data, b.data, a.bytes) == 0;

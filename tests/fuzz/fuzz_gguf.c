@@ -108,7 +108,7 @@ static kvf_status locate(void *user, const kvf_weight *weight)
         const char *end = begin + place.tensor->bytes;
         FUZZ_REQUIRE((const char *)place.data >= begin &&
                      place.bytes <= (uint64_t)(end - (const char *)place.data));
-        FUZZ_REQUIRE(weight->kind != KVF_WEIGHT_MATRIX ||
+        FUZZ_REQUIRE(weight->kind != KVF_TENSOR_MATRIX ||
                      (fuzz_wide)place.matrix.row_bytes * place.matrix.rows == place.bytes);
     }
     return KVF_OK;

@@ -86,9 +86,9 @@ static kvf_status step_layer(kvf_session *session, const kvf_geometry *geometry,
                                   .row_rope = {values, values}};
     kvf_status status = kvf_session_append(session, i, &args, error);
     if (status == KVF_OK && geometry->layers[i].kind == KVF_LAYER_CSA)
-        status = kvf_session_select(session, i, index_q, values, error);
+        status = kvf_session_select(session, i, (kvf_chunk_span){0, n}, index_q, values, error);
     if (status == KVF_OK)
-        status = kvf_session_attend(session, i, heads, NULL, out, error);
+        status = kvf_session_attend(session, i, (kvf_chunk_span){0, n}, heads, NULL, out, error);
     free(values);
     free(heads);
     free(out);

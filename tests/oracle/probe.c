@@ -405,15 +405,17 @@ static kvf_status run_chunk(kvf_session *session, const session_input *in, size_
     }
     if (status == KVF_OK && in->layer.kind == KVF_LAYER_CSA) {
         size_t head = first * in->n_index_heads;
-        status = kvf_session_select(session, 0, in->index_q + head * KVF_INDEX_WIDTH,
-                                    in->head_weights + head, error);
+        status = kvf_session_select(session, 0, (kvf_chunk_span){0, n_tokens},
+                                    in->index_q + head * KVF_INDEX_WIDTH, in->head_weights + head,
+                                    error);
         for (uint32_t i = 0; i < n_tokens && status == KVF_OK; i++) {
             kvf_session_selection(session, i, in->selection + (first + i) * in->top_k);
         }
     }
     if (status == KVF_OK) {
         size_t at = first * in->n_heads * KVF_ROW_WIDTH;
-        status = kvf_session_attend(session, 0, in->q + at, in->sinks, in->out + at, error);
+        status = kvf_session_attend(session, 0, (kvf_chunk_span){0, n_tokens}, in->q + at,
+                                    in->sinks, in->out + at, error);
     }
     return status == KVF_OK ? kvf_session_commit(session, error) : status;
 }

@@ -304,8 +304,10 @@ static void run_chunk(kvf_session *session, kvf_fp_environment environment, floa
     kvf_error error;
     IN_ENVIRONMENT(environment, kvf_session_begin(session, tokens, N_ROWS, &error));
     IN_ENVIRONMENT(environment, kvf_session_append(session, 0, &append, &error));
-    IN_ENVIRONMENT(environment, kvf_session_select(session, 0, index_q, weights, &error));
-    IN_ENVIRONMENT(environment, kvf_session_attend(session, 0, q, NULL, attended, &error));
+    IN_ENVIRONMENT(environment, kvf_session_select(session, 0, (kvf_chunk_span){0, N_ROWS}, index_q,
+                                                   weights, &error));
+    IN_ENVIRONMENT(environment, kvf_session_attend(session, 0, (kvf_chunk_span){0, N_ROWS}, q, NULL,
+                                                   attended, &error));
     IN_ENVIRONMENT(environment, kvf_session_commit(session, &error));
     free(weights);
     free(index_q);

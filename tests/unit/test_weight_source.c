@@ -11,7 +11,7 @@ static kvf_weight matrix_of(uint64_t rows, uint64_t cols)
 {
     return (kvf_weight){.names = {"layers.0.attn.wq_a.weight", "model.layers.0.attn.wq_a.weight",
                                   "blk.0.attn_q_a.weight"},
-                        .kind = KVF_WEIGHT_MATRIX,
+                        .kind = KVF_TENSOR_MATRIX,
                         .n_dims = 2,
                         .shape = {rows, cols}};
 }
@@ -222,7 +222,7 @@ static void test_vectors_and_maps_have_types_of_their_own(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (int map = 0; map < 2; map++) {
             kvf_weight weight = matrix_of(8, map ? 2 : 1);
-            weight.kind = map ? KVF_WEIGHT_MAP : KVF_WEIGHT_VALUES;
+            weight.kind = map ? KVF_TENSOR_MAP : KVF_TENSOR_VALUES;
             weight.n_dims = map ? 2 : 1;
             kvf_weight_place place;
             kvf_error error = {0};

@@ -233,7 +233,7 @@ typedef struct pointer_list {
 static kvf_status list_pointer(void *user, const kvf_weight *weight)
 {
     pointer_list *list = user;
-    list->data[list->n] = weight->kind == KVF_WEIGHT_MATRIX
+    list->data[list->n] = weight->kind == KVF_TENSOR_MATRIX
                               ? (const void *)((kvf_matrix *)weight->target)->data
                               : *(const void **)weight->target;
     list->bytes[list->n++] = weight->shape[0] * weight->shape[1] * 4;
@@ -320,7 +320,7 @@ static kvf_status add_entry(void *user, const kvf_weight *weight)
     made_up *m = user;
     assert_true(m->n < MAX_ENTRIES);
     tensor_entry *entry = &m->entries[m->n++];
-    const bool is_map = weight->kind == KVF_WEIGHT_MAP;
+    const bool is_map = weight->kind == KVF_TENSOR_MAP;
     strcpy(entry->name, weight->names[0]);
     strcpy(entry->dtype, is_map ? "I64" : "F32");
     entry->n_dims = weight->n_dims;

@@ -92,7 +92,7 @@ static inline row_place place_of(const kvf_rows *rows, uint64_t row)
 }
 
 /* Values dim .. dim + 64 of a row of 512; dim is a multiple of 64, an FP8 block. */
-static inline void decode_block(kvf_format_id format, row_place place, uint32_t dim, float *out)
+static inline void decode_values(kvf_format_id format, row_place place, uint32_t dim, float *out)
 {
     if (format == KVF_FORMAT_F32) {
         for (uint32_t i = 0; i < KVF_FP8_BLOCK_VALUES; i += 16)
@@ -112,7 +112,7 @@ static void decode_row(const kvf_rows *rows, uint64_t row, float *out)
 {
     const row_place place = place_of(rows, row);
     for (uint32_t dim = 0; dim < KVF_ROW_WIDTH; dim += KVF_FP8_BLOCK_VALUES)
-        decode_block(rows->format, place, dim, out + dim);
+        decode_values(rows->format, place, dim, out + dim);
 }
 
 /* Row i of a walk: where it lies, and in which format. */
@@ -221,7 +221,7 @@ static void attend_scores(const kvf_attend_part *part, uint32_t begin, uint32_t 
             row.format == KVF_FORMAT_F32 ? (const float *)(const void *)row.place.data : buffer;
         for (uint32_t dim = 0; rows[i] == buffer && dim < KVF_ROW_WIDTH;
              dim += KVF_FP8_BLOCK_VALUES)
-            decode_block(row.format, row.place, dim, buffer + dim);
+            decode_values(row.format, row.place, dim, buffer + dim);
     }
     prefetch_rows(walk, begin + KVF_ATTEND_SCORE_ROWS, end + KVF_ATTEND_SCORE_ROWS);
     uint32_t h = 0;
@@ -345,7 +345,7 @@ static void attend_output(const kvf_attend_part *part, uint32_t first_head, uint
             rows[i] = row_of_walk(part->walk, begin + i);
         for (uint32_t dim = first_dim; dim < end_dim; dim += OUT_VALUES) {
             for (uint32_t i = 0; i < n; i++)
-                decode_block(rows[i].format, rows[i].place, dim, tile + (size_t)i * OUT_VALUES);
+                decode_values(rows[i].format, rows[i].place, dim, tile + (size_t)i * OUT_VALUES);
             out_tile(part->scores + (size_t)begin * part->stride + first_head, part->stride,
                      n_heads, tile, n, out + dim);
         }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpus.h"
+#include "backend/cpu/product.h"
 #include "error.h"
 
 typedef struct isa_entry {
@@ -87,6 +88,13 @@ static const kvf_cpu_kernels *find_isa(const char *name, kvf_error *error)
     return best;
 }
 
+static void *cpu_alloc(kvf_device *device, size_t bytes)
+{
+    (void)device;
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes ? bytes : 1) == 0 ? memory : NULL;
+}
+
 static kvf_status cpu_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
 {
     const kvf_cpu_kernels *kernels = find_isa(options->isa, error);
@@ -106,8 +114,14 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
         cpu->base.n_threads = n_cpus < KVF_MAX_THREADS ? n_cpus : KVF_MAX_THREADS;
     }
     cpu->kernels = kernels;
-    const kvf_status status = kvf_pool_open(cpu->base.n_threads, &cpu->pool, error);
+    /* Large, and touched as far as it is needed: pages that are not cost nothing. */
+    cpu->spaces = cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces);
+    const kvf_status status =
+        cpu->spaces ? kvf_pool_open(cpu->base.n_threads, &cpu->pool, error)
+                    : kvf_fail(error, KVF_OUT_OF_MEMORY,
+                               "no memory for the workspace of %u threads", cpu->base.n_threads);
     if (status != KVF_OK) {
+        free(cpu->spaces);
         free(cpu);
         return status;
     }
@@ -117,7 +131,9 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
 
 static void cpu_close(kvf_device *device)
 {
-    kvf_pool_close(((kvf_cpu_device *)device)->pool);
+    kvf_cpu_device *cpu = (kvf_cpu_device *)device;
+    kvf_pool_close(cpu->pool);
+    free(cpu->spaces);
     free(device);
 }
 
@@ -125,13 +141,6 @@ static void cpu_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
                     void *context)
 {
     kvf_pool_run(((kvf_cpu_device *)device)->pool, n_items, chunk_items, task, context);
-}
-
-static void *cpu_alloc(kvf_device *device, size_t bytes)
-{
-    (void)device;
-    void *memory = NULL;
-    return posix_memalign(&memory, 64, bytes ? bytes : 1) == 0 ? memory : NULL;
 }
 
 static void cpu_release(kvf_device *device, void *memory, size_t bytes)
@@ -144,6 +153,7 @@ static void cpu_release(kvf_device *device, void *memory, size_t bytes)
 const kvf_backend kvf_backend_cpu = {
     .name = "cpu",
     .addresses_host_memory = true,
+    .takes_stored_weights = true,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,
@@ -164,6 +174,7 @@ const kvf_backend kvf_backend_cpu = {
     .score = kvf_cpu_score,
     .mask = kvf_cpu_mask,
     .attend = kvf_cpu_attend,
+    .experts_workspace_bytes = kvf_cpu_experts_workspace,
     .select_workspace_bytes = kvf_cpu_select_workspace,
     .attend_workspace_bytes = kvf_cpu_attend_workspace,
 };

@@ -1,22 +1,23 @@
 /*
- * The dense layers. Products are the BLAS library's; the rest are loops over tokens
- * in the order that ref/ spells out, shared among threads.
+ * The dense layers: products (product.c), and loops over tokens in the order that ref/
+ * spells out, shared among threads.
  */
-#include <math.h>
 #include <string.h>
 
-#include "backend/cpu/blas.h"
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/product.h"
+#include "shared/activation.h"
 
 static void embed_tokens(void *context, size_t first, size_t end, uint32_t thread)
 {
     const kvf_embed_args *args = context;
     const size_t hidden = args->table.cols;
     (void)thread;
-    for (size_t i = first; i < end; i++)
-        for (uint32_t s = 0; s < args->n_streams; s++)
-            memcpy(args->streams + (i * args->n_streams + s) * hidden,
-                   args->table.data + (size_t)args->tokens[i] * hidden, hidden * sizeof(float));
+    for (size_t i = first; i < end; i++) {
+        float *streams = args->streams + i * args->n_streams * hidden;
+        kvf_weight_get(args->table.type)->decode(&args->table, (uint32_t)args->tokens[i], streams);
+        for (uint32_t s = 1; s < args->n_streams; s++)
+            memcpy(streams + s * hidden, streams, hidden * sizeof *streams);
+    }
 }
 
 void kvf_cpu_embed(kvf_device *device, const kvf_embed_args *args)
@@ -26,7 +27,7 @@ void kvf_cpu_embed(kvf_device *device, const kvf_embed_args *args)
 
 void kvf_cpu_matmul(kvf_device *device, const kvf_matmul_args *args)
 {
-    kvf_blas_matmul(device, args);
+    kvf_products(device, args, 1);
 }
 
 typedef struct norm_work {
@@ -78,11 +79,6 @@ void kvf_cpu_rope(kvf_device *device, const kvf_rope_args *args)
 
 /* ---- Hyper-connections ------------------------------------------------------- */
 
-static float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
-
 /* One Sinkhorn pass: each column (or row) is divided by its sum + eps. */
 static void normalise_columns(float *comb, uint32_t n, float eps)
 {
@@ -115,7 +111,7 @@ static void sinkhorn(float *comb, uint32_t n, uint32_t rounds, float eps)
         for (uint32_t k = 1; k < n; k++)
             max = row[k] > max ? row[k] : max;
         for (uint32_t k = 0; k < n; k++) {
-            row[k] = expf(row[k] - max);
+            row[k] = kvf_exp_or_nan(row[k] - max);
             sum += row[k];
         }
         for (uint32_t k = 0; k < n; k++)
@@ -128,22 +124,8 @@ static void sinkhorn(float *comb, uint32_t n, uint32_t rounds, float eps)
     }
 }
 
-/* Eight partial sums, so that the loop is not one chain of additions. */
-static float sum_of_squares(const float *values, size_t n)
-{
-    float sums[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t l = 0; l < 8; l++)
-            sums[l] += values[i + l] * values[i + l];
-    for (; i < n; i++)
-        sums[i % 8] += values[i] * values[i];
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
-           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
 /* One token: mix holds the raw products with fn. */
-static void mix_token(const kvf_mix_args *args, uint32_t i)
+static void mix_token(const kvf_cpu_kernels *kernels, const kvf_mix_args *args, uint32_t i)
 {
     const uint32_t n = args->n_streams;
     const size_t flat_width = (size_t)n * args->hidden;
@@ -151,16 +133,16 @@ static void mix_token(const kvf_mix_args *args, uint32_t i)
     const bool head = args->sinkhorn_rounds == 0;
     const uint32_t n_mix = head ? n : n * (2 + n);
     float *mix = args->mix + (size_t)i * n_mix;
-    const float square = sum_of_squares(flat, flat_width);
+    const float square = kvf_product_of_f32(kernels, flat, flat, (uint32_t)flat_width);
     const float rms = 1.0f / sqrtf(square / (float)flat_width + args->norm_eps);
     float pre[KVF_MAX_STREAMS];
     for (uint32_t m = 0; m < n_mix; m++) {
         const uint32_t part = m < n ? 0 : m < 2 * n ? 1 : 2;
         const float x = mix[m] * rms * args->weights.scale[part] + args->weights.base[m];
         if (part == 0)
-            pre[m] = sigmoid(x) + args->eps;
+            pre[m] = kvf_sigmoid(x) + args->eps;
         else if (part == 1)
-            args->post[(size_t)i * n + m - n] = 2.0f * sigmoid(x);
+            args->post[(size_t)i * n + m - n] = 2.0f * kvf_sigmoid(x);
         else
             args->comb[(size_t)i * n * n + m - 2 * n] = x;
     }
@@ -174,26 +156,30 @@ static void mix_token(const kvf_mix_args *args, uint32_t i)
             out[d] += pre[j] * flat[(size_t)j * args->hidden + d];
 }
 
+typedef struct mix_work {
+    const kvf_cpu_kernels *kernels;
+    const kvf_mix_args *args;
+} mix_work;
+
 static void mix_tokens(void *context, size_t first, size_t end, uint32_t thread)
 {
+    const mix_work *work = context;
     (void)thread;
     for (size_t i = first; i < end; i++)
-        mix_token(context, (uint32_t)i);
+        mix_token(work->kernels, work->args, (uint32_t)i);
 }
 
 void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args)
 {
-    const uint32_t n_mix =
-        args->sinkhorn_rounds ? args->n_streams * (2 + args->n_streams) : args->n_streams;
-    const kvf_matmul_args product = {
-        .n = args->n,
-        .weight = {args->weights.fn, n_mix, args->n_streams * args->hidden},
-        .in = args->streams,
-        .in_stride = (size_t)args->n_streams * args->hidden,
-        .out = args->mix,
-        .out_stride = n_mix};
-    kvf_blas_matmul(device, &product);
-    kvf_cpu_loop(device, args->n > 4, args->n, 0, mix_tokens, (void *)args);
+    const kvf_matmul_args product = {.n = args->n,
+                                     .weight = args->weights.fn,
+                                     .in = args->streams,
+                                     .in_stride = (size_t)args->n_streams * args->hidden,
+                                     .out = args->mix,
+                                     .out_stride = args->weights.fn.rows};
+    kvf_products(device, &product, 1);
+    mix_work work = {kvf_kernels_of(device), args};
+    kvf_cpu_loop(device, args->n > 4, args->n, 0, mix_tokens, &work);
 }
 
 /* Values of each stream that are mixed at a time: the old ones stay in the L1 cache. */

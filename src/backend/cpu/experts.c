@@ -1,20 +1,19 @@
 /*
- * Routing and experts: tokens are gathered by expert, so that each expert's
- * weights are read once for all of its tokens.
+ * Routing and experts. Tokens are taken by tiles, and in a tile by expert, so that an
+ * expert's weights are decoded once for all of its tokens. Two passes: gate and up of all
+ * choices, then, for a few of the outputs at a time, down of all choices and their sum in
+ * the order of each token's list, as ref/ spells it out.
  */
-#include <math.h>
 #include <string.h>
 
-#include "backend/cpu/blas.h"
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/product.h"
+#include "shared/activation.h"
 
 #define MOST_USED_EXPERTS 64
+/* Tokens x inputs x blocks of 16 rows for which the other threads are not asked. */
+#define LEAST_THREADED_EXPERTS (1u << 10)
 
-/* sqrt(softplus(x)), softplus(x) = max(x, 0) + log1p(exp(-|x|)): never overflows. */
-static float route_score(float logit)
-{
-    return sqrtf(fmaxf(logit, 0.0f) + log1pf(expf(-fabsf(logit))));
-}
+/* ---- Routing --------------------------------------------------------------------- */
 
 /* The top_k experts by score + bias, highest first; equal: the lower expert. */
 static void choose_experts(const kvf_route_args *args, const float *logits, int32_t *experts)
@@ -22,7 +21,7 @@ static void choose_experts(const kvf_route_args *args, const float *logits, int3
     float best[MOST_USED_EXPERTS];
     uint32_t n = 0;
     for (uint32_t e = 0; e < args->n_experts; e++) {
-        const float score = route_score(logits[e]) + (args->bias ? args->bias[e] : 0.0f);
+        const float score = kvf_route_score(logits[e]) + (args->bias ? args->bias[e] : 0.0f);
         uint32_t place = n;
         while (place > 0 && score > best[place - 1])
             place--;
@@ -39,30 +38,28 @@ static void choose_experts(const kvf_route_args *args, const float *logits, int3
     }
 }
 
-static void route_token(const kvf_route_args *args, uint32_t i)
-{
-    const float *logits = args->logits + (size_t)i * args->n_experts;
-    int32_t *experts = args->experts + (size_t)i * args->top_k;
-    float *weights = args->weights + (size_t)i * args->top_k;
-    if (args->token_map)
-        memcpy(experts, args->token_map + (size_t)args->tokens[i] * args->top_k,
-               args->top_k * sizeof *experts);
-    else
-        choose_experts(args, logits, experts);
-    float sum = 0.0f;
-    for (uint32_t k = 0; k < args->top_k; k++) {
-        weights[k] = route_score(logits[experts[k]]);
-        sum += weights[k];
-    }
-    for (uint32_t k = 0; k < args->top_k; k++)
-        weights[k] = (args->normalise ? weights[k] / (sum + 1e-20f) : weights[k]) * args->scaling;
-}
-
 static void route_tokens(void *context, size_t first, size_t end, uint32_t thread)
 {
+    const kvf_route_args *args = context;
     (void)thread;
-    for (size_t i = first; i < end; i++)
-        route_token(context, (uint32_t)i);
+    for (size_t i = first; i < end; i++) {
+        const float *logits = args->logits + i * args->n_experts;
+        int32_t *experts = args->experts + i * args->top_k;
+        float *weights = args->weights + i * args->top_k;
+        if (args->token_map)
+            memcpy(experts, args->token_map + (size_t)args->tokens[i] * args->top_k,
+                   args->top_k * sizeof *experts);
+        else
+            choose_experts(args, logits, experts);
+        float sum = 0.0f;
+        for (uint32_t k = 0; k < args->top_k; k++) {
+            weights[k] = kvf_route_score(logits[experts[k]]);
+            sum += weights[k];
+        }
+        for (uint32_t k = 0; k < args->top_k; k++)
+            weights[k] =
+                (args->normalise ? weights[k] / (sum + 1e-20f) : weights[k]) * args->scaling;
+    }
 }
 
 void kvf_cpu_route(kvf_device *device, const kvf_route_args *args)
@@ -70,100 +67,199 @@ void kvf_cpu_route(kvf_device *device, const kvf_route_args *args)
     kvf_cpu_loop(device, args->n > 16, args->n, 0, route_tokens, (void *)args);
 }
 
-typedef struct swiglu_work {
-    float limit;
-    float *gate;
-    const float *up;
-} swiglu_work;
+/* ---- A tile of tokens ------------------------------------------------------------ */
 
-/* gate = silu(min(gate, limit)) * clamp(up, -limit, limit) */
-static void swiglu(void *context, size_t first, size_t end, uint32_t thread)
+/*
+ * A choice is a token's k-th expert, number token * top_k + k within the tile. The shared
+ * expert is one more, after the routed ones, which every token has.
+ */
+typedef struct tile {
+    const kvf_experts_args *args;
+    const kvf_cpu_device *device;
+    uint32_t first; /* token */
+    uint32_t n;
+    uint32_t n_experts; /* with the shared one */
+    float *act;         /* [choices and, behind them, tokens][ffn]: gate and up, activated */
+    int32_t *starts;    /* [n_experts + 1]: an expert's place in the two lists */
+    int32_t *chosen;    /* [n_chosen]: the experts that have tokens here, ascending */
+    uint32_t n_chosen;
+    int32_t *choices; /* by expert, ascending */
+    int32_t *tokens;  /* the token, within the tile, of each of them */
+    uint32_t blocks;  /* of an expert's gate rows, for the widest one */
+} tile;
+
+static size_t widest_ffn(const kvf_experts_args *args)
 {
-    const swiglu_work *work = context;
-    const float limit = work->limit;
-    (void)thread;
-    for (size_t i = first; i < end; i++) {
-        float g = work->gate[i];
-        float u = work->up[i];
-        if (limit > 0.0f) {
-            g = g < limit ? g : limit;
-            u = u < limit ? (u > -limit ? u : -limit) : limit;
-        }
-        work->gate[i] = g / (1.0f + expf(-g)) * u;
+    return args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
+}
+
+static uint32_t tokens_of_tile(uint32_t n, uint32_t top_k)
+{
+    const uint32_t most = KVF_EXPERT_CHOICES / (top_k + 1);
+    return n < most ? n : most;
+}
+
+size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args)
+{
+    (void)device;
+    const size_t n = tokens_of_tile(args->n, args->top_k);
+    const size_t choices = n * (args->top_k + 1);
+    return choices * widest_ffn(args) * sizeof(float) +
+           (2 * choices + 2 * (args->n_experts + 2)) * sizeof(int32_t);
+}
+
+static const kvf_expert_weights *expert_of(const tile *t, uint32_t expert)
+{
+    return expert < t->args->n_experts ? &t->args->routed[expert] : &t->args->shared;
+}
+
+/* Choices sorted by expert: counted, then placed. */
+static void sort_choices(tile *t)
+{
+    const kvf_experts_args *args = t->args;
+    const uint32_t n_choices = t->n * args->top_k;
+    const int32_t *experts = args->experts + (size_t)t->first * args->top_k;
+    int32_t *starts = t->starts;
+    memset(starts, 0, (t->n_experts + 1) * sizeof *starts);
+    for (uint32_t c = 0; c < n_choices; c++)
+        starts[experts[c] + 1]++;
+    if (args->shared_ffn)
+        starts[args->n_experts + 1] = (int32_t)t->n;
+    for (uint32_t e = 0; e < t->n_experts; e++)
+        starts[e + 1] += starts[e];
+    for (uint32_t c = 0; c < n_choices; c++) {
+        const int32_t place = starts[experts[c]]++;
+        t->choices[place] = (int32_t)c;
+        t->tokens[place] = (int32_t)(c / args->top_k);
+    }
+    for (uint32_t i = 0; args->shared_ffn && i < t->n; i++) {
+        const int32_t place = starts[args->n_experts]++;
+        t->choices[place] = (int32_t)(n_choices + i);
+        t->tokens[place] = (int32_t)i;
+    }
+    memmove(starts + 1, starts, t->n_experts * sizeof *starts);
+    starts[0] = 0;
+    t->n_chosen = 0;
+    for (uint32_t e = 0; e < t->n_experts; e++)
+        if (starts[e] < starts[e + 1])
+            t->chosen[t->n_chosen++] = (int32_t)e;
+}
+
+/* ---- Gate and up ------------------------------------------------------------------- */
+
+/* Rows row .. + n_rows of gate and up of one expert for all of its tokens. */
+static void activate_block(const tile *t, uint32_t expert, uint32_t row, kvf_product_space *space)
+{
+    const kvf_experts_args *args = t->args;
+    const kvf_cpu_kernels *kernels = t->device->kernels;
+    const kvf_expert_weights *weights = expert_of(t, expert);
+    const size_t ffn = widest_ffn(args);
+    const uint32_t left = weights->w1.rows - row;
+    const uint32_t n_rows = left < KVF_PRODUCT_ROWS ? left : KVF_PRODUCT_ROWS;
+    for (int32_t begin = t->starts[expert]; begin < t->starts[expert + 1];
+         begin += KVF_PRODUCT_TOKENS) {
+        const int32_t n = t->starts[expert + 1] - begin;
+        const kvf_product_tokens tokens = {.in = args->in + (size_t)t->first * args->hidden,
+                                           .stride = args->hidden,
+                                           .list = t->tokens + begin,
+                                           .n = n < KVF_PRODUCT_TOKENS ? (uint32_t)n
+                                                                       : KVF_PRODUCT_TOKENS};
+        kvf_product_block(kernels, &weights->w1, row, n_rows, &tokens, space, space->out[0][0],
+                          KVF_PRODUCT_ROWS);
+        kvf_product_block(kernels, &weights->w3, row, n_rows, &tokens, space, space->out[1][0],
+                          KVF_PRODUCT_ROWS);
+        kernels->swiglu(&space->out[0][0][0], &space->out[1][0][0], args->limit,
+                        (size_t)tokens.n * KVF_PRODUCT_ROWS);
+        for (uint32_t i = 0; i < tokens.n; i++)
+            memcpy(t->act + (size_t)t->choices[begin + (int32_t)i] * ffn + row, space->out[0][i],
+                   n_rows * sizeof(float));
     }
 }
 
-/* out[n][hidden] = expert(in), with gate and up of [n][ffn] as workspace. */
-static void run_expert(kvf_device *device, const kvf_expert_weights *weights, float limit,
-                       uint32_t n, const float *in, float *gate, float *up, float *out)
+static void activate_items(void *context, size_t first, size_t end, uint32_t thread)
 {
-    const size_t ffn = weights->w1.rows;
-    kvf_matmul_args product = {.n = n,
-                               .weight = weights->w1,
-                               .in = in,
-                               .in_stride = weights->w1.cols,
-                               .out = gate,
-                               .out_stride = ffn};
-    kvf_blas_matmul(device, &product);
-    product.weight = weights->w3;
-    product.out = up;
-    kvf_blas_matmul(device, &product);
-    swiglu_work work = {limit, gate, up};
-    kvf_cpu_loop(device, n * ffn > 4096, n * ffn, 0, swiglu, &work);
-    product = (kvf_matmul_args){.n = n,
-                                .weight = weights->w2,
-                                .in = gate,
-                                .in_stride = ffn,
-                                .out = out,
-                                .out_stride = weights->w2.rows};
-    kvf_blas_matmul(device, &product);
+    const tile *t = context;
+    for (size_t item = first; item < end; item++) {
+        const uint32_t expert = (uint32_t)t->chosen[item / t->blocks];
+        const uint32_t row = (uint32_t)(item % t->blocks) * KVF_PRODUCT_ROWS;
+        if (row < expert_of(t, expert)->w1.rows)
+            activate_block(t, expert, row, &t->device->spaces[thread]);
+    }
 }
 
-/* Runs one expert on the tokens that chose it, n at most at a time, and adds the result. */
-static void add_expert(kvf_device *device, const kvf_experts_args *args, uint32_t expert)
+/* ---- Down -------------------------------------------------------------------------- */
+
+/* slots[choice][16]: rows row .. + n_rows of down of one expert. */
+static void down_block(const tile *t, uint32_t expert, uint32_t row, uint32_t n_rows,
+                       kvf_product_space *space)
 {
-    const size_t hidden = args->hidden;
-    const size_t ffn = args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
-    float *in = args->workspace;
-    float *out = in + args->n * hidden;
-    float *gate = out + args->n * hidden;
-    float *up = gate + args->n * ffn;
-    const size_t n_choices = (size_t)args->n * args->top_k;
-    size_t next = 0;
-    while (next < n_choices) {
-        const size_t begin = next;
-        uint32_t n = 0;
-        for (; next < n_choices && n < args->n; next++)
-            if (args->experts[next] == (int32_t)expert)
-                memcpy(in + n++ * hidden, args->in + next / args->top_k * hidden,
-                       hidden * sizeof *in);
-        if (n == 0)
-            return;
-        run_expert(device, &args->routed[expert], args->limit, n, in, gate, up, out);
-        n = 0;
-        for (size_t choice = begin; choice < next; choice++) {
-            if (args->experts[choice] != (int32_t)expert)
-                continue;
-            const float weight = args->weights[choice];
-            const float *from = out + n++ * hidden;
-            float *to = args->out + choice / args->top_k * hidden;
-            for (size_t d = 0; d < hidden; d++)
-                to[d] += weight * from[d];
-        }
+    const kvf_expert_weights *weights = expert_of(t, expert);
+    for (int32_t begin = t->starts[expert]; begin < t->starts[expert + 1];
+         begin += KVF_PRODUCT_TOKENS) {
+        const int32_t n = t->starts[expert + 1] - begin;
+        const kvf_product_tokens tokens = {.in = t->act,
+                                           .stride = widest_ffn(t->args),
+                                           .list = t->choices + begin,
+                                           .n = n < KVF_PRODUCT_TOKENS ? (uint32_t)n
+                                                                       : KVF_PRODUCT_TOKENS};
+        kvf_product_block(t->device->kernels, &weights->w2, row, n_rows, &tokens, space,
+                          space->out[0][0], KVF_PRODUCT_ROWS);
+        for (uint32_t i = 0; i < tokens.n; i++)
+            memcpy(space->slots[t->choices[begin + (int32_t)i]], space->out[0][i],
+                   sizeof space->out[0][i]);
+    }
+}
+
+/* A token's outputs: from zero, its experts in the order of its list, then the shared one. */
+static void add_choices(const tile *t, uint32_t token, uint32_t row, uint32_t n_rows,
+                        const kvf_product_space *space)
+{
+    const kvf_experts_args *args = t->args;
+    const float *weights = args->weights + (size_t)(t->first + token) * args->top_k;
+    float sums[KVF_PRODUCT_ROWS] = {0};
+    for (uint32_t k = 0; k < args->top_k; k++)
+        for (uint32_t r = 0; r < KVF_PRODUCT_ROWS; r++)
+            sums[r] += weights[k] * space->slots[token * args->top_k + k][r];
+    for (uint32_t r = 0; args->shared_ffn && r < KVF_PRODUCT_ROWS; r++)
+        sums[r] += space->slots[t->n * args->top_k + token][r];
+    memcpy(args->out + (size_t)(t->first + token) * args->hidden + row, sums,
+           n_rows * sizeof *sums);
+}
+
+static void down_items(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const tile *t = context;
+    kvf_product_space *space = &t->device->spaces[thread];
+    for (size_t item = first; item < end; item++) {
+        const uint32_t row = (uint32_t)item * KVF_PRODUCT_ROWS;
+        const uint32_t left = t->args->hidden - row;
+        const uint32_t n_rows = left < KVF_PRODUCT_ROWS ? left : KVF_PRODUCT_ROWS;
+        for (uint32_t i = 0; i < t->n_chosen; i++)
+            down_block(t, (uint32_t)t->chosen[i], row, n_rows, space);
+        for (uint32_t token = 0; token < t->n; token++)
+            add_choices(t, token, row, n_rows, space);
     }
 }
 
 void kvf_cpu_experts(kvf_device *device, const kvf_experts_args *args)
 {
-    const size_t hidden = args->hidden;
-    const size_t ffn = args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
-    if (args->shared_ffn) {
-        float *gate = args->workspace + 2 * args->n * hidden;
-        run_expert(device, &args->shared, args->limit, args->n, args->in, gate,
-                   gate + args->n * ffn, args->out);
-    } else {
-        memset(args->out, 0, args->n * hidden * sizeof *args->out);
+    const uint32_t most = tokens_of_tile(args->n, args->top_k);
+    const size_t most_choices = (size_t)most * (args->top_k + 1);
+    tile t = {.args = args,
+              .device = (const kvf_cpu_device *)device,
+              .n_experts = args->n_experts + (args->shared_ffn ? 1 : 0),
+              .act = args->workspace,
+              .blocks = (uint32_t)((widest_ffn(args) + KVF_PRODUCT_ROWS - 1) / KVF_PRODUCT_ROWS)};
+    t.choices = (int32_t *)(void *)(args->workspace + most_choices * widest_ffn(args));
+    t.tokens = t.choices + most_choices;
+    t.starts = t.tokens + most_choices;
+    t.chosen = t.starts + args->n_experts + 2;
+    const size_t n_down = (args->hidden + KVF_PRODUCT_ROWS - 1) / KVF_PRODUCT_ROWS;
+    for (t.first = 0; t.first < args->n; t.first += t.n) {
+        t.n = args->n - t.first < most ? args->n - t.first : most;
+        sort_choices(&t);
+        const bool threaded = (uint64_t)t.n * args->hidden * t.blocks >= LEAST_THREADED_EXPERTS;
+        kvf_cpu_loop(device, threaded, (size_t)t.n_chosen * t.blocks, 1, activate_items, &t);
+        kvf_cpu_loop(device, threaded, n_down, 1, down_items, &t);
     }
-    for (uint32_t expert = 0; expert < args->n_experts; expert++)
-        add_expert(device, args, expert);
 }

@@ -95,8 +95,51 @@ typedef struct kvf_key_tile {
     _Alignas(64) float scales[4][KVF_TILE_ROWS]; /* 2^(e_b - 1) */
 } kvf_key_tile;
 
+/* Rows of a weight that are multiplied together with many tokens, and values decoded of each. */
+#define KVF_PRODUCT_ROWS 16
+#define KVF_PRODUCT_COLS 1024
+/* Rows of a weight that are read beside each other for one token. */
+#define KVF_DOT_ROWS 4
+
+/* Products with one stored type (product.inc.h). */
+typedef struct kvf_product_kernels {
+    /* out[n_rows] = rows first_row .. of the matrix times x[cols]; `rest` is what of x is past
+       the last multiple of 128, filled up with zeros to 128. */
+    void (*dot)(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows, const float *x,
+                const float *rest, float *out);
+    /* Values first_col .. + 16 n_groups of a row, zeros past its end, to panel[g][tile rows][16].
+     */
+    void (*decode)(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, uint32_t n_groups,
+                   float *panel);
+} kvf_product_kernels;
+
+/* Values of KVF_PRODUCT_ROWS rows: [KVF_PRODUCT_ROWS / tile rows][n_groups][tile rows][16]. */
+typedef struct kvf_panel {
+    const float *values;
+    uint32_t n_groups;
+    bool is_first; /* sums begin with it */
+    bool is_last;  /* and end with it */
+} kvf_panel;
+
+/* Where the outputs of a tile go: out[n_tokens][stride], KVF_PRODUCT_ROWS of each token. */
+typedef struct kvf_tile_out {
+    float *out;
+    size_t stride;
+    float *sums; /* [n_tokens][KVF_PRODUCT_ROWS][16]: lanes that wait for the next panel */
+} kvf_tile_out;
+
 typedef struct kvf_cpu_kernels {
     const char *isa;
+    const kvf_product_kernels *products; /* [KVF_WEIGHT_COUNT] */
+    uint32_t product_tile_rows;          /* divides KVF_PRODUCT_ROWS */
+    /*
+     * Tokens take groups begin .. end of the panel; tokens[t] points to the values for group
+     * `begin`. Outputs are written with the last group of the last panel.
+     */
+    void (*product_tile)(const kvf_panel *panel, uint32_t begin, uint32_t end,
+                         const float *const *tokens, uint32_t n_tokens, const kvf_tile_out *to);
+    /* kvf_swiglu of n values, a multiple of 16, in place of gate; limit 0: none. */
+    void (*swiglu)(float *gate, const float *up, float limit, size_t n);
     /* scores of rows begin .. end, at most KVF_ATTEND_SCORE_ROWS, of the walk. */
     void (*attend_scores)(const kvf_attend_part *part, uint32_t begin, uint32_t end, float *tile);
     /* Scores to p, maxima and denominators of heads first_head .. + 16. */
@@ -145,6 +188,7 @@ typedef struct kvf_cpu_device {
     struct kvf_device base;
     const kvf_cpu_kernels *kernels;
     kvf_pool *pool;
+    struct kvf_product_space *spaces; /* [n_threads], product.h */
 } kvf_cpu_device;
 
 static inline const kvf_cpu_kernels *kvf_kernels_of(const kvf_device *device)
@@ -186,6 +230,7 @@ kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args);
 kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
+size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args);
 size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args);
 

@@ -5,6 +5,7 @@
 #include "backend/cpu/score.inc.h"
 #include "backend/cpu/compress.inc.h"
 #include "backend/cpu/pack.inc.h"
+#include "backend/cpu/product.inc.h"
 
 #define KVF_TABLE kvf_cpu_kernels_scalar
 #define KVF_TABLE_ISA "scalar"

@@ -1,6 +1,10 @@
 /* The table of an ISA: the last include of its file. Parameters: KVF_TABLE, KVF_TABLE_ISA. */
 const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
+    .products = products,
+    .product_tile_rows = V16_TILE_ROWS,
+    .product_tile = product_tile,
+    .swiglu = swiglu,
     .attend_scores = attend_scores,
     .attend_softmax = attend_softmax,
     .attend_output = attend_output,

@@ -3,6 +3,7 @@
 #define KVF_CPU_V16_SCALAR_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -26,6 +27,9 @@ typedef struct v16i {
 /* Heads x tiles of 16 rows scored together in registers. */
 #define V16_SCORE_HEADS 1
 #define V16_SCORE_TILES 1
+/* Rows of a weight x tokens multiplied together in registers. */
+#define V16_TILE_ROWS 1
+#define V16_TILE_TOKENS 1
 
 static inline v16 v16_set1(float x)
 {
@@ -80,6 +84,22 @@ static inline v16 v16_max(v16 a, v16 b)
 {
     for (int i = 0; i < 16; i++)
         a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+
+/* a where a < b, else b. */
+static inline v16 v16_min(v16 a, v16 b)
+{
+    for (int i = 0; i < 16; i++)
+        a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+
+/* a where x is negative, else b; either for -0 and NaN. */
+static inline v16 v16_select_negative(v16 x, v16 a, v16 b)
+{
+    for (int i = 0; i < 16; i++)
+        a.lane[i] = x.lane[i] < 0.0f ? a.lane[i] : b.lane[i];
     return a;
 }
 
@@ -298,6 +318,197 @@ static inline void v16_store_f16(uint16_t *p, v16 a)
         memcpy(&bits, &a.lane[i], sizeof bits);
         p[i] = (uint16_t)kvf_f16_encode(bits);
     }
+}
+
+/* ---- Codes of weights (product.inc.h) ------------------------------------------- */
+
+/* 16 bytes; they become lanes one by one. */
+typedef struct b16 {
+    uint8_t byte[16];
+} b16;
+
+static inline b16 b16_load(const void *p)
+{
+    b16 r;
+    memcpy(r.byte, p, sizeof r.byte);
+    return r;
+}
+
+/* Eight bytes, and eight of no meaning. */
+static inline b16 b16_load_8(const void *p)
+{
+    b16 r = {{0}};
+    memcpy(r.byte, p, 8);
+    return r;
+}
+
+static inline b16 b16_set1(uint8_t x)
+{
+    b16 r;
+    memset(r.byte, x, sizeof r.byte);
+    return r;
+}
+
+static inline b16 b16_and(b16 a, b16 b)
+{
+    for (int i = 0; i < 16; i++)
+        a.byte[i] &= b.byte[i];
+    return a;
+}
+
+static inline b16 b16_or(b16 a, b16 b)
+{
+    for (int i = 0; i < 16; i++)
+        a.byte[i] |= b.byte[i];
+    return a;
+}
+
+static inline b16 b16_sub(b16 a, b16 b)
+{
+    for (int i = 0; i < 16; i++)
+        a.byte[i] = (uint8_t)(a.byte[i] - b.byte[i]);
+    return a;
+}
+
+/* (byte >> bits) & mask; the mask is within 255 >> bits. */
+static inline b16 b16_shr_and(b16 a, int bits, uint8_t mask)
+{
+    for (int i = 0; i < 16; i++)
+        a.byte[i] = (uint8_t)(a.byte[i] >> bits & mask);
+    return a;
+}
+
+/* byte << bits, for bytes below 256 >> bits. */
+static inline b16 b16_shl(b16 a, int bits)
+{
+    for (int i = 0; i < 16; i++)
+        a.byte[i] = (uint8_t)(a.byte[i] << bits);
+    return a;
+}
+
+/* a0 b0 a1 b1 .. of the first eight bytes each. */
+static inline b16 b16_interleave(b16 a, b16 b)
+{
+    b16 r;
+    for (int i = 0; i < 16; i++)
+        r.byte[i] = (i % 2 ? b : a).byte[i / 2];
+    return r;
+}
+
+/* Whether one of 128 e4m3 codes is NaN. */
+static inline bool v16_nan_code_in_128(const uint8_t *codes)
+{
+    for (int i = 0; i < 128; i++)
+        if ((codes[i] & 0x7f) == 0x7f)
+            return true;
+    return false;
+}
+
+/* The f16 at any address. */
+static inline float v16_half(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return kvf_float_of(kvf_f16_decode(half));
+}
+
+/* Signed bytes to lanes. */
+static inline v16 v16_from_i8(b16 a)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = (float)(int8_t)a.byte[i];
+    return r;
+}
+
+static inline v16 v16_load_bf16(const void *p)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++) {
+        uint16_t high;
+        memcpy(&high, (const uint8_t *)p + 2 * i, sizeof high);
+        r.lane[i] = kvf_float_of((uint32_t)high << 16);
+    }
+    return r;
+}
+
+/* Eight values times a scale; for v16_lookup_4 the same four twice. */
+typedef struct v16_table {
+    float values[8];
+} v16_table;
+
+static inline v16_table v16_table_of(const float values[8], float scale)
+{
+    v16_table table;
+    for (int i = 0; i < 8; i++)
+        table.values[i] = values[i] * scale;
+    return table;
+}
+
+/* Lane l is the value of field l of `codes`, two bits each from the lowest on. */
+static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = table.values[codes >> 2 * i & 3];
+    return r;
+}
+
+/* Lane l is the value of field l % 8 of low (lanes 0 to 7) or high, three bits each. */
+static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = table.values[(i < 8 ? low : high) >> 3 * (i % 8) & 7];
+    return r;
+}
+
+/* The sign of lane l turned where bit l is set. */
+static inline v16 v16_negate(v16 a, uint32_t bits)
+{
+    for (int i = 0; i < 16; i++)
+        if (bits >> i & 1)
+            a.lane[i] = -a.lane[i];
+    return a;
+}
+
+/* 16 integers times a scale, to be looked up by the low four bits of each byte. */
+typedef struct v16_book {
+    float values[16];
+} v16_book;
+
+static inline v16_book v16_book_of(const int8_t values[16], float scale)
+{
+    v16_book book;
+    for (int i = 0; i < 16; i++)
+        book.values[i] = (float)values[i] * scale;
+    return book;
+}
+
+static inline v16 v16_book_get(v16_book book, b16 codes)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = book.values[codes.byte[i] & 15];
+    return r;
+}
+
+/* The same for e2m1 codes, whose values are doubled: 0 1 2 3 4 6 8 12, bit 3 the sign. */
+typedef v16_book v16_e2m1;
+
+static inline v16_e2m1 v16_e2m1_of(float scale)
+{
+    static const float doubled[16] = {0.0f,  1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
+                                      -0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
+    v16_e2m1 book;
+    for (int i = 0; i < 16; i++)
+        book.values[i] = doubled[i] * scale;
+    return book;
+}
+
+static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+{
+    return v16_book_get(book, codes);
 }
 
 #endif

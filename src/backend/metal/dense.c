@@ -76,10 +76,19 @@ void kvf_metal_matmul(kvf_device *device, const kvf_matmul_args *args)
     if (args->n == 0 || args->weight.rows == 0)
         return;
     kvf_metal_device *metal = kvf_metal_of(device);
-    run_matmul(metal, args,
-               kvf_metal_output(metal, args->out,
-                                row_bytes(args->n, args->out_stride, args->weight.rows)));
-    kvf_metal_finish(metal);
+    const uint32_t groups = args->groups ? args->groups : 1;
+    kvf_matmul_args part = *args;
+    part.weight.rows /= groups;
+    for (uint32_t g = 0; g < groups; g++) {
+        run_matmul(metal, &part,
+                   kvf_metal_output(metal, part.out,
+                                    row_bytes(args->n, args->out_stride, part.weight.rows)));
+        kvf_metal_finish(metal);
+        part.weight.data =
+            (const float *)part.weight.data + (size_t)part.weight.rows * part.weight.cols;
+        part.in += part.weight.cols;
+        part.out += part.weight.rows;
+    }
 }
 
 /* ---- Layers that work value by value ------------------------------------------------ */
@@ -169,7 +178,7 @@ void kvf_metal_mix(kvf_device *device, const kvf_mix_args *args)
     const uint32_t n_mix = head ? n : n * (2 + n);
     const uint32_t n_flat = n * args->hidden;
     const kvf_matmul_args product = {.n = args->n,
-                                     .weight = {args->weights.fn, n_mix, n_flat},
+                                     .weight = args->weights.fn,
                                      .in = args->streams,
                                      .in_stride = n_flat,
                                      .out = args->mix,
@@ -288,7 +297,7 @@ static bool experts_load_vectors(const kvf_experts_args *args, const kvf_expert_
 static size_t experts_workspace_floats(const kvf_experts_args *args)
 {
     const uint32_t widest = args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn;
-    return kvf_experts_workspace_floats(args->n, args->hidden, widest);
+    return args->n * (2 * (size_t)args->hidden + 2 * (size_t)widest); /* in, gate, up, out */
 }
 
 /* Where the operation's arrays are; each is asked for once, as one may be a copy. */

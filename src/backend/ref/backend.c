@@ -47,6 +47,7 @@ static void ref_release(kvf_device *device, void *memory, size_t bytes)
 const kvf_backend kvf_backend_ref = {
     .name = "ref",
     .addresses_host_memory = true,
+    .takes_stored_weights = true,
     .open = ref_open,
     .close = ref_close,
     .alloc = ref_alloc,
@@ -66,6 +67,7 @@ const kvf_backend kvf_backend_ref = {
     .score = kvf_ref_score,
     .mask = kvf_ref_mask,
     .attend = kvf_ref_attend,
+    .experts_workspace_bytes = kvf_ref_experts_workspace_bytes,
     .select_workspace_bytes = kvf_ref_select_workspace_bytes,
     .attend_workspace_bytes = kvf_ref_attend_workspace_bytes,
 };

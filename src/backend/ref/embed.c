@@ -8,9 +8,9 @@ void kvf_ref_embed(kvf_device *device, const kvf_embed_args *args)
     (void)device;
     const size_t hidden = args->table.cols;
     for (size_t t = 0; t < args->n; t++) {
-        const float *embedding = args->table.data + (size_t)args->tokens[t] * hidden;
-        for (size_t k = 0; k < args->n_streams; k++)
-            memcpy(args->streams + (t * args->n_streams + k) * hidden, embedding,
-                   hidden * sizeof *embedding);
+        float *first = args->streams + t * args->n_streams * hidden;
+        kvf_weight_get(args->table.type)->decode(&args->table, (uint32_t)args->tokens[t], first);
+        for (size_t k = 1; k < args->n_streams; k++)
+            memcpy(first + k * hidden, first, hidden * sizeof *first);
     }
 }

@@ -5,30 +5,24 @@
  */
 #include "backend/ref/ref.h"
 
-#include <math.h>
-
-/* silu(min(gate, limit)) * clamp(up, -limit, limit); limit 0: no limit. */
-static float activate(float gate, float up, float limit)
-{
-    if (limit != 0.0f) {
-        gate = fminf(gate, limit);
-        up = fmaxf(fminf(up, limit), -limit);
-    }
-    return gate / (1.0f + expf(-gate)) * up;
-}
+#include "shared/activation.h"
 
 /* out[hidden] += weight * expert(x); workspace[ffn]. */
 static void add_expert(const kvf_expert_weights *expert, const float *x, float weight, float limit,
                        float *workspace, float *out)
 {
-    const size_t hidden = expert->w1.cols;
-    const size_t ffn = expert->w1.rows;
     float *act = workspace;
-    for (size_t f = 0; f < ffn; f++)
-        act[f] = activate(kvf_ref_dot(expert->w1.data + f * hidden, x, hidden),
-                          kvf_ref_dot(expert->w3.data + f * hidden, x, hidden), limit);
-    for (size_t i = 0; i < hidden; i++)
-        out[i] += weight * kvf_ref_dot(expert->w2.data + i * ffn, act, ffn);
+    for (uint32_t f = 0; f < expert->w1.rows; f++)
+        act[f] = kvf_swiglu(kvf_ref_dot_row(&expert->w1, f, x), kvf_ref_dot_row(&expert->w3, f, x),
+                            limit);
+    for (uint32_t i = 0; i < expert->w2.rows; i++)
+        out[i] += weight * kvf_ref_dot_row(&expert->w2, i, act);
+}
+
+size_t kvf_ref_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args)
+{
+    (void)device;
+    return (args->ffn > args->shared_ffn ? args->ffn : args->shared_ffn) * sizeof(float);
 }
 
 void kvf_ref_experts(kvf_device *device, const kvf_experts_args *args)

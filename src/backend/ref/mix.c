@@ -8,12 +8,7 @@
  */
 #include "backend/ref/ref.h"
 
-#include <math.h>
-
-static float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
+#include "shared/activation.h"
 
 /* Divides each row of m[n][n] by its sum + eps. */
 static void normalise_rows(float *m, size_t n, float eps)
@@ -49,7 +44,7 @@ static void softmax_rows(float *m, size_t n, float eps)
             max = fmaxf(max, row[k]);
         float sum = 0.0f;
         for (size_t k = 0; k < n; k++) {
-            row[k] = expf(row[k] - max);
+            row[k] = kvf_exp_or_nan(row[k] - max);
             sum += row[k];
         }
         for (size_t k = 0; k < n; k++)
@@ -75,7 +70,7 @@ static void project(const kvf_mix_args *args, const float *flat, size_t n_mix, f
     const float mean_square = kvf_ref_dot(flat, flat, n_flat) / (float)n_flat;
     const float r = 1.0f / sqrtf(mean_square + args->norm_eps);
     for (size_t m = 0; m < n_mix; m++)
-        mix[m] = kvf_ref_dot(args->weights.fn + m * n_flat, flat, n_flat) * r;
+        mix[m] = kvf_ref_dot_row(&args->weights.fn, (uint32_t)m, flat) * r;
 }
 
 void kvf_ref_mix(kvf_device *device, const kvf_mix_args *args)
@@ -94,7 +89,7 @@ void kvf_ref_mix(kvf_device *device, const kvf_mix_args *args)
 
         float *pre = mix;
         for (size_t j = 0; j < n; j++)
-            pre[j] = sigmoid(mix[j] * scale[0] + base[j]) + args->eps;
+            pre[j] = kvf_sigmoid(mix[j] * scale[0] + base[j]) + args->eps;
         for (size_t i = 0; i < args->hidden; i++) {
             float sum = 0.0f;
             for (size_t j = 0; j < n; j++)
@@ -105,7 +100,7 @@ void kvf_ref_mix(kvf_device *device, const kvf_mix_args *args)
             continue;
 
         for (size_t k = 0; k < n; k++)
-            args->post[t * n + k] = 2.0f * sigmoid(mix[n + k] * scale[1] + base[n + k]);
+            args->post[t * n + k] = 2.0f * kvf_sigmoid(mix[n + k] * scale[1] + base[n + k]);
         float *comb = args->comb + t * n * n;
         for (size_t i = 0; i < n * n; i++)
             comb[i] = mix[2 * n + i] * scale[2] + base[2 * n + i];

@@ -31,6 +31,7 @@ kvf_status kvf_ref_score(kvf_device *device, const kvf_score_args *args);
 void kvf_ref_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args);
 
+size_t kvf_ref_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_ref_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
 size_t kvf_ref_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
 
@@ -38,6 +39,9 @@ size_t kvf_ref_attend_workspace_bytes(const kvf_device *device, const kvf_attend
 
 /* matmul.c: dot product of a[n] and b[n] over 16 lanes (docs/FORMAT.md 9.2, step 1). */
 float kvf_ref_dot(const float *a, const float *b, size_t n);
+
+/* matmul.c: dot product of row `row` of a matrix with x[cols] (docs/FORMAT.md 9.8). */
+float kvf_ref_dot_row(const kvf_matrix *matrix, uint32_t row, const float *x);
 
 /* norm.c: one row of kvf_ref_norm; out may be in, weight[width] may be NULL. */
 void kvf_ref_norm_row(const float *in, float *out, uint32_t width, const float *weight, float eps);

@@ -5,20 +5,14 @@
  */
 #include "backend/ref/ref.h"
 
-#include <math.h>
-
-/* sqrt(softplus(x)); log(1 + e^x) without overflow for large x, without loss for small. */
-static float route_score(float logit)
-{
-    return sqrtf(fmaxf(logit, 0.0f) + log1pf(expf(-fabsf(logit))));
-}
+#include "shared/activation.h"
 
 /* The top_k experts, descending. Holds their biased scores in best[top_k] meanwhile. */
 static void choose(const kvf_route_args *args, const float *logits, int32_t *experts, float *best)
 {
     uint32_t held = 0;
     for (uint32_t e = 0; e < args->n_experts; e++) {
-        const float biased = route_score(logits[e]) + (args->bias ? args->bias[e] : 0.0f);
+        const float biased = kvf_route_score(logits[e]) + (args->bias ? args->bias[e] : 0.0f);
         uint32_t place = held;
         while (place > 0 && biased > best[place - 1])
             place--;
@@ -52,7 +46,7 @@ void kvf_ref_route(kvf_device *device, const kvf_route_args *args)
 
         float sum = 0.0f;
         for (uint32_t k = 0; k < args->top_k; k++) {
-            weights[k] = route_score(logits[experts[k]]);
+            weights[k] = kvf_route_score(logits[experts[k]]);
             sum += weights[k];
         }
         for (uint32_t k = 0; k < args->top_k; k++) {

@@ -3,6 +3,7 @@
 #define KVF_CPU_V16_NEON_H
 
 #include <arm_neon.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -23,6 +24,9 @@ typedef struct v16i {
 /* Heads x tiles of 16 rows scored together in registers. */
 #define V16_SCORE_HEADS 4
 #define V16_SCORE_TILES 1
+/* Rows of a weight x tokens multiplied together: 24 registers of sums, 8 of operands. */
+#define V16_TILE_ROWS 2
+#define V16_TILE_TOKENS 3
 
 static inline v16 v16_set1(float x)
 {
@@ -73,6 +77,20 @@ static inline v16 v16_max(v16 a, v16 b)
 {
     for (int i = 0; i < 4; i++)
         a.part[i] = vbslq_f32(vcgtq_f32(a.part[i], b.part[i]), a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_min(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vbslq_f32(vcltq_f32(a.part[i], b.part[i]), a.part[i], b.part[i]);
+    return a;
+}
+
+static inline v16 v16_select_negative(v16 x, v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++)
+        a.part[i] = vbslq_f32(vcltzq_f32(x.part[i]), a.part[i], b.part[i]);
     return a;
 }
 
@@ -273,6 +291,186 @@ static inline void v16_store_f16(uint16_t *p, v16 a)
 {
     for (int i = 0; i < 4; i++)
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.part[i])));
+}
+
+/* ---- Codes of weights ------------------------------------------------------------ */
+
+typedef uint8x16_t b16;
+
+static inline b16 b16_load(const void *p)
+{
+    return vld1q_u8(p);
+}
+
+static inline b16 b16_load_8(const void *p)
+{
+    return vcombine_u8(vld1_u8(p), vdup_n_u8(0));
+}
+
+static inline b16 b16_set1(uint8_t x)
+{
+    return vdupq_n_u8(x);
+}
+
+static inline b16 b16_and(b16 a, b16 b)
+{
+    return vandq_u8(a, b);
+}
+
+static inline b16 b16_or(b16 a, b16 b)
+{
+    return vorrq_u8(a, b);
+}
+
+static inline b16 b16_sub(b16 a, b16 b)
+{
+    return vsubq_u8(a, b);
+}
+
+static inline b16 b16_shr_and(b16 a, int bits, uint8_t mask)
+{
+    return vandq_u8(vshlq_u8(a, vdupq_n_s8((int8_t)-bits)), vdupq_n_u8(mask));
+}
+
+static inline b16 b16_shl(b16 a, int bits)
+{
+    return vshlq_u8(a, vdupq_n_s8((int8_t)bits));
+}
+
+static inline b16 b16_interleave(b16 a, b16 b)
+{
+    return vzip1q_u8(a, b);
+}
+
+static inline bool v16_nan_code_in_128(const uint8_t *codes)
+{
+    uint8x16_t highest = vdupq_n_u8(0);
+    for (int i = 0; i < 128; i += 16)
+        highest = vmaxq_u8(highest, vorrq_u8(vld1q_u8(codes + i), vdupq_n_u8(0x80)));
+    return vmaxvq_u8(highest) == 0xff;
+}
+
+static inline float v16_half(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);
+}
+
+static inline v16 v16_from_i8(b16 a)
+{
+    const int16x8_t low = vmovl_s8(vget_low_s8(vreinterpretq_s8_u8(a)));
+    const int16x8_t high = vmovl_s8(vget_high_s8(vreinterpretq_s8_u8(a)));
+    return (v16){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                  vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                  vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
+
+static inline v16 v16_load_bf16(const void *p)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++) {
+        const uint16x4_t high = vreinterpret_u16_u8(vld1_u8((const uint8_t *)p + 8 * i));
+        r.part[i] = vreinterpretq_f32_u32(vshll_n_u16(high, 16));
+    }
+    return r;
+}
+
+/*
+ * A table of floats is looked up byte by byte: field i of `codes`, `bits` wide, selects the
+ * four bytes at 4 * field.
+ */
+typedef struct v16_table {
+    float32x4_t part[2];
+} v16_table;
+
+static inline v16_table v16_table_of(const float values[8], float scale)
+{
+    return (v16_table){
+        {vmulq_n_f32(vld1q_f32(values), scale), vmulq_n_f32(vld1q_f32(values + 4), scale)}};
+}
+
+static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+{
+    const uint8x16_t bytes = vreinterpretq_u8_f32(table.part[0]);
+    v16 r;
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t shifts = {-8 * i, -8 * i - 2, -8 * i - 4, -8 * i - 6};
+        const uint32x4_t field = vandq_u32(vshlq_u32(vdupq_n_u32(codes), shifts), vdupq_n_u32(3));
+        /* 4 * field in each byte, plus 0 1 2 3 */
+        const uint32x4_t index = vaddq_u32(vmulq_n_u32(field, 0x04040404), vdupq_n_u32(0x03020100));
+        r.part[i] = vreinterpretq_f32_u8(vqtbl1q_u8(bytes, vreinterpretq_u8_u32(index)));
+    }
+    return r;
+}
+
+static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+{
+    const uint8x16x2_t bytes = {
+        {vreinterpretq_u8_f32(table.part[0]), vreinterpretq_u8_f32(table.part[1])}};
+    v16 r;
+    for (int i = 0; i < 4; i++) {
+        const int first = -12 * (i % 2);
+        const int32x4_t shifts = {first, first - 3, first - 6, first - 9};
+        const uint32x4_t field =
+            vandq_u32(vshlq_u32(vdupq_n_u32(i < 2 ? low : high), shifts), vdupq_n_u32(7));
+        const uint32x4_t index = vaddq_u32(vmulq_n_u32(field, 0x04040404), vdupq_n_u32(0x03020100));
+        r.part[i] = vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(index)));
+    }
+    return r;
+}
+
+static inline v16 v16_negate(v16 a, uint32_t bits)
+{
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t shifts = {31 - 4 * i, 30 - 4 * i, 29 - 4 * i, 28 - 4 * i};
+        const uint32x4_t signs =
+            vandq_u32(vshlq_u32(vdupq_n_u32(bits), shifts), vdupq_n_u32(0x80000000));
+        a.part[i] = vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.part[i]), signs));
+    }
+    return a;
+}
+
+/* Looked up as bytes, then scaled. */
+typedef struct v16_book {
+    b16 values;
+    float scale;
+} v16_book;
+
+static inline v16_book v16_book_of(const int8_t values[16], float scale)
+{
+    return (v16_book){b16_load(values), scale};
+}
+
+static inline v16 v16_book_get(v16_book book, b16 codes)
+{
+    const b16 values = vqtbl1q_u8(book.values, b16_and(codes, b16_set1(15)));
+    return v16_mul(v16_from_i8(values), v16_set1(book.scale));
+}
+
+/* Magnitudes as bytes; the sign by itself, since bytes have no -0. */
+typedef v16_book v16_e2m1;
+
+static inline v16_e2m1 v16_e2m1_of(float scale)
+{
+    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, 1, 2, 3, 4, 6, 8, 12};
+    return v16_book_of(doubled, scale);
+}
+
+static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+{
+    v16 r = v16_book_get(book, codes);
+    const int16x8_t low = vmovl_s8(vget_low_s8(vreinterpretq_s8_u8(codes)));
+    const int16x8_t high = vmovl_s8(vget_high_s8(vreinterpretq_s8_u8(codes)));
+    const int32x4_t wide[4] = {vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                               vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
+    for (int i = 0; i < 4; i++) {
+        const uint32x4_t signs =
+            vandq_u32(vshlq_n_u32(vreinterpretq_u32_s32(wide[i]), 28), vdupq_n_u32(0x80000000));
+        r.part[i] = vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(r.part[i]), signs));
+    }
+    return r;
 }
 
 #endif

@@ -3,8 +3,11 @@
 #define KVF_CPU_V16_AVX2_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "backend/cpu/x86/b16.h"
 
 typedef struct v16 {
     __m256 lo, hi;
@@ -25,6 +28,9 @@ typedef struct v16i {
 /* Heads x tiles of 16 rows scored together in registers. */
 #define V16_SCORE_HEADS 4
 #define V16_SCORE_TILES 1
+/* Rows of a weight x tokens multiplied together: 12 registers of sums, 4 of operands. */
+#define V16_TILE_ROWS 2
+#define V16_TILE_TOKENS 3
 
 static inline v16 v16_set1(float x)
 {
@@ -65,6 +71,16 @@ static inline v16 v16_div(v16 a, v16 b)
 static inline v16 v16_max(v16 a, v16 b)
 {
     return (v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_min(v16 a, v16 b)
+{
+    return (v16){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+
+static inline v16 v16_select_negative(v16 x, v16 a, v16 b)
+{
+    return (v16){_mm256_blendv_ps(b.lo, a.lo, x.lo), _mm256_blendv_ps(b.hi, a.hi, x.hi)};
 }
 
 static inline uint32_t v16_not_below(v16 a, float limit)
@@ -260,6 +276,151 @@ static inline void v16_store_f16(uint16_t *p, v16 a)
 {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)p + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* Lane l + lane l + 8 of a in the low half, of b in the high half, then l + 4. */
+static inline __m256 v8_fold_4(v16 a, v16 b)
+{
+    const __m256 x = _mm256_add_ps(a.lo, a.hi);
+    const __m256 y = _mm256_add_ps(b.lo, b.hi);
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+}
+
+/*
+ * out[t * stride + r] = v16_sum(acc[t][r]) of three tokens and two rows, six trees at once;
+ * tokens that are not there repeat the first.
+ */
+#define V16_FINISH
+static inline __attribute__((always_inline)) void
+v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *out, size_t stride)
+{
+    const int t1 = n_tokens > 1 ? 1 : 0;
+    const int t2 = n_tokens > 2 ? 2 : 0;
+    const __m256 a = v8_fold_4(acc[0][0], acc[0][1]); /* row 0 in the low half, 1 in the high */
+    const __m256 b = v8_fold_4(acc[t1][0], acc[t1][1]);
+    const __m256 c = v8_fold_4(acc[t2][0], acc[t2][1]);
+    /* + 2, then + 1, within halves */
+    const __m256 ab = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    const __m256 cc = _mm256_add_ps(c, _mm256_permute_ps(c, 0x4e));
+    const __m256 all =
+        _mm256_add_ps(_mm256_shuffle_ps(ab, cc, 0x88), _mm256_shuffle_ps(ab, cc, 0xdd));
+    /* tokens 0 1 2 2 of row 0, and of row 1 */
+    const __m128 low = _mm256_castps256_ps128(all);
+    const __m128 high = _mm256_extractf128_ps(all, 1);
+    const __m128 pairs = _mm_unpacklo_ps(low, high);
+    _mm_storel_pi((__m64 *)out, pairs);
+    if (n_tokens > 1)
+        _mm_storeh_pi((__m64 *)(out + stride), pairs);
+    if (n_tokens > 2)
+        _mm_storel_pi((__m64 *)(out + 2 * stride), _mm_unpackhi_ps(low, high));
+}
+
+/* ---- Codes of weights ------------------------------------------------------------ */
+
+static inline bool v16_nan_code_in_128(const uint8_t *codes)
+{
+    const __m256i sign = _mm256_set1_epi8((char)0x80);
+    __m256i highest = sign; /* of codes with the sign bit set, as unsigned bytes */
+    for (int i = 0; i < 128; i += 32)
+        highest = _mm256_max_epu8(
+            highest, _mm256_or_si256(_mm256_loadu_si256((const __m256i *)(codes + i)), sign));
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(highest, _mm256_set1_epi8(-1))) != 0;
+}
+
+static inline v16 v16_from_i8(b16 a)
+{
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(a, a)))};
+}
+
+static inline __m256 v8_load_bf16(const void *p)
+{
+    const __m128i high = _mm_loadu_si128((const __m128i *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(high), 16));
+}
+
+static inline v16 v16_load_bf16(const void *p)
+{
+    return (v16){v8_load_bf16(p), v8_load_bf16((const __m128i *)p + 1)};
+}
+
+typedef __m256 v16_table;
+
+static inline v16_table v16_table_of(const float values[8], float scale)
+{
+    return _mm256_mul_ps(_mm256_loadu_ps(values), _mm256_set1_ps(scale));
+}
+
+static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+{
+    const __m256i all = _mm256_set1_epi32((int)codes);
+    const __m256i low = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m256i high = _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30);
+    /* permutevar reads the two lowest bits, within each half */
+    return (v16){_mm256_permutevar_ps(table, _mm256_srlv_epi32(all, low)),
+                 _mm256_permutevar_ps(table, _mm256_srlv_epi32(all, high))};
+}
+
+static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+{
+    const __m256i shifts = _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21);
+    /* permutevar8x32 reads the three lowest bits */
+    return (v16){
+        _mm256_permutevar8x32_ps(table, _mm256_srlv_epi32(_mm256_set1_epi32((int)low), shifts)),
+        _mm256_permutevar8x32_ps(table, _mm256_srlv_epi32(_mm256_set1_epi32((int)high), shifts))};
+}
+
+/* Bit l of the word becomes the sign bit of lane l. */
+static inline __m256 v8_negate(__m256 a, __m256i word, __m256i shifts)
+{
+    const __m256i signs =
+        _mm256_and_si256(_mm256_sllv_epi32(word, shifts), _mm256_set1_epi32(INT32_MIN));
+    return _mm256_xor_ps(a, _mm256_castsi256_ps(signs));
+}
+
+static inline v16 v16_negate(v16 a, uint32_t bits)
+{
+    const __m256i word = _mm256_set1_epi32((int)bits);
+    const __m256i low = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    const __m256i high = _mm256_setr_epi32(23, 22, 21, 20, 19, 18, 17, 16);
+    return (v16){v8_negate(a.lo, word, low), v8_negate(a.hi, word, high)};
+}
+
+/* Looked up as bytes, then scaled. */
+typedef struct v16_book {
+    b16 values;
+    float scale;
+} v16_book;
+
+static inline v16_book v16_book_of(const int8_t values[16], float scale)
+{
+    return (v16_book){b16_load(values), scale};
+}
+
+static inline v16 v16_book_get(v16_book book, b16 codes)
+{
+    const b16 values = _mm_shuffle_epi8(book.values, b16_and(codes, b16_set1(15)));
+    return v16_mul(v16_from_i8(values), v16_set1(book.scale));
+}
+
+/* Of an e2m1 value as f16 only the high byte is not zero: looked up, then widened. */
+typedef __m256 v16_e2m1;
+
+static inline v16_e2m1 v16_e2m1_of(float scale)
+{
+    return _mm256_set1_ps(scale);
+}
+
+static inline v16 v16_e2m1_get(v16_e2m1 scale, b16 codes)
+{
+    /* f16 of 0 1 2 3 4 6 8 12 and their negatives */
+    const __m128i high_bytes =
+        _mm_setr_epi8(0, 0x3c, 0x40, 0x42, 0x44, 0x46, 0x48, 0x4a, (char)0x80, (char)0xbc,
+                      (char)0xc0, (char)0xc2, (char)0xc4, (char)0xc6, (char)0xc8, (char)0xca);
+    const __m128i high = _mm_shuffle_epi8(high_bytes, codes);
+    const __m128i zero = _mm_setzero_si128();
+    return (v16){_mm256_mul_ps(_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, high)), scale),
+                 _mm256_mul_ps(_mm256_cvtph_ps(_mm_unpackhi_epi8(zero, high)), scale)};
 }
 
 #endif

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/x86/b16.h"
 
 typedef __m512 v16;
 typedef __m512i v16i;
@@ -34,6 +35,9 @@ typedef __m512i v16i;
 /* Heads x tiles of 16 rows scored together in registers. */
 #define V16_SCORE_HEADS 8
 #define V16_SCORE_TILES 2
+/* Rows of a weight x tokens multiplied together: 24 sums, 4 rows, one token. */
+#define V16_TILE_ROWS 4
+#define V16_TILE_TOKENS 6
 
 static inline v16 v16_set1(float x)
 {
@@ -73,6 +77,16 @@ static inline v16 v16_div(v16 a, v16 b)
 static inline v16 v16_max(v16 a, v16 b)
 {
     return _mm512_max_ps(a, b);
+}
+
+static inline v16 v16_min(v16 a, v16 b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline v16 v16_select_negative(v16 x, v16 a, v16 b)
+{
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), b, a);
 }
 
 static inline uint32_t v16_not_below(v16 a, float limit)
@@ -347,6 +361,123 @@ static inline bool v16_align_scales(const uint32_t scales[16], uint32_t most_shi
         _mm512_store_si512(offsets[b], _mm512_shuffle_epi8(missing, spread));
     }
     return true;
+}
+
+/* v16_sum of four vectors of each of four tokens: four sums a token behind each other. */
+static inline v16 v16_sum_4_of_4(const v16 a[4], const v16 b[4], const v16 c[4], const v16 d[4])
+{
+    /* quarter r: the four lanes left of vector r */
+    const v16 qa = v16_fold_4(v16_fold_8(a[0], a[1]), v16_fold_8(a[2], a[3]));
+    const v16 qb = v16_fold_4(v16_fold_8(b[0], b[1]), v16_fold_8(b[2], b[3]));
+    const v16 qc = v16_fold_4(v16_fold_8(c[0], c[1]), v16_fold_8(c[2], c[3]));
+    const v16 qd = v16_fold_4(v16_fold_8(d[0], d[1]), v16_fold_8(d[2], d[3]));
+    /* + 2, then + 1 within quarters: quarter r holds vector r of all four */
+    const v16 p = _mm512_add_ps(_mm512_shuffle_ps(qa, qb, 0x44), _mm512_shuffle_ps(qa, qb, 0xee));
+    const v16 q = _mm512_add_ps(_mm512_shuffle_ps(qc, qd, 0x44), _mm512_shuffle_ps(qc, qd, 0xee));
+    const v16 all = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(order, all);
+}
+
+/* out[t * stride + r] = v16_sum(acc[t][r]); tokens that are not there repeat one that is. */
+#define V16_FINISH
+static inline __attribute__((always_inline)) void
+v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *out, size_t stride)
+{
+    KVF_UNROLL
+    for (int t = 0; t < n_tokens; t += 4) {
+        const int last = n_tokens - 1;
+        const int t1 = t + 1 < last ? t + 1 : last;
+        const int t2 = t + 2 < last ? t + 2 : last;
+        const int t3 = t + 3 < last ? t + 3 : last;
+        const v16 sums = v16_sum_4_of_4(acc[t], acc[t1], acc[t2], acc[t3]);
+        _mm_storeu_ps(out + (size_t)t * stride, _mm512_extractf32x4_ps(sums, 0));
+        if (t + 1 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 1) * stride, _mm512_extractf32x4_ps(sums, 1));
+        if (t + 2 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 2) * stride, _mm512_extractf32x4_ps(sums, 2));
+        if (t + 3 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 3) * stride, _mm512_extractf32x4_ps(sums, 3));
+    }
+}
+
+/* ---- Codes of weights ------------------------------------------------------------ */
+
+static inline bool v16_nan_code_in_128(const uint8_t *codes)
+{
+    const __m512i sign = _mm512_set1_epi8((char)0x80);
+    /* of codes with the sign bit set, as unsigned bytes */
+    const __m512i highest = _mm512_max_epu8(_mm512_or_si512(_mm512_loadu_si512(codes), sign),
+                                            _mm512_or_si512(_mm512_loadu_si512(codes + 64), sign));
+    return _mm512_cmpeq_epi8_mask(highest, _mm512_set1_epi8(-1)) != 0;
+}
+
+static inline v16 v16_from_i8(b16 a)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(a));
+}
+
+static inline v16 v16_load_bf16(const void *p)
+{
+    const __m256i high = _mm256_loadu_si256((const __m256i *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+}
+
+/* The table twice. */
+typedef v16 v16_table;
+
+static inline v16_table v16_table_of(const float values[8], float scale)
+{
+    return _mm512_mul_ps(_mm512_broadcast_f32x8(_mm256_loadu_ps(values)), _mm512_set1_ps(scale));
+}
+
+static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+{
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    /* permutevar reads the two lowest bits, within each quarter */
+    return _mm512_permutevar_ps(table, _mm512_srlv_epi32(_mm512_set1_epi32((int)codes), shifts));
+}
+
+static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+{
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 3, 6, 9, 12, 15, 18, 21);
+    const __m512i codes =
+        _mm512_mask_blend_epi32(0xff00, _mm512_set1_epi32((int)low), _mm512_set1_epi32((int)high));
+    /* permutexvar reads four bits: the fourth is another code's, the table stands twice */
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), table);
+}
+
+static inline v16 v16_negate(v16 a, uint32_t bits)
+{
+    return _mm512_mask_xor_ps(a, (__mmask16)bits, a, _mm512_set1_ps(-0.0f));
+}
+
+/* All 16 values in one register; permutexvar reads the four lowest bits. */
+typedef v16 v16_book;
+typedef v16 v16_e2m1;
+
+static inline v16_book v16_book_of(const int8_t values[16], float scale)
+{
+    return _mm512_mul_ps(v16_from_i8(b16_load(values)), _mm512_set1_ps(scale));
+}
+
+static inline v16 v16_book_get(v16_book book, b16 codes)
+{
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), book);
+}
+
+static inline v16_e2m1 v16_e2m1_of(float scale)
+{
+    const __m512 doubled = _mm512_setr_ps(0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f, -0.0f,
+                                          -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f);
+    return _mm512_mul_ps(doubled, _mm512_set1_ps(scale));
+}
+
+static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+{
+    return v16_book_get(book, codes);
 }
 
 #endif

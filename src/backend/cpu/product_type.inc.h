@@ -1,0 +1,120 @@
+/*
+ * The products of one stored type. A template, included once per type by product.inc.h.
+ *
+ * Parameters:
+ *   KVF_TYPE              the type's name, in front of its two functions:
+ *     NAME_unit NAME_open(bytes, scales, u)   unit u of a row, its scales made ready
+ *     v16 NAME_group(&unit, g)                its values 16 g .. + 16; g is a constant
+ *   KVF_TYPE_UNIT         values of a unit: 16, 32, 128 or 256
+ *   KVF_TYPE_BYTES        bytes of a unit
+ *   KVF_TYPE_SCALE_ROWS   rows that share a row of the plane of scales; 0: no plane
+ */
+#define KVF_JOIN_(a, b) a##b
+#define KVF_JOIN(a, b) KVF_JOIN_(a, b)
+#define UNIT_OF KVF_JOIN(KVF_TYPE, _unit)
+#define OPEN KVF_JOIN(KVF_TYPE, _open)
+#define GROUP KVF_JOIN(KVF_TYPE, _group)
+#define REST KVF_JOIN(KVF_TYPE, _rest)
+#define DOT KVF_JOIN(KVF_TYPE, _dot)
+#define DOT_ROWS KVF_JOIN(KVF_TYPE, _dot_rows)
+#define DECODE KVF_JOIN(KVF_TYPE, _decode)
+#define UNIT_GROUPS (KVF_TYPE_UNIT / 16)
+
+/* The n < KVF_TYPE_UNIT values behind the last whole unit, zeros after them. */
+static inline void REST(weight_place place, uint32_t u, uint32_t n, float *values)
+{
+    uint8_t bytes[KVF_TYPE_BYTES] = {0};
+    memcpy(bytes, place.data + (size_t)u * KVF_TYPE_BYTES,
+           (size_t)n * KVF_TYPE_BYTES / KVF_TYPE_UNIT);
+    const UNIT_OF unit = OPEN(bytes, place.scales, u);
+    KVF_UNROLL
+    for (int g = 0; g < UNIT_GROUPS; g++)
+        v16_store(values + 16 * g, GROUP(&unit, g));
+    memset(values + n, 0, (KVF_TYPE_UNIT - n) * sizeof *values); /* where 0 x scale is not 0 */
+}
+
+/* n_rows dots with x[cols]; `rest` as in kvf_product_kernels. */
+static inline __attribute__((always_inline)) void DOT_ROWS(const kvf_matrix *matrix, uint32_t row,
+                                                           const int n_rows, const float *x,
+                                                           const float *rest, float *out)
+{
+    v16 sums[KVF_DOT_ROWS];
+    weight_place place[KVF_DOT_ROWS];
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        sums[r] = v16_set1(0.0f);
+        place[r] = place_of_row(matrix, row + (uint32_t)r, KVF_TYPE_SCALE_ROWS);
+    }
+    const uint32_t n_units = matrix->cols / KVF_TYPE_UNIT;
+    for (uint32_t u = 0; u < n_units; u++) {
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            const UNIT_OF unit =
+                OPEN(place[r].data + (size_t)u * KVF_TYPE_BYTES, place[r].scales, u);
+            KVF_UNROLL
+            for (int g = 0; g < UNIT_GROUPS; g++)
+                sums[r] = v16_fma(GROUP(&unit, g), v16_load(x + (size_t)u * KVF_TYPE_UNIT + 16 * g),
+                                  sums[r]);
+        }
+    }
+    const uint32_t n_rest = matrix->cols % KVF_TYPE_UNIT;
+    rest += n_units * KVF_TYPE_UNIT - matrix->cols / 128 * 128;
+    for (int r = 0; n_rest && r < n_rows; r++) {
+        float values[KVF_TYPE_UNIT];
+        REST(place[r], n_units, n_rest, values);
+        for (uint32_t g = 0; 16 * g < n_rest; g++)
+            sums[r] = v16_fma(v16_load(values + 16 * g), v16_load(rest + 16 * g), sums[r]);
+    }
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        out[r] = v16_sum(sums[r]);
+}
+
+static void DOT(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows, const float *x,
+                const float *rest, float *out)
+{
+    uint32_t r = 0;
+    for (; r + KVF_DOT_ROWS <= n_rows; r += KVF_DOT_ROWS)
+        DOT_ROWS(matrix, first_row + r, KVF_DOT_ROWS, x, rest, out + r);
+    for (; r < n_rows; r++)
+        DOT_ROWS(matrix, first_row + r, 1, x, rest, out + r);
+}
+
+/* Values first_col .. + 16 n_groups of a row into a panel; past the row's end they are 0. */
+static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, uint32_t n_groups,
+                   float *panel)
+{
+    const weight_place place = place_of_row(matrix, row, KVF_TYPE_SCALE_ROWS);
+    const uint32_t left = matrix->cols - first_col;
+    const uint32_t n_whole =
+        left < 16 * n_groups ? left / KVF_TYPE_UNIT : 16 * n_groups / KVF_TYPE_UNIT;
+    const uint32_t first = first_col / KVF_TYPE_UNIT;
+    for (uint32_t u = 0; u < n_whole; u++) {
+        const UNIT_OF unit =
+            OPEN(place.data + (size_t)(first + u) * KVF_TYPE_BYTES, place.scales, first + u);
+        KVF_UNROLL
+        for (int g = 0; g < UNIT_GROUPS; g++)
+            v16_store(panel + ((size_t)u * UNIT_GROUPS + g) * V16_TILE_ROWS * 16, GROUP(&unit, g));
+    }
+    const uint32_t n_rest = n_whole * UNIT_GROUPS < n_groups ? left % KVF_TYPE_UNIT : 0;
+    if (n_rest) {
+        float values[KVF_TYPE_UNIT];
+        REST(place, first + n_whole, n_rest, values);
+        for (uint32_t g = 0; 16 * g < n_rest; g++)
+            v16_store(panel + ((size_t)n_whole * UNIT_GROUPS + g) * V16_TILE_ROWS * 16,
+                      v16_load(values + 16 * g));
+    }
+}
+
+#undef UNIT_OF
+#undef OPEN
+#undef GROUP
+#undef REST
+#undef DOT
+#undef DOT_ROWS
+#undef DECODE
+#undef UNIT_GROUPS
+#undef KVF_TYPE
+#undef KVF_TYPE_UNIT
+#undef KVF_TYPE_BYTES
+#undef KVF_TYPE_SCALE_ROWS
