@@ -15,7 +15,6 @@
 #include "shared/fp_environment.h"
 
 struct kvf_forward {
-    uint32_t chunk_tokens;
     float *buffers[KVF_ACT_KEPT + 1];
     uint64_t bytes[KVF_ACT_KEPT + 1];
     float *act[KVF_ACT_COUNT]; /* into the buffers */
@@ -91,7 +90,7 @@ typedef enum rope_id { ROPE_WINDOW, ROPE_COMPRESS, ROPE_CSA_ROWS, ROPE_HCA_ROWS 
 
 static kvf_rope_table rope_table(const chunk *c, rope_id id)
 {
-    const size_t table = (size_t)(c->model->forward->chunk_tokens + 1) * KVF_ROPE_PAIRS;
+    const size_t table = (size_t)(c->model->chunk_tokens + 1) * KVF_ROPE_PAIRS;
     float *cosines = c->act[KVF_ACT_ROPE] + 2 * (size_t)id * table;
     return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
 }
@@ -361,10 +360,10 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                              uint32_t n, float *all_logits, kvf_error *error)
 {
     KVF_FP_DOOR();
-    if (n > model->forward->chunk_tokens)
+    if (n > model->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this model was loaded for up to %u", n,
-                        model->forward->chunk_tokens);
+                        model->chunk_tokens);
     const chunk c = {.model = model,
                      .session = session,
                      .backend = model->device->backend,
@@ -414,7 +413,7 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     if (!forward)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->forward = forward;
-    forward->chunk_tokens = chunk_tokens;
+    model->chunk_tokens = chunk_tokens;
     kvf_rope_frequencies(&model->config.rope_window, forward->window_frequencies);
     kvf_rope_frequencies(&model->config.rope_compress, forward->compress_frequencies);
     kvf_activation_layout layout;

@@ -23,6 +23,7 @@ typedef struct kvf_model {
     kvf_tensor_set *files;
     kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
+    uint32_t chunk_tokens;       /* the most that a forward takes */
     struct kvf_forward *forward; /* activations, owned */
     kvf_observe_fn *observe;     /* NULL: nothing is observed */
     void *observe_user;
@@ -76,10 +77,11 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
 
 /*
  * Takes the session back to n_tokens tokens: truncate, and forward again from the
- * checkpoint in the chunks that the tokens first came in. Rows, states and logits are then
- * to the bit those of a session that was never longer (the device has as many threads as
- * before). Errors are those of kvf_session_truncate, which leave the session unchanged;
- * where the replay itself fails (memory), the session holds the tokens up to there.
+ * checkpoint in chunks as long as model and session take. On the CPU rows, states and logits
+ * are then to the bit those of a session that was never longer, whatever chunks, threads and
+ * ISA either saw; on a GPU they are where the chunks are the same. Errors are those of
+ * kvf_session_truncate, which leave the session unchanged; where the replay itself fails
+ * (memory), the session holds the tokens up to there.
  */
 kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
                             kvf_error *error);
