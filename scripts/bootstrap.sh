@@ -7,13 +7,13 @@ debian_packages=(
     build-essential cmake ninja-build pkg-config python3
     libopenblas-pthread-dev libcjson-dev libcmocka-dev
     clang libclang-rt-dev
-    libxxhash-dev libzstd-dev
+    libxxhash-dev libzstd-dev nettle-dev
     clang-format qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     clang-16
 )
 # Any of these compiles the kernels of the Metal emulator (tests/metal_emulator).
 emulator_clangs=(16 17 18 19)
-homebrew_formulae=(cmake ninja pkg-config cjson cmocka xxhash zstd clang-format)
+homebrew_formulae=(cmake ninja pkg-config cjson cmocka xxhash zstd nettle clang-format)
 
 has_command() {
     command -v "$1" >/dev/null 2>&1
@@ -39,6 +39,7 @@ has_package() {
     libcmocka-dev) has_library cmocka ;;
     libxxhash-dev) has_library libxxhash ;;
     libzstd-dev) has_library libzstd ;;
+    nettle-dev) has_library nettle ;;
     qemu-user) has_command qemu-aarch64 ;;
     gcc-aarch64-linux-gnu) has_command aarch64-linux-gnu-gcc ;;
     clang-16) compgen -G '/usr/bin/clang++-1[6-9]' >/dev/null ;;

@@ -1,8 +1,6 @@
 #include "cli/budget.h"
 
-#include <dirent.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "model/model.h"
 
@@ -19,6 +17,11 @@ uint64_t cli_budget_activation_bytes(const cli_budget *budget, uint64_t context_
     for (uint32_t i = 0; i < n && i < MAX_ACTIVATIONS; i++)
         bytes += buffers[i].bytes;
     return bytes;
+}
+
+uint64_t cli_budget_weight_bytes(const cli_budget *budget)
+{
+    return kvf_model_weight_bytes(budget->config, budget->takes_stored_weights);
 }
 
 kvf_status cli_budget_plan(const cli_budget *budget, kvf_profile_id profile,
@@ -75,9 +78,11 @@ static const uint64_t process_bytes = 24u << 20;
  */
 enum { FORK_SHARE = 2 };
 
-/* What the device's threads are given, and how many of them multiply at once (src/backend/cpu). */
-static const uint64_t thread_stack_bytes = 4u << 20;
-enum { MOST_BLAS_CALLERS = 64 };
+/*
+ * What a device's thread is given beside the plan (src/backend/cpu): its stack, and its share
+ * of the products' workspace, 0.7 MB.
+ */
+static const uint64_t thread_bytes = (4u << 20) + (1u << 20);
 
 /* Rows that came before a fork stay shared, but for the last page of each kind. */
 static bool only_grows(const kvf_plan_buffer *buffer)
@@ -109,33 +114,14 @@ static uint64_t fork_bytes(const kvf_plan *plan)
     return bytes;
 }
 
-/* Of the checkpoint's files, which are mapped. */
-static uint64_t model_file_bytes(const char *model)
-{
-    static const char suffix[] = ".safetensors";
-    uint64_t bytes = 0;
-    struct stat info;
-    DIR *folder = opendir(model);
-    const struct dirent *entry;
-    while (folder && (entry = readdir(folder))) {
-        const size_t length = strlen(entry->d_name);
-        if (length >= sizeof suffix &&
-            strcmp(entry->d_name + length - strlen(suffix), suffix) == 0 &&
-            fstatat(dirfd(folder), entry->d_name, &info, 0) == 0)
-            bytes += (uint64_t)info.st_size;
-    }
-    if (folder)
-        closedir(folder);
-    return bytes;
-}
-
 kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
                            uint64_t context_tokens, uint32_t chunk_tokens, cli_need *need,
                            kvf_error *error)
 {
     cli_options options = *budget->options;
     options.chunk_tokens = chunk_tokens;
-    const cli_budget changed = {&options, budget->config, budget->n_threads};
+    cli_budget changed = *budget;
+    changed.options = &options;
     kvf_plan plan;
     uint64_t session_bytes;
     kvf_status status =
@@ -154,15 +140,12 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
         session_bytes += request->own_bytes(request->command, context_tokens,
                                             cli_options_chunk_tokens(&options, context_tokens));
     need->session_bytes = session_bytes;
-    uint64_t bytes = session_bytes + kvf_model_weight_bytes(budget->config);
+    uint64_t bytes = session_bytes + cli_budget_weight_bytes(budget);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
     need->bytes[CLI_LIMIT_MEMORY] = bytes;
-    const uint32_t n_callers =
-        budget->n_threads < MOST_BLAS_CALLERS ? budget->n_threads : MOST_BLAS_CALLERS;
-    bytes += (budget->n_threads - 1) * thread_stack_bytes + n_callers * cli_blas_buffer_bytes;
-    bytes += view_bytes;
+    bytes += (budget->n_threads - 1) * thread_bytes + view_bytes;
     need->bytes[CLI_LIMIT_DATA] = bytes;
-    need->bytes[CLI_LIMIT_ADDRESSES] = bytes + model_file_bytes(options.model);
+    need->bytes[CLI_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
     return KVF_OK;
 }
 

@@ -9,11 +9,16 @@
 typedef struct cli_budget {
     const cli_options *options;
     const kvf_model_config *config;
-    uint32_t n_threads; /* whose workspace is counted */
+    uint32_t n_threads;        /* whose workspace is counted */
+    bool takes_stored_weights; /* the device's backend does (backend.h) */
+    uint64_t mapped_bytes;     /* of the model's files */
 } cli_budget;
 
 /* Activations of the dense layers for a session of that context. */
 uint64_t cli_budget_activation_bytes(const cli_budget *budget, uint64_t context_tokens);
+
+/* Copies of weights that the device is asked for. */
+uint64_t cli_budget_weight_bytes(const cli_budget *budget);
 
 /* The plan of a full session of that context. Owned by the caller: kvf_plan_free. */
 kvf_status cli_budget_plan(const cli_budget *budget, kvf_profile_id profile,
@@ -49,7 +54,7 @@ typedef struct cli_need {
     uint64_t session_bytes; /* of the memory: without weights */
 } cli_need;
 
-/* What the request needs with another context and chunk. Reads the sizes of the model's files. */
+/* What the request needs with another context and chunk. */
 kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
                            uint64_t context_tokens, uint32_t chunk_tokens, cli_need *need,
                            kvf_error *error);

@@ -3,19 +3,43 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/lost_files.h"
 #include "cli/message.h"
 #include "cli/units.h"
 #include "model/fingerprint.h"
 
-int cli_config_load(const char *command, const char *folder, kvf_model_config *config)
+static void note_unknown_keys(const char *command, const kvf_model_config *config)
 {
-    kvf_error error;
-    if (kvf_config_load(folder, config, &error) != KVF_OK)
-        return cli_error(command, "%s", error.message);
     if (config->n_unknown_keys > 0)
         cli_note(command, "config.json has %u key%s that nothing is known of, passed over: %s",
                  config->n_unknown_keys, config->n_unknown_keys > 1 ? "s" : "",
                  config->unknown_keys);
+}
+
+int cli_config_load(const char *command, const char *path, kvf_model_config *config)
+{
+    kvf_error error;
+    if (kvf_config_load(path, config, &error) != KVF_OK)
+        return cli_error(command, "%s", error.message);
+    note_unknown_keys(command, config);
+    return CLI_EXIT_OK;
+}
+
+static int open_files(cli_engine *engine)
+{
+    const cli_options *options = engine->options;
+    kvf_error error;
+    kvf_file json = {NULL, 0, {0}};
+    /* Watched while it is opened, too. Without the watch a lost file ends the process, that is all.
+     */
+    cli_lost_files_watch(&engine->files);
+    kvf_status status = kvf_tensor_set_open(options->model, &engine->files, &error);
+    if (status == KVF_OK)
+        status = kvf_config_of(engine->files, &json, &engine->config, &error);
+    kvf_file_unmap(&json);
+    if (status != KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    note_unknown_keys(options->command, &engine->config);
     return CLI_EXIT_OK;
 }
 
@@ -24,7 +48,7 @@ int cli_engine_open(const cli_options *options, cli_engine *engine)
     kvf_error error;
     memset(engine, 0, sizeof *engine);
     engine->options = options;
-    const int status = cli_config_load(options->command, options->model, &engine->config);
+    const int status = open_files(engine);
     if (status != CLI_EXIT_OK)
         return status;
     const kvf_device_options device_options = {
@@ -39,6 +63,9 @@ void cli_engine_close(cli_engine *engine)
 {
     kvf_model_free(engine->model);
     kvf_device_close(engine->device);
+    cli_lost_files_forget(&engine->files);
+    kvf_tensor_set_close(engine->files);
+    engine->files = NULL;
     engine->model = NULL;
     engine->device = NULL;
 }
@@ -145,7 +172,7 @@ static int refuse(const cli_budget *budget, const cli_request *request, const cl
                      cli_format_context(request->context_tokens, context),
                      cli_format_bytes(need->bytes[kind], needed),
                      kind == CLI_LIMIT_ADDRESSES ? " of addresses" : "",
-                     cli_format_bytes(kvf_model_weight_bytes(budget->config), weights), limit->name,
+                     cli_format_bytes(cli_budget_weight_bytes(budget), weights), limit->name,
                      cli_format_bytes(limit->bytes, allowed),
                      describe_left(limit, left, sizeof left), advice);
 }
@@ -153,7 +180,9 @@ static int refuse(const cli_budget *budget, const cli_request *request, const cl
 int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
 {
     const cli_options *options = engine->options;
-    const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device)};
+    const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device),
+                               engine->device->backend->takes_stored_weights,
+                               kvf_tensor_set_mapped_bytes(engine->files)};
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
     kvf_error error;
     cli_limits limits;
@@ -161,6 +190,8 @@ int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
     if (cli_budget_need(&budget, request, request->context_tokens, options->chunk_tokens, &need,
                         &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
+    if (need.bytes[CLI_LIMIT_MEMORY] > engine->needed_bytes)
+        engine->needed_bytes = need.bytes[CLI_LIMIT_MEMORY];
     cli_limits_read(&limits);
     if (device_bytes)
         cli_limits_lower(&limits, CLI_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
@@ -180,18 +211,45 @@ int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
     return CLI_EXIT_OK;
 }
 
+/*
+ * Mapped weights are refused nowhere: they need no memory of their own. Where there is too
+ * little to keep them in, each token reads its part again.
+ */
+static void tell_of_disk(cli_engine *engine)
+{
+    kvf_model *model = engine->model;
+    const kvf_token_bytes token = kvf_model_token_bytes(&model->config, model->files);
+    const uint64_t used_bytes = token.layers + token.all_experts + token.head;
+    char weights[CLI_NUMBER_BYTES];
+    char left[CLI_NUMBER_BYTES];
+    char reads[CLI_NUMBER_BYTES];
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const uint64_t all_bytes = limits.tightest[CLI_LIMIT_MEMORY].left_bytes;
+    const uint64_t left_bytes =
+        all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
+    model->from_disk = engine->device->backend->takes_stored_weights && used_bytes > left_bytes;
+    if (model->from_disk)
+        cli_note(engine->options->command,
+                 "%s of weights do not fit the %s of memory that are left: a token reads %s of "
+                 "them, from the disk",
+                 cli_format_bytes(used_bytes, weights), cli_format_bytes(left_bytes, left),
+                 cli_format_bytes(token.layers + token.experts + token.head, reads));
+}
+
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
 {
     const cli_options *options = engine->options;
     kvf_error error;
-    if (kvf_model_load(engine->device, options->model,
-                       cli_options_chunk_tokens(options, context_tokens), &engine->model,
-                       &error) != KVF_OK)
+    if (kvf_model_load_files(engine->device, options->model, engine->files,
+                             cli_options_chunk_tokens(options, context_tokens), &engine->model,
+                             &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
     /* Sizes were chosen by the first reading. */
     if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
         return cli_error(options->command, "%s: config.json changed while the model was loaded",
                          options->model);
+    tell_of_disk(engine);
     return CLI_EXIT_OK;
 }
 

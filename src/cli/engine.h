@@ -10,16 +10,18 @@ typedef struct cli_engine {
     const cli_options *options;
     kvf_device *device;
     kvf_model_config config;
+    kvf_tensor_set *files; /* the model's; watched (lost_files.h) */
     kvf_model *model;
-    bool warned; /* of memory that will be slow */
+    bool warned;           /* of memory that will be slow */
+    uint64_t needed_bytes; /* of memory: the most that was asked for so far */
 } cli_engine;
 
 /* All of these return 0, or print why not and return the exit status. */
 
-/* Reads the config of a folder and notes which of its keys were passed over. */
-int cli_config_load(const char *command, const char *folder, kvf_model_config *config);
+/* Reads the config of a checkpoint and notes which of its keys were passed over. */
+int cli_config_load(const char *command, const char *path, kvf_model_config *config);
 
-/* Reads the config and opens the device; nothing large is read or allocated yet. */
+/* Opens the files, reads the config, opens the device; nothing large is read or allocated yet. */
 int cli_engine_open(const cli_options *options, cli_engine *engine);
 void cli_engine_close(cli_engine *engine);
 
@@ -29,7 +31,10 @@ void cli_engine_close(cli_engine *engine);
  */
 int cli_engine_check_memory(cli_engine *engine, const cli_request *request);
 
-/* Loads the weights for sessions of up to that context. */
+/*
+ * Loads the weights for sessions of up to that context. Says in a line where they do not fit the
+ * memory that is left, and so come from the disk as they are needed.
+ */
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens);
 
 int cli_engine_open_session(cli_engine *engine, kvf_profile_id profile, uint64_t context_tokens,

@@ -17,13 +17,14 @@ static const char overview[] =
     "  plan     bytes of every buffer for a model, context and profile\n"
     "  bench    time of every stage, and its share of what the machine allows\n"
     "  session  list, show, check, remove or export saved sessions\n"
+    "  inspect  what a checkpoint is, what it takes, what is wrong with it\n"
     "  help     this, or the help of a command: kvfold help run\n"
     "\n"
     "  --version  print the version\n"
     "  --help     print this; kvfold COMMAND --help prints a command's options\n"
     "\n"
     "Exit status: 0 success, 1 a comparison failed (verify) or a file is damaged (session\n"
-    "check), 2 bad input or usage, 130 interrupted.\n";
+    "check, inspect --check), 2 bad input or usage, 130 interrupted.\n";
 
 static const char device_part[] =
     "\n"
@@ -45,7 +46,7 @@ static const char environment_part[] =
     "  OMP_NUM_THREADS=N          as --threads; of a list the first number\n";
 
 static const char run_part[] =
-    "Usage: kvfold run -m DIR (-p TEXT | -f FILE | -i | --session NAME) [OPTION]...\n"
+    "Usage: kvfold run -m PATH (-p TEXT | -f FILE | --ids FILE | -i | --session NAME) ...\n"
     "\n"
     "Answers a prompt. The answer goes to stdout as it comes, followed by a line break;\n"
     "then stderr gets one line: profile, ISA, tokens, speeds, cache bytes. Ctrl-C ends\n"
@@ -55,12 +56,14 @@ static const char run_part[] =
     "Prompt\n"
     "  -p, --prompt TEXT      the prompt itself\n"
     "  -f, --file FILE        read it from a file, every byte as it is; - is standard input\n"
+    "      --ids FILE         token ids instead, one a line, taken as they are (no BOS added);\n"
+    "                         - is standard input. The answer is ids, too, one a line\n"
     "  -i, --interactive      a conversation: every line is a turn, /help lists the commands;\n"
     "                         with -p or -f that text is the first turn; lines may end with\n"
     "                         LF, CR LF or CR\n"
     "\n"
     "Model and cache\n"
-    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF\n"
     "      --profile NAME     fold (default), packed, tiled or legacy\n"
     "      --ctx N            tokens the session may hold, like 64k; default: the prompt and\n"
     "                         --max-tokens rounded up to 1k, with -i at least 64k; never more\n"
@@ -153,7 +156,7 @@ static const char session_part[] =
     "  kvfold session check --store cache\n";
 
 static const char verify_part[] =
-    "Usage: kvfold verify -m DIR [OPTION]...\n"
+    "Usage: kvfold verify -m PATH [OPTION]...\n"
     "\n"
     "Runs the same prompt under every cache profile in one process and compares all\n"
     "logits with legacy's, bit by bit: at every prompt position while tokens * vocabulary\n"
@@ -166,7 +169,7 @@ static const char verify_part[] =
     "      --decode N         tokens of the text after the prompt (64), at most 64k\n"
     "\n"
     "Model and cache\n"
-    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF\n"
     "      --profiles LIST    some of legacy,tiled,packed,fold (all); legacy always runs,\n"
     "                         because the others are compared with it (--profile is the same)\n"
     "      --chunk N          prompt tokens a step, 1 to 64k (4096)\n"
@@ -190,7 +193,7 @@ static const char verify_end[] =
     "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n";
 
 static const char score_part[] =
-    "Usage: kvfold score -m DIR (-f FILE | --ids FILE) [OPTION]...\n"
+    "Usage: kvfold score -m PATH (-f FILE | --ids FILE) [OPTION]...\n"
     "\n"
     "Bits per byte and perplexity of a text, cut into windows that know nothing of each\n"
     "other. What is left after the last whole window is dropped and counted; a text\n"
@@ -203,7 +206,7 @@ static const char score_part[] =
     "      --window N         tokens a window (4096); of a text: BOS and N - 1 bytes\n"
     "\n"
     "Model and cache\n"
-    "  -m, --model DIR        a checkpoint: config.json and safetensors files\n"
+    "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF\n"
     "      --profile NAME     fold (default), packed, tiled or legacy\n"
     "      --chunk N          tokens a step, 1 to 64k (4096)\n"
     "      --grid on|off      off keeps rows as unrounded f32, for comparisons with other\n"
@@ -225,12 +228,12 @@ static const char score_end[] =
     "  kvfold score -m models/tiny --ids ids.txt --grid off --logits logits.f32\n";
 
 static const char plan_part[] =
-    "Usage: kvfold plan -m (DIR | v4-flash) [OPTION]...\n"
+    "Usage: kvfold plan -m (PATH | v4-flash) [OPTION]...\n"
     "\n"
-    "What a session holds and takes, by arithmetic alone; nothing is run.\n"
+    "What weights and a session take, by arithmetic alone; nothing is run.\n"
     "\n"
     "Model and session\n"
-    "  -m, --model DIR        a folder with config.json, or v4-flash: DeepSeek-V4-Flash\n"
+    "  -m, --model PATH       a checkpoint, a config.json's folder, or v4-flash\n"
     "      --ctx LIST         contexts in tokens (8k,16k,32k,64k,96k,128k,256k,512k,1M)\n"
     "      --profile LIST     some of legacy,tiled,packed,fold (all)\n"
     "      --chunk N          prompt tokens a step, 1 to 64k (4096); scratch depends on it\n"
@@ -240,7 +243,7 @@ static const char plan_part[] =
     "      --memory BYTES     also the largest context that fits, like 96G; auto: that a run\n"
     "                         started here would be allowed (see kvfold help run, Limits)\n"
     "      --weights BYTES    that the weights take of --memory; default: the checkpoint's\n"
-    "                         mapped files and their f32 copies, none for v4-flash\n"
+    "                         mapped files and what is copied of them; of v4-flash as released\n"
     "\n"
     "Output\n"
     "      --buffers          also list every buffer: class, dtype, shape, bytes\n"
@@ -250,10 +253,13 @@ static const char plan_part[] =
     "                         allocated_bytes (in pages), snapshot_bytes (saved in a file),\n"
     "                         scratch_bytes (of select and attend), total_bytes (allocated,\n"
     "                         scratch and activations), checkpoint_bytes and\n"
-    "                         chunk_undo_bytes (at most, in no other number), buffers (name,\n"
-    "                         dtype, shape, bytes);\n"
+    "                         chunk_undo_bytes (at most, in no other number),\n"
+    "                         weights_mapped_bytes (the files), weights_copied_bytes (of them,\n"
+    "                         in memory), weights (type, tensors, bytes), buffers (name, dtype,\n"
+    "                         shape, bytes);\n"
     "                         for --memory: profile, memory_bytes, weights_bytes, largest_ctx\n"
-    "      --csv              the same without buffers, as comma-separated values\n"
+    "                         (with all weights in it), largest_ctx_from_disk (with copies alone)\n"
+    "      --csv              the same without weights and buffers, as comma-separated values\n"
     "  -h, --help             this\n"
     "\n"
     "Environment\n"
@@ -286,7 +292,7 @@ static const char bench_part[] =
     "                         only the selected rows attended; openblas: select and attend\n"
     "                         written with sgemm, f32 rows (all)\n"
     "      --ctx LIST         contexts in tokens (8k,32k,96k,256k,1M)\n"
-    "  -m, --model DIR        the geometry of a checkpoint; default: DeepSeek-V4-Flash\n"
+    "  -m, --model PATH       the geometry of a checkpoint; default: DeepSeek-V4-Flash\n"
     "      --runs N           at least N runs, 1 to 200; default: 20, fewer (3 at least) where\n"
     "                         they would take more than 20 seconds\n"
     "      --quick            a smoke test: a short context, 3 runs, nothing really cold\n"
@@ -324,6 +330,38 @@ static const char bench_end[] =
     "  kvfold bench --stage select --ctx 96k,1M --json\n"
     "  OPENBLAS_CORETYPE=SkylakeX kvfold bench --stage attend --profile openblas,fold\n";
 
+static const char inspect_part[] =
+    "Usage: kvfold inspect FILE|DIR [OPTION]...\n"
+    "\n"
+    "What a checkpoint is: a folder of safetensors, one such file, or a GGUF, whole or\n"
+    "split. Its geometry, tensors and bytes by stored type, what a token reads of them,\n"
+    "what is there and not run, and whether it runs here or why not. Headers and vectors\n"
+    "are read, unless --check or --sha256 is given.\n"
+    "\n"
+    "Questions\n"
+    "      --memory BYTES     also the largest context that fits, like 24G or auto (what this\n"
+    "                         process may have): with all weights in memory, and with weights\n"
+    "                         that are read from the disk as they are needed\n"
+    "      --check            read all of it: values and scales that are not finite, NaN codes,\n"
+    "                         bytes behind the last tensor; exit status 1 if there are any. Also\n"
+    "                         the sum of all weights\n"
+    "      --sha256           read all of it and print the SHA-256 of each file\n"
+    "      --threads N        as for run\n"
+    "\n"
+    "Output\n"
+    "      --json             one JSON object: path, container, architecture, name, runs, refused\n"
+    "                         (why it does not; else null), files, mapped_bytes, tensors,\n"
+    "                         tensor_bytes, types, skipped, surplus (bytes behind the last\n"
+    "                         tensor), geometry, token_bytes (layers, experts, head, total),\n"
+    "                         copied_bytes, fingerprint, and what was asked for: memory_bytes,\n"
+    "                         largest_ctx, largest_ctx_from_disk; faults, full_sum; sha256\n"
+    "  -h, --help             this\n"
+    "\n"
+    "Examples\n"
+    "  kvfold inspect models/tiny\n"
+    "  kvfold inspect model-00001-of-00004.gguf --memory 24G\n"
+    "  kvfold inspect model.gguf --check --sha256 --json\n";
+
 static const char help_option[] = "  -h, --help             this\n";
 
 void cli_help_print(cli_command command)
@@ -335,6 +373,7 @@ void cli_help_print(cli_command command)
         [CLI_PLAN] = {plan_part},
         [CLI_BENCH] = {bench_part, bench_device_part, bench_end},
         [CLI_SESSION] = {session_part},
+        [CLI_INSPECT] = {inspect_part},
     };
     for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
         fputs(parts[command][i], stdout);

@@ -14,8 +14,8 @@
 #include "cli/streams.h"
 #include "cli/units.h"
 
-static const char *const command_names[CLI_COMMAND_COUNT] = {"run",  "verify", "score",
-                                                             "plan", "bench",  "session"};
+static const char *const command_names[CLI_COMMAND_COUNT] = {"run",   "verify",  "score",  "plan",
+                                                             "bench", "session", "inspect"};
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
@@ -35,6 +35,7 @@ enum {
     PLAN = 1 << CLI_PLAN,
     BENCH = 1 << CLI_BENCH,
     SESSION = 1 << CLI_SESSION,
+    INSPECT = 1 << CLI_INSPECT,
     ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
     ALL = ENGINE | PLAN | BENCH
 };
@@ -77,6 +78,8 @@ typedef enum option_id {
     OPTION_RUNS,
     OPTION_DECODE,
     OPTION_QUICK,
+    OPTION_CHECK,
+    OPTION_SHA256,
     OPTION_HELP
 } option_id;
 
@@ -89,16 +92,16 @@ typedef struct option_spec {
 } option_spec;
 
 static const option_spec specs[] = {
-    {OPTION_MODEL, "model", 'm', required_argument, ALL},
+    {OPTION_MODEL, "model", 'm', required_argument, ALL | INSPECT},
     {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH},
     {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH},
-    {OPTION_THREADS, "threads", 0, required_argument, ALL},
+    {OPTION_THREADS, "threads", 0, required_argument, ALL | INSPECT},
     {OPTION_PROFILE, "profile", 0, required_argument, ALL},
     {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN | BENCH},
     {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
     {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
     {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
-    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION},
+    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION | INSPECT},
     {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH | SESSION},
     {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
     {OPTION_FILE, "file", 'f', required_argument, ENGINE},
@@ -114,10 +117,10 @@ static const option_spec specs[] = {
     {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
     {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
     {OPTION_NO_LOCK, "no-lock", 0, no_argument, RUN | SESSION},
-    {OPTION_IDS, "ids", 0, required_argument, SCORE},
+    {OPTION_IDS, "ids", 0, required_argument, RUN | SCORE},
     {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
-    {OPTION_MEMORY, "memory", 0, required_argument, PLAN},
+    {OPTION_MEMORY, "memory", 0, required_argument, PLAN | INSPECT},
     {OPTION_WEIGHTS, "weights", 0, required_argument, PLAN},
     {OPTION_SVG, "svg", 0, required_argument, PLAN | BENCH},
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
@@ -125,7 +128,9 @@ static const option_spec specs[] = {
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
     {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
-    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION},
+    {OPTION_CHECK, "check", 0, no_argument, INSPECT},
+    {OPTION_SHA256, "sha256", 0, no_argument, INSPECT},
+    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION | INSPECT},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0] };
 
@@ -385,6 +390,8 @@ static void apply(parser *p, option_id id, const char *value)
         parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
     case OPTION_QUICK: o->quick = true; break;
+    case OPTION_CHECK: o->check_values = true; break;
+    case OPTION_SHA256: o->print_sha256 = true; break;
     case OPTION_SESSION: parse_session(p, value); break;
     case OPTION_STORE: o->store = value; break;
     case OPTION_VERIFY_SNAPSHOT: o->verify_snapshot = true; break;
@@ -546,6 +553,8 @@ static bool parse_arguments(parser *p, int argc, char **argv)
     if (p->command == CLI_SESSION) {
         p->options->arguments = argv + optind;
         p->options->n_arguments = argc - optind;
+    } else if (p->command == CLI_INSPECT && !p->options->model && optind + 1 == argc) {
+        p->options->model = argv[optind];
     } else if (optind < argc) {
         cli_error(p->name, "unexpected argument '%.60s'; see kvfold %s --help", argv[optind],
                   p->name);
@@ -614,7 +623,7 @@ static void read_environment(parser *p)
         o->isa = environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
-    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH) & 1u << p->command)
+    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH | INSPECT) & 1u << p->command)
         o->n_threads = environment_threads(p);
     o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
     o->data_home = environment_text("XDG_DATA_HOME");
@@ -648,8 +657,13 @@ static bool check_run(const parser *p)
     const cli_options *o = p->options;
     if (o->prompt && o->file)
         cli_error(p->name, "-p and -f are both given; the prompt is one of them");
-    else if (!o->prompt && !o->file && !o->interactive && !o->session)
-        cli_error(p->name, "no prompt; give -p TEXT, -f FILE or -i");
+    else if (o->ids_file && (o->prompt || o->file))
+        cli_error(p->name, "--ids and %s are both given; the prompt is one of them",
+                  o->prompt ? "-p" : "-f");
+    else if (o->ids_file && o->interactive)
+        cli_error(p->name, "--ids is for single answers; a conversation (-i) is text");
+    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->session)
+        cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --ids FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
@@ -685,7 +699,10 @@ static bool check(const parser *p)
 {
     const cli_options *o = p->options;
     if (!o->model && p->command != CLI_BENCH && p->command != CLI_SESSION)
-        cli_error(p->name, "no model; give -m DIR%s", p->command == CLI_PLAN ? " or v4-flash" : "");
+        cli_error(p->name, "no model; give %s",
+                  p->command == CLI_INSPECT ? "a checkpoint: FILE or DIR"
+                  : p->command == CLI_PLAN  ? "-m FILE, -m DIR or v4-flash"
+                                            : "-m FILE or -m DIR");
     else if (seen(p, OPTION_JSON) && seen(p, OPTION_CSV))
         cli_error(p->name, "--json and --csv are both given; choose one");
     else if (seen(p, OPTION_PROFILE) && seen(p, OPTION_PROFILES))
@@ -766,27 +783,4 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
         options->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
     *status = CLI_EXIT_BAD_INPUT;
     return !p.failed && check(&p);
-}
-
-uint32_t cli_options_chunk_tokens(const cli_options *options, uint64_t context_tokens)
-{
-    return context_tokens < options->chunk_tokens ? (uint32_t)context_tokens
-                                                  : options->chunk_tokens;
-}
-
-kvf_session_options cli_options_session(const cli_options *options, kvf_profile_id profile,
-                                        uint64_t context_tokens)
-{
-    /* legacy scores the whole chunk at once by definition and fold has no tile. */
-    const bool tiled = kvf_profile_get(profile)->score_tile_tokens > 0;
-    return (kvf_session_options){
-        .profile = profile,
-        .max_tokens = context_tokens,
-        .chunk_tokens = cli_options_chunk_tokens(options, context_tokens),
-        .score_tile_tokens = tiled ? options->score_tile_tokens : 0,
-        .grid_off = options->grid_off,
-        .n_threads = options->n_threads,
-        /* The command goes back by forks (chat.c); plan speaks of any program's session. */
-        .checkpoint_count = options->counts_checkpoints ? 0 : KVF_NO_CHECKPOINTS,
-    };
 }

@@ -14,6 +14,7 @@ typedef enum cli_command {
     CLI_PLAN,
     CLI_BENCH,
     CLI_SESSION,
+    CLI_INSPECT,
     CLI_COMMAND_COUNT
 } cli_command;
 
@@ -25,7 +26,7 @@ typedef struct cli_options {
     const char *command; /* its name, for messages */
 
     /* Model and device. */
-    const char *model; /* a folder; plan: or "v4-flash"; bench: NULL for that */
+    const char *model; /* a checkpoint; plan: or "v4-flash"; bench: NULL for that */
     const char *backend;
     const char *isa;           /* NULL: the best here; bench: a list "avx2,avx512" */
     bool isa_from_environment; /* KVFOLD_ISA, for messages */
@@ -48,6 +49,7 @@ typedef struct cli_options {
     /* Text that comes in: at most one of prompt and file. */
     const char *prompt;
     const char *file;
+    const char *ids_file; /* run, score: token ids instead */
 
     /* run */
     bool interactive;
@@ -76,11 +78,10 @@ typedef struct cli_options {
     int n_arguments;
 
     /* score */
-    const char *ids_file;
     const char *logits_file;
     uint64_t window_tokens;
 
-    /* plan */
+    /* plan, inspect */
     uint64_t memory_bytes; /* 0: not asked */
     bool memory_auto;      /* what this process may have */
     uint64_t weights_bytes;
@@ -88,6 +89,10 @@ typedef struct cli_options {
     const char *svg_file; /* and bench */
     bool list_buffers;
     bool counts_checkpoints; /* a session of the library's defaults; the command's has none */
+
+    /* inspect; --memory too */
+    bool check_values;
+    bool print_sha256;
 
     /* verify */
     uint32_t decode_tokens; /* after the prompt, one at a time */

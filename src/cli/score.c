@@ -183,8 +183,8 @@ static int open_sequence(scoring *s)
     const char *path = s->options->ids_file ? s->options->ids_file : s->options->file;
     uint64_t n_items = 0;
     if (!s->options->ids_file &&
-        kvf_tokenizer_check(s->options->model, &s->engine.config, &error) != KVF_OK)
-        return cli_error("score", "%s", error.message);
+        kvf_tokenizer_check_files(s->engine.files, &s->engine.config, &error) != KVF_OK)
+        return cli_error("score", "%s; --ids FILE takes token ids", error.message);
     s->n_bos = !s->options->ids_file && s->engine.config.bos_token >= 0;
     s->block = malloc(BLOCK_BYTES);
     if (!s->block)

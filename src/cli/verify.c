@@ -462,7 +462,7 @@ static int prepare(verification *v)
     if (status != CLI_EXIT_OK)
         return status;
     v->vocab = v->engine.config.geometry.vocab;
-    if (kvf_tokenizer_check(v->options->model, &v->engine.config, &error) != KVF_OK)
+    if (kvf_tokenizer_check_files(v->engine.files, &v->engine.config, &error) != KVF_OK)
         return cli_error("verify", "%s", error.message);
     status = check_contexts(v);
     if (status == CLI_EXIT_OK)

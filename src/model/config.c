@@ -478,8 +478,13 @@ kvf_status kvf_config_load(const char *path, kvf_model_config *config, kvf_error
     kvf_status status = map_json(json_path, &json, config, error);
     kvf_file_unmap(&json);
     free(json_path);
+    if (status != KVF_FILE_NOT_FOUND)
+        return status;
     /* A folder with a GGUF has its config in there. */
-    if (status == KVF_FILE_NOT_FOUND && load_from_tensors(path, config, &other) == KVF_OK)
+    status = load_from_tensors(path, config, &other);
+    if (status == KVF_OK)
         return kvf_ok(error);
+    if (status != KVF_FILE_NOT_FOUND && error)
+        *error = other;
     return status;
 }

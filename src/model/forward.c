@@ -281,6 +281,52 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     return KVF_OK;
 }
 
+/* ---- Weights that come from the disk ---------------------------------------------- */
+
+/*
+ * A chunk whose tokens choose about as many experts as there are reads everything, upwards. In
+ * decode the system's own guess is right for what every token reads, which stays in memory,
+ * and not for experts: it reads two to three times what is used (measured with 4 MiB matrices),
+ * unless it is told which are.
+ */
+static bool reads_all(const chunk *c)
+{
+    return (uint64_t)c->n * c->config->n_experts_used >= c->config->n_experts;
+}
+
+static void advise_files(const chunk *c)
+{
+    const kvf_file_advice advice = reads_all(c) ? KVF_ADVICE_SEQUENTIAL : KVF_ADVICE_NORMAL;
+    const kvf_tensor_file *file;
+    if (!c->model->from_disk || c->model->advice == advice)
+        return;
+    for (uint32_t i = 0; (file = kvf_tensor_set_file(c->model->files, i)); i++)
+        kvf_file_advise(file->map.data, file->map.bytes, advice);
+    c->model->advice = advice;
+}
+
+static void ask_for(const kvf_matrix *matrix)
+{
+    const kvf_weight_scales scales =
+        kvf_weight_scales_of(kvf_weight_get(matrix->type), matrix->rows, matrix->cols);
+    kvf_file_advise(matrix->data, matrix->rows * matrix->row_bytes, KVF_ADVICE_WILL_NEED);
+    if (matrix->scales)
+        kvf_file_advise(matrix->scales, scales.bytes, KVF_ADVICE_WILL_NEED);
+}
+
+/* All that were chosen at once: a disk works on many requests in the time of one. */
+static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
+{
+    if (!c->model->from_disk || reads_all(c))
+        return;
+    for (uint32_t i = 0; i < c->n * c->config->n_experts_used; i++) {
+        const kvf_expert_weights *expert = &w->routed[experts[i]];
+        ask_for(&expert->w1);
+        ask_for(&expert->w3);
+        ask_for(&expert->w2);
+    }
+}
+
 /* ---- Experts -------------------------------------------------------------------- */
 
 static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
@@ -299,6 +345,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
                                   .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
     c->backend->route(c->device, &route);
+    ask_for_experts(c, w, route.experts);
     observe(c, "experts", layer, route.experts, route.top_k);
     observe(c, "expert_weights", layer, route.weights, route.top_k);
     const kvf_experts_args experts = {.n = c->n,
@@ -341,19 +388,40 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits; of all tokens or of the last one alone. */
-static void make_logits(const chunk *c, float *all_logits)
+/*
+ * Head: streams to one, norm, logits; of all tokens or of the last one alone. Returns those of
+ * the last one: the session keeps what it has until the step is known to be good.
+ */
+static const float *make_logits(const chunk *c, float *all_logits)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
-    float *last = kvf_session_logits(c->session);
+    float *logits = all_logits ? all_logits : c->act[KVF_ACT_LOGITS];
     const kvf_chunk_span span =
         all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    matmul(c, span.n_tokens, head, input, all_logits ? all_logits : last);
-    if (all_logits)
-        memcpy(last, all_logits + (size_t)(c->n - 1) * head.rows, head.rows * sizeof *last);
+    matmul(c, span.n_tokens, head, input, logits);
+    return logits + (size_t)(span.n_tokens - 1) * head.rows;
+}
+
+/*
+ * Takes the chunk into the session, or drops it: after a failure in a layer, of a device that
+ * was lost (dense operations return nothing), and of weights that were zeros because their
+ * file is gone, which is then the reason of whatever else failed.
+ */
+static kvf_status finish(const chunk *c, kvf_status status, const float *logits)
+{
+    if (status == KVF_OK)
+        status = kvf_device_state(c->device, c->error);
+    if (status == KVF_OK || kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK)
+        status = kvf_tensor_set_check_lost(c->model->files, c->error);
+    if (status != KVF_OK) {
+        kvf_session_drop(c->session);
+        return status;
+    }
+    memcpy(kvf_session_logits(c->session), logits, c->config->geometry.vocab * sizeof *logits);
+    return kvf_session_commit(c->session, c->error);
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
@@ -377,6 +445,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     if (status != KVF_OK)
         return status;
+    advise_files(&c);
     fill_rope_tables(&c);
     const kvf_embed_args embed = {.n = n,
                                   .n_streams = model->config.n_streams,
@@ -384,15 +453,9 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                                   .table = model->weights.embed,
                                   .streams = c.act[KVF_ACT_STREAMS]};
     c.backend->embed(c.device, &embed);
-    for (uint32_t layer = 0; layer < model->config.geometry.n_layers; layer++) {
+    for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
         status = run_layer(&c, layer);
-        if (status != KVF_OK)
-            return status;
-    }
-    make_logits(&c, all_logits);
-    /* Of the dense operations, which return nothing. */
-    status = kvf_device_state(c.device, error);
-    return status == KVF_OK ? kvf_session_commit(session, error) : status;
+    return finish(&c, status, status == KVF_OK ? make_logits(&c, all_logits) : NULL);
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
@@ -444,8 +507,8 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
-                          kvf_model **out, kvf_error *error)
+kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor_set *files,
+                                uint32_t chunk_tokens, kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
     *out = NULL;
@@ -456,12 +519,13 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->device = device;
-    kvf_status status = kvf_tensor_set_open(path, &model->files, error);
+    model->files = files;
+    kvf_status status = kvf_config_of(files, &model->config_file, &model->config, error);
     if (status == KVF_OK)
-        status = kvf_config_of(model->files, &model->config_file, &model->config, error);
-    if (status == KVF_OK)
-        status =
-            kvf_weights_load(device, &model->config, path, model->files, &model->weights, error);
+        status = kvf_weights_load(device, &model->config, path, files, &model->weights, error);
+    /* What was read may have been zeros, and then so is what was wrong with it. */
+    if (kvf_tensor_set_lost(files))
+        status = kvf_tensor_set_check_lost(files, error);
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
@@ -475,6 +539,22 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     return kvf_ok(error);
 }
 
+kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
+                          kvf_model **out, kvf_error *error)
+{
+    kvf_tensor_set *files;
+    *out = NULL;
+    kvf_status status = kvf_tensor_set_open(path, &files, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_model_load_files(device, path, files, chunk_tokens, out, error);
+    if (status == KVF_OK)
+        (*out)->owns_files = true;
+    else
+        kvf_tensor_set_close(files);
+    return status;
+}
+
 void kvf_model_free(kvf_model *model)
 {
     if (!model)
@@ -482,7 +562,8 @@ void kvf_model_free(kvf_model *model)
     close_forward(model);
     kvf_weights_free(&model->weights);
     kvf_file_unmap(&model->config_file);
-    kvf_tensor_set_close(model->files);
+    if (model->owns_files)
+        kvf_tensor_set_close(model->files);
     free(model);
 }
 
