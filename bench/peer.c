@@ -80,7 +80,7 @@ const char *bench_peer_core(void)
     return openblas_get_corename();
 }
 
-/* The library's own products are shared out by the library: they set it to 1 again. */
+/* OpenBLAS keeps one number for the process; devices here may have several. */
 static void use_threads(const kvf_device *device)
 {
     const int n_threads = (int)kvf_device_n_threads(device);
