@@ -11,7 +11,7 @@
 
 #include "kvfold.h"
 
-/* Whether this build has OpenBLAS (not another BLAS, not none). */
+/* Whether OpenBLAS was there when this was built, and is now: the first call loads it. */
 bool bench_peer_available(void);
 /* "OpenBLAS 0.3.21" and the kernels that it runs, "SkylakeX"; "" without OpenBLAS. */
 const char *bench_peer_version(char *text, size_t text_bytes);

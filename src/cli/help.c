@@ -110,7 +110,7 @@ static const char run_end[] =
     "Limits: what a run would need at the most is compared, before weights are read, with the\n"
     "limits of its cgroups, ulimit -d and -v, overcommit, and the memory that is free; a run\n"
     "that does not fit is refused with a context and a chunk that do. A prompt of more tokens\n"
-    "than the context is not read to its end. OPENBLAS_NUM_THREADS=1 leaves more below ulimit.\n"
+    "than the context is not read to its end.\n"
     "\n"
     "Numbers take k, M or G (powers of 1024).\n"
     "\n"

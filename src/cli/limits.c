@@ -8,10 +8,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#if !defined(KVF_BLAS_NONE) && !defined(__APPLE__)
-#include <cblas.h>
-#endif
-
 /*
  * v1 writes "no limit" as the largest number of pages in bytes, a little under 2^63; no
  * machine has as much as this.
@@ -141,7 +137,7 @@ static void add_machine(const cli_system *system, cli_limits *limits, uint64_t *
 }
 
 /* Overcommit off: every byte that is asked for needs memory or swap behind it. */
-static void add_commitment(const cli_system *system, uint64_t coming_bytes, cli_limits *limits)
+static void add_commitment(const cli_system *system, cli_limits *limits)
 {
     uint64_t mode = 0;
     uint64_t limit;
@@ -150,7 +146,7 @@ static void add_commitment(const cli_system *system, uint64_t coming_bytes, cli_
         read_key(system->root, "/proc", "meminfo", "CommitLimit", &limit) &&
         read_key(system->root, "/proc", "meminfo", "Committed_AS", &committed))
         cli_limits_lower(limits, CLI_LIMIT_DATA, "the system (vm.overcommit_memory is 2)", limit,
-                         minus(limit, plus(committed, coming_bytes)));
+                         minus(limit, committed));
 }
 
 static void add_process(const cli_system *system, cli_limits *limits)
@@ -165,13 +161,12 @@ static void add_process(const cli_system *system, cli_limits *limits)
         fclose(file);
     }
     const uint64_t data_bytes = data_pages * system->page_bytes;
-    const uint64_t coming_bytes = minus(system->starting_bytes, data_bytes);
     cli_limits_lower(limits, CLI_LIMIT_DATA, "this process's data limit (ulimit -d)",
-                     system->data_bytes, minus(system->data_bytes, data_bytes + coming_bytes));
+                     system->data_bytes, minus(system->data_bytes, data_bytes));
     cli_limits_lower(limits, CLI_LIMIT_ADDRESSES, "this process's address limit (ulimit -v)",
                      system->address_bytes,
-                     minus(system->address_bytes, pages * system->page_bytes + coming_bytes));
-    add_commitment(system, coming_bytes, limits);
+                     minus(system->address_bytes, pages * system->page_bytes));
+    add_commitment(system, limits);
 }
 
 /* ---- cgroups --------------------------------------------------------------------------------- */
@@ -427,32 +422,6 @@ static uint64_t own_limit(int resource)
                : UINT64_MAX;
 }
 
-#if defined(KVF_BLAS_NONE) || defined(__APPLE__)
-const uint64_t cli_blas_buffer_bytes = 0;
-
-static uint64_t starting_bytes(void)
-{
-    return 0;
-}
-#else
-const uint64_t cli_blas_buffer_bytes = 128u << 20;
-
-/*
- * OpenBLAS starts threads of its own, which are never given work here. Each takes a stack,
- * and a buffer when it first runs: at once, or later where there is much to do.
- */
-static uint64_t starting_bytes(void)
-{
-    static const uint64_t usual_stack_bytes = 8u << 20;
-    const uint64_t stack_bytes = own_limit(RLIMIT_STACK);
-    const int n_threads = openblas_get_num_threads();
-    if (n_threads <= 1 || openblas_get_parallel() != OPENBLAS_THREAD)
-        return 0;
-    return (uint64_t)(n_threads - 1) *
-           plus(cli_blas_buffer_bytes, stack_bytes == UINT64_MAX ? usual_stack_bytes : stack_bytes);
-}
-#endif
-
 void cli_limits_read(cli_limits *limits)
 {
     const long pages = sysconf(_SC_PHYS_PAGES);
@@ -463,7 +432,6 @@ void cli_limits_read(cli_limits *limits)
                                    known ? (uint64_t)pages * (uint64_t)page_bytes : UINT64_MAX,
                                .data_bytes = own_limit(RLIMIT_DATA),
                                .address_bytes = own_limit(RLIMIT_AS),
-                               .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096,
-                               .starting_bytes = starting_bytes()};
+                               .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096};
     cli_limits_find(&system, limits);
 }

@@ -35,11 +35,7 @@ typedef struct cli_system {
     uint64_t data_bytes;    /* RLIMIT_DATA, RLIMIT_AS; UINT64_MAX: unlimited */
     uint64_t address_bytes;
     uint64_t page_bytes;
-    uint64_t starting_bytes; /* that threads which are starting take of both, if not yet */
 } cli_system;
-
-/* What OpenBLAS maps for each thread that multiplies, and touches little of; 0 without it. */
-extern const uint64_t cli_blas_buffer_bytes;
 
 /*
  * The limits of a process under that root. Files that are not there or make no sense set

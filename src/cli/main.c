@@ -8,7 +8,6 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
-#include "cli/limits.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/overlap.h"
@@ -86,20 +85,6 @@ static int dispatch(int argc, char **argv)
     return run_command(command, argc - 1, argv + 1);
 }
 
-/*
- * OpenBLAS's own threads try for ever to get memory that a limit denies them, and exit would
- * wait for them. All that this process opened is closed by now.
- */
-static int leave(int status)
-{
-    cli_limits limits;
-    cli_limits_read(&limits);
-    if (limits.tightest[CLI_LIMIT_DATA].bytes != UINT64_MAX ||
-        limits.tightest[CLI_LIMIT_ADDRESSES].bytes != UINT64_MAX)
-        _exit(status);
-    return status;
-}
-
 static int finish_output(int status)
 {
     errno = 0;
@@ -118,8 +103,7 @@ int main(int argc, char **argv)
     /* A library that was linked with -ffast-math sets another one before main. */
     fesetenv(FE_DFL_ENV);
     if (!cli_streams_open())
-        return leave(cli_error(NULL,
-                               "cannot open /dev/null in the place of a closed standard stream: %s",
-                               strerror(errno)));
-    return leave(finish_output(dispatch(argc, argv)));
+        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
+                         strerror(errno));
+    return finish_output(dispatch(argc, argv));
 }

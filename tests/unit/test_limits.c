@@ -133,37 +133,6 @@ static void limits_of_the_process_count_what_it_has(void **state)
     assert_int_equal(find_with(80 * MB, UINT64_MAX).tightest[CLI_LIMIT_DATA].left_bytes, 80 * MB);
 }
 
-static void what_is_about_to_start_counts_once(void **state)
-{
-    (void)state;
-    cli_system system = {.root = root,
-                         .machine_bytes = 1000 * MB,
-                         .data_bytes = 300 * MB,
-                         .address_bytes = 500 * MB,
-                         .page_bytes = 4096,
-                         .starting_bytes = 120 * MB};
-    cli_limits limits;
-    put("/proc/meminfo", "MemTotal:  819200 kB\nCommitLimit:  409600 kB\n"
-                         "Committed_AS:  307200 kB\n");
-    put("/proc/self/statm", "25600 5000 900 300 0 12800 0\n"); /* 100 MB, 50 MB of them data */
-    cli_limits_find(&system, &limits);
-    assert_int_equal(limits.tightest[CLI_LIMIT_DATA].left_bytes, (300 - 120) * MB);
-    assert_int_equal(limits.tightest[CLI_LIMIT_ADDRESSES].left_bytes, (500 - 100 - 70) * MB);
-    put("/proc/self/statm", "51200 5000 900 300 0 33280 0\n"); /* 200 MB, 130 MB of them data */
-    cli_limits_find(&system, &limits);
-    assert_int_equal(limits.tightest[CLI_LIMIT_DATA].left_bytes, (300 - 130) * MB);
-    assert_int_equal(limits.tightest[CLI_LIMIT_ADDRESSES].left_bytes, (500 - 200) * MB);
-    put("/proc/self/statm", "25600 5000 900 300 0 12800 0\n");
-    put("/proc/sys/vm/overcommit_memory", "2\n"); /* 100 MB are free */
-    cli_limits_find(&system, &limits);
-    expect(limits.tightest[CLI_LIMIT_DATA], "the system (vm.overcommit_memory is 2)", 400 * MB,
-           30 * MB);
-    system.starting_bytes = 1000 * MB;
-    cli_limits_find(&system, &limits);
-    for (int i = CLI_LIMIT_DATA; i < CLI_LIMIT_KINDS; i++)
-        assert_int_equal(limits.tightest[i].left_bytes, 0);
-}
-
 static void without_overcommit_all_that_is_asked_for_counts(void **state)
 {
     (void)state;
@@ -347,7 +316,6 @@ int main(void)
         TEST(without_files_there_is_the_machine),
         TEST(what_others_use_is_not_free_unless_it_can_be_swapped),
         TEST(limits_of_the_process_count_what_it_has),
-        TEST(what_is_about_to_start_counts_once),
         TEST(without_overcommit_all_that_is_asked_for_counts),
         TEST(v2_counts_every_level_and_what_can_be_dropped),
         TEST(swap_helps_where_every_level_has_some),

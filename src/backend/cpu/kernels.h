@@ -22,9 +22,11 @@
 
 /*
  * Before a loop over a register block: unrolled as a whole, so that the block's array
- * becomes registers.
+ * becomes registers. A v16_*.h without registers of its own may define it otherwise.
  */
+#ifndef KVF_UNROLL
 #define KVF_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* The rows that a query attends: those of the window first, then compressed ones. */
 typedef struct kvf_attend_walk {
