@@ -136,7 +136,8 @@ static void mix_is_sigmoids_and_sinkhorn_of_the_projected_streams(void **state)
                          .norm_eps = 1e-3f,
                          .eps = 1e-2f};
     args.streams = cf_random_floats(&run, CF_NORMAL, n_flat);
-    args.weights.fn = cf_random_floats(&run, CF_NORMAL, N_MIX * n_flat);
+    const float *fn = cf_random_floats(&run, CF_NORMAL, N_MIX * n_flat);
+    args.weights.fn = kvf_matrix_of_f32(fn, N_MIX, n_flat);
     args.weights.base = cf_random_floats(&run, CF_NORMAL, N_MIX);
     const float scale[3] = {0.1f, 0.2f, 0.3f};
     args.weights.scale = scale;
@@ -153,7 +154,7 @@ static void mix_is_sigmoids_and_sinkhorn_of_the_projected_streams(void **state)
     for (size_t m = 0; m < N_MIX; m++) {
         z[m] = 0.0;
         for (size_t i = 0; i < n_flat; i++)
-            z[m] += (double)args.weights.fn[m * n_flat + i] * (double)args.streams[i];
+            z[m] += (double)fn[m * n_flat + i] * (double)args.streams[i];
         const size_t part = m < STREAMS ? 0 : m < 2 * STREAMS ? 1 : 2;
         z[m] = z[m] / sqrt(mean_square + 1e-3) * (double)scale[part] + (double)args.weights.base[m];
     }
@@ -182,7 +183,8 @@ static void head_mix_is_a_weighted_sum_of_the_streams(void **state)
     args.streams = cf_random_floats(&run, CF_NORMAL, STREAMS * HIDDEN);
     float *fn = cf_floats(&run, STREAMS * STREAMS * HIDDEN);
     memset(fn, 0, STREAMS * STREAMS * HIDDEN * sizeof *fn);
-    args.weights.fn = fn; /* logits are the base alone */
+    /* logits are the base alone */
+    args.weights.fn = kvf_matrix_of_f32(fn, STREAMS, STREAMS * HIDDEN);
     args.weights.base = cf_random_floats(&run, CF_NORMAL, STREAMS);
     args.weights.scale = cf_random_floats(&run, CF_NORMAL, 1);
     args.mix = cf_floats(&run, N_MIX);
@@ -279,8 +281,11 @@ static void experts_clamp_gate_above_and_up_on_both_sides(void **state)
     const float two = 2.0f;
     const float minus_three = -3.0f;
     const float one = 1.0f;
-    const kvf_expert_weights routed = {{&two, 1, 1}, {&minus_three, 1, 1}, {&one, 1, 1}};
-    const kvf_expert_weights shared = {{&minus_three, 1, 1}, {&two, 1, 1}, {&one, 1, 1}};
+    const kvf_matrix doubles = kvf_matrix_of_f32(&two, 1, 1);
+    const kvf_matrix negates = kvf_matrix_of_f32(&minus_three, 1, 1);
+    const kvf_matrix copies = kvf_matrix_of_f32(&one, 1, 1);
+    const kvf_expert_weights routed = {doubles, negates, copies};
+    const kvf_expert_weights shared = {negates, doubles, copies};
     const float in = 10.0f;
     const float weight = 0.5f;
     const int32_t expert = 0;
