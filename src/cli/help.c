@@ -12,7 +12,8 @@ static const char overview[] =
     "\n"
     "Commands\n"
     "  run      answer a prompt, or hold a conversation (-i)\n"
-    "  verify   run one prompt under every cache profile and compare the logits bit by bit\n"
+    "  verify   run one prompt under every cache profile, or with other chunks, threads and\n"
+    "           ISAs, and compare the logits bit by bit\n"
     "  score    bits per byte and perplexity of a text\n"
     "  plan     bytes of every buffer for a model, context and profile\n"
     "  bench    time of every stage, and its share of what the machine allows\n"
@@ -163,6 +164,10 @@ static const char verify_part[] =
     "* 4 bytes are at most 1 GiB, else at each chunk's last, and for more tokens of the\n"
     "text, one at a time. Exit status 1 if any bit differs.\n"
     "\n"
+    "With --chunks, --isas or a list of --threads it runs the prompt with each combination of\n"
+    "them, in the profile fold or those of --profiles, and compares all with the first one.\n"
+    "On the CPU no bit may differ.\n"
+    "\n"
     "Prompt\n"
     "  -f, --file FILE        the text, repeated to length; default: the bundled one\n"
     "      --ctx LIST         prompt lengths in tokens (1k,8k)\n"
@@ -174,12 +179,20 @@ static const char verify_part[] =
     "                         because the others are compared with it (--profile is the same)\n"
     "      --chunk N          prompt tokens a step, 1 to 64k (4096)\n"
     "\n"
+    "Combinations (where chunks differ and the logits of all positions take more than 1 GiB,\n"
+    "a checksum of each position's is kept, and all of a position whose checksum differs count)\n"
+    "      --chunks LIST      several for --chunk, at most 16\n"
+    "      --threads LIST     several for --threads, at most 16\n"
+    "      --isas LIST        some of scalar,avx2,avx512,avx512vnni,neon; all: those that this\n"
+    "                         machine has, the others are named on stderr\n"
+    "\n"
     "Output\n"
-    "      --json             one JSON object a line: ctx, profile, isa, backend,\n"
-    "                         session_bytes (held after the prompt), reduction (the share of\n"
-    "                         legacy's bytes that is saved), scratch_peak_bytes,\n"
-    "                         max_abs_logit_diff, compared_logits, differing_logits,\n"
-    "                         inexact_rows, argmax_equal, prefill_tps, decode_tps\n"
+    "      --json             one JSON object a line: ctx, profile, isa, backend, threads,\n"
+    "                         chunk, session_bytes (held after the prompt), reduction (the\n"
+    "                         share of the first line's bytes that is saved),\n"
+    "                         scratch_peak_bytes, max_abs_logit_diff (null: not finite, or\n"
+    "                         unknown), compared_logits, differing_logits, inexact_rows,\n"
+    "                         argmax_equal, prefill_tps, decode_tps\n"
     "      --csv              the same as comma-separated values\n";
 
 static const char verify_end[] =
@@ -190,7 +203,8 @@ static const char verify_end[] =
     "\n"
     "Examples\n"
     "  kvfold verify -m models/tiny --ctx 1k,8k,32k\n"
-    "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n";
+    "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n"
+    "  kvfold verify -m models/tiny --ctx 1k --chunks 1,7,128,4096 --threads 1,2 --isas all\n";
 
 static const char score_part[] =
     "Usage: kvfold score -m PATH (-f FILE | --ids FILE) [OPTION]...\n"
