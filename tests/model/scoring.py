@@ -20,6 +20,7 @@ parser.add_argument("--model", required=True)
 parser.add_argument("--data", required=True)
 parser.add_argument("--downloads", help="folder for what a test has to download (beside kvfold)")
 parser.add_argument("--slow", action="store_true", help="all types, longer texts")
+parser.add_argument("--tokens", type=int, default=13001, help="of the longest text")
 options, rest = parser.parse_known_args()
 KVFOLD = os.path.abspath(options.kvfold)
 DOWNLOADS = options.downloads or os.path.join(os.path.dirname(KVFOLD), "downloads")
@@ -71,18 +72,18 @@ class ScoreTest(unittest.TestCase):
         differing = [i for i, (a, b) in enumerate(pairs) if a != b]
         self.fail("%s: %d of %d logits differ, the first is %d" % (what, len(differing), len(pairs), differing[0]))
 
-    def check_stored(self, stored, decoded, ids, n_single, what):
+    def check_stored(self, stored, decoded, ids, n_single, what, *arguments):
         """A model as it is stored gives the bits of the model of its decoded values: in one chunk,
-        and the first n_single ids one by one. Returns the nats a token."""
-        want, nats = self.score(decoded, ids)
+        and the first n_single ids one by one. Returns logits and nats a token."""
+        want, nats = self.score(decoded, ids, *arguments)
         self.assertTrue(all(map(math.isfinite, array("f", want))), what)
         row = len(want) // len(ids)
         self.assertEqual(len({want[at:at + row] for at in range(0, len(want), row)}), len(ids), what)
-        got, _ = self.score(stored, ids)
+        got, _ = self.score(stored, ids, *arguments)
         self.assert_same_logits(got, want, what)
-        got, _ = self.score(stored, ids[:n_single], "--chunk", "1")
+        got, _ = self.score(stored, ids[:n_single], "--chunk", "1", *arguments)
         self.assert_same_logits(got, want[:n_single * row], what + ", one by one")
-        return nats
+        return want, nats
 
 
 def main():

@@ -2,7 +2,7 @@
 """A model in each of ggml's types gives the bits of a model of the decoded values in f32.
 
 A random model in every type, in every matrix; blocks and values by tests/oracle. The tiny checkpoint
-is in test_ggml_weights_tiny.py.
+is in test_llamacpp.py.
 """
 from scoring import ScoreTest, golden_ids, main
 import gguf

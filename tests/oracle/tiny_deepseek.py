@@ -95,16 +95,16 @@ def greatest(parts):
 
 
 def uneven(e, number):
-    """An f32 near 2^e that is no power of two, another one for each tile."""
-    return struct.unpack("<f", struct.pack("<f", 2.0 ** e * (1 + (1 + number % 97) / 9973)))[0]
+    """2^e for each other tile, else an f32 near it that is no power of two."""
+    return 2.0 ** e if number % 2 else struct.unpack("<f", struct.pack("<f", 2.0 ** e * (1 + (1 + number % 97) / 9973)))[0]
 
 
 def pack_fp8(shape, data, scales):
-    """(codes, plane of scales, decoded bf16 or, for "uneven", f32) of a bf16 matrix."""
+    """(codes, plane of scales, decoded bf16 or, with scales in f32, f32) of a bf16 matrix."""
     rows, cols = shape
     values = array("H", data)
     codes = bytearray(rows * cols)
-    decoded = array("f" if scales == "uneven" else "H", bytes(rows * cols * (4 if scales == "uneven" else 2)))
+    decoded = array("f" if scales == "F32" else "H", bytes(rows * cols * (4 if scales == "F32" else 2)))
     plane = []
     for top in range(0, rows, TILE):
         for left in range(0, cols, TILE):
@@ -113,16 +113,13 @@ def pack_fp8(shape, data, scales):
             e = E4M3.exponent(greatest([values[a:b] for a, b in spans]))
             encode, decode = E4M3.of_scale(e)
             plane.append(e)
-            if scales == "uneven":
+            if scales == "F32":
                 plane[-1] = uneven(e, len(plane))
                 decode = [value_of(bits) * 2.0 ** -e * plane[-1] for bits in decode]
             for a, b in spans:
                 codes[a:b] = bytes(map(encode.__getitem__, values[a:b]))
                 decoded[a:b] = array(decoded.typecode, map(decode.__getitem__, codes[a:b]))
-    if scales == "F8_E8M0":
-        packed = bytes(map(e8m0, plane))
-    else:
-        packed = struct.pack(f"<{len(plane)}f", *(plane if scales == "uneven" else [2.0 ** e for e in plane]))
+    packed = bytes(map(e8m0, plane)) if scales == "F8_E8M0" else struct.pack(f"<{len(plane)}f", *plane)
     return bytes(codes), packed, decoded.tobytes()
 
 
@@ -182,7 +179,7 @@ def heads(packed):
 
 
 def released(checkpoint, scales="F8_E8M0", experts="fp4"):
-    """scales: F8_E8M0; F32, as the base models have them; or "uneven", F32 that are no powers of two.
+    """scales: F8_E8M0, or F32 as the base models have them, which then need no powers of two.
     experts: fp4 or fp8."""
     packed, twin = {}, {}
     for name, (dtype, shape, data) in sorted(checkpoint.tensors.items()):
@@ -202,8 +199,8 @@ def released(checkpoint, scales="F8_E8M0", experts="fp4"):
         else:
             codes, plane, decoded = pack_fp8(shape, data, scales)
             packed[name] = ("F8_E4M3", shape, codes)
-            packed[scale] = ("F8_E8M0" if scales == "F8_E8M0" else "F32", (tiles(shape[0]), tiles(shape[1])), plane)
-            twin[name] = ("F32" if scales == "uneven" else "BF16", shape, decoded)
+            packed[scale] = (scales, (tiles(shape[0]), tiles(shape[1])), plane)
+            twin[name] = ("F32" if scales == "F32" else "BF16", shape, decoded)
     packed.update(heads(packed))
     plain = config(checkpoint)
     return Form({**plain, "expert_dtype": experts, "quantization_config": QUANTISATION}, packed, plain, twin)

@@ -1,6 +1,6 @@
 """Checkpoints as GGUF with a stored type in their matrices, and beside them their decoded values in f32.
 
-    typed, plain = forms(checkpoint, kind, "Q8_0", encode)
+    typed, plain = forms(checkpoint, kind, encode, decode)
 
 Two checkpoints: the tiny one, whose experts are padded with zeros where rows of 96 cannot be divided
 into blocks, and a random one whose matrices all have rows of 256 or a multiple.
@@ -16,8 +16,6 @@ import weight_oracle
 
 # Tables, not matrices.
 TABLES = ("compressor_ape.weight", "ffn_gate_tid2eid.weight")
-# Not much of a file and much of the model: all files in use have them in f32 or f16.
-SENSITIVE = ("hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight", "ffn_gate_inp.weight")
 NAME_OF_ID = {kind.id: name for name, kind in gguf.TYPES.items()}
 
 
@@ -59,11 +57,11 @@ def fitting(checkpoint, kind):
     return with_expert_width(checkpoint, -(-old // kind.values) * kind.values)
 
 
-def forms(checkpoint, kind, encode, decode, left=()):
+def forms(checkpoint, kind, encode, decode):
     """(typed, plain): lists of tensors for gguf.write.
 
     encode(kind, data of f32, values a row) gives blocks, decode(kind, data) f32. Matrices whose
-    rows are no whole blocks are of q8_0 instead; those whose name ends with one of `left` are f32.
+    rows are no whole blocks are of q8_0 instead.
     """
     q8_0 = next(other for other in weight_oracle.BLOCK_TYPES if other.name == "q8_0")
     typed, plain = [], []
@@ -71,7 +69,7 @@ def forms(checkpoint, kind, encode, decode, left=()):
         if type_name in ("F32", "BF16"):
             type_name, data = "F32", f32_of(type_name, data)
         stored = decoded = (name, shape, type_name, data)
-        if is_matrix(name, shape) and not name.endswith(left):
+        if is_matrix(name, shape):
             used = kind if shape[-1] % kind.values == 0 else q8_0
             packed = encode(used, data, shape[-1])
             stored = (name, shape, NAME_OF_ID[used.ggml_id], packed)
