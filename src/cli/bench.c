@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_matmul.h"
+#include "cli/bench_names.h"
 #include "cli/bench_report.h"
 #include "cli/budget.h"
 #include "cli/commands.h"
@@ -40,6 +42,7 @@ typedef struct benchmark {
     bench_peaks peaks;
     bench_peaks best_peaks; /* of the best ISA: OpenBLAS takes its own */
     cli_bench_rows rows;
+    uint32_t n_matmuls; /* measured so far */
 } benchmark;
 
 /* ---- What is asked for ------------------------------------------------------------ */
@@ -358,12 +361,14 @@ static int measure_device(benchmark *b, const char *isa)
     if (status != CLI_EXIT_OK)
         return status;
     status = measure_device_peaks(b);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && b->options->bench_stages & ~CLI_BENCH_MATMUL)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
         if (b->options->bench_stages >> stage & 1)
             status = measure_stage(b, (bench_stage)stage);
     }
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_MATMUL)
+        status = cli_bench_matmul(b->options, b->device, &b->machine, &b->n_matmuls);
     kvf_device_close(b->device);
     b->device = NULL;
     return status;

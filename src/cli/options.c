@@ -75,6 +75,8 @@ typedef enum option_id {
     OPTION_BUFFERS,
     OPTION_STAGE,
     OPTION_RUNS,
+    OPTION_TYPE,
+    OPTION_DIR,
     OPTION_DECODE,
     OPTION_QUICK,
     OPTION_HELP
@@ -123,6 +125,8 @@ static const option_spec specs[] = {
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_TYPE, "type", 0, required_argument, BENCH},
+    {OPTION_DIR, "dir", 0, required_argument, BENCH},
     {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
     {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION},
@@ -382,6 +386,10 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_STAGE:
         parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
+    case OPTION_TYPE:
+        parse_bench_set(p, "--type", value, cli_bench_find_type, &o->bench_types);
+        break;
+    case OPTION_DIR: o->bench_folder = value; break;
     case OPTION_QUICK: o->quick = true; break;
     case OPTION_SESSION: parse_session(p, value); break;
     case OPTION_STORE: o->store = value; break;
@@ -673,6 +681,26 @@ static bool check_score(const parser *p)
     return false;
 }
 
+static bool check_bench(const parser *p)
+{
+    const cli_options *o = p->options;
+    const bool matmul = (o->bench_stages & CLI_BENCH_MATMUL) != 0;
+    const bool others = (o->bench_stages & ~CLI_BENCH_MATMUL) != 0;
+    if (!matmul && (seen(p, OPTION_TYPE) || seen(p, OPTION_DIR)))
+        cli_error(p->name, "--type and --dir only matter with --stage matmul");
+    else if (matmul && o->backend && strcmp(o->backend, "cpu") != 0)
+        cli_error(p->name, "--stage matmul times the kernels of --backend cpu, not of %.40s",
+                  o->backend);
+    else if (matmul && others && o->output == CLI_OUTPUT_CSV)
+        cli_error(p->name, "--csv: matmul has other columns than the other stages; "
+                           "measure it alone, or take --json");
+    else if (matmul && !others && o->svg_file)
+        cli_error(p->name, "--svg draws against contexts; matmul has none");
+    else
+        return true;
+    return false;
+}
+
 static bool wants_stdin(const cli_options *o)
 {
     return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
@@ -696,6 +724,8 @@ static bool check(const parser *p)
     else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
+    else if (p->command == CLI_BENCH)
+        return check_bench(p);
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)
@@ -734,7 +764,9 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
-        o->bench_stages = UINT32_MAX;
+        o->bench_stages = ~CLI_BENCH_MATMUL;
+        o->bench_types = UINT32_MAX;
+        o->bench_folder = "/tmp";
         o->bench_profiles = UINT32_MAX;
     }
 }
