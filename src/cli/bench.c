@@ -387,9 +387,29 @@ static int check_isas(benchmark *b)
     return CLI_EXIT_OK;
 }
 
+/* matmul has types of weights in the place of contexts and profiles. */
+static int check_matmul(const cli_options *options)
+{
+    const bool matmul = (options->bench_stages & CLI_BENCH_MATMUL) != 0;
+    const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
+    if (!matmul && (options->bench_types || options->bench_folder))
+        return cli_error("bench", "--type and --dir only matter with --stage matmul");
+    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+        return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
+                         options->backend);
+    if (matmul && others && options->output == CLI_OUTPUT_CSV)
+        return cli_error("bench", "--csv: matmul has other columns than the other stages; "
+                                  "measure it alone, or take --json");
+    if (matmul && !others && options->svg_file)
+        return cli_error("bench", "--svg draws against contexts; matmul has none");
+    return CLI_EXIT_OK;
+}
+
 static int prepare_all(benchmark *b)
 {
-    int status = load_geometry(b);
+    int status = check_matmul(b->options);
+    if (status == CLI_EXIT_OK)
+        status = load_geometry(b);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(b);
     if (status == CLI_EXIT_OK)

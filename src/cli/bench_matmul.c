@@ -160,15 +160,15 @@ static uint64_t choose_file_bytes(const cli_options *options, const bench_machin
 static int measure_type(const cli_options *options, kvf_device *device, uint64_t file_bytes,
                         kvf_weight_id type, bench_matmul_result *result)
 {
-    const bench_matmul_input input = {.device = device,
-                                      .type = type,
-                                      .rows = options->quick ? BENCH_MATMUL_QUICK_ROWS
-                                                             : BENCH_MATMUL_ROWS,
-                                      .folder = options->bench_folder,
-                                      .file_bytes = file_bytes,
-                                      .n_rounds = options->n_runs  ? options->n_runs
-                                                  : options->quick ? 3
-                                                                   : 20};
+    const bench_matmul_input input = {
+        .device = device,
+        .type = type,
+        .rows = options->quick ? BENCH_MATMUL_QUICK_ROWS : BENCH_MATMUL_ROWS,
+        .folder = options->bench_folder ? options->bench_folder : "/tmp",
+        .file_bytes = file_bytes,
+        .n_rounds = options->n_runs  ? options->n_runs
+                    : options->quick ? 3
+                                     : 20};
     kvf_error error;
     bool agrees;
     if (cli_interrupted())
@@ -199,7 +199,7 @@ int cli_bench_matmul(const cli_options *options, kvf_device *device, const bench
     cli_table_start(&table, columns, N_COLUMNS);
     for (uint32_t i = 0; i < KVF_WEIGHT_COUNT && status == CLI_EXIT_OK; i++) {
         bench_matmul_result result;
-        if (!(options->bench_types >> i & 1))
+        if (options->bench_types && !(options->bench_types >> i & 1))
             continue;
         status = measure_type(options, device, file_bytes, (kvf_weight_id)i, &result);
         if (status == CLI_EXIT_OK && options->output == CLI_OUTPUT_TABLE)

@@ -681,26 +681,6 @@ static bool check_score(const parser *p)
     return false;
 }
 
-static bool check_bench(const parser *p)
-{
-    const cli_options *o = p->options;
-    const bool matmul = (o->bench_stages & CLI_BENCH_MATMUL) != 0;
-    const bool others = (o->bench_stages & ~CLI_BENCH_MATMUL) != 0;
-    if (!matmul && (seen(p, OPTION_TYPE) || seen(p, OPTION_DIR)))
-        cli_error(p->name, "--type and --dir only matter with --stage matmul");
-    else if (matmul && o->backend && strcmp(o->backend, "cpu") != 0)
-        cli_error(p->name, "--stage matmul times the kernels of --backend cpu, not of %.40s",
-                  o->backend);
-    else if (matmul && others && o->output == CLI_OUTPUT_CSV)
-        cli_error(p->name, "--csv: matmul has other columns than the other stages; "
-                           "measure it alone, or take --json");
-    else if (matmul && !others && o->svg_file)
-        cli_error(p->name, "--svg draws against contexts; matmul has none");
-    else
-        return true;
-    return false;
-}
-
 static bool wants_stdin(const cli_options *o)
 {
     return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
@@ -724,8 +704,6 @@ static bool check(const parser *p)
     else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
-    else if (p->command == CLI_BENCH)
-        return check_bench(p);
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)
@@ -765,8 +743,6 @@ static void set_defaults(cli_options *o, cli_command command)
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
         o->bench_stages = ~CLI_BENCH_MATMUL;
-        o->bench_types = UINT32_MAX;
-        o->bench_folder = "/tmp";
         o->bench_profiles = UINT32_MAX;
     }
 }
