@@ -19,6 +19,7 @@ from pathlib import Path
 _parser = argparse.ArgumentParser()
 for _name in ("--kvfold", "--make", "--open", "--step"):
     _parser.add_argument(_name, required=True, type=os.path.abspath)
+_parser.add_argument("--downloads", help="of other tests")
 OPTIONS, UNITTEST_ARGUMENTS = _parser.parse_known_args()
 
 FORMS = ("deepseek", "q2", "q4", "mxfp4")
