@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_matmul.h"
+#include "cli/bench_names.h"
 #include "cli/bench_report.h"
 #include "cli/budget.h"
 #include "cli/commands.h"
@@ -44,6 +46,7 @@ typedef struct benchmark {
     bench_peaks peaks;
     bench_peaks best_peaks; /* of the best ISA: OpenBLAS takes its own */
     cli_bench_rows rows;
+    uint32_t n_matmuls; /* measured so far */
 } benchmark;
 
 /* ---- What is asked for ------------------------------------------------------------ */
@@ -377,12 +380,14 @@ static int measure_device(benchmark *b, const char *isa)
     if (status != CLI_EXIT_OK)
         return status;
     status = measure_device_peaks(b);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && b->options->bench_stages & ~CLI_BENCH_MATMUL)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
         if (b->options->bench_stages >> stage & 1)
             status = measure_stage(b, (bench_stage)stage);
     }
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_MATMUL)
+        status = cli_bench_matmul(b->options, b->device, &b->machine, &b->n_matmuls);
     kvf_device_close(b->device);
     b->device = NULL;
     return status;
@@ -401,9 +406,29 @@ static int check_isas(benchmark *b)
     return CLI_EXIT_OK;
 }
 
+/* matmul has types of weights in the place of contexts and profiles. */
+static int check_matmul(const cli_options *options)
+{
+    const bool matmul = (options->bench_stages & CLI_BENCH_MATMUL) != 0;
+    const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
+    if (!matmul && (options->bench_types || options->bench_folder))
+        return cli_error("bench", "--type and --dir only matter with --stage matmul");
+    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+        return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
+                         options->backend);
+    if (matmul && others && options->output == CLI_OUTPUT_CSV)
+        return cli_error("bench", "--csv: matmul has other columns than the other stages; "
+                                  "measure it alone, or take --json");
+    if (matmul && !others && options->svg_file)
+        return cli_error("bench", "--svg draws against contexts; matmul has none");
+    return CLI_EXIT_OK;
+}
+
 static int prepare_all(benchmark *b)
 {
-    int status = load_geometry(b);
+    int status = check_matmul(b->options);
+    if (status == CLI_EXIT_OK)
+        status = load_geometry(b);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(b);
     if (status == CLI_EXIT_OK)

@@ -18,5 +18,9 @@ typedef bool cli_name_finder(const char *name, uint32_t *set, char *reason, size
 cli_name_finder cli_bench_find_profile;
 /* Stages of bench/case.h; a first word such as "attend" stands for all that begin so. */
 cli_name_finder cli_bench_find_stage;
+/* The bit of the stage "matmul", which has types of weights and no contexts (bench/matmul.h). */
+#define CLI_BENCH_MATMUL (UINT32_C(1) << 31)
+/* Stored types of weights, shared/weights.def. */
+cli_name_finder cli_bench_find_type;
 
 #endif

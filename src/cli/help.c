@@ -293,7 +293,7 @@ static const char bench_part[] =
     "if a bit differs (openblas: more than rounding).\n"
     "\n"
     "What is measured\n"
-    "      --stage LIST       some of these, or a first word such as attend (all)\n"
+    "      --stage LIST       some of these, or a first word such as attend (all but matmul)\n"
     "          pack, pack_index        f32 rows to bytes: a layer's rows of 512, of 128\n"
     "          select                  1, 8 and 512 queries against a layer's index rows\n"
     "          attend_csa, attend_hca  one query: the window with the selected rows, or with\n"
@@ -302,6 +302,14 @@ static const char bench_part[] =
     "          layer                   a token through a CSA layer: append, select, attend;\n"
     "                                  the mean over the tokens of one compressed row\n"
     "          step                    a token through the caches of all layers\n"
+    "          matmul                  weights of each stored type, 4096 x 4096: times a vector\n"
+    "                                  out of a mapped file of 8 times the caches, against a\n"
+    "                                  loop that only loads it, and against the same kernel on\n"
+    "                                  8 rows in the L1 cache; 2048 rows times 512 tokens, of\n"
+    "                                  1024 and 4096 values, against a loop of multiply-adds\n"
+    "      --type LIST        matmul: some of f32, bf16, q8_0, iq2_xxs .. (all)\n"
+    "      --dir DIR          matmul: where the file goes; it has no name and is gone with the\n"
+    "                         process (/tmp)\n"
     "      --profile LIST     some of legacy, tiled, packed, fold; list: f32 rows and scores,\n"
     "                         only the selected rows attended; openblas: select and attend\n"
     "                         written with sgemm, f32 rows (all)\n"
@@ -329,6 +337,11 @@ static const char bench_device_part[] =
     "                         queries, profile, isa (openblas: its kernels), backend, threads,\n"
     "                         median_us, p10_us, p90_us, bytes and ops (at least needed),\n"
     "                         limit (int8, fma or bandwidth), limit_share\n"
+    "                         matmul: stage, type, isa, threads, and of what is measured the\n"
+    "                         median, _p10 and _p90: bytes a second of the vector product\n"
+    "                         and of loading, share of loading, values a cycle and core in\n"
+    "                         L1; operations a second with 512 tokens and their share of\n"
+    "                         the multiply-adds, f32 against OpenBLAS's sgemm\n"
     "      --csv              the same as comma-separated values\n";
 
 static const char bench_end[] =
@@ -342,6 +355,7 @@ static const char bench_end[] =
     "Examples\n"
     "  kvfold bench --ctx 96k\n"
     "  kvfold bench --stage select --ctx 96k,1M --json\n"
+    "  kvfold bench --stage matmul --type q8_0,iq2_xxs --isa avx2,avx512\n"
     "  OPENBLAS_CORETYPE=SkylakeX kvfold bench --stage attend --profile openblas,fold\n";
 
 static const char inspect_part[] =

@@ -80,6 +80,8 @@ typedef enum option_id {
     OPTION_BUFFERS,
     OPTION_STAGE,
     OPTION_RUNS,
+    OPTION_TYPE,
+    OPTION_DIR,
     OPTION_DECODE,
     OPTION_QUICK,
     OPTION_CHECK,
@@ -132,6 +134,8 @@ static const option_spec specs[] = {
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_TYPE, "type", 0, required_argument, BENCH},
+    {OPTION_DIR, "dir", 0, required_argument, BENCH},
     {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
     {OPTION_CHECK, "check", 0, no_argument, INSPECT},
@@ -415,6 +419,10 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_STAGE:
         parse_names(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
+    case OPTION_TYPE:
+        parse_bench_set(p, "--type", value, cli_bench_find_type, &o->bench_types);
+        break;
+    case OPTION_DIR: o->bench_folder = value; break;
     case OPTION_QUICK: o->quick = true; break;
     case OPTION_CHECK: o->check_values = true; break;
     case OPTION_SHA256: o->print_sha256 = true; break;
@@ -748,7 +756,7 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
-        o->bench_stages = UINT32_MAX;
+        o->bench_stages = ~CLI_BENCH_MATMUL;
         o->bench_profiles = UINT32_MAX;
     }
 }

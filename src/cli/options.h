@@ -106,7 +106,9 @@ typedef struct cli_options {
     /* bench */
     uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */
     uint32_t bench_profiles;
-    uint32_t n_runs; /* 0: 20, or fewer of very long ones */
+    uint32_t bench_types;     /* matmul: of shared/weights.def; 0: all */
+    const char *bench_folder; /* matmul: for a file of weights; NULL: /tmp */
+    uint32_t n_runs;          /* 0: 20, or fewer of very long ones */
     bool quick;
 } cli_options;
 
