@@ -219,7 +219,7 @@ void bench_peer_attend(const bench_peer_attend_args *args)
 void bench_peer_matmul(const bench_peer_matmul_args *args)
 {
     use_threads(args->device);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)args->n, (int)args->rows,
-                (int)args->cols, 1.0f, args->in, (int)args->in_stride, args->weight,
-                (int)args->weight_stride, 0.0f, args->out, (int)args->out_stride);
+    openblas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)args->n, (int)args->rows,
+                   (int)args->cols, 1.0f, args->in, (int)args->in_stride, args->weight,
+                   (int)args->weight_stride, 0.0f, args->out, (int)args->out_stride);
 }

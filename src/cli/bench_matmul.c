@@ -8,6 +8,7 @@
 #include "cli/bench_names.h"
 #include "cli/budget.h"
 #include "cli/interrupt.h"
+#include "cli/limits.h"
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -143,7 +144,9 @@ static void print_table(kvf_device *device, uint64_t file_bytes, cli_table *tabl
 /* Where memory is short, less: what does not stay in it would measure the disk. */
 static uint64_t choose_file_bytes(const cli_options *options, const bench_machine *machine)
 {
-    const uint64_t most = cli_physical_memory_bytes() / 4;
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const uint64_t most = limits.tightest[CLI_LIMIT_MEMORY].left_bytes / 4;
     const uint64_t wanted = times_the_caches * machine->l3_bytes;
     char some[CLI_NUMBER_BYTES];
     if (options->quick)

@@ -51,6 +51,20 @@ static void close_device(cli_engine *engine)
     engine->device = NULL;
 }
 
+static int load_weights(cli_engine *engine)
+{
+    const cli_options *options = engine->options;
+    kvf_error error;
+    if (kvf_model_open(engine->device, options->model, engine->files, &engine->model, &error) !=
+        KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    /* Sizes are chosen by the first reading. */
+    if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
+        return cli_error(options->command, "%s: config.json changed while the model was loaded",
+                         options->model);
+    return CLI_EXIT_OK;
+}
+
 int cli_engine_open_device(cli_engine *engine)
 {
     const cli_options *options = engine->options;
@@ -61,7 +75,11 @@ int cli_engine_open_device(cli_engine *engine)
     if (kvf_device_open(&device_options, &engine->device, &error) != KVF_OK)
         return cli_error(options->command, "%s%s", error.message,
                          options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
-    return CLI_EXIT_OK;
+    /*
+     * Where weights stay in their files, next to nothing is copied of them: what is wrong with
+     * them is known before anything else is read, or written. Copies wait for the check of memory.
+     */
+    return engine->device->backend->takes_stored_weights ? load_weights(engine) : CLI_EXIT_OK;
 }
 
 int cli_engine_open(const cli_options *options, cli_engine *engine)
@@ -251,14 +269,12 @@ int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
 {
     const cli_options *options = engine->options;
     kvf_error error;
-    if (kvf_model_load_files(engine->device, options->model, engine->files,
-                             cli_options_chunk_tokens(options, context_tokens), &engine->model,
-                             &error) != KVF_OK)
+    const int status = engine->model ? CLI_EXIT_OK : load_weights(engine);
+    if (status != CLI_EXIT_OK)
+        return status;
+    if (kvf_model_reserve(engine->model, cli_options_chunk_tokens(options, context_tokens),
+                          &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
-    /* Sizes were chosen by the first reading. */
-    if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
-        return cli_error(options->command, "%s: config.json changed while the model was loaded",
-                         options->model);
     tell_of_disk(engine);
     return CLI_EXIT_OK;
 }

@@ -21,7 +21,10 @@ typedef struct cli_engine {
 /* Reads the config of a checkpoint and notes which of its keys were passed over. */
 int cli_config_load(const char *command, const char *path, kvf_model_config *config);
 
-/* Opens the files, reads the config, opens the device; nothing large is read or allocated yet. */
+/*
+ * Opens the files, the device and, where they stay in the files, the weights; nothing large is
+ * read or allocated yet.
+ */
 int cli_engine_open(const cli_options *options, cli_engine *engine);
 /* Closes model and device and opens the device that the options, which changed, ask for now. */
 int cli_engine_open_device(cli_engine *engine);
@@ -34,7 +37,7 @@ void cli_engine_close(cli_engine *engine);
 int cli_engine_check_memory(cli_engine *engine, const cli_request *request);
 
 /*
- * Loads the weights for sessions of up to that context. Says in a line where they do not fit the
+ * Loads the model for sessions of up to that context. Says in a line where they do not fit the
  * memory that is left, and so come from the disk as they are needed.
  */
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens);

@@ -105,9 +105,11 @@ static int forward(cli_generator *generator, const int32_t *tokens, uint32_t n_t
                           &error) == KVF_OK)
         return CLI_EXIT_OK;
     /* Nothing can be saved any more, which is said here and then no more. */
-    if (weights_are_lost(generator) && (generator->saver->path || generator->saver->store))
+    if (weights_are_lost(generator) && (generator->saver->path || generator->saver->store)) {
+        generator->saver->failed = true;
         return cli_error(generator->engine->options->command,
                          "%s; what came after the last save is not saved", error.message);
+    }
     return cli_engine_error(generator->engine, &error, profile_of(generator),
                             generator->context_tokens);
 }

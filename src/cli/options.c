@@ -419,9 +419,7 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_STAGE:
         parse_names(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
-    case OPTION_TYPE:
-        parse_bench_set(p, "--type", value, cli_bench_find_type, &o->bench_types);
-        break;
+    case OPTION_TYPE: parse_names(p, "--type", value, cli_bench_find_type, &o->bench_types); break;
     case OPTION_DIR: o->bench_folder = value; break;
     case OPTION_QUICK: o->quick = true; break;
     case OPTION_CHECK: o->check_values = true; break;

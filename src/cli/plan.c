@@ -79,7 +79,7 @@ static void count_weights(planning *p)
     } else {
         p->weights_known = false;
         p->weights.copied_bytes = cli_budget_weight_bytes(&p->budget);
-        if (p->no_weights.status != KVF_FILE_NOT_FOUND)
+        if (p->no_weights.status != KVF_FILE_NOT_FOUND && !p->options->memory_bytes)
             cli_note("plan", "the weights are not counted: %s", p->no_weights.message);
     }
     p->budget.mapped_bytes = p->weights.mapped_bytes;
@@ -98,9 +98,13 @@ static int load_config(planning *p)
                              .config = &p->config,
                              .n_threads = options->n_threads ? options->n_threads : 1,
                              .takes_stored_weights = true}; /* as the default backend */
-    if (status == CLI_EXIT_OK)
-        count_weights(p);
-    return status;
+    if (status != CLI_EXIT_OK)
+        return status;
+    count_weights(p);
+    if (options->memory_bytes && !options->weights_given && !p->weights_known)
+        return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
+                         p->no_weights.message);
+    return CLI_EXIT_OK;
 }
 
 /* A context that was asked for must exist; of the default ones the model's maximum bounds the list.
@@ -408,9 +412,6 @@ static int print_largest(const planning *p)
     char weights[CLI_NUMBER_BYTES];
     largest found[KVF_PROFILE_COUNT];
     uint64_t weights_bytes = p->options->weights_bytes;
-    if (!p->options->weights_given && !p->weights_known)
-        return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
-                         p->no_weights.message);
     if (!p->options->weights_given)
         weights_bytes = p->weights.mapped_bytes + copied_bytes;
     const uint64_t least_bytes = weights_bytes < copied_bytes ? weights_bytes : copied_bytes;

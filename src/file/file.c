@@ -50,6 +50,11 @@ static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *fil
     if (info.st_size == 0)
         return KVF_OK;
     void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED && errno == ENOMEM)
+        return kvf_fail(error, KVF_FILE_IO,
+                        "%s: its %llu bytes cannot be mapped; an address limit (ulimit -v) may be "
+                        "lower",
+                        kvf_printable(path).text, (unsigned long long)info.st_size);
     if (data == MAP_FAILED)
         return fail_errno(path, error);
     file->data = data;

@@ -468,6 +468,7 @@ static void close_forward(kvf_model *model)
                            forward->bytes[i]);
     free(forward);
     model->forward = NULL;
+    model->chunk_tokens = 0;
 }
 
 static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
@@ -507,14 +508,11 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor_set *files,
-                                uint32_t chunk_tokens, kvf_model **out, kvf_error *error)
+kvf_status kvf_model_open(kvf_device *device, const char *path, kvf_tensor_set *files,
+                          kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
     *out = NULL;
-    if (chunk_tokens == 0 || chunk_tokens > 65536)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
-                        chunk_tokens);
     kvf_model *model = calloc(1, sizeof *model);
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
@@ -529,14 +527,25 @@ kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
-    if (status == KVF_OK)
-        status = open_forward(model, chunk_tokens, error);
     if (status != KVF_OK) {
         kvf_model_free(model);
         return status;
     }
     *out = model;
     return kvf_ok(error);
+}
+
+kvf_status kvf_model_reserve(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
+{
+    KVF_FP_DOOR();
+    if (chunk_tokens == 0 || chunk_tokens > 65536)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
+                        chunk_tokens);
+    close_forward(model);
+    const kvf_status status = open_forward(model, chunk_tokens, error);
+    if (status != KVF_OK)
+        close_forward(model);
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
@@ -547,11 +556,17 @@ kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_t
     kvf_status status = kvf_tensor_set_open(path, &files, error);
     if (status != KVF_OK)
         return status;
-    status = kvf_model_load_files(device, path, files, chunk_tokens, out, error);
-    if (status == KVF_OK)
-        (*out)->owns_files = true;
-    else
+    status = kvf_model_open(device, path, files, out, error);
+    if (status != KVF_OK) {
         kvf_tensor_set_close(files);
+        return status;
+    }
+    (*out)->owns_files = true;
+    status = kvf_model_reserve(*out, chunk_tokens, error);
+    if (status != KVF_OK) {
+        kvf_model_free(*out);
+        *out = NULL;
+    }
     return status;
 }
 

@@ -46,11 +46,13 @@ typedef struct kvf_model {
 kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
                           kvf_model **model, kvf_error *error);
 /*
- * The same of files that are open: they stay the caller's and outlive the model. path is for
- * messages.
+ * The same in two steps. The first takes files that are open, stay the caller's and outlive the
+ * model, and loads the weights; path is for messages. The second, which may be repeated,
+ * takes the memory for chunks of up to chunk_tokens: nothing is forwarded before it.
  */
-kvf_status kvf_model_load_files(kvf_device *device, const char *path, kvf_tensor_set *files,
-                                uint32_t chunk_tokens, kvf_model **model, kvf_error *error);
+kvf_status kvf_model_open(kvf_device *device, const char *path, kvf_tensor_set *files,
+                          kvf_model **model, kvf_error *error);
+kvf_status kvf_model_reserve(kvf_model *model, uint32_t chunk_tokens, kvf_error *error);
 void kvf_model_free(kvf_model *model);
 
 /* KVF_OK while all files of the model are what was loaded; KVF_FILE_IO says which is not, and why.
