@@ -12,6 +12,7 @@
 #include "model/activations.h"
 #include "model/model.h"
 #include "model/rope.h"
+#include "shared/bits.h"
 #include "shared/fp_environment.h"
 
 struct kvf_forward {
@@ -342,8 +343,29 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits; of all tokens or of the last one alone. */
-static void make_logits(const chunk *c, float *all_logits)
+/* The last sublayers' values go into no row, where they would be looked at. */
+static kvf_status check_finite(const chunk *c, kvf_chunk_span span, const float *rows,
+                               uint32_t width, const char *what)
+{
+    for (uint32_t t = 0; t < span.n_tokens; t++) {
+        const float *row = rows + (size_t)t * width;
+        bool finite = true;
+        for (uint32_t i = 0; i < width; i++)
+            finite &= (kvf_bits_of(row[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
+        if (!finite)
+            return kvf_fail(c->error, KVF_NONFINITE, "%s of token %llu: %s", what,
+                            (unsigned long long)(c->first + span.first + t),
+                            kvf_status_string(KVF_NONFINITE));
+    }
+    return KVF_OK;
+}
+
+/*
+ * Head: streams to one, norm, logits; of all tokens or of the last one alone. The session's
+ * are not touched by what is wrong in the layers; a head that is wrong itself leaves zeros,
+ * as they are where none are known.
+ */
+static kvf_status make_logits(const chunk *c, float *all_logits)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
@@ -352,9 +374,21 @@ static void make_logits(const chunk *c, float *all_logits)
         all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    matmul(c, span.n_tokens, head, input, all_logits ? all_logits : last);
-    if (all_logits)
+    float *logits = all_logits ? all_logits : last;
+    kvf_status status = kvf_device_state(c->device, c->error); /* dense operations return none */
+    if (status == KVF_OK)
+        status = check_finite(c, span, input, c->config->hidden, "what the head reads");
+    if (status != KVF_OK)
+        return status;
+    matmul(c, span.n_tokens, head, input, logits);
+    status = kvf_device_state(c->device, c->error);
+    if (status == KVF_OK)
+        status = check_finite(c, span, logits, head.rows, "logits");
+    if (status != KVF_OK)
+        memset(last, 0, head.rows * sizeof *last);
+    else if (all_logits)
         memcpy(last, all_logits + (size_t)(c->n - 1) * head.rows, head.rows * sizeof *last);
+    return status;
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
@@ -390,10 +424,11 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
         if (status != KVF_OK)
             return status;
     }
-    make_logits(&c, all_logits);
-    /* Of the dense operations, which return nothing. */
-    status = kvf_device_state(c.device, error);
-    return status == KVF_OK ? kvf_session_commit(session, error) : status;
+    status = make_logits(&c, all_logits);
+    if (status == KVF_OK)
+        return kvf_session_commit(session, error);
+    kvf_session_drop(session);
+    return status;
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
