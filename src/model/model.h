@@ -86,9 +86,10 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
 /*
  * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
  * token are left in kvf_session_logits(); where all_logits is not NULL it receives
- * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. Where a file of the
- * weights was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the
- * session is as it was, its logits too.
+ * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. A value that is not
+ * finite on the way, which damaged weights make, is KVF_NONFINITE. Where a file of the weights
+ * was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the session is as
+ * it was, its logits too.
  */
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error);

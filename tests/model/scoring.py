@@ -51,18 +51,29 @@ class ScoreTest(unittest.TestCase):
         yield self.path(name)
         os.remove(self.path(name))
 
-    def score(self, model, ids, *arguments):
-        """(logits of all positions as bytes, nats a token)"""
-        with self.file("ids") as ids_file, self.file("logits") as logits_file:
+    def run_score(self, model, ids, logits_file, arguments):
+        with self.file("ids") as ids_file:
             with open(ids_file, "w", encoding="ascii") as file:
                 file.writelines("%d\n" % token for token in ids)
             # One thread: many of these runs decode, beside other tests.
             command = [KVFOLD, "score", "-m", model, "--ids", ids_file, "--window", str(len(ids)), "--logits",
                        logits_file, "--threads", "1", "--json", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def score(self, model, ids, *arguments):
+        """(logits of all positions as bytes, nats a token)"""
+        with self.file("logits") as logits_file:
+            done = self.run_score(model, ids, logits_file, arguments)
             self.assertEqual(done.returncode, 0, done.stderr)
             with open(logits_file, "rb") as file:
                 return file.read(), json.loads(done.stdout.splitlines()[-1])["nats"]
+
+    def refusal(self, model, ids, *arguments):
+        """The message of a run that fails and leaves no logits."""
+        done = self.run_score(model, ids, self.path("none"), arguments)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertFalse(os.path.exists(self.path("none")))
+        return done.stderr
 
     def assert_same_logits(self, got, want, what):
         if got == want:
