@@ -448,7 +448,8 @@ static int choose_device(verification *v, uint32_t isa, uint32_t threads)
     cli_options *chosen = &v->chosen;
     const uint32_t n_threads =
         chosen->n_thread_counts ? (uint32_t)chosen->thread_counts[threads] : chosen->n_threads;
-    if (v->engine.model && chosen->isa == v->isas[isa] && chosen->n_threads == n_threads)
+    const bool is_loaded = v->engine.model && v->engine.model->chunk_tokens > 0;
+    if (is_loaded && chosen->isa == v->isas[isa] && chosen->n_threads == n_threads)
         return CLI_EXIT_OK;
     chosen->isa = v->isas[isa];
     chosen->n_threads = n_threads;
