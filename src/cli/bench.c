@@ -26,6 +26,8 @@ static const uint64_t quick_context_tokens = 4096;
 static const uint64_t quick_cold_bytes = 16u << 20;
 /* Four times quick_cold_bytes: a share of what is left is read to find the memory's speed. */
 static const uint64_t least_memory_bytes = 64u << 20;
+/* OpenBLAS's threads map this for their blocks some time after it was loaded, if they can. */
+static const uint64_t peer_memory_bytes = 128u << 20;
 static const uint64_t check_context_tokens = 8192;
 
 typedef struct benchmark {
@@ -126,7 +128,9 @@ static int choose_sizes(benchmark *b)
     for (int i = 1; i < CLI_LIMIT_KINDS; i++)
         if (limits.tightest[i].left_bytes < b->limit.left_bytes)
             b->limit = limits.tightest[i];
-    const uint64_t left = b->limit.left_bytes;
+    uint64_t left = b->limit.left_bytes;
+    if (bench_peer_available() && left >= peer_memory_bytes)
+        left -= peer_memory_bytes;
     bench_machine_describe(&b->machine);
     b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
     b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;

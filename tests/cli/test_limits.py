@@ -102,9 +102,9 @@ class ProcessTest(LimitTest):
 
     def test_score_and_verify_count_their_logits(self):
         self.write("text", TEXT * 2)
-        self.refused_by("data limit", self.data(90), "score", "-m", MODEL, "-f", "text",
+        self.refused_by("data limit", self.data(20), "score", "-m", MODEL, "-f", "text",
                         "--window", "2k")
-        self.refused_by("data limit", self.data(90), "verify", "-m", MODEL, "--ctx", "2k",
+        self.refused_by("data limit", self.data(20), "verify", "-m", MODEL, "--ctx", "2k",
                         "--decode", "2", "--profiles", "fold")
 
     def test_mapped_files_count_as_addresses_only(self):
@@ -140,7 +140,8 @@ class ProcessTest(LimitTest):
         for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
             has = self.refusal(kind, 3000, "--ctx", "1M", "--profile", "legacy")[1]
             for share in (0.4, 0.9, 1.1):
-                limit = int((3000 - has) * share) * MB
+                # Below 3 MB the dynamic loader itself may die, which is not ours to say.
+                limit = max(3, int((3000 - has) * share)) * MB
                 for arguments in (["--version"], ["help"], ["plan", "-m", MODEL], ["session", "--store", "s"],
                                   ["run", "-m", MODEL, "-p", "a", "--chunk", "0"]):
                     result = self.limited(lambda: resource.setrlimit(kind, (limit, limit)), *arguments)
@@ -153,7 +154,7 @@ class ProcessTest(LimitTest):
         self.assertRegex(result.stderr.decode(), r"^kvfold: run: .*ulimit -d.* no --ctx.*\n$")
 
     def test_bench_leaves_out_what_does_not_fit(self):
-        result = self.limited(self.data(150, True), "bench", "-m", MODEL, "--quick", "--threads", "1",
+        result = self.limited(self.data(300, True), "bench", "-m", MODEL, "--quick", "--threads", "1",
                               "--ctx", "256k", "--stage", "step", "--profile", "legacy")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertRegex(result.stderr.decode(), r"left out: step, legacy at 256k.*\(ulimit -d\)")
@@ -189,7 +190,7 @@ class GroupTest(LimitTest):
 
     def test_a_group_that_is_too_small_is_named(self):
         with open(self.file, "w", encoding="ascii") as file:
-            file.write(str(160 * MB))
+            file.write(str(90 * MB))
         self.write("text", TEXT)
         words = self.refused_by(self.group, self.enter, "run", "-m", MODEL, "-f", "text", "-n", "2",
                                 "--profile", "legacy", "--ctx", "64k")
