@@ -1,8 +1,7 @@
-# What the library links: threads, the math library, a BLAS for the dense products, zstd for
-# compressed snapshots. xxHash is a header that is compiled in.
+# What the library links: threads, the math library, zstd for compressed snapshots. xxHash is a
+# header that is compiled in.
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
-# KVF_BLAS_DEFINITIONS    for src/backend/cpu/blas.c
 # KVF_ZSTD_DEFINITIONS    for src/cache/snapshot_codec.c
 # KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
 
@@ -16,48 +15,6 @@ set(KVF_PC_LIBS_PRIVATE "${CMAKE_THREAD_LIBS_INIT} -lm")
 if(KVF_METAL)
   string(APPEND KVF_PC_LIBS_PRIVATE " -framework Metal -framework Foundation -framework CoreGraphics -lobjc")
 endif()
-set(KVF_BLAS_DEFINITIONS "")
-
-if(KVF_BLAS STREQUAL "none")
-  list(APPEND KVF_BLAS_DEFINITIONS KVF_BLAS_NONE)
-elseif(NOT KVF_BLAS STREQUAL "system")
-  message(FATAL_ERROR "KVF_BLAS is \"${KVF_BLAS}\"; expected system or none")
-elseif(APPLE)
-  target_link_libraries(kvfold_dependencies INTERFACE "-framework Accelerate")
-  list(APPEND KVF_BLAS_DEFINITIONS ACCELERATE_NEW_LAPACK)
-  string(PREPEND KVF_PC_LIBS_PRIVATE "-framework Accelerate ")
-else()
-  # Debian installs several variants side by side. The one with plain threads is wanted: that
-  # for OpenMP brings another pool of threads into the process, and only the one with plain
-  # threads is used by several threads at once (blas.c).
-  if(KVF_OPENBLAS_LIBRARY MATCHES "openblas-openmp") # in the cache of an older build
-    unset(KVF_OPENBLAS_LIBRARY CACHE)
-    unset(KVF_OPENBLAS_INCLUDE CACHE)
-  endif()
-  set(thread_variant openblas-pthread)
-  find_library(KVF_OPENBLAS_LIBRARY openblas
-               PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/${thread_variant} NO_DEFAULT_PATH)
-  find_path(KVF_OPENBLAS_INCLUDE cblas.h
-            PATHS /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/${thread_variant} NO_DEFAULT_PATH)
-  if(PkgConfig_FOUND)
-    pkg_check_modules(PC_OPENBLAS QUIET openblas)
-  endif()
-  find_library(KVF_OPENBLAS_LIBRARY openblas HINTS ${PC_OPENBLAS_LIBRARY_DIRS})
-  find_path(KVF_OPENBLAS_INCLUDE cblas.h HINTS ${PC_OPENBLAS_INCLUDE_DIRS}
-            PATH_SUFFIXES openblas)
-  if(NOT KVF_OPENBLAS_LIBRARY OR NOT KVF_OPENBLAS_INCLUDE)
-    message(FATAL_ERROR "OpenBLAS is missing; run scripts/bootstrap.sh "
-                        "(Debian: libopenblas-pthread-dev), or configure with -DKVF_BLAS=none")
-  endif()
-  message(STATUS "OpenBLAS: ${KVF_OPENBLAS_LIBRARY}")
-  target_include_directories(kvfold_dependencies SYSTEM INTERFACE
-                             $<BUILD_INTERFACE:${KVF_OPENBLAS_INCLUDE}>)
-  target_link_libraries(kvfold_dependencies INTERFACE ${KVF_OPENBLAS_LIBRARY})
-  get_filename_component(openblas_folder ${KVF_OPENBLAS_LIBRARY} DIRECTORY)
-  string(PREPEND KVF_PC_LIBS_PRIVATE
-         "-L${openblas_folder} -Wl,-rpath,${openblas_folder} -lopenblas ")
-endif()
-
 # Checksums are xxHash's header, inlined: nothing to link. A cross build takes the header of
 # the machine that builds, alone in a folder, so that no other header comes along.
 if(PkgConfig_FOUND)

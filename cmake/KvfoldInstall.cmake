@@ -1,9 +1,11 @@
-# cmake --install: libraries, header, binary, pkg-config file, CMake package
+# cmake --install: libraries, header, binary, licences, pkg-config file, CMake package
 # (kvfold::kvfold shared, kvfold::kvfold_static).
 include(CMakePackageConfigHelpers)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/kvfold)
 
 install(FILES include/kvfold.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+# What the licences of the project, and of what it took over, ask to go along with copies.
+install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # kvfold_dependencies is exported because a static library hands its dependencies on.
 install(TARGETS kvfold kvfold_static kvfold_dependencies EXPORT kvfoldTargets
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}

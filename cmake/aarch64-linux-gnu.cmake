@@ -1,5 +1,6 @@
 # Cross build for 64-bit ARM on Debian (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross);
-# test programs run under qemu-user. OpenBLAS is not there for the target: KVF_BLAS=none.
+# test programs run under qemu-user. Only the library is built: zstd and cJSON are not there for the
+# target (KVF_ZSTD=none, KVF_CLI=OFF).
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_matmul.h"
+#include "cli/bench_names.h"
 #include "cli/bench_report.h"
 #include "cli/budget.h"
 #include "cli/commands.h"
@@ -24,6 +26,8 @@ static const uint64_t quick_context_tokens = 4096;
 static const uint64_t quick_cold_bytes = 16u << 20;
 /* Four times quick_cold_bytes: a share of what is left is read to find the memory's speed. */
 static const uint64_t least_memory_bytes = 64u << 20;
+/* OpenBLAS's threads map this for their blocks some time after it was loaded, if they can. */
+static const uint64_t peer_memory_bytes = 128u << 20;
 static const uint64_t check_context_tokens = 8192;
 
 typedef struct benchmark {
@@ -44,6 +48,7 @@ typedef struct benchmark {
     bench_peaks peaks;
     bench_peaks best_peaks; /* of the best ISA: OpenBLAS takes its own */
     cli_bench_rows rows;
+    uint32_t n_matmuls; /* measured so far */
 } benchmark;
 
 /* ---- What is asked for ------------------------------------------------------------ */
@@ -123,19 +128,22 @@ static int choose_sizes(benchmark *b)
     for (int i = 1; i < CLI_LIMIT_KINDS; i++)
         if (limits.tightest[i].left_bytes < b->limit.left_bytes)
             b->limit = limits.tightest[i];
-    const uint64_t left = b->limit.left_bytes;
-    bench_machine_describe(&b->machine);
-    b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
-    b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
-    if (b->cold_bytes > left / 4)
-        b->cold_bytes = left / 4;
-    b->cold_bytes = b->cold_bytes / 512 * 512;
+    uint64_t left = b->limit.left_bytes;
+    /* In this order: OpenBLAS waits for ever for memory that it cannot get as it is loaded. */
+    if (left >= least_memory_bytes && bench_peer_available() && left >= peer_memory_bytes)
+        left -= peer_memory_bytes;
     char least[CLI_NUMBER_BYTES];
     char available[CLI_NUMBER_BYTES];
     if (left < least_memory_bytes)
         return cli_error("bench", "needs %s at the least; %s leaves %s",
                          cli_format_bytes(least_memory_bytes, least), b->limit.name,
                          cli_format_bytes(left, available));
+    bench_machine_describe(&b->machine);
+    b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
+    b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
+    if (b->cold_bytes > left / 4)
+        b->cold_bytes = left / 4;
+    b->cold_bytes = b->cold_bytes / 512 * 512;
     return CLI_EXIT_OK;
 }
 
@@ -377,12 +385,14 @@ static int measure_device(benchmark *b, const char *isa)
     if (status != CLI_EXIT_OK)
         return status;
     status = measure_device_peaks(b);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && b->options->bench_stages & ~CLI_BENCH_MATMUL)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
         if (b->options->bench_stages >> stage & 1)
             status = measure_stage(b, (bench_stage)stage);
     }
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_MATMUL)
+        status = cli_bench_matmul(b->options, b->device, &b->machine, &b->n_matmuls);
     kvf_device_close(b->device);
     b->device = NULL;
     return status;
@@ -401,9 +411,29 @@ static int check_isas(benchmark *b)
     return CLI_EXIT_OK;
 }
 
+/* matmul has types of weights in the place of contexts and profiles. */
+static int check_matmul(const cli_options *options)
+{
+    const bool matmul = (options->bench_stages & CLI_BENCH_MATMUL) != 0;
+    const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
+    if (!matmul && (options->bench_types || options->bench_folder))
+        return cli_error("bench", "--type and --dir only matter with --stage matmul");
+    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+        return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
+                         options->backend);
+    if (matmul && others && options->output == CLI_OUTPUT_CSV)
+        return cli_error("bench", "--csv: matmul has other columns than the other stages; "
+                                  "measure it alone, or take --json");
+    if (matmul && !others && options->svg_file)
+        return cli_error("bench", "--svg draws against contexts; matmul has none");
+    return CLI_EXIT_OK;
+}
+
 static int prepare_all(benchmark *b)
 {
-    int status = load_geometry(b);
+    int status = check_matmul(b->options);
+    if (status == CLI_EXIT_OK)
+        status = load_geometry(b);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(b);
     if (status == CLI_EXIT_OK)

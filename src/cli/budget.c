@@ -1,7 +1,6 @@
 #include "cli/budget.h"
 
 #include <string.h>
-#include <sys/resource.h>
 
 #include "model/model.h"
 
@@ -73,15 +72,17 @@ uint64_t cli_budget_largest_context(const cli_budget *budget, kvf_profile_id pro
 enum { PAGE_TABLE_SHARE = 512, ROUNDING_SHARE = 32 };
 static const uint64_t process_bytes = 24u << 20;
 
-/* Where the stack's size is not limited, a thread gets this. */
-static const uint64_t default_stack_bytes = 8u << 20;
+/*
+ * Pages of forks come and go, and a freed block is seldom taken again for an aligned one of its
+ * size (glibc's posix_memalign looks for a larger one): as much again lies between.
+ */
+enum { FORK_SHARE = 2 };
 
-static uint64_t stack_bytes(void)
-{
-    struct rlimit limit;
-    const bool known = getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-    return known ? (uint64_t)limit.rlim_cur : default_stack_bytes;
-}
+/*
+ * What a device's thread is given beside the plan (src/backend/cpu): its stack, and its share
+ * of the products' workspace, 0.7 MB.
+ */
+static const uint64_t thread_bytes = (4u << 20) + (1u << 20);
 
 /* Rows that came before a fork stay shared, but for the last page of each kind. */
 static bool only_grows(const kvf_plan_buffer *buffer)
@@ -130,7 +131,7 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     if (status != KVF_OK)
         return status;
     session_bytes += table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
-                     request->n_forks * fork_bytes(&plan);
+                     request->n_forks * FORK_SHARE * fork_bytes(&plan);
     /* One that is resumed lies in its file, mapped so that it could be written. */
     const bool saved = options.session || options.store;
     const uint64_t view_bytes = saved ? plan.snapshot_bytes : 0;
@@ -142,7 +143,7 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     uint64_t bytes = session_bytes + cli_budget_weight_bytes(budget);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
     need->bytes[CLI_LIMIT_MEMORY] = bytes;
-    bytes += (budget->n_threads - 1) * stack_bytes() + view_bytes;
+    bytes += (budget->n_threads - 1) * thread_bytes + view_bytes;
     need->bytes[CLI_LIMIT_DATA] = bytes;
     need->bytes[CLI_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
     return KVF_OK;

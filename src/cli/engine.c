@@ -43,6 +43,14 @@ static int open_files(cli_engine *engine)
     return CLI_EXIT_OK;
 }
 
+static void close_device(cli_engine *engine)
+{
+    kvf_model_free(engine->model);
+    kvf_device_close(engine->device);
+    engine->model = NULL;
+    engine->device = NULL;
+}
+
 static int load_weights(cli_engine *engine)
 {
     const cli_options *options = engine->options;
@@ -57,16 +65,13 @@ static int load_weights(cli_engine *engine)
     return CLI_EXIT_OK;
 }
 
-int cli_engine_open(const cli_options *options, cli_engine *engine)
+int cli_engine_open_device(cli_engine *engine)
 {
-    kvf_error error;
-    memset(engine, 0, sizeof *engine);
-    engine->options = options;
-    const int status = open_files(engine);
-    if (status != CLI_EXIT_OK)
-        return status;
+    const cli_options *options = engine->options;
     const kvf_device_options device_options = {
         .backend = options->backend, .isa = options->isa, .n_threads = options->n_threads};
+    kvf_error error;
+    close_device(engine);
     if (kvf_device_open(&device_options, &engine->device, &error) != KVF_OK)
         return cli_error(options->command, "%s%s", error.message,
                          options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
@@ -77,15 +82,20 @@ int cli_engine_open(const cli_options *options, cli_engine *engine)
     return engine->device->backend->takes_stored_weights ? load_weights(engine) : CLI_EXIT_OK;
 }
 
+int cli_engine_open(const cli_options *options, cli_engine *engine)
+{
+    memset(engine, 0, sizeof *engine);
+    engine->options = options;
+    const int status = open_files(engine);
+    return status == CLI_EXIT_OK ? cli_engine_open_device(engine) : status;
+}
+
 void cli_engine_close(cli_engine *engine)
 {
-    kvf_model_free(engine->model);
-    kvf_device_close(engine->device);
+    close_device(engine);
     cli_lost_files_forget(&engine->files);
     kvf_tensor_set_close(engine->files);
     engine->files = NULL;
-    engine->model = NULL;
-    engine->device = NULL;
 }
 
 /* Chunks below this are slow: a smaller one is advised only where nothing else helps. */

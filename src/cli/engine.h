@@ -26,6 +26,8 @@ int cli_config_load(const char *command, const char *path, kvf_model_config *con
  * read or allocated yet.
  */
 int cli_engine_open(const cli_options *options, cli_engine *engine);
+/* Closes model and device and opens the device that the options, which changed, ask for now. */
+int cli_engine_open_device(cli_engine *engine);
 void cli_engine_close(cli_engine *engine);
 
 /*

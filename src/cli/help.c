@@ -12,7 +12,8 @@ static const char overview[] =
     "\n"
     "Commands\n"
     "  run      answer a prompt, or hold a conversation (-i)\n"
-    "  verify   run one prompt under every cache profile and compare the logits bit by bit\n"
+    "  verify   run one prompt under every cache profile, or with other chunks, threads and\n"
+    "           ISAs, and compare the logits bit by bit\n"
     "  score    bits per byte and perplexity of a text\n"
     "  plan     bytes of every buffer for a model, context and profile\n"
     "  bench    time of every stage, and its share of what the machine allows\n"
@@ -163,6 +164,10 @@ static const char verify_part[] =
     "* 4 bytes are at most 1 GiB, else at each chunk's last, and for more tokens of the\n"
     "text, one at a time. Exit status 1 if any bit differs.\n"
     "\n"
+    "With --chunks, --isas or a list of --threads it runs the prompt with each combination of\n"
+    "them, in the profile fold or those of --profiles, and compares all with the first one.\n"
+    "On the CPU no bit may differ.\n"
+    "\n"
     "Prompt\n"
     "  -f, --file FILE        the text, repeated to length; default: the bundled one\n"
     "      --ctx LIST         prompt lengths in tokens (1k,8k)\n"
@@ -174,12 +179,20 @@ static const char verify_part[] =
     "                         because the others are compared with it (--profile is the same)\n"
     "      --chunk N          prompt tokens a step, 1 to 64k (4096)\n"
     "\n"
+    "Combinations (where chunks differ and the logits of all positions take more than 1 GiB,\n"
+    "a checksum of each position's is kept, and all of a position whose checksum differs count)\n"
+    "      --chunks LIST      several for --chunk, at most 16\n"
+    "      --threads LIST     several for --threads, at most 16\n"
+    "      --isas LIST        some of scalar,avx2,avx512,avx512vnni,neon; all: those that this\n"
+    "                         machine has, the others are named on stderr\n"
+    "\n"
     "Output\n"
-    "      --json             one JSON object a line: ctx, profile, isa, backend,\n"
-    "                         session_bytes (held after the prompt), reduction (the share of\n"
-    "                         legacy's bytes that is saved), scratch_peak_bytes,\n"
-    "                         max_abs_logit_diff, compared_logits, differing_logits,\n"
-    "                         inexact_rows, argmax_equal, prefill_tps, decode_tps\n"
+    "      --json             one JSON object a line: ctx, profile, isa, backend, threads,\n"
+    "                         chunk, session_bytes (held after the prompt), reduction (the\n"
+    "                         share of the first line's bytes that is saved),\n"
+    "                         scratch_peak_bytes, max_abs_logit_diff (null: not finite, or\n"
+    "                         unknown), compared_logits, differing_logits, inexact_rows,\n"
+    "                         argmax_equal, prefill_tps, decode_tps\n"
     "      --csv              the same as comma-separated values\n";
 
 static const char verify_end[] =
@@ -190,7 +203,8 @@ static const char verify_end[] =
     "\n"
     "Examples\n"
     "  kvfold verify -m models/tiny --ctx 1k,8k,32k\n"
-    "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n";
+    "  kvfold verify -m models/tiny --ctx 96k --profiles fold --json\n"
+    "  kvfold verify -m models/tiny --ctx 1k --chunks 1,7,128,4096 --threads 1,2 --isas all\n";
 
 static const char score_part[] =
     "Usage: kvfold score -m PATH (-f FILE | --ids FILE) [OPTION]...\n"
@@ -279,7 +293,7 @@ static const char bench_part[] =
     "if a bit differs (openblas: more than rounding).\n"
     "\n"
     "What is measured\n"
-    "      --stage LIST       some of these, or a first word such as attend (all)\n"
+    "      --stage LIST       some of these, or a first word such as attend (all but matmul)\n"
     "          pack, pack_index        f32 rows to bytes: a layer's rows of 512, of 128\n"
     "          select                  1, 8 and 512 queries against a layer's index rows\n"
     "          attend_csa, attend_hca  one query: the window with the selected rows, or with\n"
@@ -288,6 +302,14 @@ static const char bench_part[] =
     "          layer                   a token through a CSA layer: append, select, attend;\n"
     "                                  the mean over the tokens of one compressed row\n"
     "          step                    a token through the caches of all layers\n"
+    "          matmul                  weights of each stored type, 4096 x 4096: times a vector\n"
+    "                                  out of a mapped file of 8 times the caches, against a\n"
+    "                                  loop that only loads it, and against the same kernel on\n"
+    "                                  8 rows in the L1 cache; 2048 rows times 512 tokens, of\n"
+    "                                  1024 and 4096 values, against a loop of multiply-adds\n"
+    "      --type LIST        matmul: some of f32, bf16, q8_0, iq2_xxs .. (all)\n"
+    "      --dir DIR          matmul: where the file goes; it has no name and is gone with the\n"
+    "                         process (/tmp)\n"
     "      --profile LIST     some of legacy, tiled, packed, fold; list: f32 rows and scores,\n"
     "                         only the selected rows attended; openblas: select and attend\n"
     "                         written with sgemm, f32 rows (all)\n"
@@ -315,6 +337,11 @@ static const char bench_device_part[] =
     "                         queries, profile, isa (openblas: its kernels), backend, threads,\n"
     "                         median_us, p10_us, p90_us, bytes and ops (at least needed),\n"
     "                         limit (int8, fma or bandwidth), limit_share\n"
+    "                         matmul: stage, type, isa, threads, and of what is measured the\n"
+    "                         median, _p10 and _p90: bytes a second of the vector product\n"
+    "                         and of loading, share of loading, values a cycle and core in\n"
+    "                         L1; operations a second with 512 tokens and their share of\n"
+    "                         the multiply-adds, f32 against OpenBLAS's sgemm\n"
     "      --csv              the same as comma-separated values\n";
 
 static const char bench_end[] =
@@ -328,6 +355,7 @@ static const char bench_end[] =
     "Examples\n"
     "  kvfold bench --ctx 96k\n"
     "  kvfold bench --stage select --ctx 96k,1M --json\n"
+    "  kvfold bench --stage matmul --type q8_0,iq2_xxs --isa avx2,avx512\n"
     "  OPENBLAS_CORETYPE=SkylakeX kvfold bench --stage attend --profile openblas,fold\n";
 
 static const char inspect_part[] =

@@ -160,12 +160,13 @@ static void add_process(const cli_system *system, cli_limits *limits)
             pages = data_pages = 0;
         fclose(file);
     }
+    const uint64_t data_bytes = data_pages * system->page_bytes;
     cli_limits_lower(limits, CLI_LIMIT_DATA, "this process's data limit (ulimit -d)",
-                     system->data_bytes,
-                     minus(system->data_bytes, data_pages * system->page_bytes));
+                     system->data_bytes, minus(system->data_bytes, data_bytes));
     cli_limits_lower(limits, CLI_LIMIT_ADDRESSES, "this process's address limit (ulimit -v)",
                      system->address_bytes,
                      minus(system->address_bytes, pages * system->page_bytes));
+    add_commitment(system, limits);
 }
 
 /* ---- cgroups --------------------------------------------------------------------------------- */
@@ -346,7 +347,7 @@ static bool place(tree *t, const char *mount, const char *mount_root, const char
     const char *rest = below ? path + root_bytes : "";
     if (strcmp(rest, "/") == 0)
         rest = "";
-    if (!*path || (t->found && !below) || strlen(mount) + strlen(rest) >= PATH_MAX)
+    if (!*path || strlen(mount) + strlen(rest) >= PATH_MAX)
         return false;
     strcpy(t->mount, mount);
     strcpy(t->folder, mount);
@@ -407,7 +408,6 @@ void cli_limits_find(const cli_system *system, cli_limits *limits)
         limits->tightest[i] = none;
     limits->slow = none;
     add_machine(system, limits, &swap_bytes);
-    add_commitment(system, limits);
     add_process(system, limits);
     find_trees(system->root, trees);
     for (int i = 0; i < 2; i++)

@@ -85,14 +85,8 @@ static int dispatch(int argc, char **argv)
     return run_command(command, argc - 1, argv + 1);
 }
 
-int main(int argc, char **argv)
+static int finish_output(int status)
 {
-    /* A library that was linked with -ffast-math sets another one before main. */
-    fesetenv(FE_DFL_ENV);
-    if (!cli_streams_open())
-        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
-                         strerror(errno));
-    const int status = dispatch(argc, argv);
     errno = 0;
     const bool written = fflush(stdout) == 0 && !ferror(stdout);
     if (!written && status == CLI_EXIT_OK && cli_stream_was_closed(STDOUT_FILENO))
@@ -102,4 +96,14 @@ int main(int argc, char **argv)
         return cli_error(NULL, "cannot write to standard output%s%s", errno ? ": " : "",
                          errno ? strerror(errno) : "");
     return status;
+}
+
+int main(int argc, char **argv)
+{
+    /* A library that was linked with -ffast-math sets another one before main. */
+    fesetenv(FE_DFL_ENV);
+    if (!cli_streams_open())
+        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
+                         strerror(errno));
+    return finish_output(dispatch(argc, argv));
 }

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include "cli/bench_names.h"
+#include "cli/environment.h"
 #include "cli/help.h"
+#include "cli/isa_names.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/session_files.h"
@@ -45,10 +47,12 @@ typedef enum option_id {
     OPTION_MODEL = 256,
     OPTION_BACKEND,
     OPTION_ISA,
+    OPTION_ISAS,
     OPTION_THREADS,
     OPTION_PROFILE,
     OPTION_PROFILES,
     OPTION_CHUNK,
+    OPTION_CHUNKS,
     OPTION_GRID,
     OPTION_CTX,
     OPTION_JSON,
@@ -76,6 +80,8 @@ typedef enum option_id {
     OPTION_BUFFERS,
     OPTION_STAGE,
     OPTION_RUNS,
+    OPTION_TYPE,
+    OPTION_DIR,
     OPTION_DECODE,
     OPTION_QUICK,
     OPTION_CHECK,
@@ -95,10 +101,12 @@ static const option_spec specs[] = {
     {OPTION_MODEL, "model", 'm', required_argument, ALL | INSPECT},
     {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH},
     {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH},
+    {OPTION_ISAS, "isas", 0, required_argument, VERIFY},
     {OPTION_THREADS, "threads", 0, required_argument, ALL | INSPECT},
     {OPTION_PROFILE, "profile", 0, required_argument, ALL},
     {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN | BENCH},
     {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
+    {OPTION_CHUNKS, "chunks", 0, required_argument, VERIFY},
     {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
     {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
     {OPTION_JSON, "json", 0, no_argument, ALL | SESSION | INSPECT},
@@ -126,6 +134,8 @@ static const option_spec specs[] = {
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_TYPE, "type", 0, required_argument, BENCH},
+    {OPTION_DIR, "dir", 0, required_argument, BENCH},
     {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
     {OPTION_CHECK, "check", 0, no_argument, INSPECT},
@@ -220,24 +230,41 @@ static char *next_entry(char **rest)
     return entry;
 }
 
-static void parse_contexts(parser *p, const char *text)
+/* A list of sizes from 1 on into values[most], their number into *n. */
+static void parse_sizes(parser *p, const char *option, const char *text, uint64_t max,
+                        uint32_t most, uint64_t *values, uint32_t *n)
 {
-    cli_options *o = p->options;
     char *list = copy_list(p, text);
     char *rest = list;
     const char *entry;
-    o->n_contexts = 0;
-    o->contexts_given = true;
+    *n = 0;
     while (!p->failed && (entry = next_entry(&rest))) {
-        const uint32_t limit = p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS;
-        if (o->n_contexts == limit) {
-            cli_error(p->name, "--ctx: at most %u context length%s", limit, limit == 1 ? "" : "s");
+        if (*n == most) {
+            cli_error(p->name, "%s: at most %u value%s", option, most, most == 1 ? "" : "s");
             p->failed = true;
             break;
         }
-        o->contexts[o->n_contexts++] = parse_size(p, "--ctx", entry, 1, max_context_tokens);
+        values[(*n)++] = parse_size(p, option, entry, 1, max);
     }
     free(list);
+}
+
+static void parse_contexts(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    o->contexts_given = true;
+    parse_sizes(p, "--ctx", text, max_context_tokens, p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS,
+                o->contexts, &o->n_contexts);
+}
+
+/* verify: a list. Of one it is the number itself, as everywhere. */
+static void parse_threads(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    parse_sizes(p, "--threads", text, KVF_MAX_THREADS,
+                p->command == CLI_VERIFY ? CLI_MAX_THREAD_COUNTS : 1, o->thread_counts,
+                &o->n_thread_counts);
+    o->n_threads = (uint32_t)o->thread_counts[0];
 }
 
 static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
@@ -251,9 +278,9 @@ static kvf_profile_id parse_profile(parser *p, const char *source, const char *n
     return id;
 }
 
-/* bench: a list of names that it knows itself, as a set. */
-static void parse_bench_set(parser *p, const char *source, const char *text,
-                            cli_bench_name_finder *find, uint32_t *set)
+/* A list of names, as a set. */
+static void parse_names(parser *p, const char *source, const char *text, cli_name_finder *find,
+                        uint32_t *set)
 {
     char *list = copy_list(p, text);
     char *rest = list;
@@ -274,7 +301,7 @@ static void parse_profiles(parser *p, const char *source, const char *text)
 {
     cli_options *o = p->options;
     if (p->command == CLI_BENCH) {
-        parse_bench_set(p, source, text, cli_bench_find_profile, &o->bench_profiles);
+        parse_names(p, source, text, cli_bench_find_profile, &o->bench_profiles);
         return;
     }
     if (p->command == CLI_RUN || p->command == CLI_SCORE) {
@@ -321,8 +348,10 @@ static void apply_numbers(parser *p, option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
-    case OPTION_THREADS:
-        o->n_threads = (uint32_t)parse_size(p, "--threads", value, 1, KVF_MAX_THREADS);
+    case OPTION_THREADS: parse_threads(p, value); break;
+    case OPTION_CHUNKS:
+        parse_sizes(p, "--chunks", value, max_chunk_tokens, CLI_MAX_CHUNKS, o->chunks,
+                    &o->n_chunks);
         break;
     case OPTION_CHUNK:
         o->chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
@@ -373,6 +402,7 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_MODEL: o->model = value; break;
     case OPTION_BACKEND: o->backend = value; break;
     case OPTION_ISA: o->isa = value; break;
+    case OPTION_ISAS: parse_names(p, "--isas", value, cli_isa_find, &o->isas); break;
     case OPTION_PROFILE: parse_profiles(p, "--profile", value); break;
     case OPTION_PROFILES: parse_profiles(p, "--profiles", value); break;
     case OPTION_GRID: parse_grid(p, value); break;
@@ -387,8 +417,10 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_SVG: o->svg_file = value; break;
     case OPTION_BUFFERS: o->list_buffers = true; break;
     case OPTION_STAGE:
-        parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
+        parse_names(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
+    case OPTION_TYPE: parse_names(p, "--type", value, cli_bench_find_type, &o->bench_types); break;
+    case OPTION_DIR: o->bench_folder = value; break;
     case OPTION_QUICK: o->quick = true; break;
     case OPTION_CHECK: o->check_values = true; break;
     case OPTION_SHA256: o->print_sha256 = true; break;
@@ -565,69 +597,31 @@ static bool parse_arguments(parser *p, int argc, char **argv)
 
 /* ---- The environment ----------------------------------------------------------------- */
 
-/* A switch: "1" is on; unset, empty and "0" are off. */
-static bool environment_switch(parser *p, const char *name)
-{
-    const char *value = getenv(name);
-    if (!value || !*value || strcmp(value, "0") == 0)
-        return false;
-    if (strcmp(value, "1") != 0 && !p->failed) {
-        cli_error(p->name, "%s: '%.60s' is neither 0 nor 1", name, value);
-        p->failed = true;
-    }
-    return true;
-}
-
-static const char *environment_text(const char *name)
-{
-    const char *value = getenv(name);
-    return value && *value ? value : NULL;
-}
-
-/*
- * OMP_NUM_THREADS: how many threads the user gives to any program, or a list of such numbers
- * for nested levels, of which the first counts. It is not this program's own, so what it
- * cannot mean is said and left alone.
- */
-static uint32_t environment_threads(const parser *p)
-{
-    const char *value = environment_text("OMP_NUM_THREADS");
-    if (!value)
-        return 0;
-    const char *digits = value + strspn(value, " \t");
-    const size_t n_digits = strspn(digits, "0123456789");
-    const char *rest = digits + n_digits + strspn(digits + n_digits, " \t");
-    const unsigned long n = n_digits > 0 && n_digits < 10 ? strtoul(digits, NULL, 10) : 0;
-    if (n >= 1 && n <= KVF_MAX_THREADS && (*rest == '\0' || *rest == ','))
-        return (uint32_t)n;
-    cli_note(p->name, "OMP_NUM_THREADS is ignored: '%.60s' is no number of threads, 1 to %d", value,
-             KVF_MAX_THREADS);
-    return 0;
-}
-
 /* docs/FORMAT.md 7: the command line wins; DISABLE_KV_OPTS wins over FP8_KV_STORE. */
 static void read_environment(parser *p)
 {
     cli_options *o = p->options;
-    const bool legacy = environment_switch(p, "DS4_DISABLE_KV_OPTS");
-    const bool packed = environment_switch(p, "DS4_METAL_FP8_KV_STORE");
+    bool legacy = false;
+    bool packed = false;
+    p->failed = p->failed || !cli_environment_switch(p->name, "DS4_DISABLE_KV_OPTS", &legacy) ||
+                !cli_environment_switch(p->name, "DS4_METAL_FP8_KV_STORE", &packed);
     if (!seen(p, OPTION_PROFILE) && legacy)
         o->profile = KVF_PROFILE_LEGACY;
     else if (!seen(p, OPTION_PROFILE) && packed)
         o->profile = KVF_PROFILE_PACKED;
-    const char *tile = environment_text("DS4_INDEXER_SCORE_TILE");
+    const char *tile = cli_environment_text("DS4_INDEXER_SCORE_TILE");
     if (tile)
         o->score_tile_tokens =
             (uint32_t)parse_size(p, "DS4_INDEXER_SCORE_TILE", tile, 1, max_chunk_tokens);
-    if (!o->isa) {
-        o->isa = environment_text("KVFOLD_ISA");
+    if (!o->isa && !o->isas) {
+        o->isa = cli_environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
     if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH | INSPECT) & 1u << p->command)
-        o->n_threads = environment_threads(p);
+        o->n_threads = cli_environment_threads(p->name);
     o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
-    o->data_home = environment_text("XDG_DATA_HOME");
-    o->home = environment_text("HOME");
+    o->data_home = cli_environment_text("XDG_DATA_HOME");
+    o->home = cli_environment_text("HOME");
 }
 
 /* ---- What must hold between options ---------------------------------------------------- */
@@ -707,6 +701,10 @@ static bool check(const parser *p)
         cli_error(p->name, "--json and --csv are both given; choose one");
     else if (seen(p, OPTION_PROFILE) && seen(p, OPTION_PROFILES))
         cli_error(p->name, "--profile and --profiles are both given; choose one");
+    else if (seen(p, OPTION_CHUNK) && seen(p, OPTION_CHUNKS))
+        cli_error(p->name, "--chunk and --chunks are both given; choose one");
+    else if (seen(p, OPTION_ISA) && seen(p, OPTION_ISAS))
+        cli_error(p->name, "--isa and --isas are both given; choose one");
     else if (o->grid_off && o->profile != KVF_PROFILE_LEGACY)
         cli_error(p->name, "--grid off needs --profile legacy: %s stores grid values only",
                   kvf_profile_get(o->profile)->name);
@@ -756,9 +754,21 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
-        o->bench_stages = UINT32_MAX;
+        o->bench_stages = ~CLI_BENCH_MATMUL;
         o->bench_profiles = UINT32_MAX;
     }
+}
+
+/* verify: what is compared with what. */
+static void choose_combinations(parser *p)
+{
+    cli_options *o = p->options;
+    o->combines = o->n_chunks > 0 || o->isas || o->n_thread_counts > 1;
+    if (!o->combines)
+        o->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
+    else if (!seen(p, OPTION_PROFILE) && !seen(p, OPTION_PROFILES))
+        for (int i = 0; i < KVF_PROFILE_COUNT; i++)
+            o->profiles[i] = i == KVF_PROFILE_FOLD;
 }
 
 bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
@@ -780,7 +790,7 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
     if (options->grid_off && !seen(&p, OPTION_PROFILE))
         options->profile = KVF_PROFILE_LEGACY;
     if (command == CLI_VERIFY)
-        options->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
+        choose_combinations(&p);
     *status = CLI_EXIT_BAD_INPUT;
     return !p.failed && check(&p);
 }

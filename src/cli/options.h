@@ -20,7 +20,7 @@ typedef enum cli_command {
 
 typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
 
-enum { CLI_MAX_CONTEXTS = 64 };
+enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16 };
 
 typedef struct cli_options {
     const char *command; /* its name, for messages */
@@ -96,11 +96,19 @@ typedef struct cli_options {
 
     /* verify */
     uint32_t decode_tokens; /* after the prompt, one at a time */
+    bool combines;          /* --chunks, --isas or several --threads: all with all */
+    uint64_t chunks[CLI_MAX_CHUNKS];
+    uint32_t n_chunks; /* 0: chunk_tokens */
+    uint64_t thread_counts[CLI_MAX_THREAD_COUNTS];
+    uint32_t n_thread_counts; /* 0: n_threads */
+    uint32_t isas;            /* a set (isa_names.h); 0: isa */
 
     /* bench */
     uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */
     uint32_t bench_profiles;
-    uint32_t n_runs; /* 0: 20, or fewer of very long ones */
+    uint32_t bench_types;     /* matmul: of shared/weights.def; 0: all */
+    const char *bench_folder; /* matmul: for a file of weights; NULL: /tmp */
+    uint32_t n_runs;          /* 0: 20, or fewer of very long ones */
     bool quick;
 } cli_options;
 

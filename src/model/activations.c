@@ -99,6 +99,7 @@ uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_to
         buffer->klass = KVF_MEMORY_ACTIVATION;
         buffer->n_dims = is_shared ? 1 : 3;
         buffer->shape[0] = layout.bytes[i] / 4;
+        buffer->shape[1] = buffer->shape[2] = 1;
         if (!is_shared)
             memcpy(buffer->shape, layout.all[i].shape, sizeof layout.all[i].shape);
         buffer->bytes = layout.bytes[i];

@@ -12,10 +12,10 @@
 #include "model/activations.h"
 #include "model/model.h"
 #include "model/rope.h"
+#include "shared/bits.h"
 #include "shared/fp_environment.h"
 
 struct kvf_forward {
-    uint32_t chunk_tokens;
     float *buffers[KVF_ACT_KEPT + 1];
     uint64_t bytes[KVF_ACT_KEPT + 1];
     float *act[KVF_ACT_COUNT]; /* into the buffers */
@@ -91,7 +91,7 @@ typedef enum rope_id { ROPE_WINDOW, ROPE_COMPRESS, ROPE_CSA_ROWS, ROPE_HCA_ROWS 
 
 static kvf_rope_table rope_table(const chunk *c, rope_id id)
 {
-    const size_t table = (size_t)(c->model->forward->chunk_tokens + 1) * KVF_ROPE_PAIRS;
+    const size_t table = (size_t)(c->model->chunk_tokens + 1) * KVF_ROPE_PAIRS;
     float *cosines = c->act[KVF_ACT_ROPE] + 2 * (size_t)id * table;
     return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
 }
@@ -389,11 +389,28 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
+/* The last sublayers' values go into no row, where they would be looked at. */
+static kvf_status check_finite(const chunk *c, kvf_chunk_span span, const float *rows,
+                               uint32_t width, const char *what)
+{
+    for (uint32_t t = 0; t < span.n_tokens; t++) {
+        const float *row = rows + (size_t)t * width;
+        bool finite = true;
+        for (uint32_t i = 0; i < width; i++)
+            finite &= (kvf_bits_of(row[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
+        if (!finite)
+            return kvf_fail(c->error, KVF_NONFINITE, "%s of token %llu: %s", what,
+                            (unsigned long long)(c->first + span.first + t),
+                            kvf_status_string(KVF_NONFINITE));
+    }
+    return KVF_OK;
+}
+
 /*
- * Head: streams to one, norm, logits; of all tokens or of the last one alone. Returns those of
- * the last one: the session keeps what it has until the step is known to be good.
+ * Head: streams to one, norm, logits; of all tokens or of the last one alone. *last: those of
+ * the last one; the session keeps what it has until the step is known to be good.
  */
-static const float *make_logits(const chunk *c, float *all_logits)
+static kvf_status make_logits(const chunk *c, float *all_logits, const float **last)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
@@ -402,8 +419,13 @@ static const float *make_logits(const chunk *c, float *all_logits)
         all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
+    kvf_status status = check_finite(c, span, input, c->config->hidden, "what the head reads");
+    if (status != KVF_OK)
+        return status;
     matmul(c, span.n_tokens, head, input, logits);
-    return logits + (size_t)(span.n_tokens - 1) * head.rows;
+    status = check_finite(c, span, logits, head.rows, "logits");
+    *last = logits + (size_t)(span.n_tokens - 1) * head.rows;
+    return status;
 }
 
 /*
@@ -429,10 +451,10 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                              uint32_t n, float *all_logits, kvf_error *error)
 {
     KVF_FP_DOOR();
-    const uint32_t most = model->forward ? model->forward->chunk_tokens : 0;
-    if (n > most)
+    if (n > model->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a chunk of %u tokens; this model was loaded for up to %u", n, most);
+                        "a chunk of %u tokens; this model was loaded for up to %u", n,
+                        model->chunk_tokens);
     const chunk c = {.model = model,
                      .session = session,
                      .backend = model->device->backend,
@@ -456,7 +478,10 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
     c.backend->embed(c.device, &embed);
     for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
         status = run_layer(&c, layer);
-    return finish(&c, status, status == KVF_OK ? make_logits(&c, all_logits) : NULL);
+    const float *logits = NULL;
+    if (status == KVF_OK)
+        status = make_logits(&c, all_logits, &logits);
+    return finish(&c, status, logits);
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
@@ -469,6 +494,7 @@ static void close_forward(kvf_model *model)
                            forward->bytes[i]);
     free(forward);
     model->forward = NULL;
+    model->chunk_tokens = 0;
 }
 
 static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
@@ -477,7 +503,7 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     if (!forward)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->forward = forward;
-    forward->chunk_tokens = chunk_tokens;
+    model->chunk_tokens = chunk_tokens;
     kvf_rope_frequencies(&model->config.rope_window, forward->window_frequencies);
     kvf_rope_frequencies(&model->config.rope_compress, forward->compress_frequencies);
     kvf_activation_layout layout;

@@ -24,6 +24,7 @@ typedef struct kvf_model {
     bool owns_files;      /* else they are the caller's */
     kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
+    uint32_t chunk_tokens;       /* the most that a forward takes */
     struct kvf_forward *forward; /* activations, owned */
     /*
      * The files do not fit the memory that is left, so that they are read from the disk again
@@ -85,19 +86,21 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
 /*
  * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
  * token are left in kvf_session_logits(); where all_logits is not NULL it receives
- * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. Where a file of the
- * weights was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the
- * session is as it was, its logits too.
+ * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. A value that is not
+ * finite on the way, which damaged weights make, is KVF_NONFINITE. Where a file of the weights
+ * was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the session is as
+ * it was, its logits too.
  */
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error);
 
 /*
  * Takes the session back to n_tokens tokens: truncate, and forward again from the
- * checkpoint in the chunks that the tokens first came in. Rows, states and logits are then
- * to the bit those of a session that was never longer (the device has as many threads as
- * before). Errors are those of kvf_session_truncate, which leave the session unchanged;
- * where the replay itself fails (memory), the session holds the tokens up to there.
+ * checkpoint in chunks as long as model and session take. On the CPU rows, states and logits
+ * are then to the bit those of a session that was never longer, whatever chunks, threads and
+ * ISA either saw; on a GPU they are where the chunks are the same. Errors are those of
+ * kvf_session_truncate, which leave the session unchanged; where the replay itself fails
+ * (memory), the session holds the tokens up to there.
  */
 kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
                             kvf_error *error);

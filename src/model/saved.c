@@ -67,7 +67,9 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
         .session = options, .geometry = &model->config.geometry, .verify = verify};
     kvf_snapshot_info info;
     *session = NULL;
-    kvf_status status = kvf_snapshot_info_read(path, &info, error);
+    kvf_status status = kvf_model_unchanged(model, error);
+    if (status == KVF_OK)
+        status = kvf_snapshot_info_read(path, &info, error);
     const bool is_full = status == KVF_OK && info.model_fingerprint != 0 &&
                          kvf_fingerprint_version(info.caller_state) == 1;
     if (status == KVF_OK && !is_full)

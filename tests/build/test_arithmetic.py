@@ -51,7 +51,7 @@ class FlagsTest(unittest.TestCase):
         environment.update(variables)
         configure = ["cmake", "-G", "Ninja", "-S", _options.source, "-B", build,
                      "-DCMAKE_C_COMPILER=" + _options.compiler, "-DCMAKE_BUILD_TYPE=Release",
-                     "-DCMAKE_C_FLAGS_RELEASE=-O2", "-DKVF_BLAS=none", "-DKVF_ZSTD=none",
+                     "-DCMAKE_C_FLAGS_RELEASE=-O2", "-DKVF_ZSTD=none",
                      "-DKVF_CLI=OFF", "-DKVF_TESTS=OFF", *definitions]
         objects = ["CMakeFiles/kvfold_objects.dir/" + source + ".o" for source in SOURCES]
         for command in (configure, ["cmake", "--build", build, "--target", *objects]):

@@ -1,7 +1,7 @@
 /*
  * Allocations of a test and of the library that fail one by one, and a count of what is not
  * freed. The linker puts the functions of failing_malloc.c before malloc and the others in
- * the programs that tests/CMakeLists.txt names; only those define KVF_TEST_WRAPPED_MALLOC.
+ * the programs that tests/CMakeLists.txt names; their sources see KVF_TEST_WRAPPED_MALLOC.
  */
 #ifndef KVF_TEST_FAILING_MALLOC_H
 #define KVF_TEST_FAILING_MALLOC_H

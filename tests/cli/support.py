@@ -110,9 +110,10 @@ class CliTest(unittest.TestCase):
 
     def start(self, *arguments):
         """kvfold in the background; killed at the end of the test if it still runs."""
+        # Without a buffer: communicate() would pass over what read() had fetched beyond its bytes.
         process = subprocess.Popen([KVFOLD, *one_thread(arguments)], cwd=self.folder,
                                    env=environment(), stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+                                   stderr=subprocess.PIPE, bufsize=0)
         self.addCleanup(process.kill)
         return process
 

@@ -34,6 +34,12 @@ struct cf_block {
     size_t bytes;   /* of the data */
 };
 
+/* Memory of the host whose end is a page that cannot be read. */
+struct cf_fence {
+    void *mapping;
+    size_t bytes;
+};
+
 /* One reported result. Close ones are followed by n doubles: the bounds. */
 struct cf_segment {
     const char *what;
@@ -50,11 +56,16 @@ typedef struct cf_run {
     uint64_t random;    /* the case's sequence */
     struct cf_block *blocks;
     size_t n_blocks;
+    struct cf_fence *fences;
+    size_t n_fences;
     struct cf_segment *segments;
     size_t n_segments;
     uint8_t *results;
     size_t results_bytes;
 } cf_run;
+
+/* The promise of dense operations: a GPU may add in an order of its own. */
+#define CF_BITS_OR(bounds) "bit-identical, a GPU " bounds
 
 typedef struct cf_operation {
     const char *name;
@@ -76,8 +87,15 @@ void cf_compare(const cf_operation *operation, const cf_run *expected, const cf_
 void *cf_alloc(cf_run *run, size_t bytes);
 float *cf_floats(cf_run *run, size_t n);
 
-/* Reports bytes that must be equal, and floats that may differ by bounds[i]. */
+/* Host memory of the run; what is read behind its last byte ends the process. */
+void *cf_fenced(cf_run *run, size_t bytes);
+
+/*
+ * Reports bytes that must be equal; floats of which NaNs may differ from each other; floats
+ * that may differ by bounds[i].
+ */
 void cf_report(cf_run *run, const char *what, const void *data, size_t bytes);
+void cf_report_floats(cf_run *run, const char *what, const float *values, size_t n);
 void cf_report_status(cf_run *run, kvf_status status);
 void cf_report_close(cf_run *run, const char *what, const float *values, const double *bounds,
                      size_t n);
@@ -116,6 +134,22 @@ kvf_rope_table cf_rope_table(cf_run *run, uint64_t n);
 #define CF_N_SIZES 9
 uint32_t cf_n_rows(uint32_t i);
 
+/* ---- Weights ----------------------------------------------------------------- */
+
+/*
+ * A random matrix in host memory, at any address, with gaps between its rows. Calm: values
+ * are 0 or around 1 in size, within 2^10 either way. Otherwise some blocks and scales are of
+ * any bytes: NaNs, infinities, subnormals among them, in some of the rows.
+ */
+kvf_matrix cf_matrix(cf_run *run, kvf_weight_id type, uint32_t rows, uint32_t cols, bool calm);
+/* One in device memory: f32, around 2 / sqrt(cols) in size. */
+kvf_matrix cf_f32_matrix(cf_run *run, uint32_t rows, uint32_t cols);
+/* A type, and columns that it can have: one block, several, across 1024, more. */
+kvf_weight_id cf_type(uint64_t *random);
+uint32_t cf_cols(uint64_t *random, kvf_weight_id type);
+/* Inputs of products that take stored weights: n floats, mostly around 1 in size. */
+float *cf_activations(cf_run *run, size_t n, bool *calm);
+
 /* ---- Views ------------------------------------------------------------------- */
 
 /* A view of n_rows rows in random pages: both ways of addressing, several page_rows. */
@@ -139,8 +173,9 @@ kvf_grid cf_grid(uint32_t width);
 
 /* ---- The operations ---------------------------------------------------------- */
 
-extern const cf_operation cf_embed, cf_matmul, cf_norm, cf_rope, cf_unmix;
-extern const cf_operation cf_mix, cf_route, cf_experts;
+extern const cf_operation cf_embed, cf_embed_stored, cf_matmul, cf_product, cf_norm, cf_rope,
+    cf_unmix;
+extern const cf_operation cf_mix, cf_route, cf_experts, cf_experts_stored;
 extern const cf_operation cf_pack, cf_unpack, cf_compress;
 extern const cf_operation cf_score, cf_score_plain, cf_select, cf_mask;
 extern const cf_operation cf_attend, cf_attend_forms;
@@ -155,6 +190,8 @@ extern const cf_operation cf_attend, cf_attend_forms;
  */
 int cf_run_reference_tests(void);
 int cf_run_reference_stage_tests(void);
+/* test_math.c: the functions that all backends share. */
+int cf_run_math_tests(void);
 
 /* A run on the reference, for its own tests. */
 void cf_begin_reference(cf_run *run, uint32_t seed);

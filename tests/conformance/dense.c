@@ -1,84 +1,7 @@
-/* Conformance of embed, matmul, norm, rope, unmix and route. */
+/* Conformance of norm, rope, unmix and route. */
 #include "conformance.h"
 
 #include <math.h>
-
-/* ---- embed ------------------------------------------------------------------- */
-
-static void run_embed(cf_run *run)
-{
-    uint64_t *random = &run->random;
-    const uint32_t vocab = 37;
-    kvf_embed_args args = {.n = CF_ONE_OF(random, 0, 1, 3, 17, 65),
-                           .n_streams = CF_ONE_OF(random, 1, 2, 4, 8)};
-    args.table = (kvf_matrix){.rows = vocab, .cols = CF_ONE_OF(random, 1, 16, 100, 256)};
-    args.table.data = cf_random_floats(run, CF_NORMAL, (size_t)vocab * args.table.cols);
-    int32_t *tokens = cf_alloc(run, args.n * sizeof *tokens);
-    for (uint32_t i = 0; i < args.n; i++)
-        tokens[i] = (int32_t)cf_pick(random, vocab);
-    args.tokens = tokens;
-    const size_t n_out = (size_t)args.n * args.n_streams * args.table.cols;
-    args.streams = cf_floats(run, n_out);
-    run->device->backend->embed(run->device, &args);
-    cf_report(run, "streams", args.streams, n_out * sizeof(float));
-}
-
-static bool has_embed(const kvf_backend *backend)
-{
-    return backend->embed != NULL;
-}
-
-const cf_operation cf_embed = {"embed", "bit-identical", 40, has_embed, run_embed};
-
-/* ---- matmul ------------------------------------------------------------------ */
-
-/*
- * A dot of k products, summed in any order, with or without fma, errs by at most
- * k * u * sum |a_i b_i| (u = 2^-24, k * u small; 1 % more covers the second order),
- * and by half the smallest subnormal a product. Reference and backend may err in
- * opposite directions: twice that.
- */
-static double dot_bound(const float *a, const float *b, size_t k)
-{
-    double sum = 0.0;
-    for (size_t i = 0; i < k; i++)
-        sum += fabs((double)a[i] * (double)b[i]);
-    return 2.02 * (double)k * (CF_U * sum + 0x1p-150);
-}
-
-static void run_matmul(cf_run *run)
-{
-    uint64_t *random = &run->random;
-    kvf_matmul_args args = {.n = CF_ONE_OF(random, 1, 2, 3, 17, 64)};
-    args.weight = (kvf_matrix){.rows = CF_ONE_OF(random, 1, 5, 16, 33, 64, 130),
-                               .cols = CF_ONE_OF(random, 1, 7, 16, 64, 100, 257)};
-    args.in_stride = args.weight.cols + CF_ONE_OF(random, 0, 0, 3);
-    args.out_stride = args.weight.rows + CF_ONE_OF(random, 0, 0, 5);
-    args.weight.data =
-        cf_random_floats(run, CF_NORMAL, (size_t)args.weight.rows * args.weight.cols);
-    args.in =
-        cf_random_floats(run, cf_chance(random, 3) ? CF_WIDE : CF_NORMAL, args.n * args.in_stride);
-    args.out = cf_floats(run, args.n * args.out_stride);
-    run->device->backend->matmul(run->device, &args);
-
-    double *bounds = cf_alloc(run, args.weight.rows * sizeof *bounds);
-    for (size_t t = 0; t < args.n; t++) {
-        const float *out = args.out + t * args.out_stride;
-        for (size_t r = 0; r < args.weight.rows; r++)
-            bounds[r] = dot_bound(args.in + t * args.in_stride,
-                                  args.weight.data + r * args.weight.cols, args.weight.cols);
-        cf_report_close(run, "out", out, bounds, args.weight.rows);
-        cf_report(run, "gap", out + args.weight.rows,
-                  (args.out_stride - args.weight.rows) * sizeof *out);
-    }
-}
-
-static bool has_matmul(const kvf_backend *backend)
-{
-    return backend->matmul != NULL;
-}
-
-const cf_operation cf_matmul = {"matmul", "within 2k u sum|ab|", 80, has_matmul, run_matmul};
 
 /* ---- norm -------------------------------------------------------------------- */
 
@@ -162,10 +85,23 @@ const cf_operation cf_unmix = {"unmix", "bit-identical", 100, has_unmix, run_unm
 /* ---- route ------------------------------------------------------------------- */
 
 /*
- * Experts must be the same, ties included. A weight is a square root of a logarithm
- * of an exponential, each good to 2 u and never amplified, over a sum of top_k such:
- * (8 + top_k) u of each side, and the two last roundings.
+ * Experts must be the same, ties included. On a GPU, which has an exponential and a logarithm
+ * of its own, a weight is a square root of a logarithm of an exponential, each good to 2 u and
+ * never amplified, over a sum of top_k such: (8 + top_k) u of each side, and the two last
+ * roundings.
  */
+static void report_weights(cf_run *run, const kvf_route_args *args)
+{
+    const size_t n_out = (size_t)args->n * args->top_k;
+    double *bounds = cf_alloc(run, n_out * sizeof *bounds);
+    for (size_t i = 0; i < n_out; i++)
+        bounds[i] = 2 * (10 + args->top_k) * CF_U * fabs((double)args->weights[i]) + 0x1p-149;
+    if (run->gpu)
+        cf_report_close(run, "weights", args->weights, bounds, n_out);
+    else
+        cf_report_floats(run, "weights", args->weights, n_out);
+}
+
 static void run_route(cf_run *run)
 {
     uint64_t *random = &run->random;
@@ -199,11 +135,8 @@ static void run_route(cf_run *run)
     args.weights = cf_floats(run, n_out);
     run->device->backend->route(run->device, &args);
 
-    double *bounds = cf_alloc(run, n_out * sizeof *bounds);
-    for (size_t i = 0; i < n_out; i++)
-        bounds[i] = 2 * (10 + args.top_k) * CF_U * fabs((double)args.weights[i]) + 0x1p-149;
     cf_report(run, "experts", args.experts, n_out * sizeof *args.experts);
-    cf_report_close(run, "weights", args.weights, bounds, n_out);
+    report_weights(run, &args);
 }
 
 static bool has_route(const kvf_backend *backend)
@@ -211,5 +144,5 @@ static bool has_route(const kvf_backend *backend)
     return backend->route != NULL;
 }
 
-const cf_operation cf_route = {"route", "same experts, weights within 2(10+k) u", 100, has_route,
-                               run_route};
+const cf_operation cf_route = {"route", CF_BITS_OR("same experts, weights within 2(10+k) u"), 100,
+                               has_route, run_route};

@@ -1,4 +1,7 @@
-/* Conformance of mix and experts, whose sums may be ordered as a backend likes. */
+/*
+ * Conformance of mix and experts: to the bit, or on a GPU, which may order sums as it likes,
+ * within bounds.
+ */
 #include "conformance.h"
 
 #include <math.h>
@@ -35,7 +38,8 @@ static double logit_bound(const kvf_mix_args *args, const float *flat, size_t m,
     for (size_t i = 0; i < k; i++)
         mean_square += (double)flat[i] * (double)flat[i] / (double)k;
     const double r = 1.0 / sqrt(mean_square + (double)args->norm_eps);
-    const double size = r * dot_size(args->weights.fn + m * k, flat, k);
+    const float *fn = args->weights.fn.data;
+    const double size = r * dot_size(fn + m * k, flat, k);
     const double scale = fabs((double)args->weights.scale[part]);
     return scale * CF_U * size * (3.0 * (double)k + 8.0) +
            4.0 * CF_U * (scale * size + fabs((double)args->weights.base[m]));
@@ -72,7 +76,7 @@ static double comb_relative_bound(const kvf_mix_args *args, double logit)
     return expm1((2.0 * passes + 1.0) * (e + 2.0 * (n + 3.0) * CF_U));
 }
 
-static void report_mix_token(cf_run *run, const kvf_mix_args *args, size_t t)
+static void report_close_mix(cf_run *run, const kvf_mix_args *args, size_t t)
 {
     const size_t n = args->n_streams;
     const float *flat = args->streams + t * n * args->hidden;
@@ -98,6 +102,29 @@ static void report_mix_token(cf_run *run, const kvf_mix_args *args, size_t t)
     cf_report_close(run, "comb", comb, comb_bounds, n * n);
 }
 
+static void report_mix(cf_run *run, const kvf_mix_args *args)
+{
+    const size_t n = args->n_streams;
+    for (size_t t = 0; run->gpu && t < args->n; t++)
+        report_close_mix(run, args, t);
+    if (run->gpu)
+        return;
+    cf_report_floats(run, "out", args->out, (size_t)args->n * args->hidden);
+    if (args->sinkhorn_rounds == 0)
+        return;
+    cf_report_floats(run, "post", args->post, args->n * n);
+    cf_report_floats(run, "comb", args->comb, args->n * n * n);
+}
+
+/* F32 for a GPU, otherwise of any type that has no blocks: such are what checkpoints have. */
+static kvf_matrix random_fn(cf_run *run, uint32_t rows, uint32_t cols)
+{
+    static const kvf_weight_id types[] = {KVF_WEIGHT_F32, KVF_WEIGHT_F16, KVF_WEIGHT_BF16};
+    if (run->gpu || cf_chance(&run->random, 2))
+        return cf_f32_matrix(run, rows, cols);
+    return cf_matrix(run, types[cf_pick(&run->random, 3)], rows, cols, cf_chance(&run->random, 2));
+}
+
 static void run_mix(cf_run *run)
 {
     uint64_t *random = &run->random;
@@ -111,10 +138,7 @@ static void run_mix(cf_run *run)
     const size_t n_mix = args.sinkhorn_rounds ? n * (2 + n) : n;
     const size_t n_flat = n * args.hidden;
     args.streams = cf_random_floats(run, CF_NORMAL, args.n * n_flat);
-    float *fn = cf_random_floats(run, CF_NORMAL, n_mix * n_flat);
-    for (size_t i = 0; i < n_mix * n_flat; i++)
-        fn[i] /= sqrtf((float)n_flat);
-    args.weights.fn = fn;
+    args.weights.fn = random_fn(run, (uint32_t)n_mix, (uint32_t)n_flat);
     args.weights.base = cf_random_floats(run, CF_NORMAL, n_mix);
     args.weights.scale = cf_random_floats(run, CF_NORMAL, args.sinkhorn_rounds ? 3 : 1);
     args.mix = cf_floats(run, args.n * n * (2 + n));
@@ -124,8 +148,7 @@ static void run_mix(cf_run *run)
         args.comb = cf_floats(run, args.n * n * n);
     }
     run->device->backend->mix(run->device, &args);
-    for (size_t t = 0; t < args.n; t++)
-        report_mix_token(run, &args, t);
+    report_mix(run, &args);
 }
 
 static bool has_mix(const kvf_backend *backend)
@@ -133,7 +156,7 @@ static bool has_mix(const kvf_backend *backend)
     return backend->mix != NULL;
 }
 
-const cf_operation cf_mix = {"mix", "within derived bounds", 100, has_mix, run_mix};
+const cf_operation cf_mix = {"mix", CF_BITS_OR("within derived bounds"), 100, has_mix, run_mix};
 
 /* ---- experts ----------------------------------------------------------------- */
 
@@ -149,9 +172,12 @@ static void add_expert_bounds(const kvf_expert_weights *expert, const float *x, 
 {
     const size_t hidden = expert->w1.cols;
     const size_t ffn = expert->w1.rows;
+    const float *all_w1 = expert->w1.data;
+    const float *all_w3 = expert->w3.data;
+    const float *w2 = expert->w2.data;
     for (size_t f = 0; f < ffn; f++) {
-        const float *w1 = expert->w1.data + f * hidden;
-        const float *w3 = expert->w3.data + f * hidden;
+        const float *w1 = all_w1 + f * hidden;
+        const float *w3 = all_w3 + f * hidden;
         double gate = 0.0;
         double up = 0.0;
         for (size_t i = 0; i < hidden; i++) {
@@ -171,8 +197,7 @@ static void add_expert_bounds(const kvf_expert_weights *expert, const float *x, 
             1.1 * dg * fabs(up) + fabs(silu) * du + 1.1 * dg * du + 16.0 * CF_U * act;
         const double terms = (2.02 * (double)ffn + 2.0) * CF_U;
         for (size_t i = 0; i < hidden; i++)
-            bounds[i] += weight * fabs((double)expert->w2.data[i * ffn + f]) *
-                         (d_act + terms * (act + d_act));
+            bounds[i] += weight * fabs((double)w2[i * ffn + f]) * (d_act + terms * (act + d_act));
     }
 }
 
@@ -183,41 +208,59 @@ static void add_sum_bounds(const kvf_experts_args *args, const float *out, doubl
         bounds[i] += 2.02 * (args->top_k + 2) * CF_U * fabs((double)out[i]) + 0x1p-140;
 }
 
-static kvf_matrix random_matrix(cf_run *run, uint32_t rows, uint32_t cols)
+static void report_close_experts(cf_run *run, const kvf_experts_args *args, size_t t)
 {
-    float *data = cf_random_floats(run, CF_NORMAL, (size_t)rows * cols);
-    for (size_t i = 0; i < (size_t)rows * cols; i++)
-        data[i] *= 2.0f / sqrtf((float)cols);
-    return (kvf_matrix){data, rows, cols};
+    const float *x = args->in + t * args->hidden;
+    const float *out = args->out + t * args->hidden;
+    double *bounds = cf_alloc(run, args->hidden * sizeof *bounds);
+    memset(bounds, 0, args->hidden * sizeof *bounds);
+    for (size_t k = 0; k < args->top_k; k++) {
+        const size_t place = t * args->top_k + k;
+        add_expert_bounds(&args->routed[args->experts[place]], x,
+                          fabs((double)args->weights[place]), (double)args->limit, bounds);
+    }
+    if (args->shared_ffn)
+        add_expert_bounds(&args->shared, x, 1.0, (double)args->limit, bounds);
+    add_sum_bounds(args, out, bounds);
+    cf_report_close(run, "out", out, bounds, args->hidden);
 }
 
-static kvf_expert_weights random_expert(cf_run *run, uint32_t hidden, uint32_t ffn)
+/* Routes at random, with workspace and weights and inputs that are there, and reports. */
+static void compute_experts(cf_run *run, kvf_experts_args *args)
+{
+    const size_t n_choices = (size_t)args->n * args->top_k;
+    /* A table of experts from a file may name one twice: that is allowed. */
+    int32_t *experts = cf_alloc(run, n_choices * sizeof *experts);
+    for (size_t i = 0; i < n_choices; i++)
+        experts[i] = (int32_t)cf_pick(&run->random, args->n_experts);
+    args->experts = experts;
+    args->weights = cf_random_floats(run, CF_NORMAL, n_choices);
+    args->out = cf_floats(run, (size_t)args->n * args->hidden);
+    const kvf_backend *backend = run->device->backend;
+    args->workspace = cf_alloc(run, backend->experts_workspace_bytes(run->device, args));
+    backend->experts(run->device, args);
+    for (size_t t = 0; run->gpu && t < args->n; t++)
+        report_close_experts(run, args, t);
+    if (!run->gpu)
+        cf_report_floats(run, "out", args->out, (size_t)args->n * args->hidden);
+}
+
+static float random_limit(cf_run *run)
+{
+    const float limits[] = {0.0f, 0.5f, 10.0f};
+    return limits[cf_pick(&run->random, 3)];
+}
+
+static kvf_expert_weights f32_expert(cf_run *run, uint32_t hidden, uint32_t ffn)
 {
     kvf_expert_weights expert;
-    expert.w1 = random_matrix(run, ffn, hidden);
-    expert.w3 = random_matrix(run, ffn, hidden);
-    expert.w2 = random_matrix(run, hidden, ffn);
+    expert.w1 = cf_f32_matrix(run, ffn, hidden);
+    expert.w3 = cf_f32_matrix(run, ffn, hidden);
+    expert.w2 = cf_f32_matrix(run, hidden, ffn);
     return expert;
 }
 
-static void report_experts(cf_run *run, const kvf_experts_args *args)
-{
-    for (size_t t = 0; t < args->n; t++) {
-        const float *x = args->in + t * args->hidden;
-        const float *out = args->out + t * args->hidden;
-        double *bounds = cf_alloc(run, args->hidden * sizeof *bounds);
-        memset(bounds, 0, args->hidden * sizeof *bounds);
-        for (size_t k = 0; k < args->top_k; k++) {
-            const size_t place = t * args->top_k + k;
-            add_expert_bounds(&args->routed[args->experts[place]], x,
-                              fabs((double)args->weights[place]), (double)args->limit, bounds);
-        }
-        if (args->shared_ffn)
-            add_expert_bounds(&args->shared, x, 1.0, (double)args->limit, bounds);
-        add_sum_bounds(args, out, bounds);
-        cf_report_close(run, "out", out, bounds, args->hidden);
-    }
-}
+#define MOST_EXPERTS 8
 
 static void run_experts(cf_run *run)
 {
@@ -225,29 +268,18 @@ static void run_experts(cf_run *run)
     kvf_experts_args args = {.n = CF_ONE_OF(random, 1, 2, 5, 33),
                              .hidden = CF_ONE_OF(random, 16, 64, 100),
                              .ffn = CF_ONE_OF(random, 8, 48, 96),
-                             .n_experts = CF_ONE_OF(random, 1, 4, 8),
-                             .top_k = CF_ONE_OF(random, 1, 2, 6)};
-    const float limits[] = {0.0f, 0.5f, 10.0f};
-    args.limit = limits[cf_pick(random, 3)];
+                             .n_experts = CF_ONE_OF(random, 1, 4, MOST_EXPERTS),
+                             .top_k = CF_ONE_OF(random, 1, 2, 6),
+                             .limit = random_limit(run)};
     args.shared_ffn = cf_chance(random, 3) ? 0 : CF_ONE_OF(random, args.ffn, 2 * args.ffn, 24);
     args.in = cf_random_floats(run, CF_NORMAL, (size_t)args.n * args.hidden);
-    /* A table of experts from a file may name one twice: that is allowed. */
-    int32_t *experts = cf_alloc(run, (size_t)args.n * args.top_k * sizeof *experts);
-    for (size_t i = 0; i < (size_t)args.n * args.top_k; i++)
-        experts[i] = (int32_t)cf_pick(random, args.n_experts);
-    args.experts = experts;
-    args.weights = cf_random_floats(run, CF_NORMAL, (size_t)args.n * args.top_k);
-    kvf_expert_weights routed[8];
+    kvf_expert_weights routed[MOST_EXPERTS];
     for (uint32_t e = 0; e < args.n_experts; e++)
-        routed[e] = random_expert(run, args.hidden, args.ffn);
+        routed[e] = f32_expert(run, args.hidden, args.ffn);
     args.routed = routed;
     if (args.shared_ffn)
-        args.shared = random_expert(run, args.hidden, args.shared_ffn);
-    const uint32_t widest = args.ffn > args.shared_ffn ? args.ffn : args.shared_ffn;
-    args.out = cf_floats(run, (size_t)args.n * args.hidden);
-    args.workspace = cf_floats(run, kvf_experts_workspace_floats(args.n, args.hidden, widest));
-    run->device->backend->experts(run->device, &args);
-    report_experts(run, &args);
+        args.shared = f32_expert(run, args.hidden, args.shared_ffn);
+    compute_experts(run, &args);
 }
 
 static bool has_experts(const kvf_backend *backend)
@@ -255,4 +287,81 @@ static bool has_experts(const kvf_backend *backend)
     return backend->experts != NULL;
 }
 
-const cf_operation cf_experts = {"experts", "within derived bounds", 100, has_experts, run_experts};
+const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"), 100, has_experts,
+                                 run_experts};
+
+/* ---- experts as they are stored ------------------------------------------------ */
+
+/* Of any type whose blocks fit the columns. */
+static kvf_matrix any_matrix(cf_run *run, uint32_t rows, uint32_t cols, bool calm)
+{
+    kvf_weight_id type = cf_type(&run->random);
+    while (cols % kvf_weight_get(type)->block_values != 0)
+        type = cf_type(&run->random);
+    return cf_matrix(run, type, rows, cols, calm);
+}
+
+static kvf_expert_weights stored_expert(cf_run *run, uint32_t hidden, uint32_t ffn, bool calm)
+{
+    kvf_expert_weights expert;
+    expert.w1 = any_matrix(run, ffn, hidden, calm);
+    expert.w3 = any_matrix(run, ffn, hidden, calm);
+    expert.w2 = any_matrix(run, hidden, ffn, calm);
+    return expert;
+}
+
+/*
+ * Three kinds in turn: few tokens and widths of every type's blocks; more tokens for an expert
+ * than are multiplied at a time; more choices than a tile of backend/cpu takes.
+ */
+static kvf_experts_args stored_shape(cf_run *run)
+{
+    uint64_t *random = &run->random;
+    kvf_experts_args args = {.limit = random_limit(run)};
+    args.n_experts = 1 + cf_pick(random, MOST_EXPERTS);
+    args.top_k = 1 + cf_pick(random, 8);
+    switch (run->index % 8) {
+    case 0:
+        args.n = args.top_k < 6 ? 900 * 7 / (args.top_k + 1) : 900;
+        args.hidden = CF_ONE_OF(random, 1, 7, 16);
+        args.ffn = CF_ONE_OF(random, 1, 8, 17);
+        break;
+    case 1:
+        args.n = CF_ONE_OF(random, 191, 193, 400);
+        args.hidden = CF_ONE_OF(random, 15, 32, 33);
+        args.ffn = CF_ONE_OF(random, 16, 31, 32);
+        args.n_experts = 1 + cf_pick(random, 2);
+        args.top_k = 1 + cf_pick(random, 2);
+        break;
+    default:
+        args.n = CF_ONE_OF(random, 1, 1, 2, 3, 6);
+        args.hidden = CF_ONE_OF(random, 32, 96, 100, 256, 256, 512);
+        args.ffn = CF_ONE_OF(random, 24, 64, 128, 256, 256);
+        args.top_k = 1 + cf_pick(random, args.hidden > 256 ? 3 : 6);
+    }
+    args.shared_ffn = cf_chance(random, 2) ? 0 : CF_ONE_OF(random, args.ffn, 2 * args.ffn, 24);
+    return args;
+}
+
+static void run_experts_stored(cf_run *run)
+{
+    kvf_experts_args args = stored_shape(run);
+    const bool calm = cf_chance(&run->random, 2);
+    bool calm_in;
+    args.in = cf_activations(run, (size_t)args.n * args.hidden, &calm_in);
+    kvf_expert_weights routed[MOST_EXPERTS];
+    for (uint32_t e = 0; e < args.n_experts; e++)
+        routed[e] = stored_expert(run, args.hidden, args.ffn, calm);
+    args.routed = routed;
+    if (args.shared_ffn)
+        args.shared = stored_expert(run, args.hidden, args.shared_ffn, calm);
+    compute_experts(run, &args);
+}
+
+static bool has_experts_stored(const kvf_backend *backend)
+{
+    return backend->experts != NULL && backend->takes_stored_weights;
+}
+
+const cf_operation cf_experts_stored = {"experts_stored", "bit-identical", 160, has_experts_stored,
+                                        run_experts_stored};

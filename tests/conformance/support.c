@@ -2,6 +2,8 @@
 #include "conformance.h"
 
 #include <math.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "backend/ref/ref.h"
 #include "format/format.h"
@@ -47,6 +49,19 @@ float *cf_floats(cf_run *run, size_t n)
     return cf_alloc(run, n * sizeof(float));
 }
 
+void *cf_fenced(cf_run *run, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t all_bytes = (bytes + page - 1) / page * page + page;
+    uint8_t *mapping =
+        mmap(NULL, all_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED || mprotect(mapping + all_bytes - page, page, PROT_NONE) != 0)
+        fail_msg("no memory for the test itself (%zu bytes)", all_bytes);
+    run->fences = grow(run->fences, (run->n_fences + 1) * sizeof *run->fences);
+    run->fences[run->n_fences++] = (struct cf_fence){mapping, all_bytes};
+    return mapping + all_bytes - page - bytes;
+}
+
 static void check_guards(const cf_run *run, size_t block)
 {
     const uint8_t *start = run->blocks[block].start;
@@ -66,7 +81,10 @@ void cf_end(cf_run *run)
         run->device->backend->release(run->device, run->blocks[b].start,
                                       run->blocks[b].bytes + 2 * (size_t)GUARD_BYTES);
     }
+    for (size_t f = 0; f < run->n_fences; f++)
+        munmap(run->fences[f].mapping, run->fences[f].bytes);
     free(run->blocks);
+    free(run->fences);
     free(run->segments);
     free(run->results);
 }
@@ -107,6 +125,16 @@ void cf_report(cf_run *run, const char *what, const void *data, size_t bytes)
 {
     add_segment(run, what, bytes, false);
     append(run, data, bytes);
+}
+
+void cf_report_floats(cf_run *run, const char *what, const float *values, size_t n)
+{
+    add_segment(run, what, n * sizeof *values, false);
+    const size_t first = run->results_bytes;
+    append(run, values, n * sizeof *values);
+    for (size_t i = 0; i < n; i++)
+        if (values[i] != values[i])
+            memset(run->results + first + i * sizeof *values, 0xff, sizeof *values);
 }
 
 void cf_report_status(cf_run *run, kvf_status status)

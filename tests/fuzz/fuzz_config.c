@@ -25,7 +25,8 @@ static void check_weight_bytes(const kvf_model_config *config)
     if ((uint64_t)config->geometry.n_layers * config->n_experts > MAX_WALKED_TENSORS)
         return; /* that would take too long */
     FUZZ_REQUIRE(kvf_weight_walk(config, NULL, add_values, &values) == KVF_OK);
-    FUZZ_REQUIRE(4 * values == kvf_model_weight_bytes(config));
+    FUZZ_REQUIRE(4 * values == kvf_model_weight_bytes(config, false));
+    FUZZ_REQUIRE(4 * values > kvf_model_weight_bytes(config, true));
 }
 
 static void check_activations(const kvf_model_config *config)

@@ -59,7 +59,7 @@ conformance=
 if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
     echo "== conformance"
     mkdir "$build/c"
-    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -DKVF_BLAS_NONE -DKVF_METAL"
+    c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -DKVF_METAL"
     c_flags="$c_flags -I$root/tests/cross -I$root/tests/conformance $includes"
     # Of cache/ only what names profiles: no session, no file.
     for c in "$root/src/error.c" "$root"/src/format/*.c "$root/src/cache/profile.c" \

@@ -23,12 +23,24 @@ check() {
         *shared) ldd "$2" | grep -q "$prefix/.*libkvfold" ;;
         *static) ! ldd "$2" | grep -q libkvfold ;;
         esac || { printf '%s is not linked as its name says:\n' "$1" >&2; ldd "$2" >&2; exit 1; }
+        # The products are the library's own: no BLAS comes along, nor a runtime for threads.
+        if ldd "$2" | grep -Ei 'blas|lapack|omp\.so|omp5'; then
+            printf '%s loads what the library does not need, see above\n' "$1" >&2
+            exit 1
+        fi
     fi
     printf '%s: %s\n' "$1" "$found"
 }
 
 "$cmake" --install "$build" --prefix "$prefix" >"$work/install.log"
 test -x "$prefix/bin/kvfold"
+for text in LICENSE NOTICE; do
+    cmp "$source/../../$text" "$prefix/share/doc/kvfold/$text"
+done
+if grep -rilI openblas "$prefix/include" "$prefix"/lib*; then
+    echo 'names OpenBLAS, which the library does not link' >&2
+    exit 1
+fi
 
 "$cmake" -S "$source" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="$cc" \
     >"$work/configure.log" || { cat "$work/configure.log" >&2; exit 1; }

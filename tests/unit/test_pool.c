@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "backend/cpu/pool.h"
+#include "backend/cpu/product.h"
 #include "shared/fp_environment.h"
 #include "test_support.h"
 
@@ -332,6 +333,7 @@ static void a_thread_that_the_system_refuses_is_said(void **state)
     if (SANITIZED || bytes == 0)
         skip();
     assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    /* Room for some stacks: threads come before what the device has for each of them. */
     const struct rlimit low = {bytes + (40u << 20), before.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_AS, &low), 0);
     const kvf_device_options options = {.n_threads = 1000};

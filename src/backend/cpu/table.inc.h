@@ -5,7 +5,6 @@ const kvf_cpu_kernels KVF_TABLE = {
     .product_tile_rows = V16_TILE_ROWS,
     .product_tile = product_tile,
     .swiglu = swiglu,
-    .product_finish = product_finish,
     .attend_scores = attend_scores,
     .attend_softmax = attend_softmax,
     .attend_output = attend_output,

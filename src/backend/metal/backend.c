@@ -137,6 +137,7 @@ const kvf_backend kvf_backend_metal = {
     .select = kvf_metal_select,
     .score = kvf_metal_score,
     .mask = kvf_metal_mask,
+    .experts_workspace_bytes = kvf_metal_experts_workspace_bytes,
     .select_workspace_bytes = kvf_metal_select_workspace_bytes,
     .attend = kvf_metal_attend,
     .attend_workspace_bytes = kvf_metal_attend_workspace_bytes,

@@ -300,6 +300,12 @@ static size_t experts_workspace_floats(const kvf_experts_args *args)
     return args->n * (2 * (size_t)args->hidden + 2 * (size_t)widest); /* in, gate, up, out */
 }
 
+size_t kvf_metal_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args)
+{
+    (void)device;
+    return experts_workspace_floats(args) * sizeof(float);
+}
+
 /* Where the operation's arrays are; each is asked for once, as one may be a copy. */
 struct expert_spans {
     kvf_metal_span in;

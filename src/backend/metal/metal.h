@@ -201,6 +201,7 @@ kvf_status kvf_metal_compress(kvf_device *device, kvf_compress_args *args);
 kvf_status kvf_metal_select(kvf_device *device, const kvf_select_args *args);
 kvf_status kvf_metal_score(kvf_device *device, const kvf_score_args *args);
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args);
+size_t kvf_metal_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
 
 /* Ascending lists of rows, one a query, made on the GPU and read there. */
