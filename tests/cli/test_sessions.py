@@ -271,7 +271,7 @@ class EndTest(SessionTest):
         self.addCleanup(process.kill)
         process.stdin.write(b"one\n")
         process.stdin.flush()
-        self.assertTrue(process.stdout.read(5).endswith(b"\n"))
+        self.assertTrue(b"".join(process.stdout.read(1) for _ in range(5)).endswith(b"\n"))
         self.assertTrue(wait_until(lambda: os.path.exists(self.path("s/a.kvfold"))))
         process.send_signal(signal.SIGTERM)
         process.stdin.close()
@@ -282,7 +282,8 @@ class EndTest(SessionTest):
 
     def test_an_answer_that_nobody_reads_is_saved(self):
         process = self.start(*self.arguments("a", "-p", "Once upon", "-n", "60000"))
-        process.stdout.read(5)
+        for _ in range(5):
+            process.stdout.read(1)
         process.stdout.close()
         stderr = process.stderr.read()
         process.stderr.close()
