@@ -34,14 +34,14 @@ typedef struct inspection {
     char name[NAME_BYTES];
     cli_weights weights;
     kvf_token_bytes token;
-    uint64_t fingerprint; /* 0: not known */
     /* --memory */
     uint64_t memory_bytes;
     uint64_t largest_beside;    /* contexts: all of the weights in that memory */
     uint64_t largest_from_disk; /* only copies of them */
     /* --check, --sha256 */
     cli_check check;
-    uint64_t full_sum; /* 0: not known */
+    uint64_t fingerprint; /* 0: not known */
+    uint64_t full_sum;
     uint32_t n_faulty; /* tensors */
 } inspection;
 
@@ -97,8 +97,6 @@ static void try_to_load(inspection *i)
                          &i->refused) != KVF_OK)
         return;
     kvf_weights_free(&weights);
-    if (kvf_fingerprint(&i->config, i->files, i->device, &i->fingerprint, &i->refused) != KVF_OK)
-        i->fingerprint = 0;
 }
 
 static void find_fitting(inspection *i)
@@ -163,8 +161,11 @@ static int check_all(inspection *i)
         return status;
     for (uint32_t n = 0; (tensor = kvf_tensor_set_at(i->files, n)); n++)
         i->n_faulty += i->check.n_faults[n] > 0;
-    if (i->has_config && kvf_fingerprint_of_sums(&i->config, i->files, i->check.sums, &i->full_sum,
-                                                 &error) != KVF_OK)
+    /* Samples may be gigabytes, and are in memory now. */
+    if (i->has_config &&
+        (kvf_fingerprint_of_sums(&i->config, i->files, i->check.sums, &i->full_sum, &error) !=
+             KVF_OK ||
+         kvf_fingerprint(&i->config, i->files, i->device, &i->fingerprint, &error) != KVF_OK))
         return cli_error("inspect", "%s", error.message);
     return CLI_EXIT_OK;
 }
@@ -455,6 +456,7 @@ static void add_answers(const inspection *i, cli_record *record)
     }
     if (i->check.n_faults) {
         cli_record_list(record, "faults", fault_list(i));
+        add_sum(record, "fingerprint", i->fingerprint);
         add_sum(record, "full_sum", i->full_sum);
     }
     if (i->check.sha256)
@@ -482,7 +484,6 @@ static int print_object(const inspection *i)
     cli_record_list(&record, "token_bytes",
                     i->has_config ? token_object(&i->token) : cJSON_CreateNull());
     cli_record_count(&record, "copied_bytes", i->weights.copied_bytes);
-    add_sum(&record, "fingerprint", i->fingerprint);
     add_answers(i, &record);
     return cli_record_print("inspect", &record, CLI_OUTPUT_JSON, false);
 }

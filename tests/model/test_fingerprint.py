@@ -63,11 +63,11 @@ class Fingerprint(unittest.TestCase):
     def test_what_decides_no_result_does_not_count(self):
         self.check({**self.config, "max_position_embeddings": 65536})
 
-    def inspected(self, path, *arguments):
-        return json.loads(self.kvfold("inspect", path, "--json", *arguments))
+    def inspected(self, path):
+        return json.loads(self.kvfold("inspect", path, "--json", "--check"))
 
     def test_the_full_sum_is_version_1(self):
-        shown = self.inspected(options.model, "--check")
+        shown = self.inspected(options.model)
         self.assertEqual(shown["full_sum"],
                          "%016x" % fingerprint.fingerprint(self.config, self.full_numbers, fingerprint.FULL))
         self.assertEqual(shown["fingerprint"], "%016x" % fingerprint.fingerprint(self.config, self.numbers))
