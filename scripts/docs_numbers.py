@@ -66,7 +66,8 @@ def quoted(text):
 
 
 def session(plan):
-    return quoted(plan.text("--ctx", "8k,16k,32k,64k,1M").split("\n\n")[1])
+    text = plan.text("--ctx", "8k,16k,32k,64k,1M")
+    return quoted(text[text.index("Session bytes"):].split("\n\n")[0])
 
 
 def totals(plan):
