@@ -313,6 +313,33 @@ static void a_nan_head_weight_in_a_longer_chunk_leaves_the_session_as_it_was(voi
     kvf_session_close(clean);
 }
 
+/* Its scores would be NaN, which the softmax does not show. */
+static void a_query_that_is_not_finite_leaves_the_session_as_it_was(void **state)
+{
+    (void)state;
+    const float values[] = {NAN, -INFINITY};
+    kvf_session *session = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_session *clean = open_session(KVF_PROFILE_FOLD, 1024);
+    kvf_error error;
+    fill_inputs();
+    assert_int_equal(run_chunk(session, 133, &error), KVF_OK);
+    assert_int_equal(run_chunk(clean, 133, &error), KVF_OK);
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t token = 3 * i; /* alone, and the fourth of five */
+        fill_inputs();
+        in->q[(2 * token + 1) * 512 + 77] = values[i];
+        in->q[(2 * token + 1) * 512 + 400] = NAN;
+        assert_int_equal(run_chunk(session, 1 + 4 * i, &error), KVF_NONFINITE);
+        assert_non_null(
+            strstr(error.message, i ? "layer 0, query of token 136, head 1, dimension 77"
+                                    : "layer 0, query of token 133, head 1, dimension 77"));
+        assert_int_equal(kvf_session_n_tokens(session), 133);
+    }
+    go_on_alike(session, clean);
+    kvf_session_close(session);
+    kvf_session_close(clean);
+}
+
 static void a_dropped_chunk_starts_anew(void **state)
 {
     (void)state;
@@ -407,6 +434,7 @@ int main(void)
         cmocka_unit_test(a_nan_in_decode_names_the_place_and_the_session_goes_on),
         cmocka_unit_test(a_nan_in_a_longer_chunk_leaves_the_session_as_it_was),
         cmocka_unit_test(a_nan_head_weight_in_a_longer_chunk_leaves_the_session_as_it_was),
+        cmocka_unit_test(a_query_that_is_not_finite_leaves_the_session_as_it_was),
         cmocka_unit_test(a_dropped_chunk_starts_anew),
         cmocka_unit_test(an_index_scale_outside_the_exact_range_is_refused),
         cmocka_unit_test(absurd_options_are_refused),
