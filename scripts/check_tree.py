@@ -26,6 +26,12 @@ UNSAFE_FLAGS = re.compile(r"-ffast-math|-Ofast|-funsafe-math-optimizations|-marc
 PROCESS_CALLS = re.compile(
     r"\b(exit|_exit|_Exit|quick_exit|abort|getenv|secure_getenv|setenv|putenv"
     r"|printf|vprintf|puts|putchar|perror)\s*\(|\b(stdout|stderr)\b")
+# Of libm nothing whose last bit is its own affair: shared/math64.h has it. The command and the
+# Metal backend, whose GPU has its own anyway, may.
+INEXACT_CALLS = re.compile(
+    r"\b(exp|exp2|exp10|expm1|log|log2|log10|log1p|logb|pow|cbrt|hypot|sin|cos|sincos|tan|asin|acos"
+    r"|atan|atan2|sinh|cosh|tanh|asinh|acosh|atanh|erf|erfc|tgamma|lgamma)[fl]?\s*\(")
+MAY_BE_INEXACT = (("src", "cli"), ("src", "backend", "metal"))
 COMMENT_OR_LITERAL = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -97,6 +103,12 @@ def check_c(relative, text):
         for number, line in enumerate(code.split("\n"), 1):
             for match in PROCESS_CALLS.finditer(line):
                 yield number, f"only src/cli may use {match.group().rstrip('( ')}"
+    if relative.suffix != ".metal" and not any(relative.parts[:len(folder)] == folder
+                                               for folder in MAY_BE_INEXACT):
+        for number, line in enumerate(code.split("\n"), 1):
+            for match in INEXACT_CALLS.finditer(line):
+                yield number, (f"{match.group().rstrip('( ')} has other bits in another C library; "
+                               "use shared/math64.h")
 
 
 def check_build_file(text):

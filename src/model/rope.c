@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "shared/math64.h"
+
 #define TWO_PI 6.283185307179586
 
 /*
@@ -10,8 +12,8 @@
  */
 static double correction_pair(const kvf_rope_config *config, double rotations)
 {
-    return KVF_ROPE_WIDTH * log(config->original_max_tokens / (rotations * TWO_PI)) /
-           (2.0 * log(config->theta));
+    return KVF_ROPE_WIDTH * kvf_log_f64(config->original_max_tokens / (rotations * TWO_PI)) /
+           (2.0 * kvf_log_f64(config->theta));
 }
 
 void kvf_rope_frequencies(const kvf_rope_config *config, float frequencies[KVF_ROPE_PAIRS])
@@ -25,7 +27,8 @@ void kvf_rope_frequencies(const kvf_rope_config *config, float frequencies[KVF_R
             high = low + 0.001; /* a step instead of a ramp */
     }
     for (int i = 0; i < KVF_ROPE_PAIRS; i++) {
-        const float power = powf((float)config->theta, (float)(2 * i) / (float)KVF_ROPE_WIDTH);
+        const double exponent = (double)(2 * i) / KVF_ROPE_WIDTH;
+        const float power = (float)kvf_pow_f64((double)(float)config->theta, exponent);
         const float plain = 1.0f / power;
         if (!config->yarn) {
             frequencies[i] = plain;
@@ -46,8 +49,10 @@ void kvf_rope_fill(const float frequencies[KVF_ROPE_PAIRS], uint64_t first, uint
         const float position = (float)(first + i * step);
         for (int p = 0; p < KVF_ROPE_PAIRS; p++) {
             const float angle = position * frequencies[p];
-            cosines[(uint64_t)i * KVF_ROPE_PAIRS + p] = (float)cos((double)angle);
-            sines[(uint64_t)i * KVF_ROPE_PAIRS + p] = (float)sin((double)angle);
+            double sine, cosine;
+            kvf_sin_cos_f64((double)angle, &sine, &cosine);
+            cosines[(uint64_t)i * KVF_ROPE_PAIRS + p] = (float)cosine;
+            sines[(uint64_t)i * KVF_ROPE_PAIRS + p] = (float)sine;
         }
     }
 }

@@ -1,8 +1,8 @@
 /*
  * Order: temperature, then min-p, then top-p on what min-p left, then one draw.
  *
- * The same settings, state and logits give the same token (exp and the sums are in
- * f64; another C library's exp may differ in its last bit). NaN counts as -infinity.
+ * The same settings, state and logits give the same token on every machine (exp and
+ * the sums are in f64, in one order). NaN counts as -infinity.
  * Where there is nothing to draw from (no finite logit, or one of +infinity) the
  * answer is kvf_argmax's.
  */
@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "shared/fp_environment.h"
+#include "shared/math64.h"
 
 uint32_t kvf_argmax(const float *logits, uint32_t vocab)
 {
@@ -80,7 +81,7 @@ static uint32_t list_candidates(const kvf_sampler *sampler, const float *logits,
         if (!(logits[i] > -INFINITY))
             continue;
         double scaled = ((double)logits[i] - (double)highest) / (double)sampler->temperature;
-        float p = (float)exp(scaled);
+        float p = (float)kvf_exp_f64(scaled);
         if (p > 0 && !(p < min_p))
             candidates[n++] = (kvf_candidate){p, i};
     }

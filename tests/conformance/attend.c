@@ -141,7 +141,7 @@ static void make_rows(cf_run *run, kvf_attend_args *args, uint32_t n_rows)
     make_list(run, args, CF_ONE_OF(&run->random, 1, 2, 10));
 }
 
-/* Runs and reports out; lse is no promise of bits and only has to be close. */
+/* Runs; the lse as well, if it is asked for. */
 static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
 {
     const size_t n_heads = (size_t)args->n_queries * args->n_heads;
@@ -158,30 +158,14 @@ static size_t out_bytes(const kvf_attend_args *args)
     return (size_t)args->n_queries * args->n_heads * KVF_ROW_WIDTH * sizeof(float);
 }
 
-/*
- * lse = m + ln(d): the logarithm to 2 u, the sum rounded once, a side. Where there is
- * nothing to attend, lse is -infinity: bits, not a distance, and not reported.
- */
-static void report_lse(cf_run *run, const kvf_attend_args *args)
-{
-    if (!args->lse || args->window_tokens == 0)
-        return;
-    const size_t n = (size_t)args->n_queries * args->n_heads;
-    double *bounds = cf_alloc(run, n * sizeof *bounds);
-    for (size_t i = 0; i < n; i++) {
-        const double size = fabs((double)args->lse[i]);
-        bounds[i] = 8.0 * CF_U * (size + 8.0); /* ln(d) is at most ln(1200) = 7.1 */
-    }
-    cf_report_close(run, "lse", args->lse, bounds, n);
-}
-
 /* CPUs have the reference's bits; of a GPU, the reference's run says how close it has to be. */
 static void report_results(cf_run *run, const kvf_attend_args *args)
 {
     const size_t n_heads = (size_t)args->n_queries * args->n_heads;
     if (!run->gpu) {
         cf_report(run, "out", args->out, out_bytes(args));
-        report_lse(run, args);
+        if (args->lse)
+            cf_report_floats(run, "lse", args->lse, n_heads);
         return;
     }
     double *out_bounds = cf_alloc(run, n_heads * KVF_ROW_WIDTH * sizeof *out_bounds);

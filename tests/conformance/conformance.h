@@ -190,6 +190,8 @@ extern const cf_operation cf_attend, cf_attend_forms;
  */
 int cf_run_reference_tests(void);
 int cf_run_reference_stage_tests(void);
+/* test_math.c: the functions that all backends share. */
+int cf_run_math_tests(void);
 
 /* A run on the reference, for its own tests. */
 void cf_begin_reference(cf_run *run, uint32_t seed);

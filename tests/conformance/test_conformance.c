@@ -237,7 +237,8 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     int n_failures = 0;
     if (!only_operation)
-        n_failures = cf_run_reference_tests() + cf_run_reference_stage_tests();
+        n_failures =
+            cf_run_math_tests() + cf_run_reference_tests() + cf_run_reference_stage_tests();
     bool compared = isa || backend;
     if (compared)
         n_failures += run_backend(backend, isa, reference);

@@ -123,6 +123,38 @@ static void double_sinkhorn(double m[STREAMS][STREAMS], uint32_t rounds, double 
     }
 }
 
+/* docs/FORMAT.md 9.8, with two groups of one row and 35 values: three behind two groups of 16. */
+static void matmul_sums_16_lanes_and_then_a_tree(void **state)
+{
+    (void)state;
+    enum { COLS = 35, LANES = 16 };
+    cf_run run;
+    cf_begin_reference(&run, 8);
+    kvf_matmul_args args = {.n = 2,
+                            .groups = 2,
+                            .weight = cf_f32_matrix(&run, 2, COLS),
+                            .in_stride = 2 * COLS,
+                            .out_stride = 2};
+    args.in = cf_random_floats(&run, CF_WIDE, 4 * COLS);
+    args.out = cf_floats(&run, 4);
+    kvf_ref_matmul(run.device, &args);
+    for (size_t i = 0; i < 4; i++) { /* token i / 2, group and row i % 2 */
+        const float *w = (const float *)args.weight.data + i % 2 * COLS;
+        const float *x = args.in + i * COLS;
+        float lanes[LANES];
+        for (size_t l = 0; l < LANES; l++) {
+            lanes[l] = fmaf(w[LANES + l], x[LANES + l], fmaf(w[l], x[l], 0.0f));
+            if (l < COLS - 2 * LANES)
+                lanes[l] = fmaf(w[2 * LANES + l], x[2 * LANES + l], lanes[l]);
+        }
+        float quarters[4];
+        for (size_t l = 0; l < 4; l++)
+            quarters[l] = (lanes[l] + lanes[l + 8]) + (lanes[l + 4] + lanes[l + 12]);
+        assert_true(args.out[i] == (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]));
+    }
+    cf_end(&run);
+}
+
 static void mix_is_sigmoids_and_sinkhorn_of_the_projected_streams(void **state)
 {
     (void)state;
@@ -395,6 +427,7 @@ int cf_run_reference_tests(void)
         cmocka_unit_test(ref_refuses_other_isas_and_says_which_there_is),
         cmocka_unit_test(norm_is_x_over_root_mean_square_times_weight),
         cmocka_unit_test(rope_turns_pairs_and_inverse_turns_them_back),
+        cmocka_unit_test(matmul_sums_16_lanes_and_then_a_tree),
         cmocka_unit_test(mix_is_sigmoids_and_sinkhorn_of_the_projected_streams),
         cmocka_unit_test(head_mix_is_a_weighted_sum_of_the_streams),
         cmocka_unit_test(unmix_sends_old_stream_j_to_new_stream_k_by_comb_jk),

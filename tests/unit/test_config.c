@@ -467,7 +467,7 @@ static void test_bad_files_are_refused_before_they_are_read(void **state)
     kvf_error error = {0};
     snprintf(path, sizeof path, "%s/config.json", (char *)*state);
     assert_failed("no name", kvf_config_load("", &config, &error), KVF_INVALID_ARGUMENT, &error,
-                  "folder is empty");
+                  "the name of the checkpoint is empty");
     assert_failed("missing", kvf_config_load(*state, &config, &error), KVF_FILE_NOT_FOUND, &error,
                   path);
     assert_int_equal(mkdir(path, 0700), 0);

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "shared/layout.h"
+#include "shared/math64.h"
 #include "shared/workspace.h"
 
 static bool sees_all_rows(const kvf_attend_args *args)
@@ -121,7 +122,7 @@ static void store_lse(const kvf_attend_args *args, const kvf_attend_part *part, 
 {
     for (uint32_t h = 0; args->lse && h < part->n_heads; h++)
         args->lse[(size_t)query * args->n_heads + first_head + h] =
-            part->maxima[h] + logf(part->denominators[h]);
+            part->maxima[h] + (float)kvf_log_f64((double)part->denominators[h]);
 }
 
 static uint32_t lesser(uint32_t a, uint32_t b)

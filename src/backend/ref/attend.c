@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "shared/exp.h"
+#include "shared/math64.h"
 
 #define F16_MINUS_INFINITY 0xFC00
 
@@ -119,7 +120,7 @@ static void finish(float max, float denominator, float *out, float *lse)
     for (size_t i = 0; i < KVF_ROW_WIDTH; i++)
         out[i] = empty ? 0.0f : out[i] / denominator + 0.0f;
     if (lse)
-        *lse = empty ? -INFINITY : max + logf(denominator);
+        *lse = empty ? -INFINITY : max + (float)kvf_log_f64((double)denominator);
 }
 
 /* Maximum and denominator of each head. */
