@@ -72,7 +72,7 @@ void bench_machine_describe(bench_machine *machine)
 
 /* ---- What it can do ------------------------------------------------------------ */
 
-static const bench_peak_kernels *find_kernels(const char *isa)
+const bench_peak_kernels *bench_peak_find(const char *isa)
 {
     static const bench_peak_kernels *const all[] = {
         &bench_peak_scalar,
@@ -169,7 +169,7 @@ kvf_status bench_peaks_measure(const char *isa, uint32_t n_threads, const void *
                                size_t memory_bytes, bool quick, bench_peaks *peaks,
                                kvf_error *error)
 {
-    const bench_peak_kernels *kernels = find_kernels(isa);
+    const bench_peak_kernels *kernels = bench_peak_find(isa);
     const double seconds = quick ? 0.02 : 0.5;
     if (!kernels)
         return kvf_fail(error, KVF_UNSUPPORTED, "no peak loops for the ISA '%.40s'", isa);

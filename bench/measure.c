@@ -143,7 +143,7 @@ static bool enough(const bench_sampling *sampling, uint32_t n_runs, double secon
     return n_runs >= sampling->min_runs && seconds > sampling->target_seconds;
 }
 
-static int compare_seconds(const void *a, const void *b)
+static int compare_numbers(const void *a, const void *b)
 {
     const double x = *(const double *)a;
     const double y = *(const double *)b;
@@ -159,6 +159,14 @@ static double quantile(const double *sorted, uint32_t n, double at)
     return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
 }
 
+bench_spread bench_spread_of(double *samples, uint32_t n)
+{
+    qsort(samples, n, sizeof samples[0], compare_numbers);
+    return (bench_spread){.median = quantile(samples, n, 0.5),
+                          .p10 = quantile(samples, n, 0.1),
+                          .p90 = quantile(samples, n, 0.9)};
+}
+
 static kvf_status sample(bench_case *c, const bench_sampling *sampling, bench_result *result,
                          kvf_error *error)
 {
@@ -172,12 +180,12 @@ static kvf_status sample(bench_case *c, const bench_sampling *sampling, bench_re
     }
     if (status != KVF_OK)
         return status;
-    qsort(seconds, n, sizeof seconds[0], compare_seconds);
+    const bench_spread spread = bench_spread_of(seconds, n);
     const double unit = 1e6 / c->steps_per_run;
     result->n_runs = n;
-    result->median_us = quantile(seconds, n, 0.5) * unit;
-    result->p10_us = quantile(seconds, n, 0.1) * unit;
-    result->p90_us = quantile(seconds, n, 0.9) * unit;
+    result->median_us = spread.median * unit;
+    result->p10_us = spread.p10 * unit;
+    result->p90_us = spread.p90 * unit;
     return KVF_OK;
 }
 

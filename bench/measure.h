@@ -14,6 +14,14 @@ typedef struct bench_sampling {
     double limit_seconds;  /* fewer, three at least, when they take more; 0: no limit */
 } bench_sampling;
 
+typedef struct bench_spread {
+    double median;
+    double p10;
+    double p90;
+} bench_spread;
+/* Of n samples, 1 at least, which it sorts. */
+bench_spread bench_spread_of(double *samples, uint32_t n);
+
 typedef enum bench_limit { BENCH_LIMIT_INT8, BENCH_LIMIT_FMA, BENCH_LIMIT_BANDWIDTH } bench_limit;
 const char *bench_limit_name(bench_limit limit);
 

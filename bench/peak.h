@@ -23,6 +23,9 @@ typedef struct bench_peak_kernels {
     void (*read)(const void *memory, size_t bytes, int32_t *sink);
 } bench_peak_kernels;
 
+/* The table of that ISA (machine.c); NULL where there is none. */
+const bench_peak_kernels *bench_peak_find(const char *isa);
+
 extern const bench_peak_kernels bench_peak_scalar;
 #if defined(__x86_64__)
 extern const bench_peak_kernels bench_peak_avx2;

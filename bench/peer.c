@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <dlfcn.h>
+
 #include <cblas.h>
 
 #include "backend/backend.h"
@@ -57,17 +59,51 @@ static int compare_rows(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* ---- With OpenBLAS ------------------------------------------------------------- */
+/* ---- OpenBLAS ------------------------------------------------------------------ */
+
+/*
+ * Loaded when a bench asks for it and not with the command: it starts threads as soon as it
+ * is there, and takes memory for each.
+ */
+static struct openblas {
+    bool tried;
+    void *library;
+    __typeof__(&cblas_sgemm) sgemm;
+    __typeof__(&cblas_sgemv) sgemv;
+    __typeof__(&openblas_get_config) get_config;
+    __typeof__(&openblas_get_corename) get_corename;
+    __typeof__(&openblas_get_num_threads) get_num_threads;
+    __typeof__(&openblas_set_num_threads) set_num_threads;
+} openblas;
+
+/* POSIX: what dlsym returns may be stored as a pointer to a function. */
+static bool find(const char *name, void *function)
+{
+    void *found = dlsym(openblas.library, name);
+    memcpy(function, &found, sizeof found);
+    return found != NULL;
+}
 
 bool bench_peer_available(void)
 {
-    return true;
+    if (!openblas.tried) {
+        openblas.tried = true;
+        openblas.library = dlopen(KVF_OPENBLAS_PATH, RTLD_NOW | RTLD_LOCAL);
+        if (openblas.library &&
+            !(find("cblas_sgemm", &openblas.sgemm) && find("cblas_sgemv", &openblas.sgemv) &&
+              find("openblas_get_config", &openblas.get_config) &&
+              find("openblas_get_corename", &openblas.get_corename) &&
+              find("openblas_get_num_threads", &openblas.get_num_threads) &&
+              find("openblas_set_num_threads", &openblas.set_num_threads)))
+            openblas.library = NULL;
+    }
+    return openblas.library != NULL;
 }
 
 /* openblas_get_config: "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..". */
 const char *bench_peer_version(char *text, size_t text_bytes)
 {
-    const char *config = openblas_get_config();
+    const char *config = openblas.get_config();
     size_t length = strcspn(config, " ");
     if (config[length])
         length += 1 + strcspn(config + length + 1, " ");
@@ -77,15 +113,15 @@ const char *bench_peer_version(char *text, size_t text_bytes)
 
 const char *bench_peer_core(void)
 {
-    return openblas_get_corename();
+    return openblas.get_corename();
 }
 
 /* OpenBLAS keeps one number for the process; devices here may have several. */
 static void use_threads(const kvf_device *device)
 {
     const int n_threads = (int)kvf_device_n_threads(device);
-    if (openblas_get_num_threads() != n_threads)
-        openblas_set_num_threads(n_threads);
+    if (openblas.get_num_threads() != n_threads)
+        openblas.set_num_threads(n_threads);
 }
 
 /* ReLU of all heads' scores of rows. */
@@ -108,11 +144,12 @@ static void select_query(const bench_peer_select_args *args, uint32_t query)
     const float *q = args->queries + (size_t)query * args->n_heads * KVF_INDEX_WIDTH;
     const float *weights = args->head_weights + (size_t)query * args->n_heads;
     int32_t *list = args->list + (size_t)query * args->top_k;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_heads, KVF_INDEX_WIDTH, 1.0f,
-                args->keys, KVF_INDEX_WIDTH, q, KVF_INDEX_WIDTH, 0.0f, args->head_scores, n_heads);
+    openblas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_heads, KVF_INDEX_WIDTH, 1.0f,
+                   args->keys, KVF_INDEX_WIDTH, q, KVF_INDEX_WIDTH, 0.0f, args->head_scores,
+                   n_heads);
     kvf_device_run(args->device, args->n_rows, PIECE_ROWS, clear_negative, (void *)args);
-    cblas_sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, args->head_scores, n_heads,
-                weights, 1, 0.0f, args->scores, 1);
+    openblas.sgemv(CblasRowMajor, CblasNoTrans, n_rows, n_heads, 1.0f, args->head_scores, n_heads,
+                   weights, 1, 0.0f, args->scores, 1);
     for (int32_t row = 0; row < n_rows; row++)
         args->order[row] = row;
     select_best(args->scores, args->order, n_rows, args->top_k);
@@ -172,9 +209,17 @@ void bench_peer_attend(const bench_peer_attend_args *args)
     const int n_heads = (int)args->n_heads;
     use_threads(args->device);
     kvf_device_run(args->device, total, PIECE_ROWS, gather_rows, (void *)args);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_heads, n, KVF_ROW_WIDTH, args->scale,
-                args->q, KVF_ROW_WIDTH, args->gathered, KVF_ROW_WIDTH, 0.0f, args->scores, n);
+    openblas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_heads, n, KVF_ROW_WIDTH, args->scale,
+                   args->q, KVF_ROW_WIDTH, args->gathered, KVF_ROW_WIDTH, 0.0f, args->scores, n);
     kvf_device_run(args->device, args->n_heads, 1, softmax_heads, (void *)args);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_heads, KVF_ROW_WIDTH, n, 1.0f,
-                args->scores, n, args->gathered, KVF_ROW_WIDTH, 0.0f, args->out, KVF_ROW_WIDTH);
+    openblas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_heads, KVF_ROW_WIDTH, n, 1.0f,
+                   args->scores, n, args->gathered, KVF_ROW_WIDTH, 0.0f, args->out, KVF_ROW_WIDTH);
+}
+
+void bench_peer_matmul(const bench_peer_matmul_args *args)
+{
+    use_threads(args->device);
+    openblas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)args->n, (int)args->rows,
+                   (int)args->cols, 1.0f, args->in, (int)args->in_stride, args->weight,
+                   (int)args->weight_stride, 0.0f, args->out, (int)args->out_stride);
 }

@@ -1,7 +1,7 @@
 /*
- * The peer: select and attend as an engineer would write them first, with a BLAS and
- * plain C over f32 rows. sgemm for all scores, ReLU, sgemv over the heads, a quickselect;
- * rows gathered, sgemm, softmax with expf, sgemm.
+ * The peer: select, attend and products of f32 as an engineer would write them first, with
+ * a BLAS and plain C over f32 rows. sgemm for all scores, ReLU, sgemv over the heads, a
+ * quickselect; rows gathered, sgemm, softmax with expf, sgemm.
  *
  * OpenBLAS chooses its kernels when it is loaded; the environment variable
  * OPENBLAS_CORETYPE chooses for it.
@@ -11,7 +11,7 @@
 
 #include "kvfold.h"
 
-/* Whether this build has OpenBLAS (not another BLAS, not none). */
+/* Whether OpenBLAS was there when this was built, and is now: the first call loads it. */
 bool bench_peer_available(void);
 /* "OpenBLAS 0.3.21" and the kernels that it runs, "SkylakeX"; "" without OpenBLAS. */
 const char *bench_peer_version(char *text, size_t text_bytes);
@@ -49,5 +49,19 @@ typedef struct bench_peer_attend_args {
     float *out;          /* [n_heads][512] */
 } bench_peer_attend_args;
 void bench_peer_attend(const bench_peer_attend_args *args);
+
+typedef struct bench_peer_matmul_args {
+    kvf_device *device; /* OpenBLAS takes as many threads */
+    uint32_t n;
+    uint32_t rows;
+    uint32_t cols;
+    const float *weight; /* [rows][weight_stride], of which cols are taken */
+    size_t weight_stride;
+    const float *in; /* [n][in_stride] */
+    size_t in_stride;
+    float *out; /* [n][out_stride] */
+    size_t out_stride;
+} bench_peer_matmul_args;
+void bench_peer_matmul(const bench_peer_matmul_args *args);
 
 #endif

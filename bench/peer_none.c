@@ -27,3 +27,8 @@ void bench_peer_attend(const bench_peer_attend_args *args)
 {
     (void)args;
 }
+
+void bench_peer_matmul(const bench_peer_matmul_args *args)
+{
+    (void)args;
+}

@@ -529,11 +529,10 @@ KVF_API void kvf_session_share_save(kvf_session *session, const kvf_session *oth
 
 /* What has to be appended to reach the place that truncate was asked for. */
 typedef struct kvf_replay {
-    uint64_t first_token;   /* tokens that the session holds after truncate */
-    uint64_t n_tokens;      /* tokens to append again; 0: it is there */
-    uint64_t n_chunks;      /* in so many chunks .. */
-    int32_t *tokens;        /* [n_tokens] */
-    uint32_t *chunk_tokens; /* [n_chunks] .. of these sizes */
+    uint64_t first_token;  /* tokens that the session holds after truncate */
+    uint64_t n_tokens;     /* tokens to append again; 0: it is there */
+    int32_t *tokens;       /* [n_tokens] */
+    uint32_t chunk_tokens; /* the most of them that the session takes at a time */
 } kvf_replay;
 /* Frees what kvf_session_truncate put there; a zeroed one is accepted. */
 KVF_API void kvf_replay_free(kvf_replay *replay);
@@ -545,17 +544,16 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * more after the one before, and keeps the last checkpoint_count. The start counts as one
  * more until the first is given up.
  *   So the session goes back to the latest checkpoint at or before n_tokens, and *replay
- * (kvf_replay_free) says what to append from there: those tokens, in the chunks that they
- * came in, the last one cut at n_tokens. Products of matrices may differ in their last
- * bits with the size of a chunk; with the same chunks all rows, states and logits are to
- * the bit those of a session that was never longer. kvf_session_logits are those of the
- * last token held, as ever (zero where none is). Compressor state that no row will pool
- * any more is zero.
+ * (kvf_replay_free) says what to append from there: those tokens, in chunks of any size.
+ * Nothing that the session stores depends on the chunks, so where the bits of what is
+ * appended do not (on the CPU: docs/FORMAT.md 9.8), all rows, states and logits are to the
+ * bit those of a session that was never longer. kvf_session_logits are those of the last
+ * token held, as ever (zero where none is). Compressor state that no row will pool any more
+ * is zero.
  *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
- * held; a chunk is open; a recorded chunk is longer than this session takes),
- * KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL and needed) and
- * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * held; a chunk is open), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
+ * and needed) and KVF_OUT_OF_MEMORY. Truncating to 0 always works.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);

@@ -256,8 +256,6 @@ kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_error *error)
         kvf_checkpoint_release(session, all->list[i]);
     all->n = 0;
     all->from_start = false;
-    session->log.n_runs = 0;
-    session->log.first_token = session->header->n_tokens;
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++) {
         const kvf_layer_cache *cache = &session->layers[i];

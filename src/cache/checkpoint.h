@@ -1,6 +1,6 @@
 /*
- * What a session needs to go back: the sizes of the chunks that its tokens came in, and
- * checkpoints at multiples of the lcm of the ratios. Internal to cache/.
+ * What a session needs to go back: checkpoints at multiples of the lcm of the ratios.
+ * Internal to cache/.
  *
  * There every window of a compressor is complete. The HCA state is empty then (no token
  * of it will be read again) and of a CSA layer's only the first halves (Ca) of the last
@@ -12,20 +12,6 @@
 #define KVF_CACHE_CHECKPOINT_H
 
 #include "cache/page.h"
-
-/* n_chunks chunks of chunk_tokens each, one after the other. */
-typedef struct kvf_chunk_run {
-    uint32_t chunk_tokens;
-    uint32_t n_chunks;
-} kvf_chunk_run;
-
-/* The chunks from first_token on; those before were not recorded (a restored session). */
-typedef struct kvf_chunk_log {
-    uint64_t first_token;
-    uint64_t n_runs;
-    uint64_t capacity;
-    kvf_chunk_run *runs;
-} kvf_chunk_log;
 
 /* Shared by forks; never changed once it is taken. */
 typedef struct kvf_checkpoint {
@@ -47,14 +33,6 @@ typedef struct kvf_checkpoints {
     kvf_checkpoint **list;   /* [capacity], ascending */
     kvf_checkpoint *pending; /* memory for the one that the open chunk's end will take */
 } kvf_checkpoints;
-
-/* ---- The log of chunks (chunks.c) ---------------------------------------------- */
-
-/* Room for one more chunk. */
-kvf_status kvf_chunk_log_reserve(kvf_chunk_log *log, kvf_error *error);
-void kvf_chunk_log_add(kvf_chunk_log *log, uint32_t chunk_tokens);
-/* Forgets the chunks after n_tokens, which is where one of them ended. */
-void kvf_chunk_log_cut(kvf_chunk_log *log, uint64_t n_tokens);
 
 /* ---- Sizes, for the plan; options are resolved ---------------------------------- */
 
@@ -80,8 +58,7 @@ void kvf_checkpoints_take(kvf_session *session);
 /*
  * After a session's content came from elsewhere (header, rows and states are set):
  * nothing before its present state can be gone back to; where that lies at a
- * checkpoint's place, it becomes the first one. What chunks the tokens came in is not
- * known. On failure the session can only be closed.
+ * checkpoint's place, it becomes the first one. On failure the session can only be closed.
  */
 kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_error *error);
 /* Releases those after n_tokens. */

@@ -199,8 +199,6 @@ kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32
     const uint64_t held = session->header->n_tokens;
     status = kvf_scratch_open(session, error);
     if (status == KVF_OK)
-        status = kvf_chunk_log_reserve(&session->log, error);
-    if (status == KVF_OK)
         status = prepare_tokens(session, held + n_tokens, error);
     if (status == KVF_OK)
         status = kvf_checkpoints_prepare(session, held + n_tokens, error);
@@ -235,50 +233,9 @@ kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "commit without a chunk: call begin first");
     kvf_session_forget_before(session);
     kvf_session_set_n_tokens(session, session->header->n_tokens + session->chunk_tokens);
-    kvf_chunk_log_add(&session->log, session->chunk_tokens);
     session->inexact_rows += session->chunk_inexact_rows;
     session->chunk_inexact_rows = 0;
     session->chunk_tokens = 0;
     kvf_checkpoints_take(session);
     return kvf_ok(error);
-}
-
-/* ---- The sizes of chunks ------------------------------------------------------- */
-
-kvf_status kvf_chunk_log_reserve(kvf_chunk_log *log, kvf_error *error)
-{
-    if (log->n_runs < log->capacity)
-        return KVF_OK;
-    const uint64_t capacity = log->capacity ? 2 * log->capacity : 16;
-    kvf_chunk_run *runs = realloc(log->runs, capacity * sizeof *runs);
-    if (!runs)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the sizes of %llu chunks",
-                        (unsigned long long)capacity);
-    log->runs = runs;
-    log->capacity = capacity;
-    return KVF_OK;
-}
-
-void kvf_chunk_log_add(kvf_chunk_log *log, uint32_t chunk_tokens)
-{
-    kvf_chunk_run *last = log->n_runs ? &log->runs[log->n_runs - 1] : NULL;
-    if (last && last->chunk_tokens == chunk_tokens)
-        last->n_chunks++;
-    else
-        log->runs[log->n_runs++] = (kvf_chunk_run){chunk_tokens, 1};
-}
-
-void kvf_chunk_log_cut(kvf_chunk_log *log, uint64_t n_tokens)
-{
-    uint64_t at = log->first_token;
-    for (uint64_t i = 0; i < log->n_runs; i++) {
-        kvf_chunk_run *run = &log->runs[i];
-        const uint64_t run_tokens = (uint64_t)run->chunk_tokens * run->n_chunks;
-        if (n_tokens < at + run_tokens) {
-            run->n_chunks = (uint32_t)((n_tokens - at) / run->chunk_tokens);
-            log->n_runs = run->n_chunks ? i + 1 : i;
-            return;
-        }
-        at += run_tokens;
-    }
 }

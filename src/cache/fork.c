@@ -19,20 +19,6 @@ static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_ro
     rows->n_checked = from->n_checked;
 }
 
-static kvf_status copy_log(kvf_chunk_log *log, const kvf_chunk_log *from, kvf_error *error)
-{
-    log->first_token = from->first_token;
-    if (from->n_runs == 0)
-        return KVF_OK;
-    log->runs = malloc(from->n_runs * sizeof *log->runs);
-    if (!log->runs)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the sizes of %llu chunks",
-                        (unsigned long long)from->n_runs);
-    memcpy(log->runs, from->runs, from->n_runs * sizeof *log->runs);
-    log->n_runs = log->capacity = from->n_runs;
-    return KVF_OK;
-}
-
 kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *error)
 {
     *out = NULL;
@@ -41,15 +27,10 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
                         "fork inside a chunk of %u tokens: commit or drop it first",
                         session->chunk_tokens);
     kvf_session *fork;
-    kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
-                                                &session->options, &fork, error);
+    const kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
+                                                      &session->options, &fork, error);
     if (status != KVF_OK)
         return status;
-    status = copy_log(&fork->log, &session->log, error);
-    if (status != KVF_OK) {
-        kvf_session_close(fork);
-        return status;
-    }
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));
     memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
     fork->inexact_rows = session->inexact_rows;

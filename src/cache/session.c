@@ -144,7 +144,6 @@ void kvf_session_close(kvf_session *session)
     kvf_session_release(session, session->logits, 4ull * session->geometry.vocab);
     kvf_session_drop_page(session, session->tokens);
     kvf_checkpoints_close(session);
-    free(session->log.runs);
     free(session->before);
     kvf_scratch_close(session);
     free(session);

@@ -54,7 +54,6 @@ struct kvf_session {
     uint64_t mapped_bytes;    /* of pages in an owner's memory */
     uint64_t scratch_bytes;
     uint64_t inexact_rows;
-    kvf_chunk_log log;
     kvf_checkpoints checkpoints;
     uint32_t chunk_tokens;       /* tokens of the chunk that is open; 0: none */
     uint64_t chunk_inexact_rows; /* of the open chunk */

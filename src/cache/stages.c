@@ -8,6 +8,7 @@
 #include "cache/session.h"
 #include "error.h"
 #include "format/format.h"
+#include "shared/bits.h"
 #include "shared/fp_environment.h"
 
 static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_error *error)
@@ -187,6 +188,33 @@ static kvf_status check_span(kvf_session *session, uint32_t layer, kvf_chunk_spa
 }
 
 /*
+ * A query that is not finite is refused: its scores would be NaN, which drop out of a softmax
+ * or a selection unseen. `what` is the query's kind, for the message.
+ */
+static kvf_status check_queries(const kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                                const float *q, uint32_t n_heads, uint32_t width, const char *what,
+                                kvf_error *error)
+{
+    const size_t n_rows = (size_t)span.n_tokens * n_heads;
+    for (size_t row = 0; row < n_rows; row++) {
+        const float *values = q + row * width;
+        bool finite = true;
+        for (uint32_t i = 0; i < width; i++) /* all of them: no branch, so it is vectors' work */
+            finite &= (kvf_bits_of(values[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
+        uint32_t dim = 0;
+        while (!finite && isfinite(values[dim]))
+            dim++;
+        if (!finite)
+            return kvf_fail(
+                error, KVF_NONFINITE, "layer %u, %s of token %llu, head %u, dimension %u: %s",
+                layer, what,
+                (unsigned long long)(session->header->n_tokens + span.first + row / n_heads),
+                (uint32_t)(row % n_heads), dim, kvf_status_string(KVF_NONFINITE));
+    }
+    return KVF_OK;
+}
+
+/*
  * Index queries to the grid: packed codes in the profile without a mask, f32 values
  * in place where index rows are f32.
  */
@@ -203,7 +231,8 @@ static kvf_status pack_queries(kvf_session *session, uint32_t layer, kvf_chunk_s
         .base = format == KVF_FORMAT_F32 ? (void *)index_q : (void *)session->scratch.queries,
         .page_stride_bytes = kvf_format_page_bytes(format, KVF_INDEX_WIDTH, n_heads)};
     if (session->options.grid_off)
-        return KVF_OK;
+        return check_queries(session, layer, span, index_q, n_heads, KVF_INDEX_WIDTH, "index query",
+                             error);
     kvf_pack_args args = {.rows = index_q,
                           .stride = KVF_INDEX_WIDTH,
                           .n_rows = queries->n_rows,
@@ -374,7 +403,9 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_sp
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
                         needed, args.workspace_bytes);
-    status = check_attended(session, layer, &args, error);
+    status = check_queries(session, layer, span, q, args.n_heads, KVF_ROW_WIDTH, "query", error);
+    if (status == KVF_OK)
+        status = check_attended(session, layer, &args, error);
     if (status != KVF_OK) {
         kvf_session_drop(session);
         return status;

@@ -13,7 +13,6 @@ void kvf_replay_free(kvf_replay *replay)
     if (!replay)
         return;
     free(replay->tokens);
-    free(replay->chunk_tokens);
     memset(replay, 0, sizeof *replay);
 }
 
@@ -25,62 +24,22 @@ uint64_t kvf_session_first_covered(const kvf_session *session)
     return all->n ? all->list[0]->n_tokens : session->header->n_tokens;
 }
 
-/*
- * The chunks from first to n_tokens as they were recorded, the last one cut where
- * n_tokens lies in it. Writes them where chunks is not NULL; returns their number.
- */
-static uint64_t list_chunks(const kvf_chunk_log *log, uint64_t first, uint64_t n_tokens,
-                            uint32_t *chunks, uint32_t *longest)
-{
-    uint64_t at = log->first_token;
-    uint64_t n = 0;
-    for (uint64_t i = 0; i < log->n_runs && at < n_tokens; i++) {
-        const kvf_chunk_run run = log->runs[i];
-        const uint64_t run_end = at + (uint64_t)run.chunk_tokens * run.n_chunks;
-        if (run_end <= first) {
-            at = run_end;
-            continue;
-        }
-        if (at < first) /* a checkpoint is where a chunk ended */
-            at = first;
-        while (at < run_end && at < n_tokens) {
-            const uint64_t left = n_tokens - at;
-            const uint32_t chunk = left < run.chunk_tokens ? (uint32_t)left : run.chunk_tokens;
-            if (chunks)
-                chunks[n] = chunk;
-            *longest = chunk > *longest ? chunk : *longest;
-            at += chunk;
-            n++;
-        }
-    }
-    return n;
-}
-
 static kvf_status fill_replay(kvf_session *session, uint64_t first, uint64_t n_tokens,
                               kvf_replay *replay, kvf_error *error)
 {
-    uint32_t longest = 0;
     replay->first_token = first;
     replay->n_tokens = n_tokens - first;
-    replay->n_chunks = list_chunks(&session->log, first, n_tokens, NULL, &longest);
-    if (longest > session->options.chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "tokens after %llu came in chunks of %u; this session takes up to %u, and "
-                        "other chunks would give other bits",
-                        (unsigned long long)first, longest, session->options.chunk_tokens);
     if (replay->n_tokens == 0)
         return KVF_OK;
     kvf_status status = kvf_page_check(session->tokens, error);
     if (status != KVF_OK)
         return status;
     replay->tokens = malloc(replay->n_tokens * sizeof *replay->tokens);
-    replay->chunk_tokens = malloc(replay->n_chunks * sizeof *replay->chunk_tokens);
-    if (!replay->tokens || !replay->chunk_tokens)
+    if (!replay->tokens)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu tokens to append again",
                         (unsigned long long)replay->n_tokens);
     memcpy(replay->tokens, (const int32_t *)session->tokens->memory + first,
            replay->n_tokens * sizeof *replay->tokens);
-    list_chunks(&session->log, first, n_tokens, replay->chunk_tokens, &longest);
     return KVF_OK;
 }
 
@@ -138,12 +97,9 @@ static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
     }
     kvf_checkpoints_cut(session, n_tokens);
     if (checkpoint) {
-        kvf_chunk_log_cut(&session->log, n_tokens);
         kvf_checkpoint_restore(session, checkpoint);
         return;
     }
-    session->log.first_token = 0;
-    session->log.n_runs = 0;
     session->checkpoints.from_start = session->checkpoints.capacity > 0;
     session->inexact_rows = 0;
     memset(session->logits, 0, sizeof(float) * session->geometry.vocab);
@@ -198,7 +154,7 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
 {
     const uint64_t held = session->header->n_tokens;
     if (replay)
-        *replay = (kvf_replay){.first_token = held};
+        *replay = (kvf_replay){.first_token = held, .chunk_tokens = session->options.chunk_tokens};
     if (session->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "truncate inside a chunk of %u tokens: commit or drop it first",

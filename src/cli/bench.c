@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_matmul.h"
+#include "cli/bench_names.h"
 #include "cli/bench_report.h"
 #include "cli/budget.h"
 #include "cli/commands.h"
 #include "cli/engine.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
+#include "cli/outfile.h"
 #include "cli/units.h"
 #include "bench/peer.h"
 #include "model/config.h"
@@ -21,6 +24,10 @@ enum { MAX_ISAS = 8, ISA_BYTES = 32, DESCRIPTION_BYTES = 128 };
 /* Quick: one short context, few runs, no working set that is worth the name. */
 static const uint64_t quick_context_tokens = 4096;
 static const uint64_t quick_cold_bytes = 16u << 20;
+/* Four times quick_cold_bytes: a share of what is left is read to find the memory's speed. */
+static const uint64_t least_memory_bytes = 64u << 20;
+/* OpenBLAS's threads map this for their blocks some time after it was loaded, if they can. */
+static const uint64_t peer_memory_bytes = 128u << 20;
 static const uint64_t check_context_tokens = 8192;
 
 typedef struct benchmark {
@@ -28,6 +35,7 @@ typedef struct benchmark {
     const char *model;
     kvf_geometry geometry;
     bench_machine machine;
+    cli_limit limit;       /* with the least left, of all kinds */
     uint64_t memory_bytes; /* that cases may take */
     uint64_t cold_bytes;
     uint64_t contexts[CLI_MAX_CONTEXTS];
@@ -40,6 +48,7 @@ typedef struct benchmark {
     bench_peaks peaks;
     bench_peaks best_peaks; /* of the best ISA: OpenBLAS takes its own */
     cli_bench_rows rows;
+    uint32_t n_matmuls; /* measured so far */
 } benchmark;
 
 /* ---- What is asked for ------------------------------------------------------------ */
@@ -111,17 +120,30 @@ static int check_peer(const benchmark *b)
     return CLI_EXIT_OK;
 }
 
-static void choose_sizes(benchmark *b)
+static int choose_sizes(benchmark *b)
 {
-    const uint64_t physical = cli_physical_memory_bytes();
+    cli_limits limits;
+    cli_limits_read(&limits);
+    b->limit = limits.tightest[0];
+    for (int i = 1; i < CLI_LIMIT_KINDS; i++)
+        if (limits.tightest[i].left_bytes < b->limit.left_bytes)
+            b->limit = limits.tightest[i];
+    uint64_t left = b->limit.left_bytes;
+    if (bench_peer_available() && left >= peer_memory_bytes)
+        left -= peer_memory_bytes;
     bench_machine_describe(&b->machine);
-    b->memory_bytes = physical / 10 * 9; /* the rest is the system's */
-    b->cold_bytes = b->machine.l3_bytes / 2 * 3;
-    if (b->cold_bytes > physical / 4)
-        b->cold_bytes = physical / 4;
-    if (b->options->quick)
-        b->cold_bytes = quick_cold_bytes;
+    b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
+    b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
+    if (b->cold_bytes > left / 4)
+        b->cold_bytes = left / 4;
     b->cold_bytes = b->cold_bytes / 512 * 512;
+    char least[CLI_NUMBER_BYTES];
+    char available[CLI_NUMBER_BYTES];
+    if (left < least_memory_bytes)
+        return cli_error("bench", "needs %s at the least; %s leaves %s",
+                         cli_format_bytes(least_memory_bytes, least), b->limit.name,
+                         cli_format_bytes(left, available));
+    return CLI_EXIT_OK;
 }
 
 /* ---- The machine ------------------------------------------------------------------ */
@@ -228,9 +250,9 @@ static bool fits(const benchmark *b, const bench_input *input)
     char available[CLI_NUMBER_BYTES];
     if (needed_bytes <= b->memory_bytes)
         return true;
-    fprintf(stderr, "kvfold: bench: left out: %s needs %s, this machine has %s for it\n",
+    fprintf(stderr, "kvfold: bench: left out: %s needs %s; %s has %s for it\n",
             describe(input, what, sizeof what), cli_format_bytes(needed_bytes, needed),
-            cli_format_bytes(b->memory_bytes, available));
+            b->limit.name, cli_format_bytes(b->memory_bytes, available));
     return false;
 }
 
@@ -338,10 +360,14 @@ static int check_device(benchmark *b)
     int status = CLI_EXIT_OK;
     for (int i = 0; i < 2 && status == CLI_EXIT_OK; i++) {
         kvf_error error;
+        char needed[CLI_NUMBER_BYTES];
         bool agrees = true;
         input.profile = compared[i];
-        if (bench_input_exists(&input) &&
-            bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
+        if (bench_input_bytes(&input) > b->memory_bytes)
+            status = cli_error("bench", "the profiles' check needs %s; %s leaves less",
+                               cli_format_bytes(bench_input_bytes(&input), needed), b->limit.name);
+        else if (bench_input_exists(&input) &&
+                 bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
             status = cli_error("bench", "%s", error.message);
         else if (!agrees)
             status = report_difference(&input, &error);
@@ -358,12 +384,14 @@ static int measure_device(benchmark *b, const char *isa)
     if (status != CLI_EXIT_OK)
         return status;
     status = measure_device_peaks(b);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && b->options->bench_stages & ~CLI_BENCH_MATMUL)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
         if (b->options->bench_stages >> stage & 1)
             status = measure_stage(b, (bench_stage)stage);
     }
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_MATMUL)
+        status = cli_bench_matmul(b->options, b->device, &b->machine, &b->n_matmuls);
     kvf_device_close(b->device);
     b->device = NULL;
     return status;
@@ -382,15 +410,39 @@ static int check_isas(benchmark *b)
     return CLI_EXIT_OK;
 }
 
+/* matmul has types of weights in the place of contexts and profiles. */
+static int check_matmul(const cli_options *options)
+{
+    const bool matmul = (options->bench_stages & CLI_BENCH_MATMUL) != 0;
+    const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
+    if (!matmul && (options->bench_types || options->bench_folder))
+        return cli_error("bench", "--type and --dir only matter with --stage matmul");
+    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+        return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
+                         options->backend);
+    if (matmul && others && options->output == CLI_OUTPUT_CSV)
+        return cli_error("bench", "--csv: matmul has other columns than the other stages; "
+                                  "measure it alone, or take --json");
+    if (matmul && !others && options->svg_file)
+        return cli_error("bench", "--svg draws against contexts; matmul has none");
+    return CLI_EXIT_OK;
+}
+
 static int prepare_all(benchmark *b)
 {
-    int status = load_geometry(b);
+    int status = check_matmul(b->options);
+    if (status == CLI_EXIT_OK)
+        status = load_geometry(b);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(b);
     if (status == CLI_EXIT_OK)
         status = choose_isas(b);
     if (status == CLI_EXIT_OK)
         status = check_peer(b);
+    if (status == CLI_EXIT_OK)
+        status = choose_sizes(b);
+    if (status == CLI_EXIT_OK && b->options->svg_file)
+        status = cli_outfile_try("bench", b->options->svg_file);
     return status == CLI_EXIT_OK ? check_isas(b) : status;
 }
 
@@ -402,7 +454,6 @@ int cli_bench(const cli_options *options)
     b->options = options;
     int status = prepare_all(b);
     if (status == CLI_EXIT_OK) {
-        choose_sizes(b);
         cli_bench_print_machine(report_stream(b), b->model, &b->geometry, &b->machine);
         if (options->quick)
             fprintf(report_stream(b), "Quick: few runs, and the cold stages are not cold\n");

@@ -4,8 +4,12 @@
 #include <string.h>
 
 #include "bench/case.h"
+#include "bench/matmul.h"
 #include "bench/measure.h"
 
+static const char matmul_name[] = "matmul";
+_Static_assert(BENCH_STAGE_COUNT < 31, "the last bit of a set of stages is matmul's");
+_Static_assert(KVF_WEIGHT_COUNT <= 32, "a set of types has 32 bits");
 _Static_assert(CLI_BENCH_MAX_RUNS == (int)BENCH_MAX_RUNS, "--runs takes as many as are measured");
 
 static const char *profile_name(int i)
@@ -15,7 +19,12 @@ static const char *profile_name(int i)
 
 static const char *stage_name(int i)
 {
-    return bench_stage_name((bench_stage)i);
+    return i < BENCH_STAGE_COUNT ? bench_stage_name((bench_stage)i) : matmul_name;
+}
+
+static const char *type_name(int i)
+{
+    return bench_matmul_type_name((uint32_t)i);
 }
 
 /* "pack, pack_index, select" */
@@ -49,8 +58,22 @@ bool cli_bench_find_stage(const char *name, uint32_t *set, char *reason, size_t 
         if (strncmp(name, known, length) == 0 && (known[length] == '\0' || known[length] == '_'))
             found |= 1u << i;
     }
+    if (strcmp(name, matmul_name) == 0)
+        found = CLI_BENCH_MATMUL;
     if (!found)
-        explain("stage", name, stage_name, BENCH_STAGE_COUNT, reason, reason_bytes);
+        explain("stage", name, stage_name, BENCH_STAGE_COUNT + 1, reason, reason_bytes);
     *set |= found;
     return found != 0;
+}
+
+bool cli_bench_find_type(const char *name, uint32_t *set, char *reason, size_t reason_bytes)
+{
+    for (int i = 0; i < KVF_WEIGHT_COUNT; i++) {
+        if (strcmp(name, type_name(i)) == 0) {
+            *set |= 1u << i;
+            return true;
+        }
+    }
+    explain("type", name, type_name, KVF_WEIGHT_COUNT, reason, reason_bytes);
+    return false;
 }

@@ -12,12 +12,15 @@ enum { CLI_BENCH_MAX_RUNS = 200 };
  * Adds to *set the bits of the entries of that name; for an unknown one returns false
  * and says in *reason which there are.
  */
-typedef bool cli_bench_name_finder(const char *name, uint32_t *set, char *reason,
-                                   size_t reason_bytes);
+typedef bool cli_name_finder(const char *name, uint32_t *set, char *reason, size_t reason_bytes);
 
 /* Profiles of bench/case.h. */
-cli_bench_name_finder cli_bench_find_profile;
+cli_name_finder cli_bench_find_profile;
 /* Stages of bench/case.h; a first word such as "attend" stands for all that begin so. */
-cli_bench_name_finder cli_bench_find_stage;
+cli_name_finder cli_bench_find_stage;
+/* The bit of the stage "matmul", which has types of weights and no contexts (bench/matmul.h). */
+#define CLI_BENCH_MATMUL (UINT32_C(1) << 31)
+/* Stored types of weights, shared/weights.def. */
+cli_name_finder cli_bench_find_type;
 
 #endif

@@ -14,17 +14,18 @@
 #include "model/tokenizer.h"
 
 /*
- * Turns that can be taken back. The state before each is a fork: it shares pages and holds
- * alone what was written over since, the compressors' state and the rings.
+ * Of a line, no more than the context's tokens (one a byte) or a command is kept. One that is
+ * longer is counted, so that others can follow it; one of so many contexts is no line.
  */
-enum { KEPT_TURNS = 8 };
+enum { MAX_COMMAND_BYTES = 256, MAX_LINE_CONTEXTS = 256 };
 
-/* Far above the longest token of any vocabulary: what bounds a turn, and so a line, in bytes. */
-enum { MAX_TOKEN_BYTES = 256 };
-
+/*
+ * The state before a turn is a fork: it shares pages and holds alone what was written over
+ * since, the compressors' state and the rings.
+ */
 typedef struct chat {
     cli_generator *generator;
-    cli_kept before[KEPT_TURNS]; /* [n_kept] the states before the last turns, the last last */
+    cli_kept before[CLI_CHAT_TURNS]; /* [n_kept] the states before the last turns, the last last */
     int n_kept;
     cli_kept asked; /* the last turn is read, and not answered yet */
     int unsaved;    /* the exit status of the last save, where that failed */
@@ -104,7 +105,7 @@ static void save(chat *c)
 static void keep_before(chat *c)
 {
     cli_kept_free(&c->asked);
-    if (c->n_kept == KEPT_TURNS) {
+    if (c->n_kept == CLI_CHAT_TURNS) {
         cli_kept_free(&c->before[0]);
         memmove(c->before, c->before + 1, --c->n_kept * sizeof c->before[0]);
     }
@@ -191,23 +192,25 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
 }
 
 /*
- * One turn. The first begins with BOS; later ones with a line break, since the
- * answer before them ended somewhere in a line.
+ * One turn, of at least a byte. The first begins with BOS; later ones with a line break,
+ * since the answer before them ended somewhere in a line. Of a text that does not fit the
+ * context, nothing but the length is looked at.
  */
 static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
     const kvf_model_config *config = &c->generator->engine->config;
     const bool first = cli_generator_n_tokens(c->generator) == 0;
-    int32_t *tokens = malloc((text_bytes + 1) * sizeof *tokens);
+    const size_t n_before = first ? config->bos_token >= 0 : 1;
+    if (!fits(c->generator, n_before + text_bytes))
+        return CLI_EXIT_OK;
+    int32_t *tokens = malloc((n_before + text_bytes) * sizeof *tokens);
     if (!tokens)
         return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
     size_t n_tokens = 0;
     if (!first)
         n_tokens = kvf_tokenize(config, "\n", 1, false, tokens);
     n_tokens += kvf_tokenize(config, text, text_bytes, first, tokens + n_tokens);
-    int status = CLI_EXIT_OK;
-    if (n_tokens > 0 && fits(c->generator, n_tokens))
-        status = ask(c, tokens, n_tokens);
+    const int status = ask(c, tokens, n_tokens);
     free(tokens);
     return status;
 }
@@ -251,11 +254,11 @@ static int refuse_nul(const cli_lines *lines, bool terminal)
 /* A line as a turn or a command. Returns false when it is time to leave. */
 static bool take_line(chat *c, cli_lines *lines, bool terminal, int *status)
 {
-    if (memchr(lines->line, '\0', lines->bytes)) {
+    if (memchr(lines->line, '\0', lines->held_bytes)) {
         *status = refuse_nul(lines, terminal);
     } else if (lines->line[0] == '/') {
-        while (strchr(" \t", lines->line[lines->bytes - 1]))
-            lines->line[--lines->bytes] = '\0';
+        while (strchr(" \t", lines->line[lines->held_bytes - 1]))
+            lines->line[--lines->held_bytes] = '\0';
         return run_slash_command(c, lines->line, status);
     } else if (lines->bytes > 0) {
         *status = take_turn(c, lines->line, lines->bytes);
@@ -293,7 +296,8 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     cli_lines_result result = CLI_LINE;
     int status = CLI_EXIT_OK;
     const bool terminal = isatty(STDIN_FILENO) == 1;
-    cli_lines_start(&lines, STDIN_FILENO, generator->context_tokens * MAX_TOKEN_BYTES);
+    cli_lines_start(&lines, STDIN_FILENO, generator->context_tokens + MAX_COMMAND_BYTES,
+                    generator->context_tokens * MAX_LINE_CONTEXTS);
     if (terminal)
         fputs("/help lists the commands.\n", stdout);
     if (first)

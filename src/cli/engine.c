@@ -3,40 +3,47 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/budget.h"
+#include "cli/lost_files.h"
 #include "cli/message.h"
 #include "cli/units.h"
 #include "model/fingerprint.h"
 
-int cli_config_load(const char *command, const char *folder, kvf_model_config *config)
+static void note_unknown_keys(const char *command, const kvf_model_config *config)
 {
-    kvf_error error;
-    if (kvf_config_load(folder, config, &error) != KVF_OK)
-        return cli_error(command, "%s", error.message);
     if (config->n_unknown_keys > 0)
         cli_note(command, "config.json has %u key%s that nothing is known of, passed over: %s",
                  config->n_unknown_keys, config->n_unknown_keys > 1 ? "s" : "",
                  config->unknown_keys);
-    return CLI_EXIT_OK;
 }
 
-int cli_engine_open(const cli_options *options, cli_engine *engine)
+int cli_config_load(const char *command, const char *path, kvf_model_config *config)
 {
     kvf_error error;
-    memset(engine, 0, sizeof *engine);
-    engine->options = options;
-    const int status = cli_config_load(options->command, options->model, &engine->config);
-    if (status != CLI_EXIT_OK)
-        return status;
-    const kvf_device_options device_options = {
-        .backend = options->backend, .isa = options->isa, .n_threads = options->n_threads};
-    if (kvf_device_open(&device_options, &engine->device, &error) != KVF_OK)
-        return cli_error(options->command, "%s%s", error.message,
-                         options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
+    if (kvf_config_load(path, config, &error) != KVF_OK)
+        return cli_error(command, "%s", error.message);
+    note_unknown_keys(command, config);
     return CLI_EXIT_OK;
 }
 
-void cli_engine_close(cli_engine *engine)
+static int open_files(cli_engine *engine)
+{
+    const cli_options *options = engine->options;
+    kvf_error error;
+    kvf_file json = {NULL, 0, {0}};
+    /* Watched while it is opened, too. Without the watch a lost file ends the process, that is all.
+     */
+    cli_lost_files_watch(&engine->files);
+    kvf_status status = kvf_tensor_set_open(options->model, &engine->files, &error);
+    if (status == KVF_OK)
+        status = kvf_config_of(engine->files, &json, &engine->config, &error);
+    kvf_file_unmap(&json);
+    if (status != KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    note_unknown_keys(options->command, &engine->config);
+    return CLI_EXIT_OK;
+}
+
+static void close_device(cli_engine *engine)
 {
     kvf_model_free(engine->model);
     kvf_device_close(engine->device);
@@ -44,71 +51,231 @@ void cli_engine_close(cli_engine *engine)
     engine->device = NULL;
 }
 
-/* What to do instead, as the end of a sentence; empty when nothing helps. */
-static void advise(const cli_budget *budget, kvf_profile_id profile, uint64_t context_tokens,
-                   uint64_t available_bytes, char *advice, size_t advice_bytes)
-{
-    char number[CLI_NUMBER_BYTES];
-    uint64_t fold_bytes;
-    const uint64_t largest = cli_budget_largest_context(budget, profile, available_bytes);
-    advice[0] = '\0';
-    if (profile != KVF_PROFILE_FOLD && strcmp(budget->options->command, "verify") != 0 &&
-        !budget->options->grid_off &&
-        cli_budget_total_bytes(budget, KVF_PROFILE_FOLD, context_tokens, &fold_bytes, NULL) ==
-            KVF_OK &&
-        fold_bytes <= available_bytes)
-        snprintf(advice, advice_bytes, "; --profile fold needs %s",
-                 cli_format_bytes(fold_bytes, number));
-    else if (largest > 0)
-        snprintf(advice, advice_bytes, "; the largest context that fits is %s",
-                 cli_format_count(largest, number));
-}
-
-int cli_engine_check_memory(const cli_engine *engine, kvf_profile_id profile,
-                            uint64_t context_tokens, uint64_t extra_bytes)
+static int load_weights(cli_engine *engine)
 {
     const cli_options *options = engine->options;
-    const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device)};
-    const uint64_t weight_bytes = kvf_model_weight_bytes(&engine->config, true);
-    uint64_t memory_bytes = cli_physical_memory_bytes();
-    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
-    const bool on_device = device_bytes && device_bytes < memory_bytes;
-    if (on_device)
-        memory_bytes = device_bytes;
     kvf_error error;
-    uint64_t session_bytes;
-    if (cli_budget_total_bytes(&budget, profile, context_tokens, &session_bytes, &error) != KVF_OK)
+    if (kvf_model_open(engine->device, options->model, engine->files, &engine->model, &error) !=
+        KVF_OK)
         return cli_error(options->command, "%s", error.message);
-    const uint64_t other_bytes = weight_bytes + extra_bytes;
-    if (other_bytes <= memory_bytes && session_bytes <= memory_bytes - other_bytes)
-        return CLI_EXIT_OK;
+    /* Sizes are chosen by the first reading. */
+    if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
+        return cli_error(options->command, "%s: config.json changed while the model was loaded",
+                         options->model);
+    return CLI_EXIT_OK;
+}
+
+int cli_engine_open_device(cli_engine *engine)
+{
+    const cli_options *options = engine->options;
+    const kvf_device_options device_options = {
+        .backend = options->backend, .isa = options->isa, .n_threads = options->n_threads};
+    kvf_error error;
+    close_device(engine);
+    if (kvf_device_open(&device_options, &engine->device, &error) != KVF_OK)
+        return cli_error(options->command, "%s%s", error.message,
+                         options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
+    /*
+     * Where weights stay in their files, next to nothing is copied of them: what is wrong with
+     * them is known before anything else is read, or written. Copies wait for the check of memory.
+     */
+    return engine->device->backend->takes_stored_weights ? load_weights(engine) : CLI_EXIT_OK;
+}
+
+int cli_engine_open(const cli_options *options, cli_engine *engine)
+{
+    memset(engine, 0, sizeof *engine);
+    engine->options = options;
+    const int status = open_files(engine);
+    return status == CLI_EXIT_OK ? cli_engine_open_device(engine) : status;
+}
+
+void cli_engine_close(cli_engine *engine)
+{
+    close_device(engine);
+    cli_lost_files_forget(&engine->files);
+    kvf_tensor_set_close(engine->files);
+    engine->files = NULL;
+}
+
+/* Chunks below this are slow: a smaller one is advised only where nothing else helps. */
+static const uint32_t least_quick_chunk = 128;
+/* What others take between this run and the one that is advised: a part of what is left. */
+enum { ADVICE_RESERVE_SHARE = 32 };
+
+static bool fits(const cli_budget *budget, const cli_request *request, uint32_t chunk_tokens,
+                 const cli_limits *limits, cli_need *need)
+{
+    return cli_budget_need(budget, request, request->context_tokens, chunk_tokens, need, NULL) ==
+               KVF_OK &&
+           cli_need_beyond(need, limits) == CLI_LIMIT_KINDS;
+}
+
+/*
+ * A context and a chunk that fit: the request's context, else the largest. False where no
+ * context does that the command has a use for.
+ */
+static bool find_fitting(const cli_budget *budget, const cli_request *request,
+                         const cli_limits *limits, uint64_t *context_tokens, uint32_t *chunk_tokens)
+{
+    const uint32_t chunk = cli_options_chunk_tokens(budget->options, request->context_tokens);
+    cli_need need;
+    *context_tokens = request->context_tokens;
+    for (*chunk_tokens = chunk; *chunk_tokens >= least_quick_chunk; *chunk_tokens /= 2)
+        if (fits(budget, request, *chunk_tokens, limits, &need))
+            return true;
+    *chunk_tokens = chunk < least_quick_chunk ? chunk : least_quick_chunk;
+    *context_tokens = cli_budget_fitting_context(budget, request, *chunk_tokens, limits);
+    if (*context_tokens >= request->least_tokens && *context_tokens > 0)
+        return true;
+    *chunk_tokens = 1;
+    *context_tokens = cli_budget_fitting_context(budget, request, 1, limits);
+    return *context_tokens >= request->least_tokens && *context_tokens > 0;
+}
+
+/* As an option takes it: "64k", "5000". */
+static const char *option_number(uint64_t tokens, char text[CLI_NUMBER_BYTES])
+{
+    if (!strchr(cli_format_context(tokens, text), ','))
+        return text;
+    snprintf(text, CLI_NUMBER_BYTES, "%llu", (unsigned long long)tokens);
+    return text;
+}
+
+/* What to do instead, as the end of a sentence. */
+static void advise(const cli_budget *budget, const cli_request *request, cli_limit_kind kind,
+                   cli_limits limits, char *advice, size_t advice_bytes)
+{
+    const bool verify = strcmp(budget->options->command, "verify") == 0;
+    const bool score = strcmp(budget->options->command, "score") == 0;
+    const uint32_t chunk = budget->options->chunk_tokens;
+    char number[CLI_NUMBER_BYTES];
+    uint64_t context_tokens;
+    uint32_t chunk_tokens;
+    cli_need need;
+    cli_request fold = *request;
+    fold.profile = KVF_PROFILE_FOLD;
+    for (int i = 0; i < CLI_LIMIT_KINDS; i++)
+        limits.tightest[i].left_bytes -= limits.tightest[i].left_bytes / ADVICE_RESERVE_SHARE;
+    if (request->profile != KVF_PROFILE_FOLD && !verify && !budget->options->grid_off &&
+        fits(budget, &fold, chunk, &limits, &need)) {
+        snprintf(advice, advice_bytes, "; --profile fold needs %s",
+                 cli_format_bytes(need.bytes[kind], number));
+    } else if (find_fitting(budget, request, &limits, &context_tokens, &chunk_tokens)) {
+        if (verify)
+            context_tokens -= budget->options->decode_tokens;
+        snprintf(advice, advice_bytes, "; --%s %s --chunk %u fits", score ? "window" : "ctx",
+                 option_number(context_tokens, number), chunk_tokens);
+    } else {
+        snprintf(advice, advice_bytes, "; no --%s that would do fits, whatever --chunk is",
+                 score ? "window" : "ctx");
+    }
+}
+
+/* Memory that others have a part in, or a limit that this process has used a part of. */
+static const char *describe_left(const cli_limit *limit, char *text, size_t text_bytes)
+{
+    char left[CLI_NUMBER_BYTES];
+    text[0] = '\0';
+    if (limit->left_bytes < limit->bytes)
+        snprintf(text, text_bytes, ", of which %s are left",
+                 cli_format_bytes(limit->left_bytes, left));
+    return text;
+}
+
+static int refuse(const cli_budget *budget, const cli_request *request, const cli_need *need,
+                  cli_limit_kind kind, const cli_limits *limits)
+{
+    const cli_limit *limit = &limits->tightest[kind];
+    char context[CLI_NUMBER_BYTES];
     char needed[CLI_NUMBER_BYTES];
     char weights[CLI_NUMBER_BYTES];
-    char machine[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
-    char advice[128] = "";
-    if (other_bytes <= memory_bytes)
-        advise(&budget, profile, context_tokens, memory_bytes - other_bytes, advice, sizeof advice);
-    return cli_error(options->command, "%s at %s needs %s and %s of weights, %s %s%s",
-                     kvf_profile_get(profile)->name, cli_format_context(context_tokens, context),
-                     cli_format_bytes(session_bytes + extra_bytes, needed),
-                     cli_format_bytes(weight_bytes, weights),
-                     on_device ? "the GPU may have" : "this machine has",
-                     cli_format_bytes(memory_bytes, machine), advice);
+    char allowed[CLI_NUMBER_BYTES];
+    char left[64];
+    char advice[128];
+    advise(budget, request, kind, *limits, advice, sizeof advice);
+    return cli_error(budget->options->command,
+                     "%s at %s needs %s%s, %s of them for the weights; %s allows %s%s%s",
+                     kvf_profile_get(request->profile)->name,
+                     cli_format_context(request->context_tokens, context),
+                     cli_format_bytes(need->bytes[kind], needed),
+                     kind == CLI_LIMIT_ADDRESSES ? " of addresses" : "",
+                     cli_format_bytes(cli_budget_weight_bytes(budget), weights), limit->name,
+                     cli_format_bytes(limit->bytes, allowed),
+                     describe_left(limit, left, sizeof left), advice);
+}
+
+int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
+{
+    const cli_options *options = engine->options;
+    const cli_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device),
+                               engine->device->backend->takes_stored_weights,
+                               kvf_tensor_set_mapped_bytes(engine->files)};
+    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
+    kvf_error error;
+    cli_limits limits;
+    cli_need need;
+    if (cli_budget_need(&budget, request, request->context_tokens, options->chunk_tokens, &need,
+                        &error) != KVF_OK)
+        return cli_error(options->command, "%s", error.message);
+    if (need.bytes[CLI_LIMIT_MEMORY] > engine->needed_bytes)
+        engine->needed_bytes = need.bytes[CLI_LIMIT_MEMORY];
+    cli_limits_read(&limits);
+    if (device_bytes)
+        cli_limits_lower(&limits, CLI_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
+    const cli_limit_kind beyond = cli_need_beyond(&need, &limits);
+    if (beyond != CLI_LIMIT_KINDS)
+        return refuse(&budget, request, &need, beyond, &limits);
+    if (need.bytes[CLI_LIMIT_MEMORY] > limits.slow.left_bytes && !engine->warned) {
+        char needed[CLI_NUMBER_BYTES];
+        char allowed[CLI_NUMBER_BYTES];
+        fprintf(stderr,
+                "kvfold: %s: warning: up to %s are needed; %s is %s, above which the system slows "
+                "a process down\n",
+                options->command, cli_format_bytes(need.bytes[CLI_LIMIT_MEMORY], needed),
+                limits.slow.name, cli_format_bytes(limits.slow.bytes, allowed));
+        engine->warned = true;
+    }
+    return CLI_EXIT_OK;
+}
+
+/*
+ * Mapped weights are refused nowhere: they need no memory of their own. Where there is too
+ * little to keep them in, each token reads its part again.
+ */
+static void tell_of_disk(cli_engine *engine)
+{
+    kvf_model *model = engine->model;
+    const kvf_token_bytes token = kvf_model_token_bytes(&model->config, model->files);
+    const uint64_t used_bytes = token.layers + token.all_experts + token.head;
+    char weights[CLI_NUMBER_BYTES];
+    char left[CLI_NUMBER_BYTES];
+    char reads[CLI_NUMBER_BYTES];
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const uint64_t all_bytes = limits.tightest[CLI_LIMIT_MEMORY].left_bytes;
+    const uint64_t left_bytes =
+        all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
+    model->from_disk = engine->device->backend->takes_stored_weights && used_bytes > left_bytes;
+    if (model->from_disk)
+        cli_note(engine->options->command,
+                 "%s of weights do not fit the %s of memory that are left: a token reads %s of "
+                 "them, from the disk",
+                 cli_format_bytes(used_bytes, weights), cli_format_bytes(left_bytes, left),
+                 cli_format_bytes(token.layers + token.experts + token.head, reads));
 }
 
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
 {
     const cli_options *options = engine->options;
     kvf_error error;
-    if (kvf_model_load(engine->device, options->model,
-                       cli_options_chunk_tokens(options, context_tokens), &engine->model,
-                       &error) != KVF_OK)
+    const int status = engine->model ? CLI_EXIT_OK : load_weights(engine);
+    if (status != CLI_EXIT_OK)
+        return status;
+    if (kvf_model_reserve(engine->model, cli_options_chunk_tokens(options, context_tokens),
+                          &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
-    /* Sizes were chosen by the first reading. */
-    if (kvf_config_checksum(&engine->config) != kvf_config_checksum(&engine->model->config))
-        return cli_error(options->command, "%s: config.json changed while the model was loaded",
-                         options->model);
+    tell_of_disk(engine);
     return CLI_EXIT_OK;
 }
 

@@ -92,14 +92,26 @@ void cli_kept_free(cli_kept *kept)
     kept->session = NULL;
 }
 
+/* A file of the model was shortened: every step and every save fails from then on. */
+static bool weights_are_lost(const cli_generator *generator)
+{
+    return kvf_tensor_set_lost(generator->engine->files) != NULL;
+}
+
 static int forward(cli_generator *generator, const int32_t *tokens, uint32_t n_tokens)
 {
     kvf_error error;
     if (kvf_model_forward(generator->engine->model, generator->session, tokens, n_tokens, NULL,
-                          &error) != KVF_OK)
-        return cli_engine_error(generator->engine, &error, profile_of(generator),
-                                generator->context_tokens);
-    return CLI_EXIT_OK;
+                          &error) == KVF_OK)
+        return CLI_EXIT_OK;
+    /* Nothing can be saved any more, which is said here and then no more. */
+    if (weights_are_lost(generator) && (generator->saver->path || generator->saver->store)) {
+        generator->saver->failed = true;
+        return cli_error(generator->engine->options->command,
+                         "%s; what came after the last save is not saved", error.message);
+    }
+    return cli_engine_error(generator->engine, &error, profile_of(generator),
+                            generator->context_tokens);
 }
 
 /* The token that was answered last comes first: it was shown, so it is part of the text. */
@@ -126,6 +138,8 @@ int cli_generator_save(cli_generator *generator)
         return status;
     if (!generator->pending_failed)
         status = append_pending(generator);
+    if (weights_are_lost(generator) && status != CLI_EXIT_OK)
+        return status;
     const int saved = cli_saver_save(generator->saver, generator->engine, generator->session,
                                      &generator->sampler, generator->pending);
     return status == CLI_EXIT_OK ? saved : status;
@@ -134,6 +148,8 @@ int cli_generator_save(cli_generator *generator)
 void cli_generator_save_rest(cli_generator *generator)
 {
     const cli_saver *saver = generator->saver;
+    if (weights_are_lost(generator))
+        return;
     if (saver->path && cli_generator_n_tokens(generator) != saver->saved_tokens)
         cli_generator_save(generator);
 }
@@ -191,26 +207,38 @@ static bool is_eos(const kvf_model_config *config, int32_t token)
     return false;
 }
 
-/*
- * Writes the token's byte, past stdio: what that could not write it would write later, when
- * the token is not part of the text any more. False where Ctrl-C came while nobody read;
- * *status where it cannot be written at all.
- */
-static bool stream_token(int32_t token, int *status)
+/* What a token is shown as: its byte, nothing where it stands for none, or a line with its id. */
+static size_t show_token(const cli_generator *generator, int32_t token, char text[16])
 {
     const int byte = kvf_token_byte(token);
-    const unsigned char out = (unsigned char)byte;
-    ssize_t written = byte < 0 ? 1 : 0;
-    while (written != 1 && !cli_interrupted()) {
-        written = write(STDOUT_FILENO, &out, 1);
-        if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+    if (generator->shows_ids)
+        return (size_t)snprintf(text, 16, "%d\n", token);
+    text[0] = (char)byte;
+    return byte >= 0;
+}
+
+/*
+ * Shows a token, past stdio: what that could not write it would write later, when the token is
+ * not part of the text any more. False where Ctrl-C came while nobody read; *status where it
+ * cannot be written at all. A line that is begun is ended.
+ */
+static bool stream_token(const cli_generator *generator, int32_t token, int *status)
+{
+    char text[16];
+    const size_t bytes = show_token(generator, token, text);
+    size_t done = 0;
+    while (done < bytes && (done > 0 || !cli_interrupted())) {
+        const ssize_t written = write(STDOUT_FILENO, text + done, bytes - done);
+        if (written > 0) {
+            done += (size_t)written;
+        } else if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             poll(&(struct pollfd){STDOUT_FILENO, POLLOUT, 0}, 1, -1);
-        else if (written < 0 && errno != EINTR) {
+        } else if (written < 0 && errno != EINTR) {
             *status = cli_error("run", "cannot write to standard output: %s", strerror(errno));
             break;
         }
     }
-    return written == 1;
+    return done == bytes;
 }
 
 static int keep_token(const cli_generator *generator, cli_answer *answer, int32_t token)
@@ -255,7 +283,7 @@ static bool answer_token(cli_generator *generator, bool stream, cli_answer *answ
     }
     if (!stream)
         *status = keep_token(generator, answer, token);
-    if (stream ? !stream_token(token, status) : *status != CLI_EXIT_OK) {
+    if (stream ? !stream_token(generator, token, status) : *status != CLI_EXIT_OK) {
         generator->sampler = before; /* it is drawn again when the text goes on */
         answer->ending = CLI_ENDED_INTERRUPTED;
         return false;

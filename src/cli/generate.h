@@ -26,6 +26,7 @@ typedef struct cli_generator {
      */
     int32_t pending;
     bool pending_failed; /* that was tried, and an error reported */
+    bool shows_ids;      /* of tokens, a line each, instead of the text that they stand for */
 } cli_generator;
 
 /* A state to come back to; it shares the pages of what goes on from it. */
@@ -73,7 +74,7 @@ int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_
                     cli_answer *answer);
 /*
  * Answers what was read with up to --max-tokens tokens, and no more than the context holds.
- * stream: the answer's bytes go to stdout as they come, and one that cannot be written is
+ * stream: the answer's bytes (or ids) go to stdout as they come, and one that cannot be written is
  * not part of the text; otherwise they are kept in answer->tokens (free them), and nothing
  * is saved before the end. The model's end of text is shown to nobody and not held: what
  * comes next stands in its place.

@@ -2,43 +2,91 @@
 
 #include <string.h>
 
-/* The line at c as a message shows it: its beginning, without what no terminal should get. */
-static void show_line(const char *c, const char *end, cli_ids_fault *fault)
+enum { SHOWN_BYTES = sizeof((cli_ids *)NULL)->line - sizeof "..." };
+
+void cli_ids_start(cli_ids *ids, uint32_t vocab)
 {
-    enum { SHOWN_BYTES = sizeof fault->text - sizeof "..." };
-    size_t n = 0;
-    while (c < end && *c != '\n' && *c != '\r' && n < SHOWN_BYTES) {
-        fault->text[n++] = *c < ' ' || *c > '~' ? '?' : *c;
-        c++;
-    }
-    const bool whole = c == end || *c == '\n' || *c == '\r';
-    strcpy(fault->text + n, whole ? "" : "...");
+    memset(ids, 0, sizeof *ids);
+    ids->vocab = vocab;
+    ids->line_number = 1;
 }
 
-bool cli_ids_parse(const char *text, size_t bytes, uint32_t vocab, int32_t *ids, uint64_t *n_ids,
-                   cli_ids_fault *fault)
+/* The line as a message shows it: its beginning, without what no terminal should get. */
+static bool refuse(cli_ids *ids)
 {
-    static const char mark[] = "\xef\xbb\xbf"; /* editors of other systems put it there */
-    const char *c = text;
-    const char *end = text + bytes;
+    const bool whole = ids->line_bytes <= SHOWN_BYTES;
+    const size_t n = whole ? (size_t)ids->line_bytes : SHOWN_BYTES;
+    for (size_t i = 0; i < n; i++)
+        if (ids->line[i] < ' ' || ids->line[i] > '~')
+            ids->line[i] = '?';
+    strcpy(ids->line + n, whole ? "" : "...");
+    return false;
+}
+
+static void start_line(cli_ids *ids)
+{
+    ids->line_bytes = 0;
+    ids->id = 0;
+    ids->faulty = false;
+}
+
+/* Editors of other systems put it before the first line. */
+static bool is_mark(const cli_ids *ids)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    return ids->line_number == 1 && !ids->marked && ids->line_bytes == sizeof mark - 1 &&
+           memcmp(ids->line, mark, sizeof mark - 1) == 0;
+}
+
+/* False where the line is none, and no more of it is shown. */
+static bool add(cli_ids *ids, char c)
+{
+    if (ids->line_bytes < SHOWN_BYTES)
+        ids->line[ids->line_bytes] = c;
+    ids->line_bytes++;
+    if (c < '0' || c > '9')
+        ids->faulty = true;
+    if (!ids->faulty) {
+        ids->id = 10 * ids->id + (uint64_t)(c - '0');
+        ids->faulty = ids->id >= ids->vocab;
+    }
+    if (is_mark(ids)) {
+        ids->marked = true;
+        start_line(ids);
+    }
+    return !ids->faulty || ids->line_bytes <= SHOWN_BYTES || refuse(ids);
+}
+
+static bool end_line(cli_ids *ids, int32_t *out)
+{
+    if (ids->faulty || ids->line_bytes == 0)
+        return refuse(ids);
+    *out = (int32_t)ids->id;
+    ids->line_number++;
+    start_line(ids);
+    return true;
+}
+
+bool cli_ids_take(cli_ids *ids, const char *text, size_t bytes, int32_t *out, uint64_t capacity,
+                  uint64_t *n_ids, size_t *used)
+{
     *n_ids = 0;
-    fault->line = 1;
-    if (bytes >= sizeof mark - 1 && memcmp(text, mark, sizeof mark - 1) == 0)
-        c += sizeof mark - 1;
-    while (c < end) {
-        uint64_t id = 0;
-        const char *start = c;
-        for (; c < end && *c >= '0' && *c <= '9' && id < vocab; c++)
-            id = 10 * id + (uint64_t)(*c - '0');
-        if (c == start || id >= vocab || (c < end && *c != '\n' && *c != '\r')) {
-            show_line(start, end, fault);
+    for (*used = 0; *used < bytes && *n_ids < capacity; ++*used) {
+        const char c = text[*used];
+        const bool ends = c == '\n' || c == '\r';
+        const bool ended_before = c == '\n' && ids->after_return;
+        ids->after_return = c == '\r';
+        if (ended_before)
+            continue;
+        if (ends ? !end_line(ids, &out[*n_ids]) : !add(ids, c))
             return false;
-        }
-        ids[(*n_ids)++] = (int32_t)id;
-        if (end - c >= 2 && c[0] == '\r' && c[1] == '\n')
-            c++;
-        c += c < end;
-        fault->line++;
+        *n_ids += ends;
     }
     return true;
+}
+
+bool cli_ids_end(cli_ids *ids, int32_t *out, uint64_t *n_ids)
+{
+    *n_ids = ids->line_bytes > 0;
+    return *n_ids == 0 || end_line(ids, out);
 }

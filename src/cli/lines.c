@@ -10,10 +10,11 @@
 static const char byte_order_mark[] = "\xef\xbb\xbf";
 enum { MARK_BYTES = sizeof byte_order_mark - 1 };
 
-void cli_lines_start(cli_lines *lines, int descriptor, size_t max_bytes)
+void cli_lines_start(cli_lines *lines, int descriptor, size_t kept_bytes, size_t max_bytes)
 {
     memset(lines, 0, sizeof *lines);
     lines->descriptor = descriptor;
+    lines->kept_bytes = kept_bytes;
     lines->max_bytes = max_bytes;
 }
 
@@ -32,7 +33,7 @@ static cli_lines_result fill(cli_lines *lines)
         const ssize_t n = read(lines->descriptor, lines->buffer, sizeof lines->buffer);
         if (n > 0) {
             lines->next = 0;
-            lines->held = (size_t)n;
+            lines->end = (size_t)n;
             return CLI_LINE;
         }
         if (n == 0)
@@ -47,7 +48,10 @@ static cli_lines_result append(cli_lines *lines, const char *data, size_t bytes)
 {
     if (bytes > lines->max_bytes - lines->bytes)
         return CLI_LINES_TOO_LONG;
-    if (lines->capacity - lines->bytes <= bytes) {
+    lines->bytes += bytes;
+    if (bytes > lines->kept_bytes - lines->held_bytes)
+        bytes = lines->kept_bytes - lines->held_bytes;
+    if (lines->capacity - lines->held_bytes <= bytes) {
         const size_t capacity = 2 * lines->capacity + bytes + 1;
         char *larger = realloc(lines->line, capacity);
         if (!larger) {
@@ -57,9 +61,9 @@ static cli_lines_result append(cli_lines *lines, const char *data, size_t bytes)
         lines->line = larger;
         lines->capacity = capacity;
     }
-    memcpy(lines->line + lines->bytes, data, bytes);
-    lines->bytes += bytes;
-    lines->line[lines->bytes] = '\0';
+    memcpy(lines->line + lines->held_bytes, data, bytes);
+    lines->held_bytes += bytes;
+    lines->line[lines->held_bytes] = '\0';
     return CLI_LINE;
 }
 
@@ -67,7 +71,7 @@ static cli_lines_result append(cli_lines *lines, const char *data, size_t bytes)
 static size_t up_to_an_end(const cli_lines *lines)
 {
     size_t n = 0;
-    while (lines->next + n < lines->held && lines->buffer[lines->next + n] != '\n' &&
+    while (lines->next + n < lines->end && lines->buffer[lines->next + n] != '\n' &&
            lines->buffer[lines->next + n] != '\r')
         n++;
     return n;
@@ -77,7 +81,7 @@ static size_t up_to_an_end(const cli_lines *lines)
 static cli_lines_result take(cli_lines *lines)
 {
     for (;;) {
-        if (lines->next == lines->held) {
+        if (lines->next == lines->end) {
             const cli_lines_result filled = fill(lines);
             if (filled == CLI_LINES_END && lines->bytes > 0)
                 return CLI_LINE;
@@ -92,7 +96,7 @@ static cli_lines_result take(cli_lines *lines)
         if (appended != CLI_LINE)
             return appended;
         lines->next += n;
-        if (lines->next < lines->held) {
+        if (lines->next < lines->end) {
             lines->skips_line_feed = lines->buffer[lines->next++] == '\r';
             return CLI_LINE;
         }
@@ -101,14 +105,15 @@ static cli_lines_result take(cli_lines *lines)
 
 cli_lines_result cli_lines_next(cli_lines *lines)
 {
-    lines->bytes = 0;
+    lines->bytes = lines->held_bytes = 0;
     const cli_lines_result result = take(lines);
     if (result != CLI_LINE)
         return result;
     if (lines->n_lines++ == 0 && lines->bytes >= MARK_BYTES &&
         memcmp(lines->line, byte_order_mark, MARK_BYTES) == 0) {
         lines->bytes -= MARK_BYTES;
-        memmove(lines->line, lines->line + MARK_BYTES, lines->bytes + 1);
+        lines->held_bytes -= MARK_BYTES;
+        memmove(lines->line, lines->line + MARK_BYTES, lines->held_bytes + 1);
     }
     return CLI_LINE;
 }

@@ -8,7 +8,7 @@
 enum { MAX_SETS = 4 };
 
 /* A signal handler can reach nothing else than objects of static storage. */
-static kvf_tensor_set *_Atomic watched[MAX_SETS];
+static kvf_tensor_set *const *_Atomic watched[MAX_SETS];
 static struct sigaction before;
 static bool installed;
 
@@ -18,8 +18,8 @@ static bool put_zeros(const siginfo_t *info)
     if (info->si_code != BUS_ADRERR && info->si_code != BUS_OBJERR)
         return false;
     for (int i = 0; i < MAX_SETS; i++) {
-        kvf_tensor_set *set = atomic_load(&watched[i]);
-        if (set && kvf_tensor_set_fault(set, info->si_addr))
+        kvf_tensor_set *const *set = atomic_load(&watched[i]);
+        if (set && *set && kvf_tensor_set_fault(*set, info->si_addr))
             return true;
     }
     return false;
@@ -62,7 +62,7 @@ static bool install(void)
     return installed;
 }
 
-bool cli_lost_files_watch(kvf_tensor_set *set)
+bool cli_lost_files_watch(kvf_tensor_set *const *set)
 {
     if (!install())
         return false;
@@ -75,9 +75,9 @@ bool cli_lost_files_watch(kvf_tensor_set *set)
     return false;
 }
 
-void cli_lost_files_forget(kvf_tensor_set *set)
+void cli_lost_files_forget(kvf_tensor_set *const *set)
 {
     for (int i = 0; i < MAX_SETS; i++)
-        if (set && atomic_load(&watched[i]) == set)
+        if (atomic_load(&watched[i]) == set)
             atomic_store(&watched[i], NULL);
 }

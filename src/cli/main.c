@@ -10,18 +10,20 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/overlap.h"
 #include "cli/streams.h"
 
 static int unknown_command(const char *name)
 {
-    static const char *const names[] = {"run",     "verify", "score",     "plan",  "bench",
-                                        "session", "help",   "--version", "--help"};
+    static const char *const names[] = {"run",     "verify",  "score", "plan",      "bench",
+                                        "session", "inspect", "help",  "--version", "--help"};
     const char *near = cli_nearest(name, names, sizeof names / sizeof names[0]);
     const char *what = name[0] == '-' ? "option" : "command";
     if (near)
         return cli_error(NULL, "unknown %s '%.60s'; did you mean %s?", what, name, near);
     return cli_error(
-        NULL, "unknown %s '%.60s'; there are run, verify, score, plan, bench, session and help",
+        NULL,
+        "unknown %s '%.60s'; there are run, verify, score, plan, bench, session, inspect and help",
         what, name);
 }
 
@@ -42,8 +44,9 @@ static int help(int argc, char **argv)
 static int run_command(cli_command command, int argc, char **argv)
 {
     static int (*const commands[])(const cli_options *) = {
-        [CLI_RUN] = cli_run,   [CLI_VERIFY] = cli_verify, [CLI_SCORE] = cli_score,
-        [CLI_PLAN] = cli_plan, [CLI_BENCH] = cli_bench,   [CLI_SESSION] = cli_session,
+        [CLI_RUN] = cli_run,         [CLI_VERIFY] = cli_verify, [CLI_SCORE] = cli_score,
+        [CLI_PLAN] = cli_plan,       [CLI_BENCH] = cli_bench,   [CLI_SESSION] = cli_session,
+        [CLI_INSPECT] = cli_inspect,
     };
     cli_options options;
     int status;
@@ -53,16 +56,20 @@ static int run_command(cli_command command, int argc, char **argv)
     if (cli_stream_was_closed(STDOUT_FILENO))
         return cli_error(options.command, "standard output is closed; send it to a file, or to "
                                           "/dev/null where only another file is wanted");
-    /* A plan, and what is asked of saved files, leaves nothing to finish. */
-    cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION);
+    status = cli_overlap_check(&options);
+    if (status != CLI_EXIT_OK)
+        return status;
+    /* A plan, and what is asked of files, leaves nothing to finish. */
+    cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION || command == CLI_INSPECT);
     return commands[command](&options);
 }
 
 static int dispatch(int argc, char **argv)
 {
     if (argc < 2)
-        return cli_error(NULL,
-                         "no command; there are run, verify, score, plan, bench, session and help");
+        return cli_error(
+            NULL, "no command; there are run, verify, score, plan, bench, session, inspect and "
+                  "help");
     const char *name = argv[1];
     if (strcmp(name, "help") == 0)
         return help(argc - 1, argv + 1);
@@ -78,14 +85,8 @@ static int dispatch(int argc, char **argv)
     return run_command(command, argc - 1, argv + 1);
 }
 
-int main(int argc, char **argv)
+static int finish_output(int status)
 {
-    /* A library that was linked with -ffast-math sets another one before main. */
-    fesetenv(FE_DFL_ENV);
-    if (!cli_streams_open())
-        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
-                         strerror(errno));
-    const int status = dispatch(argc, argv);
     errno = 0;
     const bool written = fflush(stdout) == 0 && !ferror(stdout);
     if (!written && status == CLI_EXIT_OK && cli_stream_was_closed(STDOUT_FILENO))
@@ -95,4 +96,14 @@ int main(int argc, char **argv)
         return cli_error(NULL, "cannot write to standard output%s%s", errno ? ": " : "",
                          errno ? strerror(errno) : "");
     return status;
+}
+
+int main(int argc, char **argv)
+{
+    /* A library that was linked with -ffast-math sets another one before main. */
+    fesetenv(FE_DFL_ENV);
+    if (!cli_streams_open())
+        return cli_error(NULL, "cannot open /dev/null in the place of a closed standard stream: %s",
+                         strerror(errno));
+    return finish_output(dispatch(argc, argv));
 }

@@ -7,15 +7,17 @@
 #include <unistd.h>
 
 #include "cli/bench_names.h"
+#include "cli/environment.h"
 #include "cli/help.h"
+#include "cli/isa_names.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/session_files.h"
 #include "cli/streams.h"
 #include "cli/units.h"
 
-static const char *const command_names[CLI_COMMAND_COUNT] = {"run",  "verify", "score",
-                                                             "plan", "bench",  "session"};
+static const char *const command_names[CLI_COMMAND_COUNT] = {"run",   "verify",  "score",  "plan",
+                                                             "bench", "session", "inspect"};
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
@@ -35,6 +37,7 @@ enum {
     PLAN = 1 << CLI_PLAN,
     BENCH = 1 << CLI_BENCH,
     SESSION = 1 << CLI_SESSION,
+    INSPECT = 1 << CLI_INSPECT,
     ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
     ALL = ENGINE | PLAN | BENCH
 };
@@ -44,10 +47,12 @@ typedef enum option_id {
     OPTION_MODEL = 256,
     OPTION_BACKEND,
     OPTION_ISA,
+    OPTION_ISAS,
     OPTION_THREADS,
     OPTION_PROFILE,
     OPTION_PROFILES,
     OPTION_CHUNK,
+    OPTION_CHUNKS,
     OPTION_GRID,
     OPTION_CTX,
     OPTION_JSON,
@@ -75,8 +80,12 @@ typedef enum option_id {
     OPTION_BUFFERS,
     OPTION_STAGE,
     OPTION_RUNS,
+    OPTION_TYPE,
+    OPTION_DIR,
     OPTION_DECODE,
     OPTION_QUICK,
+    OPTION_CHECK,
+    OPTION_SHA256,
     OPTION_HELP
 } option_id;
 
@@ -89,16 +98,18 @@ typedef struct option_spec {
 } option_spec;
 
 static const option_spec specs[] = {
-    {OPTION_MODEL, "model", 'm', required_argument, ALL},
+    {OPTION_MODEL, "model", 'm', required_argument, ALL | INSPECT},
     {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH},
     {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH},
-    {OPTION_THREADS, "threads", 0, required_argument, ALL},
+    {OPTION_ISAS, "isas", 0, required_argument, VERIFY},
+    {OPTION_THREADS, "threads", 0, required_argument, ALL | INSPECT},
     {OPTION_PROFILE, "profile", 0, required_argument, ALL},
     {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN | BENCH},
     {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
+    {OPTION_CHUNKS, "chunks", 0, required_argument, VERIFY},
     {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
     {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
-    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION},
+    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION | INSPECT},
     {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH | SESSION},
     {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
     {OPTION_FILE, "file", 'f', required_argument, ENGINE},
@@ -114,18 +125,22 @@ static const option_spec specs[] = {
     {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
     {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
     {OPTION_NO_LOCK, "no-lock", 0, no_argument, RUN | SESSION},
-    {OPTION_IDS, "ids", 0, required_argument, SCORE},
+    {OPTION_IDS, "ids", 0, required_argument, RUN | SCORE},
     {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
     {OPTION_WINDOW, "window", 0, required_argument, SCORE},
-    {OPTION_MEMORY, "memory", 0, required_argument, PLAN},
+    {OPTION_MEMORY, "memory", 0, required_argument, PLAN | INSPECT},
     {OPTION_WEIGHTS, "weights", 0, required_argument, PLAN},
     {OPTION_SVG, "svg", 0, required_argument, PLAN | BENCH},
     {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
     {OPTION_STAGE, "stage", 0, required_argument, BENCH},
     {OPTION_RUNS, "runs", 0, required_argument, BENCH},
+    {OPTION_TYPE, "type", 0, required_argument, BENCH},
+    {OPTION_DIR, "dir", 0, required_argument, BENCH},
     {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
     {OPTION_QUICK, "quick", 0, no_argument, BENCH},
-    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION},
+    {OPTION_CHECK, "check", 0, no_argument, INSPECT},
+    {OPTION_SHA256, "sha256", 0, no_argument, INSPECT},
+    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION | INSPECT},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0] };
 
@@ -215,24 +230,41 @@ static char *next_entry(char **rest)
     return entry;
 }
 
-static void parse_contexts(parser *p, const char *text)
+/* A list of sizes from 1 on into values[most], their number into *n. */
+static void parse_sizes(parser *p, const char *option, const char *text, uint64_t max,
+                        uint32_t most, uint64_t *values, uint32_t *n)
 {
-    cli_options *o = p->options;
     char *list = copy_list(p, text);
     char *rest = list;
     const char *entry;
-    o->n_contexts = 0;
-    o->contexts_given = true;
+    *n = 0;
     while (!p->failed && (entry = next_entry(&rest))) {
-        const uint32_t limit = p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS;
-        if (o->n_contexts == limit) {
-            cli_error(p->name, "--ctx: at most %u context length%s", limit, limit == 1 ? "" : "s");
+        if (*n == most) {
+            cli_error(p->name, "%s: at most %u value%s", option, most, most == 1 ? "" : "s");
             p->failed = true;
             break;
         }
-        o->contexts[o->n_contexts++] = parse_size(p, "--ctx", entry, 1, max_context_tokens);
+        values[(*n)++] = parse_size(p, option, entry, 1, max);
     }
     free(list);
+}
+
+static void parse_contexts(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    o->contexts_given = true;
+    parse_sizes(p, "--ctx", text, max_context_tokens, p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS,
+                o->contexts, &o->n_contexts);
+}
+
+/* verify: a list. Of one it is the number itself, as everywhere. */
+static void parse_threads(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    parse_sizes(p, "--threads", text, KVF_MAX_THREADS,
+                p->command == CLI_VERIFY ? CLI_MAX_THREAD_COUNTS : 1, o->thread_counts,
+                &o->n_thread_counts);
+    o->n_threads = (uint32_t)o->thread_counts[0];
 }
 
 static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
@@ -246,9 +278,9 @@ static kvf_profile_id parse_profile(parser *p, const char *source, const char *n
     return id;
 }
 
-/* bench: a list of names that it knows itself, as a set. */
-static void parse_bench_set(parser *p, const char *source, const char *text,
-                            cli_bench_name_finder *find, uint32_t *set)
+/* A list of names, as a set. */
+static void parse_names(parser *p, const char *source, const char *text, cli_name_finder *find,
+                        uint32_t *set)
 {
     char *list = copy_list(p, text);
     char *rest = list;
@@ -269,7 +301,7 @@ static void parse_profiles(parser *p, const char *source, const char *text)
 {
     cli_options *o = p->options;
     if (p->command == CLI_BENCH) {
-        parse_bench_set(p, source, text, cli_bench_find_profile, &o->bench_profiles);
+        parse_names(p, source, text, cli_bench_find_profile, &o->bench_profiles);
         return;
     }
     if (p->command == CLI_RUN || p->command == CLI_SCORE) {
@@ -316,8 +348,10 @@ static void apply_numbers(parser *p, option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
-    case OPTION_THREADS:
-        o->n_threads = (uint32_t)parse_size(p, "--threads", value, 1, KVF_MAX_THREADS);
+    case OPTION_THREADS: parse_threads(p, value); break;
+    case OPTION_CHUNKS:
+        parse_sizes(p, "--chunks", value, max_chunk_tokens, CLI_MAX_CHUNKS, o->chunks,
+                    &o->n_chunks);
         break;
     case OPTION_CHUNK:
         o->chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
@@ -326,7 +360,9 @@ static void apply_numbers(parser *p, option_id id, const char *value)
         o->window_tokens = parse_size(p, "--window", value, 2, max_context_tokens);
         break;
     case OPTION_MEMORY:
-        o->memory_bytes = parse_size(p, "--memory", value, 1, max_memory_bytes);
+        o->memory_auto = strcmp(value, "auto") == 0;
+        o->memory_bytes =
+            o->memory_auto ? 0 : parse_size(p, "--memory", value, 1, max_memory_bytes);
         break;
     case OPTION_WEIGHTS:
         o->weights_bytes = parse_size(p, "--weights", value, 0, max_memory_bytes);
@@ -366,6 +402,7 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_MODEL: o->model = value; break;
     case OPTION_BACKEND: o->backend = value; break;
     case OPTION_ISA: o->isa = value; break;
+    case OPTION_ISAS: parse_names(p, "--isas", value, cli_isa_find, &o->isas); break;
     case OPTION_PROFILE: parse_profiles(p, "--profile", value); break;
     case OPTION_PROFILES: parse_profiles(p, "--profiles", value); break;
     case OPTION_GRID: parse_grid(p, value); break;
@@ -380,9 +417,13 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_SVG: o->svg_file = value; break;
     case OPTION_BUFFERS: o->list_buffers = true; break;
     case OPTION_STAGE:
-        parse_bench_set(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
+        parse_names(p, "--stage", value, cli_bench_find_stage, &o->bench_stages);
         break;
+    case OPTION_TYPE: parse_names(p, "--type", value, cli_bench_find_type, &o->bench_types); break;
+    case OPTION_DIR: o->bench_folder = value; break;
     case OPTION_QUICK: o->quick = true; break;
+    case OPTION_CHECK: o->check_values = true; break;
+    case OPTION_SHA256: o->print_sha256 = true; break;
     case OPTION_SESSION: parse_session(p, value); break;
     case OPTION_STORE: o->store = value; break;
     case OPTION_VERIFY_SNAPSHOT: o->verify_snapshot = true; break;
@@ -544,6 +585,8 @@ static bool parse_arguments(parser *p, int argc, char **argv)
     if (p->command == CLI_SESSION) {
         p->options->arguments = argv + optind;
         p->options->n_arguments = argc - optind;
+    } else if (p->command == CLI_INSPECT && !p->options->model && optind + 1 == argc) {
+        p->options->model = argv[optind];
     } else if (optind < argc) {
         cli_error(p->name, "unexpected argument '%.60s'; see kvfold %s --help", argv[optind],
                   p->name);
@@ -554,69 +597,31 @@ static bool parse_arguments(parser *p, int argc, char **argv)
 
 /* ---- The environment ----------------------------------------------------------------- */
 
-/* A switch: "1" is on; unset, empty and "0" are off. */
-static bool environment_switch(parser *p, const char *name)
-{
-    const char *value = getenv(name);
-    if (!value || !*value || strcmp(value, "0") == 0)
-        return false;
-    if (strcmp(value, "1") != 0 && !p->failed) {
-        cli_error(p->name, "%s: '%.60s' is neither 0 nor 1", name, value);
-        p->failed = true;
-    }
-    return true;
-}
-
-static const char *environment_text(const char *name)
-{
-    const char *value = getenv(name);
-    return value && *value ? value : NULL;
-}
-
-/*
- * OMP_NUM_THREADS: how many threads the user gives to any program, or a list of such numbers
- * for nested levels, of which the first counts. It is not this program's own, so what it
- * cannot mean is said and left alone.
- */
-static uint32_t environment_threads(const parser *p)
-{
-    const char *value = environment_text("OMP_NUM_THREADS");
-    if (!value)
-        return 0;
-    const char *digits = value + strspn(value, " \t");
-    const size_t n_digits = strspn(digits, "0123456789");
-    const char *rest = digits + n_digits + strspn(digits + n_digits, " \t");
-    const unsigned long n = n_digits > 0 && n_digits < 10 ? strtoul(digits, NULL, 10) : 0;
-    if (n >= 1 && n <= KVF_MAX_THREADS && (*rest == '\0' || *rest == ','))
-        return (uint32_t)n;
-    cli_note(p->name, "OMP_NUM_THREADS is ignored: '%.60s' is no number of threads, 1 to %d", value,
-             KVF_MAX_THREADS);
-    return 0;
-}
-
 /* docs/FORMAT.md 7: the command line wins; DISABLE_KV_OPTS wins over FP8_KV_STORE. */
 static void read_environment(parser *p)
 {
     cli_options *o = p->options;
-    const bool legacy = environment_switch(p, "DS4_DISABLE_KV_OPTS");
-    const bool packed = environment_switch(p, "DS4_METAL_FP8_KV_STORE");
+    bool legacy = false;
+    bool packed = false;
+    p->failed = p->failed || !cli_environment_switch(p->name, "DS4_DISABLE_KV_OPTS", &legacy) ||
+                !cli_environment_switch(p->name, "DS4_METAL_FP8_KV_STORE", &packed);
     if (!seen(p, OPTION_PROFILE) && legacy)
         o->profile = KVF_PROFILE_LEGACY;
     else if (!seen(p, OPTION_PROFILE) && packed)
         o->profile = KVF_PROFILE_PACKED;
-    const char *tile = environment_text("DS4_INDEXER_SCORE_TILE");
+    const char *tile = cli_environment_text("DS4_INDEXER_SCORE_TILE");
     if (tile)
         o->score_tile_tokens =
             (uint32_t)parse_size(p, "DS4_INDEXER_SCORE_TILE", tile, 1, max_chunk_tokens);
-    if (!o->isa) {
-        o->isa = environment_text("KVFOLD_ISA");
+    if (!o->isa && !o->isas) {
+        o->isa = cli_environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
-    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH) & 1u << p->command)
-        o->n_threads = environment_threads(p);
+    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH | INSPECT) & 1u << p->command)
+        o->n_threads = cli_environment_threads(p->name);
     o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
-    o->data_home = environment_text("XDG_DATA_HOME");
-    o->home = environment_text("HOME");
+    o->data_home = cli_environment_text("XDG_DATA_HOME");
+    o->home = cli_environment_text("HOME");
 }
 
 /* ---- What must hold between options ---------------------------------------------------- */
@@ -646,8 +651,13 @@ static bool check_run(const parser *p)
     const cli_options *o = p->options;
     if (o->prompt && o->file)
         cli_error(p->name, "-p and -f are both given; the prompt is one of them");
-    else if (!o->prompt && !o->file && !o->interactive && !o->session)
-        cli_error(p->name, "no prompt; give -p TEXT, -f FILE or -i");
+    else if (o->ids_file && (o->prompt || o->file))
+        cli_error(p->name, "--ids and %s are both given; the prompt is one of them",
+                  o->prompt ? "-p" : "-f");
+    else if (o->ids_file && o->interactive)
+        cli_error(p->name, "--ids is for single answers; a conversation (-i) is text");
+    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->session)
+        cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --ids FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
@@ -683,11 +693,18 @@ static bool check(const parser *p)
 {
     const cli_options *o = p->options;
     if (!o->model && p->command != CLI_BENCH && p->command != CLI_SESSION)
-        cli_error(p->name, "no model; give -m DIR%s", p->command == CLI_PLAN ? " or v4-flash" : "");
+        cli_error(p->name, "no model; give %s",
+                  p->command == CLI_INSPECT ? "a checkpoint: FILE or DIR"
+                  : p->command == CLI_PLAN  ? "-m FILE, -m DIR or v4-flash"
+                                            : "-m FILE or -m DIR");
     else if (seen(p, OPTION_JSON) && seen(p, OPTION_CSV))
         cli_error(p->name, "--json and --csv are both given; choose one");
     else if (seen(p, OPTION_PROFILE) && seen(p, OPTION_PROFILES))
         cli_error(p->name, "--profile and --profiles are both given; choose one");
+    else if (seen(p, OPTION_CHUNK) && seen(p, OPTION_CHUNKS))
+        cli_error(p->name, "--chunk and --chunks are both given; choose one");
+    else if (seen(p, OPTION_ISA) && seen(p, OPTION_ISAS))
+        cli_error(p->name, "--isa and --isas are both given; choose one");
     else if (o->grid_off && o->profile != KVF_PROFILE_LEGACY)
         cli_error(p->name, "--grid off needs --profile legacy: %s stores grid values only",
                   kvf_profile_get(o->profile)->name);
@@ -696,6 +713,9 @@ static bool check(const parser *p)
     else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
+    else if (o->memory_auto && (seen(p, OPTION_WEIGHTS) || strcmp(o->model, "v4-flash") == 0))
+        cli_error(p->name, "--memory auto is what a checkpoint's run would be allowed here; give "
+                           "its folder as -m, and no --weights");
     else if (p->command == CLI_RUN)
         return check_run(p);
     else if (p->command == CLI_SCORE)
@@ -734,9 +754,21 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
-        o->bench_stages = UINT32_MAX;
+        o->bench_stages = ~CLI_BENCH_MATMUL;
         o->bench_profiles = UINT32_MAX;
     }
+}
+
+/* verify: what is compared with what. */
+static void choose_combinations(parser *p)
+{
+    cli_options *o = p->options;
+    o->combines = o->n_chunks > 0 || o->isas || o->n_thread_counts > 1;
+    if (!o->combines)
+        o->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
+    else if (!seen(p, OPTION_PROFILE) && !seen(p, OPTION_PROFILES))
+        for (int i = 0; i < KVF_PROFILE_COUNT; i++)
+            o->profiles[i] = i == KVF_PROFILE_FOLD;
 }
 
 bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
@@ -758,30 +790,7 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
     if (options->grid_off && !seen(&p, OPTION_PROFILE))
         options->profile = KVF_PROFILE_LEGACY;
     if (command == CLI_VERIFY)
-        options->profiles[KVF_PROFILE_LEGACY] = true; /* what the others are compared with */
+        choose_combinations(&p);
     *status = CLI_EXIT_BAD_INPUT;
     return !p.failed && check(&p);
-}
-
-uint32_t cli_options_chunk_tokens(const cli_options *options, uint64_t context_tokens)
-{
-    return context_tokens < options->chunk_tokens ? (uint32_t)context_tokens
-                                                  : options->chunk_tokens;
-}
-
-kvf_session_options cli_options_session(const cli_options *options, kvf_profile_id profile,
-                                        uint64_t context_tokens)
-{
-    /* legacy scores the whole chunk at once by definition and fold has no tile. */
-    const bool tiled = kvf_profile_get(profile)->score_tile_tokens > 0;
-    return (kvf_session_options){
-        .profile = profile,
-        .max_tokens = context_tokens,
-        .chunk_tokens = cli_options_chunk_tokens(options, context_tokens),
-        .score_tile_tokens = tiled ? options->score_tile_tokens : 0,
-        .grid_off = options->grid_off,
-        .n_threads = options->n_threads,
-        /* The command goes back by forks (chat.c); plan speaks of any program's session. */
-        .checkpoint_count = options->counts_checkpoints ? 0 : KVF_NO_CHECKPOINTS,
-    };
 }

@@ -14,18 +14,19 @@ typedef enum cli_command {
     CLI_PLAN,
     CLI_BENCH,
     CLI_SESSION,
+    CLI_INSPECT,
     CLI_COMMAND_COUNT
 } cli_command;
 
 typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
 
-enum { CLI_MAX_CONTEXTS = 64 };
+enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16 };
 
 typedef struct cli_options {
     const char *command; /* its name, for messages */
 
     /* Model and device. */
-    const char *model; /* a folder; plan: or "v4-flash"; bench: NULL for that */
+    const char *model; /* a checkpoint; plan: or "v4-flash"; bench: NULL for that */
     const char *backend;
     const char *isa;           /* NULL: the best here; bench: a list "avx2,avx512" */
     bool isa_from_environment; /* KVFOLD_ISA, for messages */
@@ -48,6 +49,7 @@ typedef struct cli_options {
     /* Text that comes in: at most one of prompt and file. */
     const char *prompt;
     const char *file;
+    const char *ids_file; /* run, score: token ids instead */
 
     /* run */
     bool interactive;
@@ -76,25 +78,37 @@ typedef struct cli_options {
     int n_arguments;
 
     /* score */
-    const char *ids_file;
     const char *logits_file;
     uint64_t window_tokens;
 
-    /* plan */
+    /* plan, inspect */
     uint64_t memory_bytes; /* 0: not asked */
+    bool memory_auto;      /* what this process may have */
     uint64_t weights_bytes;
     bool weights_given;
     const char *svg_file; /* and bench */
     bool list_buffers;
     bool counts_checkpoints; /* a session of the library's defaults; the command's has none */
 
+    /* inspect; --memory too */
+    bool check_values;
+    bool print_sha256;
+
     /* verify */
     uint32_t decode_tokens; /* after the prompt, one at a time */
+    bool combines;          /* --chunks, --isas or several --threads: all with all */
+    uint64_t chunks[CLI_MAX_CHUNKS];
+    uint32_t n_chunks; /* 0: chunk_tokens */
+    uint64_t thread_counts[CLI_MAX_THREAD_COUNTS];
+    uint32_t n_thread_counts; /* 0: n_threads */
+    uint32_t isas;            /* a set (isa_names.h); 0: isa */
 
     /* bench */
     uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */
     uint32_t bench_profiles;
-    uint32_t n_runs; /* 0: 20, or fewer of very long ones */
+    uint32_t bench_types;     /* matmul: of shared/weights.def; 0: all */
+    const char *bench_folder; /* matmul: for a file of weights; NULL: /tmp */
+    uint32_t n_runs;          /* 0: 20, or fewer of very long ones */
     bool quick;
 } cli_options;
 

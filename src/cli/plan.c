@@ -10,9 +10,11 @@
 #include "cli/commands.h"
 #include "cli/engine.h"
 #include "cli/message.h"
+#include "cli/outfile.h"
 #include "cli/svg.h"
 #include "cli/table.h"
 #include "cli/units.h"
+#include "cli/weights.h"
 #include "model/model.h"
 
 /* One profile at one context. */
@@ -33,7 +35,10 @@ typedef struct planning {
     const cli_options *options;
     kvf_model_config config;
     cli_budget budget;
-    bool built_in; /* no checkpoint, only a geometry */
+    bool built_in;       /* no checkpoint, only a geometry */
+    cli_weights weights; /* all 0 where there are none beside a config.json */
+    bool weights_known;
+    kvf_error no_weights; /* why they are not known */
     uint64_t contexts[CLI_MAX_CONTEXTS];
     uint32_t n_contexts;
     totals results[CLI_MAX_CONTEXTS][KVF_PROFILE_COUNT];
@@ -61,6 +66,25 @@ static void fill_v4_flash(kvf_model_config *config)
         config->hash_routed[i] = true;
 }
 
+/* A folder may have a config.json alone: that is enough for all but its weights. */
+static void count_weights(planning *p)
+{
+    kvf_tensor_set *files;
+    p->weights_known = true;
+    if (p->built_in) {
+        cli_weights_of_v4_flash(&p->config, &p->weights);
+    } else if (kvf_tensor_set_open(p->options->model, &files, &p->no_weights) == KVF_OK) {
+        cli_weights_count(files, &p->config, p->budget.takes_stored_weights, &p->weights);
+        kvf_tensor_set_close(files);
+    } else {
+        p->weights_known = false;
+        p->weights.copied_bytes = cli_budget_weight_bytes(&p->budget);
+        if (p->no_weights.status != KVF_FILE_NOT_FOUND && !p->options->memory_bytes)
+            cli_note("plan", "the weights are not counted: %s", p->no_weights.message);
+    }
+    p->budget.mapped_bytes = p->weights.mapped_bytes;
+}
+
 static int load_config(planning *p)
 {
     const cli_options *options = p->options;
@@ -70,8 +94,17 @@ static int load_config(planning *p)
         fill_v4_flash(&p->config);
     else
         status = cli_config_load("plan", options->model, &p->config);
-    p->budget = (cli_budget){options, &p->config, options->n_threads ? options->n_threads : 1};
-    return status;
+    p->budget = (cli_budget){.options = options,
+                             .config = &p->config,
+                             .n_threads = options->n_threads ? options->n_threads : 1,
+                             .takes_stored_weights = true}; /* as the default backend */
+    if (status != CLI_EXIT_OK)
+        return status;
+    count_weights(p);
+    if (options->memory_bytes && !options->weights_given && !p->weights_known)
+        return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
+                         p->no_weights.message);
+    return CLI_EXIT_OK;
 }
 
 /* A context that was asked for must exist; of the default ones the model's maximum bounds the list.
@@ -176,8 +209,12 @@ static int print_record(planning *p, kvf_profile_id profile, uint64_t context_to
     cli_record_count(&record, "total_bytes", t->total_bytes);
     cli_record_count(&record, "checkpoint_bytes", t->checkpoint_bytes);
     cli_record_count(&record, "chunk_undo_bytes", t->chunk_undo_bytes);
-    if (p->options->output == CLI_OUTPUT_JSON)
+    cli_record_count(&record, "weights_mapped_bytes", p->weights.mapped_bytes);
+    cli_record_count(&record, "weights_copied_bytes", p->weights.copied_bytes);
+    if (p->options->output == CLI_OUTPUT_JSON) {
+        cli_record_list(&record, "weights", cli_weights_list(&p->weights));
         cli_record_list(&record, "buffers", buffer_list(plan));
+    }
     return cli_record_print("plan", &record, p->options->output, p->n_records++ == 0);
 }
 
@@ -272,12 +309,32 @@ static int print_totals(const planning *p, shown what)
     return CLI_EXIT_OK;
 }
 
+static int print_weights(const planning *p)
+{
+    const cli_tensors *skipped = &p->weights.skipped[CLI_SKIPPED_MTP];
+    char mapped[CLI_NUMBER_BYTES];
+    char copied[CLI_NUMBER_BYTES];
+    char bytes[CLI_NUMBER_BYTES];
+    printf("Weights as they are stored%s\n", p->built_in ? " in the release of April 2026" : "");
+    const int status = cli_weights_print("plan", &p->weights);
+    for (int i = 0; i < CLI_SKIPPED_KINDS; i++, skipped++)
+        if (skipped->n > 0)
+            printf("not run: %s, %s of them\n", cli_skipped_name((cli_skipped)i),
+                   cli_format_bytes(skipped->bytes, bytes));
+    printf("Used where they lie in the mapped files, %s; copied into memory: %s\n\n",
+           cli_format_bytes(p->weights.mapped_bytes, mapped),
+           cli_format_bytes(p->weights.copied_bytes, copied));
+    return status;
+}
+
 static int print_tables(const planning *p)
 {
     printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->model,
            p->options->chunk_tokens);
+    int status = p->weights_known ? print_weights(p) : CLI_EXIT_OK;
     printf("Session bytes: rows held, no page padding\n");
-    int status = print_totals(p, SHOW_SESSION);
+    if (status == CLI_EXIT_OK)
+        status = print_totals(p, SHOW_SESSION);
     printf("\nMemory in all without weights: pages, scratch and activations "
            "(1 MB = 1,000,000 bytes)\n");
     if (status == CLI_EXIT_OK)
@@ -292,30 +349,21 @@ static int print_tables(const planning *p)
 
 /* ---- --memory ----------------------------------------------------------------------- */
 
-/* --weights, or what the checkpoint takes: its mapped files and the device's copies. */
-static int find_weights_bytes(const planning *p, uint64_t *bytes)
-{
-    kvf_error error;
-    kvf_tensor_set *files;
-    *bytes = p->options->weights_bytes;
-    if (p->options->weights_given || p->built_in)
-        return CLI_EXIT_OK;
-    if (kvf_tensor_set_open(p->options->model, &files, &error) != KVF_OK)
-        return cli_error("plan", "--memory counts the checkpoint's files (or give --weights): %s",
-                         error.message);
-    *bytes = kvf_tensor_set_mapped_bytes(files) + kvf_model_weight_bytes(&p->config, true);
-    kvf_tensor_set_close(files);
-    return CLI_EXIT_OK;
-}
+/* A profile's largest contexts in some memory. */
+typedef struct largest {
+    uint64_t beside;  /* all of the weights are in it too */
+    uint64_t without; /* only what is copied of them is: the rest is read from the disk */
+} largest;
 
-static int print_largest_record(const planning *p, kvf_profile_id profile, uint64_t weights_bytes,
-                                uint64_t largest_context, bool first)
+static int print_largest_record(const planning *p, kvf_profile_id profile, uint64_t memory_bytes,
+                                uint64_t weights_bytes, const largest *found, bool first)
 {
     cli_record record = cli_record_new();
     cli_record_text(&record, "profile", kvf_profile_get(profile)->name);
-    cli_record_count(&record, "memory_bytes", p->options->memory_bytes);
+    cli_record_count(&record, "memory_bytes", memory_bytes);
     cli_record_count(&record, "weights_bytes", weights_bytes);
-    cli_record_count(&record, "largest_ctx", largest_context);
+    cli_record_count(&record, "largest_ctx", found->beside);
+    cli_record_count(&record, "largest_ctx_from_disk", found->without);
     if (p->options->output == CLI_OUTPUT_CSV && first)
         putchar('\n'); /* another table, with a header of its own */
     return cli_record_print("plan", &record, p->options->output, first);
@@ -332,36 +380,93 @@ static void print_largest_line(const planning *p, kvf_profile_id profile, uint64
                largest_context == p->config.geometry.max_tokens ? " (the model's maximum)" : "");
 }
 
-static int print_largest(const planning *p)
+static int print_largest_records(const planning *p, uint64_t memory_bytes, uint64_t weights_bytes,
+                                 const largest found[KVF_PROFILE_COUNT])
 {
-    const bool human = p->options->output == CLI_OUTPUT_TABLE;
-    char memory[CLI_NUMBER_BYTES];
-    char weights[CLI_NUMBER_BYTES];
-    uint64_t weights_bytes;
-    int status = find_weights_bytes(p, &weights_bytes);
-    if (status != CLI_EXIT_OK)
-        return status;
-    const uint64_t memory_bytes = p->options->memory_bytes;
-    const uint64_t left = memory_bytes > weights_bytes ? memory_bytes - weights_bytes : 0;
-    if (human && p->built_in && !p->options->weights_given)
-        printf("\nLargest context in %s bytes (no weights counted; --weights BYTES counts them)\n",
-               cli_format_context(memory_bytes, memory));
-    else if (human)
-        printf("\nLargest context in %s bytes beside %s of weights\n",
-               cli_format_context(memory_bytes, memory), cli_format_bytes(weights_bytes, weights));
+    int status = CLI_EXIT_OK;
     bool first = true;
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
-        const kvf_profile_id profile = (kvf_profile_id)i;
         if (!p->options->profiles[i])
             continue;
-        const uint64_t largest = cli_budget_largest_context(&p->budget, profile, left);
-        if (human)
-            print_largest_line(p, profile, largest);
-        else
-            status = print_largest_record(p, profile, weights_bytes, largest, first);
+        status = print_largest_record(p, (kvf_profile_id)i, memory_bytes, weights_bytes, &found[i],
+                                      first);
         first = false;
     }
     return status;
+}
+
+static void print_largest_lines(const planning *p, const largest found[KVF_PROFILE_COUNT],
+                                bool from_disk)
+{
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++)
+        if (p->options->profiles[i])
+            print_largest_line(p, (kvf_profile_id)i,
+                               from_disk ? found[i].without : found[i].beside);
+}
+
+static int print_largest(const planning *p)
+{
+    const uint64_t memory_bytes = p->options->memory_bytes;
+    const uint64_t copied_bytes = p->weights.copied_bytes;
+    char memory[CLI_NUMBER_BYTES];
+    char weights[CLI_NUMBER_BYTES];
+    largest found[KVF_PROFILE_COUNT];
+    uint64_t weights_bytes = p->options->weights_bytes;
+    if (!p->options->weights_given)
+        weights_bytes = p->weights.mapped_bytes + copied_bytes;
+    const uint64_t least_bytes = weights_bytes < copied_bytes ? weights_bytes : copied_bytes;
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
+        const kvf_profile_id id = (kvf_profile_id)i;
+        found[i].beside =
+            memory_bytes < weights_bytes
+                ? 0
+                : cli_budget_largest_context(&p->budget, id, memory_bytes - weights_bytes);
+        found[i].without =
+            memory_bytes < least_bytes
+                ? 0
+                : cli_budget_largest_context(&p->budget, id, memory_bytes - least_bytes);
+    }
+    if (p->options->output != CLI_OUTPUT_TABLE)
+        return print_largest_records(p, memory_bytes, weights_bytes, found);
+    printf("\nLargest context in %s bytes beside %s of weights\n",
+           cli_format_context(memory_bytes, memory), cli_format_bytes(weights_bytes, weights));
+    print_largest_lines(p, found, false);
+    printf("\nLargest context in %s bytes with weights that are read from the disk as they are\n"
+           "needed, %s of copies beside them\n",
+           memory, cli_format_bytes(least_bytes, weights));
+    print_largest_lines(p, found, true);
+    return CLI_EXIT_OK;
+}
+
+/* --memory auto: what a run started here and now would not be refused. */
+static int print_allowed(const planning *p)
+{
+    cli_options options = *p->options;
+    options.counts_checkpoints = false; /* a run keeps none */
+    cli_budget budget = p->budget;
+    budget.options = &options;
+    const uint64_t weights_bytes = p->weights.copied_bytes;
+    char left[CLI_NUMBER_BYTES];
+    char weights[CLI_NUMBER_BYTES];
+    largest found[KVF_PROFILE_COUNT];
+    cli_limits limits;
+    cli_limits_read(&limits);
+    const cli_limit *limit = &limits.tightest[CLI_LIMIT_MEMORY];
+    for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
+        const cli_request request = {.profile = (kvf_profile_id)i,
+                                     .context_tokens = p->config.geometry.max_tokens};
+        found[i].without =
+            cli_budget_fitting_context(&budget, &request, options.chunk_tokens, &limits);
+        found[i].beside = found[i].without; /* mapped files are refused nowhere */
+    }
+    if (options.output != CLI_OUTPUT_TABLE)
+        return print_largest_records(p, limit->left_bytes, weights_bytes, found);
+    printf("\nLargest context that a run may have here (%s leaves %s of memory), with %s of "
+           "weights copied\n",
+           limit->name, cli_format_bytes(limit->left_bytes, left),
+           cli_format_bytes(weights_bytes, weights));
+    print_largest_lines(p, found, true);
+    return CLI_EXIT_OK;
 }
 
 /* ---- --svg -------------------------------------------------------------------------- */
@@ -439,6 +544,8 @@ int cli_plan(const cli_options *options)
         return cli_error("plan", "out of memory");
     p->options = options;
     int status = load_config(p);
+    if (status == CLI_EXIT_OK && options->svg_file)
+        status = cli_outfile_try("plan", options->svg_file);
     if (status == CLI_EXIT_OK)
         status = choose_contexts(p);
     if (status == CLI_EXIT_OK)
@@ -447,6 +554,8 @@ int cli_plan(const cli_options *options)
         status = print_tables(p);
     if (status == CLI_EXIT_OK && options->memory_bytes)
         status = print_largest(p);
+    if (status == CLI_EXIT_OK && options->memory_auto)
+        status = print_allowed(p);
     if (status == CLI_EXIT_OK && options->svg_file)
         status = write_svg(p);
     free(p);

@@ -11,14 +11,25 @@
 enum { BAR_CELLS = 24, DEFAULT_COLUMNS = 80 };
 static const double redraw_seconds = 0.1;
 
-void cli_progress_start(cli_progress *progress, const char *label, uint64_t total_tokens)
+static void start(cli_progress *progress, const char *label, uint64_t total, bool in_bytes)
 {
     memset(progress, 0, sizeof *progress);
+    progress->in_bytes = in_bytes;
     progress->shown = isatty(STDERR_FILENO) == 1;
     snprintf(progress->label, sizeof progress->label, "%s", label);
-    progress->total_tokens = total_tokens;
+    progress->total = total;
     progress->started = cli_seconds();
     cli_progress_update(progress, 0);
+}
+
+void cli_progress_start(cli_progress *progress, const char *label, uint64_t total_tokens)
+{
+    start(progress, label, total_tokens, false);
+}
+
+void cli_progress_start_bytes(cli_progress *progress, const char *label, uint64_t total_bytes)
+{
+    start(progress, label, total_bytes, true);
 }
 
 /* "3s", "4m05s", "2h03m" */
@@ -45,13 +56,13 @@ static int terminal_columns(void)
     return size.ws_col;
 }
 
-void cli_progress_update(cli_progress *progress, uint64_t done_tokens)
+void cli_progress_update(cli_progress *progress, uint64_t done)
 {
     const double now = cli_seconds();
-    if (!progress->shown || progress->total_tokens == 0 || now - progress->redrawn < redraw_seconds)
+    if (!progress->shown || progress->total == 0 || now - progress->redrawn < redraw_seconds)
         return;
-    const double share = (double)done_tokens / (double)progress->total_tokens;
-    const double rate = cli_rate((double)done_tokens, now - progress->started);
+    const double share = (double)done / (double)progress->total;
+    const double rate = cli_rate((double)done, now - progress->started);
     char bar[BAR_CELLS + 1];
     const int filled = (int)(share * BAR_CELLS);
     for (int i = 0; i < BAR_CELLS; i++)
@@ -60,10 +71,13 @@ void cli_progress_update(cli_progress *progress, uint64_t done_tokens)
     char speed[CLI_NUMBER_BYTES];
     char left[CLI_NUMBER_BYTES] = "-";
     if (rate > 0)
-        format_left((double)(progress->total_tokens - done_tokens) / rate, left, sizeof left);
+        format_left((double)(progress->total - done) / rate, left, sizeof left);
     char line[192];
-    snprintf(line, sizeof line, "%s [%s] %3d%%  %s tok/s  %s left", progress->label, bar,
-             (int)(share * 100), cli_format_rate(rate, speed), left);
+    snprintf(line, sizeof line, "%s [%s] %3d%%  %s%s/s  %s left", progress->label, bar,
+             (int)(share * 100),
+             progress->in_bytes ? cli_format_bytes((uint64_t)rate, speed)
+                                : cli_format_rate(rate, speed),
+             progress->in_bytes ? "" : " tok", left);
     /*
      * A line that wraps could not be cleared. Blanks clear it on every terminal, also on one
      * that knows no escape sequence (TERM=dumb).

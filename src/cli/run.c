@@ -8,6 +8,7 @@
 #include "cli/clock.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
+#include "cli/ids.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/table.h"
@@ -19,6 +20,9 @@
 static const uint64_t context_step_tokens = 1024;
 /* A conversation's context where none was given; its cache grows only as it is used. */
 static const uint64_t chat_context_tokens = 65536;
+
+/* Of a file of ids: seven digits, a few zeros before them, the ends of other systems. */
+enum { ID_LINE_BYTES = 16 };
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -81,6 +85,21 @@ static char *bytes_of(const cli_answer *answer, size_t *n_bytes)
     return bytes;
 }
 
+/* null where tokens are shown by their ids. */
+static void add_text(const cli_generator *generator, const cli_answer *answer, cli_record *record)
+{
+    size_t n_bytes;
+    if (generator->shows_ids) {
+        cli_record_list(record, "text", cJSON_CreateNull());
+        return;
+    }
+    char *bytes = bytes_of(answer, &n_bytes);
+    if (bytes)
+        cli_record_bytes(record, "text", bytes, n_bytes);
+    record->failed = record->failed || !bytes;
+    free(bytes);
+}
+
 static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
                       const cli_answer *answer)
 {
@@ -103,12 +122,7 @@ static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
     for (uint64_t i = 0; tokens && i < answer->n_tokens; i++)
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(answer->tokens[i]));
     cli_record_list(&record, "tokens", tokens);
-    size_t n_bytes;
-    char *bytes = bytes_of(answer, &n_bytes);
-    if (bytes)
-        cli_record_bytes(&record, "text", bytes, n_bytes);
-    record.failed = record.failed || !bytes;
-    free(bytes);
+    add_text(generator, answer, &record);
     const int status = cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
     if (status == CLI_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout)))
         return cli_error("run", "cannot write to standard output: %s", strerror(errno));
@@ -169,7 +183,8 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
     else if (status == CLI_EXIT_OK && read)
         status = cli_answer_prompt(generator, true, &answer);
     if (!json) {
-        putchar('\n');
+        if (!generator->shows_ids)
+            putchar('\n');
         fflush(stdout);
     }
     if (status == CLI_EXIT_OK) {
@@ -187,21 +202,53 @@ static int answer_once(cli_generator *generator, const int32_t *tokens, uint64_t
 
 /* ---- The command ------------------------------------------------------------------ */
 
+/* The record of an answer: a node of cJSON and some digits a token, its text, escaped. */
+static uint64_t record_bytes(const void *command, uint64_t context_tokens, uint32_t chunk_tokens)
+{
+    static const uint64_t token_bytes = 128;
+    const cli_options *options = command;
+    (void)chunk_tokens;
+    return options->output == CLI_OUTPUT_JSON
+               ? token_bytes * min_u64(context_tokens, options->max_tokens)
+               : 0;
+}
+
+static int check_memory(cli_engine *engine, uint64_t context_tokens, uint64_t n_held_tokens)
+{
+    const cli_options *options = engine->options;
+    const cli_request request = {.profile = options->profile,
+                                 .context_tokens = context_tokens,
+                                 .least_tokens = n_held_tokens,
+                                 .n_forks = options->interactive ? CLI_CHAT_FORKS : 0,
+                                 .own_bytes = record_bytes,
+                                 .command = options};
+    return cli_engine_check_memory(engine, &request);
+}
+
+/* What is asked. */
+typedef struct prompt {
+    cli_text text; /* or the file of ids; no data: none was given */
+    bool is_ids;
+    bool shows_ids; /* the answer is shown as ids, too */
+} prompt;
+
 /* tokens: of the prompt; a conversation takes the text instead, turn by turn. */
-static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
+static int run_with(cli_engine *engine, cli_saver *saver, const prompt *asked,
                     const int32_t *tokens, uint64_t n_tokens)
 {
+    const cli_text *text = &asked->text;
     const cli_options *options = engine->options;
     uint64_t context = 0;
     int status = choose_context(engine, saver, n_tokens, &context);
     if (status == CLI_EXIT_OK)
-        status = cli_engine_check_memory(engine, options->profile, context, 0);
+        status = check_memory(engine, context, max_u64(n_tokens + cli_saver_held_tokens(saver), 1));
     if (status == CLI_EXIT_OK)
         status = cli_engine_load(engine, context);
     if (status != CLI_EXIT_OK)
         return status;
     cli_generator generator;
     status = cli_generator_open(engine, saver, context, tokens, n_tokens, &generator);
+    generator.shows_ids = asked->shows_ids;
     if (status == CLI_EXIT_OK && options->interactive) {
         if (saver->exists)
             say_resumed(&generator, cli_generator_n_tokens(&generator), 0);
@@ -214,13 +261,49 @@ static int run_with(cli_engine *engine, cli_saver *saver, const cli_text *text,
     return status;
 }
 
-static int read_prompt(const cli_options *options, cli_text *text)
+/* The most tokens that a prompt can have. */
+static uint64_t most_tokens(const cli_engine *engine)
 {
-    if (options->file)
-        return cli_text_read("run", options->file, text);
+    const cli_options *options = engine->options;
+    const uint64_t model_tokens = engine->config.geometry.max_tokens;
+    return options->n_contexts > 0 ? min_u64(options->contexts[0], model_tokens) : model_tokens;
+}
+
+static int refuse_longer(const cli_engine *engine, const char *path)
+{
+    char limit[CLI_NUMBER_BYTES];
+    const bool given = most_tokens(engine) < engine->config.geometry.max_tokens;
+    return cli_error("run", "the prompt in '%s' has more than %s tokens, and %s", path,
+                     cli_format_count(most_tokens(engine), limit),
+                     given ? "--ctx holds no more" : "the model takes no more");
+}
+
+/* More bytes than a context has tokens, or lines of ids, are of no use. */
+static int read_prompt(const cli_engine *engine, prompt *asked)
+{
+    const cli_options *options = engine->options;
+    const char *path = options->ids_file ? options->ids_file : options->file;
+    const uint64_t most = most_tokens(engine) * (options->ids_file ? ID_LINE_BYTES : 1);
     if (options->prompt)
-        return cli_text_copy("run", options->prompt, strlen(options->prompt), text);
-    return CLI_EXIT_OK;
+        return cli_text_copy("run", options->prompt, strlen(options->prompt), &asked->text);
+    if (!path)
+        return CLI_EXIT_OK;
+    const int status = cli_text_read("run", path, most, true, &asked->text);
+    return status == CLI_EXIT_OK && asked->text.longer ? refuse_longer(engine, path) : status;
+}
+
+/* Text needs a tokenizer that is read; ids do not, nor does going on where a session ended. */
+static int check_tokenizer(const cli_engine *engine, prompt *asked)
+{
+    const cli_options *options = engine->options;
+    kvf_error error;
+    const bool byte_level =
+        kvf_tokenizer_check_files(engine->files, &engine->config, &error) == KVF_OK;
+    asked->is_ids = options->ids_file != NULL;
+    asked->shows_ids = asked->is_ids || !byte_level;
+    if (byte_level || !(options->prompt || options->file || options->interactive))
+        return CLI_EXIT_OK;
+    return cli_error("run", "%s; --ids FILE takes token ids and answers with such", error.message);
 }
 
 /* Neither a prompt nor a text that could go on: there is nothing to answer. */
@@ -236,51 +319,80 @@ static int refuse_nothing(const cli_options *options, const cli_saver *saver, co
     return cli_error("run", "the prompt is empty; there is nothing to answer");
 }
 
+static int take_ids(const cli_engine *engine, const cli_text *text, int32_t *tokens,
+                    uint64_t *n_tokens)
+{
+    const char *path = engine->options->ids_file;
+    const uint64_t most = most_tokens(engine);
+    uint64_t n_last = 0;
+    size_t used = 0;
+    cli_ids ids;
+    cli_ids_start(&ids, engine->config.geometry.vocab);
+    if (!cli_ids_take(&ids, text->data, text->bytes, tokens, most, n_tokens, &used) ||
+        (used == text->bytes && !cli_ids_end(&ids, tokens + *n_tokens, &n_last)))
+        return cli_error("run", "'%s' line %llu, '%s', is not a token id; each holds one, 0 to %u",
+                         path, (unsigned long long)ids.line_number, ids.line,
+                         engine->config.geometry.vocab - 1);
+    *n_tokens += n_last;
+    return used < text->bytes || *n_tokens > most ? refuse_longer(engine, path) : CLI_EXIT_OK;
+}
+
 /* The prompt as tokens, without those that the named session holds of it already. */
-static int run_text(cli_engine *engine, cli_saver *saver, const cli_text *text)
+static int run_tokens(cli_engine *engine, cli_saver *saver, const prompt *asked, int32_t *tokens)
 {
     const cli_options *options = engine->options;
+    const cli_text *text = &asked->text;
     uint64_t n_held = 0;
-    int32_t *tokens = malloc((text->bytes + 1) * sizeof *tokens);
-    if (!tokens)
-        return cli_error("run", "out of memory for a prompt of %zu bytes", text->bytes);
-    const bool bos = cli_saver_at_start(saver) && text->bytes > 0;
-    size_t n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
+    uint64_t n = 0;
+    const bool bos = !asked->is_ids && cli_saver_at_start(saver) && text->bytes > 0;
     int status = CLI_EXIT_OK;
-    if (text->bytes == 0 && !options->interactive && cli_saver_held_tokens(saver) == 0)
+    if (asked->is_ids)
+        status = take_ids(engine, text, tokens, &n);
+    else
+        n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
+    if (status == CLI_EXIT_OK && text->bytes == 0 && !options->interactive &&
+        cli_saver_held_tokens(saver) == 0)
         status = refuse_nothing(options, saver, text);
-    else if (!options->interactive)
+    else if (status == CLI_EXIT_OK && !options->interactive)
         status = cli_saver_skip(saver, tokens, n, &n_held);
     /* Another prompt than the one that was interrupted comes after what is there. */
     if (bos && n_held == 0 && cli_saver_held_tokens(saver) > 0)
         n = kvf_tokenize(&engine->config, text->data, text->bytes, false, tokens);
-    if (status == CLI_EXIT_OK)
-        status = run_with(engine, saver, text, tokens + n_held, n - n_held);
+    return status == CLI_EXIT_OK ? run_with(engine, saver, asked, tokens + n_held, n - n_held)
+                                 : status;
+}
+
+static int run_prompt(cli_engine *engine, cli_saver *saver, const prompt *asked)
+{
+    const size_t bytes = asked->text.bytes;
+    const size_t most = asked->is_ids ? cli_ids_most(bytes) : bytes;
+    int32_t *tokens = malloc((most + 1) * sizeof *tokens); /* BOS, or the last id */
+    if (!tokens)
+        return cli_error("run", "out of memory for a prompt of %zu bytes", bytes);
+    const int status = run_tokens(engine, saver, asked, tokens);
     free(tokens);
     return status;
 }
 
 int cli_run(const cli_options *options)
 {
-    kvf_error error;
-    cli_text text = {NULL, 0};
+    prompt asked = {.text = {NULL, 0, false}};
     cli_options resolved = *options; /* a session that is resumed brings its own */
     cli_engine engine;
     cli_saver saver = {.lock = {-1, NULL}};
     if (options->session || options->store)
         cli_interrupt_save_first();
     int status = cli_engine_open(&resolved, &engine);
-    if (status == CLI_EXIT_OK &&
-        kvf_tokenizer_check(options->model, &engine.config, &error) != KVF_OK)
-        status = cli_error("run", "%s", error.message);
     if (status == CLI_EXIT_OK)
-        status = read_prompt(options, &text);
+        status = check_tokenizer(&engine, &asked);
+    if (status == CLI_EXIT_OK)
+        status = read_prompt(&engine, &asked);
     if (status == CLI_EXIT_OK)
         status = cli_saver_open(&resolved, &saver);
     if (status == CLI_EXIT_OK)
-        status = run_text(&engine, &saver, &text);
+        status = run_prompt(&engine, &saver, &asked);
     cli_saver_close(&saver);
-    cli_text_free(&text);
+    cli_text_free(&asked.text);
     cli_engine_close(&engine);
     return status;
 }

@@ -10,6 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/units.h"
+#include "model/fingerprint.h"
 
 /* A state this little longer than a stored one saves less time than its file is worth. */
 static const uint64_t min_stored_tokens = 128;
@@ -200,6 +201,11 @@ static int restore_named(cli_saver *saver, cli_engine *engine,
     kvf_error error;
     if (!saver->exists)
         return CLI_EXIT_OK;
+    if (saver->info.model_fingerprint != 0 && kvf_fingerprint_version(saver->info.caller_state) < 2)
+        cli_note("run",
+                 "%s was saved by an earlier version; all of the model's weights are read, "
+                 "once, to see that it is of this model",
+                 saver->options->session);
     if (kvf_model_load_session(engine->model, saver->path, session_options,
                                saver->options->verify_snapshot, session, &error) != KVF_OK)
         return cli_engine_error(engine, &error, session_options->profile,
@@ -330,6 +336,7 @@ static int store_prefix(cli_saver *saver, cli_engine *engine, kvf_session *sessi
     kvf_status status = kvf_model_fingerprint(engine->model, &fingerprint, &error);
     if (status == KVF_OK) {
         kvf_session_set_model_fingerprint(session, fingerprint);
+        kvf_fingerprint_mark(kvf_session_caller_state(session));
         status = kvf_store_put(saver->store, session, &report, &error);
     }
     if (status != KVF_OK) {

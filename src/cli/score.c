@@ -1,6 +1,6 @@
 /*
  * kvfold score: how well the model predicts a text, in windows of equal length,
- * each through a session of its own.
+ * each through a session of its own. A text of any length is read window by window.
  */
 #include <errno.h>
 #include <math.h>
@@ -24,12 +24,23 @@
 /* --logits writes floats as they lie in memory and promises little-endian. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine must swap bytes");
 
+enum { BLOCK_BYTES = 64 * 1024 };
+
 typedef struct scoring {
     const cli_options *options;
     cli_engine engine;
     uint32_t vocab;
-    int32_t *tokens; /* all windows one after another, each with its BOS */
+    /* The sequence, of which one window is in memory at a time. Items are bytes, or ids. */
+    cli_source source;
+    cli_ids ids;
+    char *block; /* [BLOCK_BYTES], read and not yet taken from block_at to block_end */
+    size_t block_at;
+    size_t block_end;
+    bool ended;
+    int32_t *tokens; /* [window_tokens], with BOS in front of a text's bytes */
+    uint64_t n_bos;
     uint64_t window_tokens;
+    uint64_t expected_windows; /* for the bar; 0: not known */
     uint64_t n_windows;
     uint64_t n_dropped;  /* bytes or ids past the last whole window */
     float *chunk_logits; /* [chunk][vocab] */
@@ -44,73 +55,152 @@ typedef struct scoring {
 
 /* ---- The sequence ------------------------------------------------------------------ */
 
-/* Cuts n items into windows of that many; less than one window is a window by itself. */
-static uint64_t cut(scoring *s, uint64_t n_items, uint64_t window_items)
+static int fill_block(scoring *s)
 {
-    const uint64_t items = n_items < window_items ? n_items : window_items;
-    s->n_windows = n_items / items;
-    s->n_dropped = n_items % items;
-    return items;
+    if (cli_interrupted()) /* a line of ids may have no end */
+        return CLI_EXIT_INTERRUPTED;
+    const int status = cli_source_read(&s->source, s->block, BLOCK_BYTES, &s->block_end);
+    s->block_at = 0;
+    s->ended = s->block_end < BLOCK_BYTES;
+    return status;
 }
 
-static int take_text(scoring *s, const cli_text *text)
+static int refuse_line(const scoring *s)
 {
-    const kvf_model_config *config = &s->engine.config;
-    const uint64_t n_bos = config->bos_token >= 0;
-    if (text->bytes == 0)
-        return cli_error("score", "'%s' is empty", s->options->file);
-    const uint64_t window_bytes = cut(s, text->bytes, s->options->window_tokens - n_bos);
-    s->window_tokens = window_bytes + n_bos;
-    s->tokens = malloc(s->n_windows * s->window_tokens * sizeof *s->tokens);
-    if (!s->tokens)
-        return cli_error("score", "out of memory for the tokens of %zu bytes", text->bytes);
-    for (uint64_t i = 0; i < s->n_windows; i++)
-        kvf_tokenize(config, text->data + i * window_bytes, window_bytes, true,
-                     s->tokens + i * s->window_tokens);
+    return cli_error("score", "'%s' line %llu, '%s', is not a token id; each holds one, 0 to %u",
+                     s->source.path, (unsigned long long)s->ids.line_number, s->ids.line,
+                     s->vocab - 1);
+}
+
+/* Items of the block into out[0..most), *n of them. */
+static int take_block(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
+{
+    const char *text = s->block + s->block_at;
+    const size_t bytes = s->block_end - s->block_at;
+    size_t used = bytes < most ? bytes : (size_t)most;
+    if (!s->options->ids_file)
+        *n = kvf_tokenize(&s->engine.config, text, used, false, out);
+    else if (!cli_ids_take(&s->ids, text, bytes, out, most, n, &used))
+        return refuse_line(s);
+    s->block_at += used;
+    return CLI_EXIT_OK;
+}
+
+/* The next items into out[0..most), *n of them; fewer at the end of the sequence. */
+static int next_items(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
+{
+    int status = cli_source_check(&s->source);
+    *n = 0;
+    while (status == CLI_EXIT_OK && *n < most) {
+        uint64_t taken = 0;
+        if (s->block_at == s->block_end && s->ended)
+            break;
+        if (s->block_at == s->block_end)
+            status = fill_block(s);
+        if (status == CLI_EXIT_OK)
+            status = take_block(s, out + *n, most - *n, &taken);
+        *n += taken;
+    }
+    if (status == CLI_EXIT_OK && *n < most && s->options->ids_file) {
+        uint64_t last = 0;
+        if (!cli_ids_end(&s->ids, out + *n, &last))
+            return refuse_line(s);
+        *n += last;
+    }
+    return status;
+}
+
+/* Reads all of a file of ids: a line that is none is found now, and not hours later. */
+static int count_ids(scoring *s, uint64_t *n_ids)
+{
+    enum { FEW = 4096 };
+    int32_t few[FEW];
+    uint64_t n = FEW;
+    int status = CLI_EXIT_OK;
+    *n_ids = 0;
+    while (status == CLI_EXIT_OK && n == FEW) {
+        status = cli_interrupted() ? CLI_EXIT_INTERRUPTED : next_items(s, few, FEW, &n);
+        *n_ids += n;
+    }
+    cli_ids_start(&s->ids, s->vocab);
+    s->block_at = s->block_end = 0;
+    s->ended = false;
+    return status == CLI_EXIT_OK ? cli_source_rewind(&s->source) : status;
+}
+
+/* The window that all have the length of, or what there is where that is less. */
+static int read_first_window(scoring *s)
+{
+    const uint64_t model_tokens = s->engine.config.geometry.max_tokens;
+    const uint64_t wanted = s->options->window_tokens - s->n_bos;
+    const uint64_t limit = model_tokens + 1 > s->n_bos ? model_tokens + 1 - s->n_bos : 1;
+    const uint64_t most = wanted < limit ? wanted : limit;
+    uint64_t capacity = BLOCK_BYTES;
+    uint64_t n = 0;
+    uint64_t got;
+    do {
+        capacity = n + capacity < most ? n + capacity : most;
+        int32_t *larger = realloc(s->tokens, (capacity + s->n_bos) * sizeof *larger);
+        if (!larger)
+            return cli_error("score", "out of memory for a window of %llu tokens",
+                             (unsigned long long)capacity);
+        s->tokens = larger;
+        const int status = next_items(s, s->tokens + s->n_bos + n, capacity - n, &got);
+        if (status != CLI_EXIT_OK)
+            return status;
+        n += got;
+    } while (n == capacity && n < most);
+    s->window_tokens = n + s->n_bos;
+    kvf_tokenize(&s->engine.config, "", 0, s->n_bos > 0, s->tokens);
+    return CLI_EXIT_OK;
+}
+
+static int check_window(const scoring *s)
+{
+    const uint64_t model_tokens = s->engine.config.geometry.max_tokens;
+    const uint64_t n_items = s->window_tokens - s->n_bos;
+    const bool whole = s->window_tokens == s->options->window_tokens;
+    char window[CLI_NUMBER_BYTES];
+    char limit[CLI_NUMBER_BYTES];
+    if (s->window_tokens > model_tokens)
+        return cli_error("score", "a window of %s tokens is more than the model's maximum of %s",
+                         cli_format_count(s->options->window_tokens, window),
+                         cli_format_count(model_tokens, limit));
+    if (n_items == 0)
+        return cli_error("score", "'%s' is empty", s->source.path);
     if (s->window_tokens < 2)
-        return cli_error("score", "'%s' has %zu byte; 2 are needed to predict one",
-                         s->options->file, text->bytes);
+        return cli_error("score", "'%s' has %llu %s; 2 are needed to predict one", s->source.path,
+                         (unsigned long long)n_items, s->options->ids_file ? "ids" : "byte");
+    if (whole && s->source.device)
+        return cli_error("score", "'%s' is a device, which may have no end; give a file or a pipe",
+                         s->source.path);
     return CLI_EXIT_OK;
 }
 
-static int take_ids(scoring *s, const cli_text *text)
-{
-    uint64_t n_ids;
-    cli_ids_fault fault;
-    s->tokens = malloc(cli_ids_most(text->bytes) * sizeof *s->tokens);
-    if (!s->tokens)
-        return cli_error("score", "out of memory for the ids of %zu bytes", text->bytes);
-    if (!cli_ids_parse(text->data, text->bytes, s->vocab, s->tokens, &n_ids, &fault))
-        return cli_error(
-            "score", "'%s' line %llu, '%s', is not a token id; each holds one, 0 to %u",
-            s->options->ids_file, (unsigned long long)fault.line, fault.text, s->vocab - 1);
-    if (n_ids < 2)
-        return cli_error("score", "'%s' has %llu ids; 2 are needed to predict one",
-                         s->options->ids_file, (unsigned long long)n_ids);
-    s->window_tokens = cut(s, n_ids, s->options->window_tokens);
-    return CLI_EXIT_OK;
-}
-
-static int read_sequence(scoring *s)
+static int open_sequence(scoring *s)
 {
     kvf_error error;
-    cli_text text;
     const char *path = s->options->ids_file ? s->options->ids_file : s->options->file;
+    uint64_t n_items = 0;
     if (!s->options->ids_file &&
-        kvf_tokenizer_check(s->options->model, &s->engine.config, &error) != KVF_OK)
-        return cli_error("score", "%s", error.message);
-    int status = cli_text_read("score", path, &text);
-    if (status != CLI_EXIT_OK)
-        return status;
-    status = s->options->ids_file ? take_ids(s, &text) : take_text(s, &text);
-    cli_text_free(&text);
-    if (status == CLI_EXIT_OK && s->window_tokens > s->engine.config.geometry.max_tokens) {
-        char window[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
-        return cli_error("score", "a window of %s tokens is more than the model's maximum of %s",
-                         cli_format_count(s->window_tokens, window),
-                         cli_format_count(s->engine.config.geometry.max_tokens, limit));
-    }
+        kvf_tokenizer_check_files(s->engine.files, &s->engine.config, &error) != KVF_OK)
+        return cli_error("score", "%s; --ids FILE takes token ids", error.message);
+    s->n_bos = !s->options->ids_file && s->engine.config.bos_token >= 0;
+    s->block = malloc(BLOCK_BYTES);
+    if (!s->block)
+        return cli_error("score", "out of memory");
+    int status = cli_source_open("score", path, &s->source);
+    cli_ids_start(&s->ids, s->vocab);
+    if (status == CLI_EXIT_OK && s->source.regular)
+        n_items = s->source.left_bytes;
+    if (status == CLI_EXIT_OK && s->source.regular && s->options->ids_file)
+        status = count_ids(s, &n_items);
+    if (status == CLI_EXIT_OK)
+        status = read_first_window(s);
+    if (status == CLI_EXIT_OK)
+        status = check_window(s);
+    if (status == CLI_EXIT_OK)
+        s->expected_windows = n_items / (s->window_tokens - s->n_bos);
     return status;
 }
 
@@ -148,9 +238,8 @@ static int take_logits(scoring *s, const int32_t *window, uint64_t first, uint32
     return CLI_EXIT_OK;
 }
 
-static int score_window(scoring *s, uint64_t index)
+static int score_window(scoring *s)
 {
-    const int32_t *window = s->tokens + index * s->window_tokens;
     const uint32_t chunk = cli_options_chunk_tokens(s->options, s->window_tokens);
     kvf_session *session;
     kvf_error error;
@@ -164,15 +253,33 @@ static int score_window(scoring *s, uint64_t index)
         const double started = cli_seconds();
         if (cli_interrupted())
             status = CLI_EXIT_INTERRUPTED;
-        else if (kvf_model_forward(s->engine.model, session, window + first, n, s->chunk_logits,
+        else if (kvf_model_forward(s->engine.model, session, s->tokens + first, n, s->chunk_logits,
                                    &error) != KVF_OK)
             status = cli_engine_error(&s->engine, &error, s->options->profile, s->window_tokens);
         s->seconds += cli_seconds() - started;
         if (status == CLI_EXIT_OK)
-            status = take_logits(s, window, first, n);
-        cli_progress_update(&s->progress, index * s->window_tokens + first + n);
+            status = take_logits(s, s->tokens, first, n);
+        cli_progress_update(&s->progress, s->n_windows * s->window_tokens + first + n);
     }
     kvf_session_close(session);
+    s->n_windows += status == CLI_EXIT_OK;
+    return status;
+}
+
+/* The first window is there already. */
+static int score_windows(scoring *s)
+{
+    const uint64_t window_items = s->window_tokens - s->n_bos;
+    uint64_t n = window_items;
+    int status = CLI_EXIT_OK;
+    cli_progress_start(&s->progress, "score", s->expected_windows * s->window_tokens);
+    while (status == CLI_EXIT_OK && n == window_items) {
+        status = score_window(s);
+        if (status == CLI_EXIT_OK)
+            status = next_items(s, s->tokens + s->n_bos, window_items, &n);
+    }
+    s->n_dropped = n;
+    cli_progress_finish(&s->progress);
     return status;
 }
 
@@ -227,6 +334,13 @@ static int print_result(const scoring *s)
 
 /* ---- The command ----------------------------------------------------------------------- */
 
+/* Logits of a chunk, and a window's tokens (cli_request). */
+static uint64_t scoring_bytes(const void *command, uint64_t context_tokens, uint32_t chunk_tokens)
+{
+    const scoring *s = command;
+    return (uint64_t)chunk_tokens * s->vocab * sizeof(float) + context_tokens * sizeof(int32_t);
+}
+
 static int prepare(scoring *s)
 {
     const cli_options *options = s->options;
@@ -234,18 +348,23 @@ static int prepare(scoring *s)
     if (status != CLI_EXIT_OK)
         return status;
     s->vocab = s->engine.config.geometry.vocab;
-    status = read_sequence(s);
+    status = open_sequence(s);
     if (status != CLI_EXIT_OK)
         return status;
-    const size_t chunk = cli_options_chunk_tokens(options, s->window_tokens);
-    const size_t logits_bytes = chunk * s->vocab * sizeof(float);
-    status = cli_engine_check_memory(&s->engine, options->profile, s->window_tokens, logits_bytes);
+    const cli_request request = {.profile = options->profile,
+                                 .context_tokens = s->window_tokens,
+                                 .least_tokens = 2,
+                                 .own_bytes = scoring_bytes,
+                                 .command = s};
+    status = cli_engine_check_memory(&s->engine, &request);
     if (status == CLI_EXIT_OK && options->logits_file)
         status = cli_outfile_open("score", options->logits_file, &s->logits_file);
     if (status == CLI_EXIT_OK)
         status = cli_engine_load(&s->engine, s->window_tokens);
     if (status != CLI_EXIT_OK)
         return status;
+    const size_t chunk = cli_options_chunk_tokens(options, s->window_tokens);
+    const size_t logits_bytes = chunk * s->vocab * sizeof(float);
     s->chunk_logits = malloc(logits_bytes);
     if (!s->chunk_logits)
         return cli_error("score", "out of memory for %zu bytes of logits; a smaller --chunk helps",
@@ -258,10 +377,7 @@ int cli_score(const cli_options *options)
     scoring s = {.options = options};
     int status = prepare(&s);
     if (status == CLI_EXIT_OK)
-        cli_progress_start(&s.progress, "score", s.n_windows * s.window_tokens);
-    for (uint64_t i = 0; i < s.n_windows && status == CLI_EXIT_OK; i++)
-        status = score_window(&s, i);
-    cli_progress_finish(&s.progress);
+        status = score_windows(&s);
     if (status == CLI_EXIT_INTERRUPTED)
         cli_error("score", "interrupted%s", options->logits_file ? "; no logits were written" : "");
     if (status == CLI_EXIT_OK && s.logits_file.stream)
@@ -269,6 +385,8 @@ int cli_score(const cli_options *options)
     if (status == CLI_EXIT_OK)
         status = print_result(&s);
     cli_outfile_discard(&s.logits_file);
+    cli_source_close(&s.source);
+    free(s.block);
     free(s.tokens);
     free(s.chunk_logits);
     cli_engine_close(&s.engine);

@@ -13,6 +13,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/overlap.h"
 #include "cli/saver.h"
 #include "cli/session_files.h"
 #include "cli/table.h"
@@ -76,6 +77,9 @@ static int add_entry(const cli_options *options, const char *folder, const char 
     if (e->is_link && e->error.status == KVF_FILE_NOT_FOUND)
         snprintf(e->error.message, sizeof e->error.message, "%s is a link that leads nowhere",
                  e->path);
+    if (cli_is_output(&e->file))
+        return cli_error(options->command, "standard output goes to %s; send it elsewhere",
+                         e->path);
     return CLI_EXIT_OK;
 }
 

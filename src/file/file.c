@@ -50,6 +50,11 @@ static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *fil
     if (info.st_size == 0)
         return KVF_OK;
     void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (data == MAP_FAILED && errno == ENOMEM)
+        return kvf_fail(error, KVF_FILE_IO,
+                        "%s: its %llu bytes cannot be mapped; an address limit (ulimit -v) may be "
+                        "lower",
+                        kvf_printable(path).text, (unsigned long long)info.st_size);
     if (data == MAP_FAILED)
         return fail_errno(path, error);
     file->data = data;
@@ -124,8 +129,15 @@ void kvf_file_advise(const void *data, size_t bytes, kvf_file_advice advice)
                                   [KVF_ADVICE_WILL_NEED] = POSIX_MADV_WILLNEED};
     const uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
     const uintptr_t begin = (uintptr_t)data / page_bytes * page_bytes;
-    if (bytes > 0)
-        posix_madvise((void *)begin, (uintptr_t)data - begin + bytes, numbers[advice]);
+    const uintptr_t end = (uintptr_t)data + bytes;
+    /* What is asked for at once is read up to a limit of the disk's, never less than this. */
+    const uintptr_t step = advice == KVF_ADVICE_WILL_NEED ? (uintptr_t)128 << 10 : UINTPTR_MAX;
+    for (uintptr_t at = begin; bytes > 0 && at < end;) {
+        const uintptr_t left = end - at;
+        const uintptr_t piece = left < step ? left : step;
+        posix_madvise((void *)at, piece, numbers[advice]);
+        at += piece;
+    }
 }
 
 char *kvf_path_join(const char *dir, const char *name)

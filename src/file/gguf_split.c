@@ -118,8 +118,9 @@ static kvf_status read_split(kvf_tensor_set *set, const char *path, uint32_t cou
         status = kvf_gguf_read_part(set, part_path(path, stem_bytes, no, count), &part, error);
         const struct place place = {set->files[no - 1].path, no, count};
         if (status == KVF_FILE_NOT_FOUND)
-            status = kvf_fail(error, status, "%s: no such file; %s is a part of the same model",
-                              kvf_printable(place.path).text, kvf_printable(path).text);
+            status =
+                kvf_fail(error, KVF_FILE_FORMAT, "%s: no such file; %s is a part of the same model",
+                         kvf_printable(place.path).text, kvf_printable(path).text);
         if (status == KVF_OK)
             status = check_part(&place, &part, &total, error);
         if (no == 1) {

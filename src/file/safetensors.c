@@ -265,7 +265,8 @@ static kvf_status load_named_shards(kvf_tensor_set *set, const cJSON **entries, 
         const char *name = entries[i]->valuestring;
         status = add_shard(set, kvf_path_join(dir, name), error);
         if (status == KVF_FILE_NOT_FOUND)
-            return kvf_fail(error, status, "%s/%s: no such file, but %s says it holds \"%s\"",
+            return kvf_fail(error, KVF_FILE_FORMAT,
+                            "%s/%s: no such file, but %s says it holds \"%s\"",
                             kvf_printable(dir).text, kvf_printable(name).text,
                             kvf_printable(index).text, kvf_printable(entries[i]->string).text);
     }

@@ -249,33 +249,37 @@ static kvf_status open_file(kvf_tensor_set *set, const char *path, kvf_error *er
     return status == KVF_OK ? kvf_safetensors_read(set, path, error) : status;
 }
 
-/* The one GGUF of a folder (of a split one: its first part), malloc'd. */
+/* The one GGUF of a folder, of a split one its first part or what is there of it, malloc'd. */
 static kvf_status find_gguf(const char *dir, char **path, kvf_error *error)
 {
     char first[256] = "";
+    char later[256] = "";
     DIR *folder = opendir(dir);
     size_t n = 0;
     for (struct dirent *entry; folder && (entry = readdir(folder));) {
         uint32_t no = 1;
         uint32_t count;
         size_t stem_bytes;
-        if (!ends_with(entry->d_name, ".gguf") ||
-            (kvf_gguf_split_name(entry->d_name, &no, &count, &stem_bytes) && no != 1))
+        if (!ends_with(entry->d_name, ".gguf"))
             continue;
+        const bool is_later =
+            kvf_gguf_split_name(entry->d_name, &no, &count, &stem_bytes) && no != 1;
         /* The first in order of name, so that the message is always the same. */
-        if (n++ == 0 || strcmp(entry->d_name, first) < 0)
-            snprintf(first, sizeof first, "%s", entry->d_name);
+        char *name = is_later ? later : first;
+        if (!*name || strcmp(entry->d_name, name) < 0)
+            snprintf(name, sizeof first, "%s", entry->d_name);
+        n += !is_later;
     }
     if (folder)
         closedir(folder);
-    if (n == 0)
+    if (n == 0 && !*later)
         return kvf_fail(error, KVF_FILE_NOT_FOUND, "%s: has neither %s nor %s nor a .gguf file",
                         kvf_printable(dir).text, index_name, single_name);
     if (n > 1)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "%s: has %zu GGUF files, \"%s\" and others; name the one that is meant",
                         kvf_printable(dir).text, n, kvf_printable(first).text);
-    *path = kvf_path_join(dir, first);
+    *path = kvf_path_join(dir, n == 1 ? first : later);
     return *path ? KVF_OK : kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a file's path");
 }
 

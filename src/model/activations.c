@@ -70,6 +70,7 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
         [KVF_ACT_EXPERT_WEIGHTS] = {"expert_weights", {chunk, used, 1}},
         [KVF_ACT_EXPERT_WORK] = {"expert_work",
                                  {expert_work_floats(config, chunk_tokens, backend), 1, 1}},
+        [KVF_ACT_LOGITS] = {"logits", {geometry->vocab, 1, 1}},
     };
     memcpy(layout->all, all, sizeof all);
     for (int i = 0; i < KVF_ACT_KEPT; i++) {
@@ -77,8 +78,10 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
         layout->offsets[i] = 0;
     }
     const uint64_t attention = place(layout, KVF_ACT_KEPT, KVF_ACT_ATTENTION_END);
-    const uint64_t experts = place(layout, KVF_ACT_ATTENTION_END, KVF_ACT_COUNT);
-    layout->bytes[KVF_ACT_KEPT] = attention > experts ? attention : experts;
+    const uint64_t experts = place(layout, KVF_ACT_ATTENTION_END, KVF_ACT_EXPERTS_END);
+    const uint64_t head = place(layout, KVF_ACT_EXPERTS_END, KVF_ACT_COUNT);
+    const uint64_t sublayer = attention > experts ? attention : experts;
+    layout->bytes[KVF_ACT_KEPT] = sublayer > head ? sublayer : head;
 }
 
 uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_tokens,
@@ -96,6 +99,7 @@ uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_to
         buffer->klass = KVF_MEMORY_ACTIVATION;
         buffer->n_dims = is_shared ? 1 : 3;
         buffer->shape[0] = layout.bytes[i] / 4;
+        buffer->shape[1] = buffer->shape[2] = 1;
         if (!is_shared)
             memcpy(buffer->shape, layout.all[i].shape, sizeof layout.all[i].shape);
         buffer->bytes = layout.bytes[i];

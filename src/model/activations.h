@@ -14,7 +14,7 @@
 
 /*
  * One float (or i32) buffer of a chunk. Those of one sublayer share their memory with those
- * of the other.
+ * of the other and of the head.
  */
 typedef enum kvf_activation_id {
     /* Kept through all layers. */
@@ -47,6 +47,10 @@ typedef enum kvf_activation_id {
     KVF_ACT_EXPERT_IDS,                     /* i32 [chunk][n_experts_used] */
     KVF_ACT_EXPERT_WEIGHTS,                 /* [chunk][n_experts_used] */
     KVF_ACT_EXPERT_WORK,                    /* the backend's experts_workspace_bytes() */
+    KVF_ACT_EXPERTS_END,
+
+    /* The head: of the last token, until the whole step is known to be good. */
+    KVF_ACT_LOGITS = KVF_ACT_EXPERTS_END, /* [vocab] */
     KVF_ACT_COUNT
 } kvf_activation_id;
 

@@ -61,10 +61,11 @@ static const kvf_config_field fields[] = {
      1, 8, 0, KVF_REQUIRED, {0}, NULL},
     {{"hc_sinkhorn_iters"}, KVF_FIELD_U32, AT(config.sinkhorn_rounds),
      1, 1000, 0, KVF_REQUIRED, {0}, NULL},
+    /* inference/config.json has neither; both codes take this number then. */
     {{"hc_eps"}, KVF_FIELD_F32, AT(config.hc_eps),
-     1e-30, 1, 0, KVF_REQUIRED, {0}, NULL},
+     1e-30, 1, 0, 1e-6, {0}, NULL},
     {{"rms_norm_eps", "norm_eps"}, KVF_FIELD_F32, AT(config.norm_eps),
-     1e-30, 1, 0, KVF_REQUIRED, {0}, NULL},
+     1e-30, 1, 0, 1e-6, {0}, NULL},
     {{"n_routed_experts", "num_local_experts"}, KVF_FIELD_U32, AT(config.n_experts),
      1, 4096, 0, KVF_REQUIRED, {0}, NULL},
     {{"num_experts_per_tok", "n_activated_experts"}, KVF_FIELD_U32, AT(config.n_experts_used),
@@ -115,10 +116,13 @@ static const kvf_config_field fields[] = {
      {"silu"}, "only \"silu\" is supported"},
     {{"topk_method"}, KVF_FIELD_TEXT, KVF_ONLY_CHECKED, 0, 0, 0, 0,
      {"noaux_tc"}, "only \"noaux_tc\" is supported"},
+    /* What kind of weights there are; how each is stored the tensors themselves say. */
     {{"dtype", "torch_dtype"}, KVF_FIELD_TEXT, KVF_ONLY_CHECKED, 0, 0, 0, 0,
-     {"bfloat16", "float16", "float32", "bf16"}, "quantised weights are not read yet"},
+     {"bfloat16", "float16", "float32", "bf16", "fp8"},
+     "bfloat16 (or bf16), float16, float32 and fp8 are known"},
     {{"expert_dtype"}, KVF_FIELD_TEXT, KVF_ONLY_CHECKED, 0, 0, 0, 0,
-     {"bfloat16", "float16", "float32", "bf16"}, "quantised weights are not read yet"},
+     {"bfloat16", "float16", "float32", "bf16", "fp8", "fp4"},
+     "bfloat16 (or bf16), float16, float32, fp8 and fp4 are known"},
     {{"scale_fmt"}, KVF_FIELD_TEXT, KVF_ONLY_CHECKED, 0, 0, 0, 0,
      {"ue8m0"}, "only \"ue8m0\" is known"},
 
@@ -144,7 +148,7 @@ static const kvf_config_field fields[] = {
     NO_EFFECT("dspark_target_layer_ids"), NO_EFFECT("dspark_markov_rank"),
 };
 
-/* Of "quantization_config", so far as it is known; no such weights are read yet. */
+/* Of "quantization_config": DeepSeek's FP8, whose scales are tensors beside the weights. */
 static const kvf_config_field quantisation_fields[] = {
     {{"quant_method"}, KVF_FIELD_TEXT, KVF_ONLY_CHECKED, 0, 0, 0, 0,
      {"fp8"}, "only \"fp8\" is known"},
@@ -241,8 +245,8 @@ static kvf_status check_architecture(const kvf_config_source *source)
 static kvf_status check_block_size(const kvf_config_source *source, const cJSON *size)
 {
     const bool known = cJSON_IsArray(size) && cJSON_GetArraySize(size) == 2 &&
-                       cJSON_IsNumber(size->child) && size->child->valueint == 128 &&
-                       cJSON_IsNumber(size->child->next) && size->child->next->valueint == 128;
+                       cJSON_IsNumber(size->child) && size->child->valuedouble == 128 &&
+                       cJSON_IsNumber(size->child->next) && size->child->next->valuedouble == 128;
     if (!size || known)
         return KVF_OK;
     return kvf_config_fail(source, KVF_UNSUPPORTED, "quantization_config.", "weight_block_size",
@@ -264,12 +268,10 @@ static kvf_status check_quantisation(const kvf_config_source *source)
         status = check_block_size(source, kvf_json_get(quantisation, "weight_block_size"));
     if (status != KVF_OK)
         return status;
-    const cJSON *method = kvf_json_get(quantisation, "quant_method");
-    return kvf_fail(source->error, KVF_UNSUPPORTED,
-                    "%s: \"quantization_config\" (quant_method %s): quantised weights are not "
-                    "read yet; convert the checkpoint to bfloat16",
-                    kvf_printable(source->where).text,
-                    method ? kvf_json_show(method).text : "missing");
+    if (!kvf_json_get(quantisation, "quant_method"))
+        return kvf_config_fail(source, KVF_FILE_FORMAT, name, "quant_method", NULL,
+                               "only \"fp8\" is known");
+    return KVF_OK;
 }
 
 static kvf_status check_together(const kvf_config_source *source, const kvf_model_config *config)
@@ -476,8 +478,13 @@ kvf_status kvf_config_load(const char *path, kvf_model_config *config, kvf_error
     kvf_status status = map_json(json_path, &json, config, error);
     kvf_file_unmap(&json);
     free(json_path);
+    if (status != KVF_FILE_NOT_FOUND)
+        return status;
     /* A folder with a GGUF has its config in there. */
-    if (status == KVF_FILE_NOT_FOUND && load_from_tensors(path, config, &other) == KVF_OK)
+    status = load_from_tensors(path, config, &other);
+    if (status == KVF_OK)
         return kvf_ok(error);
+    if (status != KVF_FILE_NOT_FOUND && error)
+        *error = other;
     return status;
 }

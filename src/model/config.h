@@ -52,7 +52,7 @@ typedef struct kvf_model_config {
  * (and eos ids of generation_config.json where it is there), or a GGUF's metadata. Missing, absurd
  * or contradictory values are KVF_FILE_FORMAT with the file, the key, the value and what would be
  * right, and both keys where two say different things. A value of which another is implemented, a
- * quantisation that is not read yet, and a key that nothing is known of where it may change the
+ * quantisation that is not read, and a key that nothing is known of where it may change the
  * model are KVF_UNSUPPORTED and named. Nothing to free.
  */
 kvf_status kvf_config_load(const char *path, kvf_model_config *config, kvf_error *error);

@@ -46,7 +46,7 @@ typedef struct kvf_config_field {
     double max;
     uint32_t multiple_of;  /* 0: any */
     double fallback;       /* where the key is missing or null; or KVF_REQUIRED */
-    const char *values[4]; /* of a text */
+    const char *values[6]; /* of a text */
     const char *rest;      /* of a text: what is said of any other value */
 } kvf_config_field;
 

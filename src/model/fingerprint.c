@@ -6,8 +6,9 @@
 #include "checksum.h"
 #include "error.h"
 
-#define FINGERPRINT_VERSION 1
-/* Name, dtype, number of dimensions, data; the dimensions come besides. */
+/* docs/FORMAT.md 10.6. */
+enum { VERSION_FULL = 1, VERSION_SAMPLED = 2 };
+/* Name, stored type, number of dimensions, data; the dimensions come besides. */
 #define NUMBERS_OF_TENSOR 4
 
 /* A list of u64 under construction. */
@@ -72,6 +73,76 @@ static uint64_t text_checksum(const char *text)
     return kvf_checksum(text, strlen(text));
 }
 
+/* ---- Checksums of the data ------------------------------------------------------- */
+
+/* docs/FORMAT.md 10.6. */
+#define WHOLE_BYTES (UINT64_C(1) << 20)
+#define SAMPLE_BYTES UINT64_C(4096)
+#define SAMPLE_EVERY_BYTES (UINT64_C(4) << 20)
+/* Tensors whose samples are asked for before the first is read: a disk works on many at once. */
+#define TENSORS_AHEAD 32
+
+static uint64_t count_samples(uint64_t bytes)
+{
+    return 2 + bytes / SAMPLE_EVERY_BYTES;
+}
+
+/* floor(i * (bytes - 4096) / (n - 1)), in parts that do not overflow. */
+static const char *sample_of(const kvf_tensor *tensor, uint64_t i)
+{
+    const uint64_t steps = count_samples(tensor->bytes) - 1;
+    const uint64_t room = tensor->bytes - SAMPLE_BYTES;
+    return (const char *)tensor->data + room / steps * i + room % steps * i / steps;
+}
+
+static void ask_for_samples(const kvf_tensor *tensor)
+{
+    if (tensor->bytes <= WHOLE_BYTES) {
+        kvf_file_advise(tensor->data, tensor->bytes, KVF_ADVICE_WILL_NEED);
+        return;
+    }
+    for (uint64_t i = 0; i < count_samples(tensor->bytes); i++)
+        kvf_file_advise(sample_of(tensor, i), SAMPLE_BYTES, KVF_ADVICE_WILL_NEED);
+}
+
+static uint64_t sampled_checksum(const kvf_tensor *tensor)
+{
+    if (tensor->bytes <= WHOLE_BYTES)
+        return kvf_checksum(tensor->data, tensor->bytes);
+    kvf_checksum_state state;
+    kvf_checksum_begin(&state);
+    for (uint64_t i = 0; i < count_samples(tensor->bytes); i++)
+        kvf_checksum_add(&state, sample_of(tensor, i), SAMPLE_BYTES);
+    return kvf_checksum_of(&state);
+}
+
+typedef struct hash_work {
+    const kvf_tensor_set *files;
+    uint64_t *sums;
+} hash_work;
+
+static void sum_samples(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const hash_work *work = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++)
+        ask_for_samples(kvf_tensor_set_at(work->files, (uint32_t)i));
+    for (size_t i = first; i < end; i++)
+        work->sums[i] = sampled_checksum(kvf_tensor_set_at(work->files, (uint32_t)i));
+}
+
+static void sum_all(void *context, size_t first, size_t end, uint32_t thread)
+{
+    const hash_work *work = context;
+    (void)thread;
+    for (size_t i = first; i < end; i++) {
+        const kvf_tensor *tensor = kvf_tensor_set_at(work->files, (uint32_t)i);
+        work->sums[i] = kvf_checksum(tensor->data, tensor->bytes);
+    }
+}
+
+/* ---- The fingerprint ------------------------------------------------------------- */
+
 static size_t count_numbers(const kvf_tensor_set *files, uint32_t *n_tensors)
 {
     size_t n = 2;
@@ -81,47 +152,76 @@ static size_t count_numbers(const kvf_tensor_set *files, uint32_t *n_tensors)
     return n;
 }
 
-typedef struct hash_work {
-    const kvf_tensor_set *files;
-    uint64_t *hashes;
-} hash_work;
-
-/* The data of tensors, which is nearly all of the work. */
-static void hash_tensors(void *context, size_t first, size_t end, uint32_t thread)
+static uint64_t put_together(uint64_t version, const kvf_model_config *config,
+                             const kvf_tensor_set *files, const uint64_t *sums, number_list *list)
 {
-    const hash_work *work = context;
-    (void)thread;
-    for (size_t i = first; i < end; i++) {
-        const kvf_tensor *tensor = kvf_tensor_set_at(work->files, (uint32_t)i);
-        work->hashes[i] = kvf_checksum(tensor->data, tensor->bytes);
+    const kvf_tensor *tensor;
+    add(list, version);
+    add(list, kvf_config_checksum(config));
+    for (uint32_t i = 0; (tensor = kvf_tensor_set_at(files, i)); i++) {
+        add(list, text_checksum(tensor->name));
+        add(list, text_checksum(kvf_stored_info_of(tensor->type)->name));
+        add(list, tensor->n_dims);
+        for (uint32_t j = 0; j < tensor->n_dims; j++)
+            add(list, tensor->shape[j]);
+        add(list, sums[i]);
     }
+    const uint64_t fingerprint = kvf_checksum(list->numbers, list->n * sizeof(uint64_t));
+    return fingerprint ? fingerprint : 1; /* 0 is for a model that is not known */
 }
 
-kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
-                           kvf_device *device, uint64_t *fingerprint, kvf_error *error)
+/* sums are made by the task where they are not given. */
+static kvf_status make(uint64_t version, const kvf_model_config *config,
+                       const kvf_tensor_set *files, kvf_device *device, kvf_task *task,
+                       const uint64_t *sums, uint64_t *fingerprint, kvf_error *error)
 {
     uint32_t n_tensors;
     const size_t n_numbers = count_numbers(files, &n_tensors);
     number_list list = {malloc((n_numbers + n_tensors) * sizeof(uint64_t)), 0};
     if (!list.numbers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to fingerprint %u tensors", n_tensors);
-    uint64_t *hashes = list.numbers + n_numbers;
-    hash_work work = {files, hashes};
-    kvf_device_run(device, n_tensors, 1, hash_tensors, &work);
-    add(&list, FINGERPRINT_VERSION);
-    add(&list, kvf_config_checksum(config));
-    for (uint32_t i = 0; i < n_tensors; i++) {
-        const kvf_tensor *tensor = kvf_tensor_set_at(files, i);
-        add(&list, text_checksum(tensor->name));
-        add(&list, text_checksum(kvf_stored_info_of(tensor->type)->name));
-        add(&list, tensor->n_dims);
-        for (uint32_t j = 0; j < tensor->n_dims; j++)
-            add(&list, tensor->shape[j]);
-        add(&list, hashes[i]);
+    if (!sums) {
+        hash_work work = {files, list.numbers + n_numbers};
+        kvf_device_run(device, n_tensors, task == sum_samples ? TENSORS_AHEAD : 1, task, &work);
+        sums = work.sums;
     }
-    *fingerprint = kvf_checksum(list.numbers, list.n * sizeof(uint64_t));
-    if (*fingerprint == 0)
-        *fingerprint = 1; /* 0 is for a model that is not known */
+    *fingerprint = put_together(version, config, files, sums, &list);
     free(list.numbers);
     return kvf_ok(error);
+}
+
+kvf_status kvf_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
+                           kvf_device *device, uint64_t *fingerprint, kvf_error *error)
+{
+    return make(VERSION_SAMPLED, config, files, device, sum_samples, NULL, fingerprint, error);
+}
+
+kvf_status kvf_full_fingerprint(const kvf_model_config *config, const kvf_tensor_set *files,
+                                kvf_device *device, uint64_t *fingerprint, kvf_error *error)
+{
+    return make(VERSION_FULL, config, files, device, sum_all, NULL, fingerprint, error);
+}
+
+kvf_status kvf_fingerprint_of_sums(const kvf_model_config *config, const kvf_tensor_set *files,
+                                   const uint64_t *sums, uint64_t *fingerprint, kvf_error *error)
+{
+    return make(VERSION_FULL, config, files, NULL, NULL, sums, fingerprint, error);
+}
+
+/* ---- Which version a saved session carries ----------------------------------------- */
+
+/* docs/FORMAT.md 10.7: behind the sampler and what the command keeps. */
+#define VERSION_OFFSET 36
+
+uint32_t kvf_fingerprint_version(const uint8_t caller_state[KVF_CALLER_STATE_BYTES])
+{
+    uint32_t version;
+    memcpy(&version, caller_state + VERSION_OFFSET, sizeof version);
+    return version ? version : VERSION_FULL;
+}
+
+void kvf_fingerprint_mark(uint8_t caller_state[KVF_CALLER_STATE_BYTES])
+{
+    const uint32_t version = VERSION_SAMPLED;
+    memcpy(caller_state + VERSION_OFFSET, &version, sizeof version);
 }

@@ -12,10 +12,10 @@
 #include "model/activations.h"
 #include "model/model.h"
 #include "model/rope.h"
+#include "shared/bits.h"
 #include "shared/fp_environment.h"
 
 struct kvf_forward {
-    uint32_t chunk_tokens;
     float *buffers[KVF_ACT_KEPT + 1];
     uint64_t bytes[KVF_ACT_KEPT + 1];
     float *act[KVF_ACT_COUNT]; /* into the buffers */
@@ -91,7 +91,7 @@ typedef enum rope_id { ROPE_WINDOW, ROPE_COMPRESS, ROPE_CSA_ROWS, ROPE_HCA_ROWS 
 
 static kvf_rope_table rope_table(const chunk *c, rope_id id)
 {
-    const size_t table = (size_t)(c->model->forward->chunk_tokens + 1) * KVF_ROPE_PAIRS;
+    const size_t table = (size_t)(c->model->chunk_tokens + 1) * KVF_ROPE_PAIRS;
     float *cosines = c->act[KVF_ACT_ROPE] + 2 * (size_t)id * table;
     return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
 }
@@ -282,6 +282,52 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     return KVF_OK;
 }
 
+/* ---- Weights that come from the disk ---------------------------------------------- */
+
+/*
+ * A chunk whose tokens choose about as many experts as there are reads everything, upwards. In
+ * decode the system's own guess is right for what every token reads, which stays in memory,
+ * and not for experts: it reads two to three times what is used (measured with 4 MiB matrices),
+ * unless it is told which are.
+ */
+static bool reads_all(const chunk *c)
+{
+    return (uint64_t)c->n * c->config->n_experts_used >= c->config->n_experts;
+}
+
+static void advise_files(const chunk *c)
+{
+    const kvf_file_advice advice = reads_all(c) ? KVF_ADVICE_SEQUENTIAL : KVF_ADVICE_NORMAL;
+    const kvf_tensor_file *file;
+    if (!c->model->from_disk || c->model->advice == advice)
+        return;
+    for (uint32_t i = 0; (file = kvf_tensor_set_file(c->model->files, i)); i++)
+        kvf_file_advise(file->map.data, file->map.bytes, advice);
+    c->model->advice = advice;
+}
+
+static void ask_for(const kvf_matrix *matrix)
+{
+    const kvf_weight_scales scales =
+        kvf_weight_scales_of(kvf_weight_get(matrix->type), matrix->rows, matrix->cols);
+    kvf_file_advise(matrix->data, matrix->rows * matrix->row_bytes, KVF_ADVICE_WILL_NEED);
+    if (matrix->scales)
+        kvf_file_advise(matrix->scales, scales.bytes, KVF_ADVICE_WILL_NEED);
+}
+
+/* All that were chosen at once: a disk works on many requests in the time of one. */
+static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
+{
+    if (!c->model->from_disk || reads_all(c))
+        return;
+    for (uint32_t i = 0; i < c->n * c->config->n_experts_used; i++) {
+        const kvf_expert_weights *expert = &w->routed[experts[i]];
+        ask_for(&expert->w1);
+        ask_for(&expert->w3);
+        ask_for(&expert->w2);
+    }
+}
+
 /* ---- Experts -------------------------------------------------------------------- */
 
 static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
@@ -300,6 +346,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
                                   .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
     c->backend->route(c->device, &route);
+    ask_for_experts(c, w, route.experts);
     observe(c, "experts", layer, route.experts, route.top_k);
     observe(c, "expert_weights", layer, route.weights, route.top_k);
     const kvf_experts_args experts = {.n = c->n,
@@ -342,29 +389,72 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits; of all tokens or of the last one alone. */
-static void make_logits(const chunk *c, float *all_logits)
+/* The last sublayers' values go into no row, where they would be looked at. */
+static kvf_status check_finite(const chunk *c, kvf_chunk_span span, const float *rows,
+                               uint32_t width, const char *what)
+{
+    for (uint32_t t = 0; t < span.n_tokens; t++) {
+        const float *row = rows + (size_t)t * width;
+        bool finite = true;
+        for (uint32_t i = 0; i < width; i++)
+            finite &= (kvf_bits_of(row[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
+        if (!finite)
+            return kvf_fail(c->error, KVF_NONFINITE, "%s of token %llu: %s", what,
+                            (unsigned long long)(c->first + span.first + t),
+                            kvf_status_string(KVF_NONFINITE));
+    }
+    return KVF_OK;
+}
+
+/*
+ * Head: streams to one, norm, logits; of all tokens or of the last one alone. *last: those of
+ * the last one; the session keeps what it has until the step is known to be good.
+ */
+static kvf_status make_logits(const chunk *c, float *all_logits, const float **last)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
-    float *last = kvf_session_logits(c->session);
+    float *logits = all_logits ? all_logits : c->act[KVF_ACT_LOGITS];
     const kvf_chunk_span span =
         all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    matmul(c, span.n_tokens, head, input, all_logits ? all_logits : last);
-    if (all_logits)
-        memcpy(last, all_logits + (size_t)(c->n - 1) * head.rows, head.rows * sizeof *last);
+    kvf_status status = check_finite(c, span, input, c->config->hidden, "what the head reads");
+    if (status != KVF_OK)
+        return status;
+    matmul(c, span.n_tokens, head, input, logits);
+    status = check_finite(c, span, logits, head.rows, "logits");
+    *last = logits + (size_t)(span.n_tokens - 1) * head.rows;
+    return status;
+}
+
+/*
+ * Takes the chunk into the session, or drops it: after a failure in a layer, of a device that
+ * was lost (dense operations return nothing), and of weights that were zeros because their
+ * file is gone, which is then the reason of whatever else failed.
+ */
+static kvf_status finish(const chunk *c, kvf_status status, const float *logits)
+{
+    if (status == KVF_OK)
+        status = kvf_device_state(c->device, c->error);
+    if (status == KVF_OK || kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK)
+        status = kvf_tensor_set_check_lost(c->model->files, c->error);
+    if (status != KVF_OK) {
+        kvf_session_drop(c->session);
+        return status;
+    }
+    memcpy(kvf_session_logits(c->session), logits, c->config->geometry.vocab * sizeof *logits);
+    return kvf_session_commit(c->session, c->error);
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error)
 {
     KVF_FP_DOOR();
-    if (n > model->forward->chunk_tokens)
+    if (n > model->chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this model was loaded for up to %u", n,
-                        model->forward->chunk_tokens);
+                        model->chunk_tokens);
     const chunk c = {.model = model,
                      .session = session,
                      .backend = model->device->backend,
@@ -378,6 +468,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     if (status != KVF_OK)
         return status;
+    advise_files(&c);
     fill_rope_tables(&c);
     const kvf_embed_args embed = {.n = n,
                                   .n_streams = model->config.n_streams,
@@ -385,15 +476,12 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
                                   .table = model->weights.embed,
                                   .streams = c.act[KVF_ACT_STREAMS]};
     c.backend->embed(c.device, &embed);
-    for (uint32_t layer = 0; layer < model->config.geometry.n_layers; layer++) {
+    for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
         status = run_layer(&c, layer);
-        if (status != KVF_OK)
-            return status;
-    }
-    make_logits(&c, all_logits);
-    /* Of the dense operations, which return nothing. */
-    status = kvf_device_state(c.device, error);
-    return status == KVF_OK ? kvf_session_commit(session, error) : status;
+    const float *logits = NULL;
+    if (status == KVF_OK)
+        status = make_logits(&c, all_logits, &logits);
+    return finish(&c, status, logits);
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
@@ -406,6 +494,7 @@ static void close_forward(kvf_model *model)
                            forward->bytes[i]);
     free(forward);
     model->forward = NULL;
+    model->chunk_tokens = 0;
 }
 
 static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
@@ -414,7 +503,7 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     if (!forward)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->forward = forward;
-    forward->chunk_tokens = chunk_tokens;
+    model->chunk_tokens = chunk_tokens;
     kvf_rope_frequencies(&model->config.rope_window, forward->window_frequencies);
     kvf_rope_frequencies(&model->config.rope_compress, forward->compress_frequencies);
     kvf_activation_layout layout;
@@ -445,35 +534,66 @@ kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)
     return status == KVF_OK ? kvf_tensor_set_check_unchanged(model->files, error) : status;
 }
 
-kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
+kvf_status kvf_model_open(kvf_device *device, const char *path, kvf_tensor_set *files,
                           kvf_model **out, kvf_error *error)
 {
     KVF_FP_DOOR();
     *out = NULL;
-    if (chunk_tokens == 0 || chunk_tokens > 65536)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
-                        chunk_tokens);
     kvf_model *model = calloc(1, sizeof *model);
     if (!model)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a model");
     model->device = device;
-    kvf_status status = kvf_tensor_set_open(path, &model->files, error);
+    model->files = files;
+    kvf_status status = kvf_config_of(files, &model->config_file, &model->config, error);
     if (status == KVF_OK)
-        status = kvf_config_of(model->files, &model->config_file, &model->config, error);
-    if (status == KVF_OK)
-        status =
-            kvf_weights_load(device, &model->config, path, model->files, &model->weights, error);
+        status = kvf_weights_load(device, &model->config, path, files, &model->weights, error);
+    /* What was read may have been zeros, and then so is what was wrong with it. */
+    if (kvf_tensor_set_lost(files))
+        status = kvf_tensor_set_check_lost(files, error);
     /* Halves of two files are no model. */
     if (status == KVF_OK)
         status = kvf_model_unchanged(model, error);
-    if (status == KVF_OK)
-        status = open_forward(model, chunk_tokens, error);
     if (status != KVF_OK) {
         kvf_model_free(model);
         return status;
     }
     *out = model;
     return kvf_ok(error);
+}
+
+kvf_status kvf_model_reserve(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
+{
+    KVF_FP_DOOR();
+    if (chunk_tokens == 0 || chunk_tokens > 65536)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to 65536 are served",
+                        chunk_tokens);
+    close_forward(model);
+    const kvf_status status = open_forward(model, chunk_tokens, error);
+    if (status != KVF_OK)
+        close_forward(model);
+    return status == KVF_OK ? kvf_ok(error) : status;
+}
+
+kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
+                          kvf_model **out, kvf_error *error)
+{
+    kvf_tensor_set *files;
+    *out = NULL;
+    kvf_status status = kvf_tensor_set_open(path, &files, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_model_open(device, path, files, out, error);
+    if (status != KVF_OK) {
+        kvf_tensor_set_close(files);
+        return status;
+    }
+    (*out)->owns_files = true;
+    status = kvf_model_reserve(*out, chunk_tokens, error);
+    if (status != KVF_OK) {
+        kvf_model_free(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 void kvf_model_free(kvf_model *model)
@@ -483,7 +603,8 @@ void kvf_model_free(kvf_model *model)
     close_forward(model);
     kvf_weights_free(&model->weights);
     kvf_file_unmap(&model->config_file);
-    kvf_tensor_set_close(model->files);
+    if (model->owns_files)
+        kvf_tensor_set_close(model->files);
     free(model);
 }
 

@@ -21,12 +21,20 @@ typedef struct kvf_model {
     kvf_device *device; /* not owned */
     kvf_model_config config;
     kvf_tensor_set *files;
+    bool owns_files;      /* else they are the caller's */
     kvf_file config_file; /* mapped: it stays the one that was read, see file/file.h */
     kvf_weights weights;
+    uint32_t chunk_tokens;       /* the most that a forward takes */
     struct kvf_forward *forward; /* activations, owned */
-    kvf_observe_fn *observe;     /* NULL: nothing is observed */
+    /*
+     * The files do not fit the memory that is left, so that they are read from the disk again
+     * and again: the system is told what will be read. Set by who knows (the command).
+     */
+    bool from_disk;
+    kvf_file_advice advice;  /* that was given last, of all files */
+    kvf_observe_fn *observe; /* NULL: nothing is observed */
     void *observe_user;
-    uint64_t fingerprint; /* 0: not computed yet */
+    uint64_t fingerprint; /* version 2; 0: not computed yet */
 } kvf_model;
 
 /*
@@ -37,6 +45,14 @@ typedef struct kvf_model {
  */
 kvf_status kvf_model_load(kvf_device *device, const char *path, uint32_t chunk_tokens,
                           kvf_model **model, kvf_error *error);
+/*
+ * The same in two steps. The first takes files that are open, stay the caller's and outlive the
+ * model, and loads the weights; path is for messages. The second, which may be repeated,
+ * takes the memory for chunks of up to chunk_tokens: nothing is forwarded before it.
+ */
+kvf_status kvf_model_open(kvf_device *device, const char *path, kvf_tensor_set *files,
+                          kvf_model **model, kvf_error *error);
+kvf_status kvf_model_reserve(kvf_model *model, uint32_t chunk_tokens, kvf_error *error);
 void kvf_model_free(kvf_model *model);
 
 /* KVF_OK while all files of the model are what was loaded; KVF_FILE_IO says which is not, and why.
@@ -48,7 +64,7 @@ kvf_status kvf_model_open_session(kvf_model *model, const kvf_session_options *o
                                   kvf_session **session, kvf_error *error);
 
 /*
- * The model's fingerprint (model/fingerprint.h); the first call reads all weights. It speaks
+ * The model's fingerprint (model/fingerprint.h); the first call reads samples. It speaks
  * of what was loaded: KVF_FILE_IO where a file of the model is not any more what it was then,
  * and so for all functions below that need it.
  */
@@ -60,7 +76,8 @@ kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const 
                                   kvf_error *error);
 /*
  * kvf_session_load of a session of this model: one of another, or of none that is
- * known, is KVF_WRONG_MODEL. options may be NULL (profile and context as saved).
+ * known, is KVF_WRONG_MODEL. options may be NULL (profile and context as saved). One with a
+ * fingerprint of version 1 is compared as well, for which all weights are read.
  */
 kvf_status kvf_model_load_session(kvf_model *model, const char *path,
                                   const kvf_session_options *options, bool verify,
@@ -69,17 +86,21 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
 /*
  * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
  * token are left in kvf_session_logits(); where all_logits is not NULL it receives
- * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT.
+ * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. A value that is not
+ * finite on the way, which damaged weights make, is KVF_NONFINITE. Where a file of the weights
+ * was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the session is as
+ * it was, its logits too.
  */
 kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
                              uint32_t n, float *all_logits, kvf_error *error);
 
 /*
  * Takes the session back to n_tokens tokens: truncate, and forward again from the
- * checkpoint in the chunks that the tokens first came in. Rows, states and logits are then
- * to the bit those of a session that was never longer (the device has as many threads as
- * before). Errors are those of kvf_session_truncate, which leave the session unchanged;
- * where the replay itself fails (memory), the session holds the tokens up to there.
+ * checkpoint in chunks as long as model and session take. On the CPU rows, states and logits
+ * are then to the bit those of a session that was never longer, whatever chunks, threads and
+ * ISA either saw; on a GPU they are where the chunks are the same. Errors are those of
+ * kvf_session_truncate, which leave the session unchanged; where the replay itself fails
+ * (memory), the session holds the tokens up to there.
  */
 kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
                             kvf_error *error);
@@ -97,5 +118,15 @@ uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_to
  * rest as f32 where its backend does not take weights as they are stored (backend.h).
  */
 uint64_t kvf_model_weight_bytes(const kvf_model_config *config, bool takes_stored_weights);
+
+/* Matrices that a token reads where they lie in the files, when it is decoded. */
+typedef struct kvf_token_bytes {
+    uint64_t layers;      /* attention, shared experts, routers, hyper-connections */
+    uint64_t experts;     /* the routed ones that are used */
+    uint64_t head;        /* with the token's row of the embedding */
+    uint64_t all_experts; /* of which those are a part */
+    uint32_t n_unusable;  /* weights that are missing or refused, and are in no number */
+} kvf_token_bytes;
+kvf_token_bytes kvf_model_token_bytes(const kvf_model_config *config, const kvf_tensor_set *files);
 
 #endif

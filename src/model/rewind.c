@@ -1,4 +1,4 @@
-/* rewind: back to a checkpoint, and forward again in the chunks that were recorded. */
+/* rewind: back to a checkpoint, and forward again from there. */
 #include "error.h"
 #include "model/model.h"
 
@@ -9,10 +9,12 @@ kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_t
     kvf_status status = kvf_session_truncate(session, n_tokens, &replay, error);
     if (status != KVF_OK)
         return status;
-    const int32_t *tokens = replay.tokens;
-    for (uint64_t i = 0; i < replay.n_chunks && status == KVF_OK; i++) {
-        status = kvf_model_forward(model, session, tokens, replay.chunk_tokens[i], NULL, error);
-        tokens += replay.chunk_tokens[i];
+    const uint32_t chunk =
+        replay.chunk_tokens < model->chunk_tokens ? replay.chunk_tokens : model->chunk_tokens;
+    for (uint64_t at = 0; at < replay.n_tokens && status == KVF_OK; at += chunk) {
+        const uint64_t left = replay.n_tokens - at;
+        status = kvf_model_forward(model, session, replay.tokens + at,
+                                   left < chunk ? (uint32_t)left : chunk, NULL, error);
     }
     kvf_replay_free(&replay);
     return status;

@@ -7,7 +7,7 @@
 #include "model/model.h"
 #include "model/sample.h"
 
-/* Weights are read once more for it: they have to be what was loaded until all are read. */
+/* Weights are read for it: they have to be what was loaded until that is done. */
 static kvf_status compute_fingerprint(kvf_model *model, kvf_error *error)
 {
     uint64_t fingerprint;
@@ -38,7 +38,25 @@ kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const 
     if (status != KVF_OK)
         return status;
     kvf_session_set_model_fingerprint(session, fingerprint);
+    kvf_fingerprint_mark(kvf_session_caller_state(session));
     return kvf_session_save(session, path, options, report, error);
+}
+
+/* Of a session with a fingerprint of version 1, which all weights are read to compare with. */
+static kvf_status compare_full(kvf_model *model, const kvf_session *session, const char *path,
+                               kvf_error *error)
+{
+    const uint64_t saved = kvf_session_model_fingerprint(session);
+    uint64_t full;
+    kvf_status status = kvf_model_unchanged(model, error);
+    if (status == KVF_OK)
+        status = kvf_full_fingerprint(&model->config, model->files, model->device, &full, error);
+    if (status == KVF_OK)
+        status = kvf_model_unchanged(model, error);
+    if (status != KVF_OK || full == saved)
+        return status;
+    return kvf_fail(error, KVF_WRONG_MODEL, "%s: was saved with model %016llx; this one is %016llx",
+                    kvf_printable(path).text, (unsigned long long)saved, (unsigned long long)full);
 }
 
 kvf_status kvf_model_load_session(kvf_model *model, const char *path,
@@ -47,9 +65,25 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
 {
     kvf_load_options load = {
         .session = options, .geometry = &model->config.geometry, .verify = verify};
+    kvf_snapshot_info info;
     *session = NULL;
-    const kvf_status status = kvf_model_fingerprint(model, &load.model_fingerprint, error);
-    return status == KVF_OK ? kvf_session_load(model->device, path, &load, session, error) : status;
+    kvf_status status = kvf_model_unchanged(model, error);
+    if (status == KVF_OK)
+        status = kvf_snapshot_info_read(path, &info, error);
+    const bool is_full = status == KVF_OK && info.model_fingerprint != 0 &&
+                         kvf_fingerprint_version(info.caller_state) == 1;
+    if (status == KVF_OK && !is_full)
+        status = kvf_model_fingerprint(model, &load.model_fingerprint, error);
+    if (status == KVF_OK)
+        status = kvf_session_load(model->device, path, &load, session, error);
+    if (status == KVF_OK && is_full)
+        status = compare_full(model, *session, path, error);
+    if (status != KVF_OK) {
+        kvf_session_close(*session);
+        *session = NULL;
+        return status;
+    }
+    return kvf_ok(error);
 }
 
 /* ---- The sampler ------------------------------------------------------------------- */

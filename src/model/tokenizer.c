@@ -3,10 +3,23 @@
 #include "error.h"
 #include "file/file.h"
 
+#include "file/metadata.h"
+
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define N_BYTES 256
+
+static kvf_status check_vocabulary(const char *where, const kvf_model_config *config,
+                                   kvf_error *error)
+{
+    if (config->geometry.vocab < N_BYTES)
+        return kvf_fail(error, KVF_UNSUPPORTED,
+                        "%s: a vocabulary of %u; a byte-level one has at least 256 tokens",
+                        kvf_printable(where).text, config->geometry.vocab);
+    return kvf_ok(error);
+}
 
 kvf_status kvf_tokenizer_check(const char *dir, const kvf_model_config *config, kvf_error *error)
 {
@@ -20,11 +33,40 @@ kvf_status kvf_tokenizer_check(const char *dir, const kvf_model_config *config, 
                         "%s: has a tokenizer.json, which is not read yet; only byte-level models "
                         "take text",
                         kvf_printable(dir).text);
-    if (config->geometry.vocab < N_BYTES)
+    return check_vocabulary(dir, config, error);
+}
+
+/* "none" or nothing: whoever wrote the file had no tokenizer to put into it. */
+static kvf_status check_gguf(const kvf_tensor_set *files, const kvf_model_config *config,
+                             kvf_error *error)
+{
+    static const char none[] = "none";
+    const char *path = kvf_tensor_set_file(files, 0)->path;
+    const kvf_metadata *model = kvf_tensor_set_metadata(files, "tokenizer.ggml.model");
+    kvf_text text;
+    uint64_t at = 0;
+    if (model && (model->is_array || !kvf_metadata_text(model, &at, &text) ||
+                  text.bytes != strlen(none) || memcmp(text.data, none, strlen(none)) != 0))
         return kvf_fail(error, KVF_UNSUPPORTED,
-                        "%s: a vocabulary of %u; a byte-level one has at least 256 tokens",
-                        kvf_printable(dir).text, config->geometry.vocab);
-    return kvf_ok(error);
+                        "%s: has a tokenizer (\"tokenizer.ggml.model\"), which is not read yet; "
+                        "only byte-level models take text",
+                        kvf_printable(path).text);
+    return check_vocabulary(path, config, error);
+}
+
+kvf_status kvf_tokenizer_check_files(const kvf_tensor_set *files, const kvf_model_config *config,
+                                     kvf_error *error)
+{
+    const char *config_path = kvf_tensor_set_config_path(files);
+    if (!config_path)
+        return check_gguf(files, config, error);
+    char *dir = strdup(config_path);
+    if (!dir)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
+    *strrchr(dir, '/') = '\0'; /* it ends in "/config.json" */
+    const kvf_status status = kvf_tokenizer_check(dir, config, error);
+    free(dir);
+    return status;
 }
 
 size_t kvf_tokenize(const kvf_model_config *config, const char *text, size_t text_bytes,

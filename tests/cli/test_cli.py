@@ -85,8 +85,8 @@ class UsageTest(CliTest):
             self.refused(f"'{text}' is outside 1 .. 1T", "plan", "-m", "v4-flash", "--ctx", text)
         self.refused("outside 1 .. 64k", "plan", "-m", "v4-flash", "--chunk", "65537")
         self.refused("outside 1 .. ", "run", "-m", MODEL, "-p", "a", "--threads", "0")
-        self.refused("at most 1 context", "run", "-m", MODEL, "-p", "a", "--ctx", "1k,2k")
-        self.refused("at most 64 context", "plan", "-m", "v4-flash", "--ctx", ",".join(["1k"] * 65))
+        self.refused("at most 1 value", "run", "-m", MODEL, "-p", "a", "--ctx", "1k,2k")
+        self.refused("at most 64 values", "plan", "-m", "v4-flash", "--ctx", ",".join(["1k"] * 65))
 
     def test_fractions_are_decimal_numbers_in_their_range(self):
         def refused(expected, option, text):

@@ -5,9 +5,11 @@ usage: test_plan.py --kvfold PATH --model DIR [unittest's own arguments]
 """
 
 import json
+import math
 import os
 import xml.etree.ElementTree
 
+import checkpoints
 from support import MODEL, PROFILES, SVG, CliTest, main
 
 # docs/FORMAT.md 8: session bytes of DeepSeek-V4-Flash.
@@ -21,8 +23,68 @@ FORMAT_TABLE = {
 
 PLAN_KEYS = [
     "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
-    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "buffers",
+    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "weights_mapped_bytes",
+    "weights_copied_bytes", "weights", "buffers",
 ]
+
+
+def v4_flash_tensors():
+    """{(type, of the layer that predicts a further token): [tensors, bytes]} of the release."""
+    hidden, heads, rank, groups, width, experts, vocabulary = 4096, 64, 1024, 8, 2048, 256, 129280
+    sizes = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E8M0": 1, "I64": 8, "I8": 1}
+    found = {}
+
+    def add(kind, *shape, count=1, extra=False):
+        entry = found.setdefault((kind, extra), [0, 0])
+        entry[0] += count
+        entry[1] += count * math.prod(shape) * sizes[kind]
+
+    def fp8(rows, columns, extra=False):
+        add("F8_E4M3", rows, columns, extra=extra)
+        add("F8_E8M0", rows // 128, columns // 128, extra=extra)
+
+    def head(extra):
+        add("BF16", hidden, extra=extra)
+        for shape in ((4, 4 * hidden), (4,), (1,)):
+            add("F32", *shape, extra=extra)
+
+    def layer(ratio, hashed, extra=False):
+        add("BF16", hidden, count=2, extra=extra)
+        for shape in ((24, 4 * hidden), (24,), (3,)):
+            add("F32", *shape, count=2, extra=extra)
+        add("F32", heads, extra=extra)
+        for shape in ((rank, hidden), (512 * heads, rank), (512, hidden),
+                      (groups * 1024, 512 * heads // groups), (hidden, groups * 1024)):
+            fp8(*shape, extra)
+        add("BF16", rank, extra=extra)
+        add("BF16", 512, extra=extra)
+        if ratio == 4:
+            fp8(64 * 128, rank)
+            add("BF16", 64, hidden)
+            for parts in (2 * 512, 2 * 128):
+                add("F32", 4, parts)
+                add("BF16", parts, hidden, count=2)
+                add("BF16", parts // 2)
+        elif ratio == 128:
+            add("F32", 128, 512)
+            add("BF16", 512, hidden, count=2)
+            add("BF16", 512)
+        add("BF16", experts, hidden, extra=extra)
+        add(*(("I64", vocabulary, 6) if hashed else ("F32", experts)), extra=extra)
+        for shape in ((width, hidden), (width, hidden), (hidden, width)):
+            add("I8", shape[0], shape[1] // 2, count=experts, extra=extra)
+            add("F8_E8M0", shape[0], shape[1] // 32, count=experts, extra=extra)
+            fp8(*shape, extra)
+    add("BF16", vocabulary, hidden, count=2)
+    head(False)
+    for i in range(43):
+        layer(0 if i < 2 else 4 if i % 2 == 0 else 128, i < 3)
+    layer(0, False, extra=True)
+    head(True)
+    add("BF16", hidden, count=2, extra=True)
+    fp8(hidden, hidden, True)
+    fp8(hidden, hidden, True)
+    return found
 
 
 class PlanTest(CliTest):
@@ -89,10 +151,10 @@ class PlanTest(CliTest):
         arguments = ["plan", "-m", "v4-flash", "--ctx", "8k,1M", "--profile", "fold,legacy"]
         lines = self.json_lines(*arguments)
         rows = self.csv_lines(*arguments)
-        self.assertEqual(list(rows[0]), PLAN_KEYS[:-1])
+        self.assertEqual(list(rows[0]), PLAN_KEYS[:-2])
         self.assertEqual(len(rows), len(lines))
         for row, line in zip(rows, lines):
-            self.assertEqual(row, {key: str(line[key]) for key in PLAN_KEYS[:-1]})
+            self.assertEqual(row, {key: str(line[key]) for key in PLAN_KEYS[:-2]})
 
     def test_tables_are_aligned_and_buffers_listed(self):
         text = self.good("plan", "-m", "v4-flash", "--ctx", "8k,1M", "--buffers").stdout.decode()
@@ -120,10 +182,65 @@ class PlanTest(CliTest):
         line = self.json_lines("plan", "-m", MODEL, "--ctx", "1k", "--memory", "1G")[-1]
         files = sum(os.path.getsize(os.path.join(MODEL, name)) for name in os.listdir(MODEL)
                     if name.endswith(".safetensors"))
-        self.assertGreater(line["weights_bytes"], 2 * files)
-        self.assertLess(line["weights_bytes"], 4 * files)
+        plan = self.json_lines("plan", "-m", MODEL, "--ctx", "1k")[0]
+        self.assertEqual(plan["weights_mapped_bytes"], files)
+        self.assertEqual(line["weights_bytes"], files + plan["weights_copied_bytes"])
         text = self.good("plan", "-m", MODEL, "--ctx", "1k", "--memory", "1M").stdout.decode()
         self.assertIn("does not fit", text)
+
+    def test_v4_flash_counts_the_release(self):
+        line = self.json_lines("plan", "-m", "v4-flash", "--ctx", "8k", "--profile", "fold")[0]
+        want, skipped = {}, [0, 0]
+        for (kind, extra), (count, size) in v4_flash_tensors().items():
+            entry = want.setdefault(kind, [0, 0])
+            for numbers in (entry, skipped) if extra else (entry,):
+                numbers[0] += count
+                numbers[1] += size
+        self.assertEqual({entry["type"]: [entry["tensors"], entry["bytes"]]
+                          for entry in line["weights"]}, want)
+        self.assertEqual(line["weights_mapped_bytes"], 159609485896)
+        text = self.good("plan", "-m", "v4-flash", "--ctx", "8k").stdout.decode()
+        self.assertIn(f"not run: mtp, {skipped[1] / 1e9:.3f} GB of them", text)
+        self.assertRegex(text, r"all +69,187  159,609,485,896  159\.6 GB")
+
+    def test_v4_flash_fits_with_weights_on_the_disk(self):
+        def largest(*arguments):
+            line = self.json_lines("plan", "-m", "v4-flash", "--ctx", "8k", "--profile", "fold",
+                                   *arguments)[-1]
+            return line["largest_ctx"], line["largest_ctx_from_disk"]
+        self.assertEqual(largest("--memory", "24G"), (0, 1 << 20))
+        beside, from_disk = largest("--memory", "150G")
+        self.assertEqual((from_disk, 0 < beside <= 1 << 20), (1 << 20, True))
+        self.assertEqual(largest("--memory", "24G", "--weights", "0"), (1 << 20, 1 << 20))
+        text = self.good("plan", "-m", "v4-flash", "--memory", "24G").stdout.decode()
+        self.assertIn("in 24G bytes beside 159.6 GB of weights\n  legacy  does not fit", text)
+        self.assertIn("read from the disk", text)
+
+    def test_weights_are_counted_as_they_are_stored(self):
+        checkpoints.write_gguf(self.path("tiny.gguf"), MODEL)
+        for path, files in ((MODEL, [os.path.join(MODEL, name) for name in os.listdir(MODEL)
+                                     if name.endswith(".safetensors")]),
+                            ("tiny.gguf", [self.path("tiny.gguf")])):
+            plan = self.json_lines("plan", "-m", path, "--ctx", "1k", "--profile", "fold")[0]
+            shown = json.loads(self.good("inspect", path, "--json").stdout)
+            self.assertEqual(plan["weights"], shown["types"])
+            self.assertEqual(plan["weights_mapped_bytes"], sum(map(os.path.getsize, files)))
+            # Of vectors and tables, whatever they are stored as: 4 bytes a value.
+            self.assertEqual(plan["weights_copied_bytes"], sum(
+                4 * math.prod(tensor.shape) for name, tensor in checkpoints.read(MODEL).items()
+                if len(tensor.shape) == 1 or name.endswith((".ape", ".tid2eid"))))
+
+    def test_a_config_alone_is_planned_and_weights_that_are_damaged_are_told(self):
+        folder = self.config_of_model("alone", 1 << 20)
+        plan = self.kvfold("plan", "-m", folder, "--ctx", "8k", "--json")
+        self.assertEqual(plan.stderr, b"")
+        line = json.loads(plan.stdout.splitlines()[0])
+        self.assertEqual((line["weights"], line["weights_mapped_bytes"]), ([], 0))
+        self.write("alone/model.safetensors", b"\x10")
+        plan = self.kvfold("plan", "-m", folder, "--ctx", "8k")
+        self.assertEqual((plan.returncode, plan.stderr.count(b"\n")), (0, 1))
+        self.assertIn(b"note: the weights are not counted: ", plan.stderr)
+        self.refused("model.safetensors", "plan", "-m", folder, "--memory", "1G")
 
     def test_threads_and_tile_change_scratch_only_where_they_should(self):
         def scratch(*arguments, env=None):

@@ -90,6 +90,27 @@ class ScoreTest(CliTest):
         self.refused("empty", "score", "-m", MODEL, "-f", self.write("text", ""))
         self.assertEqual(sorted(os.listdir(self.folder)), ["ids", "text"])
 
+    def test_blocks_of_a_file_of_ids_end_anywhere(self):
+        block = 65536  # as much is read at once
+        for end in ("\n", "\r\n", "\r"):
+            # Every place in a line, and in the one that is none, is a block's end once.
+            for zeros in range(1, len("12" + end) + 1):
+                lines = ["0" * zeros + "7", *["12"] * (block // len("12" + end))]
+                ids = self.write("ids", end.join([*lines, "12 34", "5", ""]))
+                self.refused(f"line {len(lines) + 1}, '12 34', is not", "score", "-m", MODEL, "--ids",
+                             ids)
+            start = "8" + end
+            for before in range(6):
+                first = "0" * (block - before - len(start) - len("1" + end)) + "1" + end
+                ids = self.write("ids", first + start + "12 34" + end)
+                self.assertEqual(os.path.getsize(ids), block - before + 5 + len(end))
+                self.refused("line 3, '12 34', is not", "score", "-m", MODEL, "--ids", ids)
+        self.refused("line 1, '??5', is not", "score", "-m", MODEL, "--ids",
+                     self.write("ids", b"\xef\xbb5\n6\n"))
+        self.refused("line 1, '???5', is not", "score", "-m", MODEL, "--ids",
+                     self.write("ids", b"\xef\xbb\xbf\xef\xbb\xbf5\n6\n"))
+        self.refused("is empty", "score", "-m", MODEL, "--ids", self.write("ids", b"\xef\xbb\xbf"))
+
     def test_logits_that_cannot_be_written_are_refused_and_an_old_file_survives(self):
         text = self.write("text", self.TEXT)
         score = ["score", "-m", MODEL, "-f", text, "--logits"]

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree
 
@@ -189,7 +190,7 @@ class LinesTest(CliTest):
         refused(b"one\r\n" + b"x" * (64 * 256 + 1), b"line 2 of standard input is longer than", 1)
         # One that is too long for the context alone can be followed by others.
         result = self.good(*RUN, "-i", "--ctx", "64", stdin=b"x" * 5000 + b"\none\n")
-        self.assertIn(b"context is full", result.stderr)
+        self.assertIn(b"this turn needs 5,001", result.stderr)
         self.assertEqual(result.stderr.count(b"fold on"), 1)
 
     def test_input_without_an_end_is_not_read_for_ever(self):
@@ -200,11 +201,40 @@ class LinesTest(CliTest):
         self.assertEqual(result.returncode, 2)
         self.assertIn(b"line 1 of standard input is longer", result.stderr)
 
+    def test_of_a_line_no_more_than_a_context_is_kept(self):
+        def peak_kb(n_bytes):
+            """With a line of so many bytes before another; what was said."""
+            process = subprocess.Popen([KVFOLD, *one_thread([*RUN, "-i", "--ctx", "300k"])],
+                                       env=environment(), stdin=subprocess.PIPE,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(process.kill)
+            for _ in range(n_bytes >> 20):
+                process.stdin.write(b"x" * (1 << 20))
+            process.stdin.write(b"\r\none\n")
+            process.stdin.close()
+            errors = process.stderr.read()
+            process.stderr.close()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.assertEqual(process.returncode, 0, errors)
+            return usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1), errors
+        least, _ = peak_kb(0)
+        most, errors = peak_kb(60 << 20)
+        self.assertIn(b"this turn needs 62,914,561 tokens", errors)
+        self.assertEqual(errors.count(b"fold on"), 1)
+        self.assertLess(most, least + 8 * 1024)
+        # A command may be longer than a context.
+        result = self.good(*RUN, "-i", "--ctx", "2", stdin=b"one\n/reset" + b" " * 99 + b"\n/none\n")
+        self.assertIn(b"unknown command /none", result.stdout)
+        self.assertNotIn(b"unknown command /reset", result.stdout)
+
     def test_what_cannot_be_read_is_said_with_the_reason(self):
         folder = os.open(self.folder, os.O_RDONLY)
         writable = os.open(self.path("file"), os.O_WRONLY | os.O_CREAT)
-        for stdin, expected in ((folder, b"Is a directory"), (writable, b"Bad file descriptor")):
-            for command in ([*RUN, "-i"], [*RUN, "-f", "-"]):
+        for stdin, of_lines, of_text in (
+                (folder, b"Is a directory", b"it is a folder"),
+                (writable, b"Bad file descriptor", b"Bad file descriptor")):
+            for command, expected in (([*RUN, "-i"], of_lines), ([*RUN, "-f", "-"], of_text)):
                 result = subprocess.run([KVFOLD, *one_thread(command)], stdin=stdin, check=False,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env=environment(), timeout=PATIENCE_SECONDS)

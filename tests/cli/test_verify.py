@@ -16,7 +16,7 @@ import time
 from support import MODEL, PATIENCE_SECONDS, PROFILES, VOCABULARY, CliTest, Terminal, main
 
 VERIFY_KEYS = [
-    "ctx", "profile", "isa", "backend", "session_bytes", "reduction", "scratch_peak_bytes",
+    "ctx", "profile", "isa", "backend", "threads", "chunk", "session_bytes", "reduction", "scratch_peak_bytes",
     "max_abs_logit_diff", "compared_logits", "differing_logits", "inexact_rows", "argmax_equal",
     "prefill_tps", "decode_tps",
 ]
@@ -87,6 +87,71 @@ class VerifyTest(CliTest):
         self.assertEqual(result.returncode, 1)
         self.assertIn(b"DIFFERENT:", result.stdout)
         self.assertIn(b"rows exactly in f16", result.stdout)
+
+    def test_combinations_are_all_with_all_and_compared_with_the_first(self):
+        lines = self.json_lines("verify", "-m", MODEL, "--ctx", "20,33", "--decode", "2",
+                                "--chunks", "5,16", "--threads", "2,1", "--profiles", "legacy,fold")
+        self.assertEqual([(line["ctx"], line["threads"], line["chunk"], line["profile"])
+                          for line in lines],
+                         [(ctx, threads, chunk, profile) for ctx in (20, 33) for threads in (2, 1)
+                          for chunk in (5, 16) for profile in ("legacy", "fold")])
+        for i, line in enumerate(lines):
+            self.assertEqual(line["compared_logits"],
+                             0 if i % 8 == 0 else (line["ctx"] + 2) * VOCABULARY, line)
+            self.assertEqual(line["differing_logits"], 0)
+
+    def test_combinations_are_of_fold_unless_profiles_are_asked_for(self):
+        arguments = ["verify", "-m", MODEL, "--ctx", "16", "--decode", "1"]
+        text = self.good(*arguments, "--chunks", "3,16").stdout.decode()
+        self.assertIn("Equal: all 5,440 logits compared have the same bits as the first "
+                      "combination's", text)
+        for profile in ("legacy", "tiled", "packed"):
+            self.assertNotIn(profile, text)
+        rows = self.csv_lines(*arguments, "--threads", "1,2", "--profile", "tiled")
+        self.assertEqual([(row["threads"], row["profile"]) for row in rows],
+                         [("1", "tiled"), ("2", "tiled")])
+        self.assertEqual(list(rows[0]), VERIFY_KEYS)
+        text = self.good(*arguments, "--chunks", "3").stdout.decode()
+        self.assertIn("Nothing was compared", text)
+
+    def test_all_isas_are_those_of_this_machine_and_the_others_are_named(self):
+        result = self.good("verify", "-m", MODEL, "--ctx", "4", "--decode", "1", "--isas", "all",
+                           "--json", env={"KVFOLD_ISA": "none"})
+        here = [json.loads(line)["isa"] for line in result.stdout.decode().splitlines()]
+        known = ["scalar", "avx2", "avx512", "avx512vnni", "neon"]
+        self.assertEqual(here, [isa for isa in known if isa in here])
+        self.assertIn("scalar", here)
+        message = result.stderr.decode()
+        self.assertEqual(message.count("\n"), 1, message)
+        for isa in known:
+            self.assertIs(re.search(rf"\b{isa}\b", message) is None, isa in here, message)
+        absent = [isa for isa in known if isa not in here][0]
+        self.refused(absent, "verify", "-m", MODEL, "--isas", "scalar," + absent)
+
+    def test_a_combination_that_differs_fails(self):
+        """tiled rounds what f16 cannot hold: other bits than legacy in every combination."""
+        copy = self.path("copy")
+        shutil.copytree(MODEL, copy)
+        scale_tensor(copy, "model.layers.2.attn.compressor.norm.weight", 2.0 ** 20)
+        result = self.kvfold("verify", "-m", copy, "--ctx", "150", "--decode", "1", "--chunks",
+                             "64,150", "--profiles", "legacy,tiled", "--json")
+        self.assertEqual(result.returncode, 1, result.stderr.decode())
+        for line in map(json.loads, result.stdout.decode().splitlines()):
+            self.assertEqual(line["differing_logits"] > 0, line["profile"] == "tiled", line)
+
+    def test_lists_that_make_no_sense_are_refused(self):
+        for expected, *arguments in [
+                ("--chunk and --chunks", "--chunk", "4", "--chunks", "4"),
+                ("--isa and --isas", "--isa", "scalar", "--isas", "all"),
+                ("'0' is outside 1 .. 64k", "--chunks", "4,0"),
+                ("'' is not a number", "--chunks", "4,"),
+                ("at most 16", "--chunks", ",".join(["9"] * 17)),
+                ("at most 16", "--threads", ",".join(["1"] * 17)),
+                ("'1025' is outside", "--threads", "1,1025"),
+                ("no ISA 'sse'", "--isas", "scalar,sse"),
+                ("no ISA ''", "--isas", "scalar,")]:
+            self.refused(expected, "verify", "-m", MODEL, *arguments)
+        self.refused("at most 1 ", "score", "-m", MODEL, "-f", "/dev/null", "--threads", "1,2")
 
     def test_contexts_beyond_the_model_and_empty_texts_are_refused(self):
         self.refused("model's maximum", "verify", "-m", MODEL, "--ctx", "1M")

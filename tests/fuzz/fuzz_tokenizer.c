@@ -63,17 +63,57 @@ static void check_same_text(const int32_t *ids, uint64_t n_ids, const char *text
     FUZZ_REQUIRE(text == end);
 }
 
+/* In pieces of three bytes with room for one id, the text says the same. */
+static bool take_pieces(cli_ids *pieces, const char *text, size_t bytes, const int32_t *ids,
+                        uint64_t n_ids)
+{
+    uint64_t n = 0;
+    uint64_t got = 0;
+    size_t at = 0;
+    bool good = true;
+    int32_t id;
+    while (good && at < bytes) {
+        size_t used;
+        const size_t piece = bytes - at < 3 ? bytes - at : 3;
+        good = cli_ids_take(pieces, text + at, piece, &id, 1, &got, &used);
+        FUZZ_REQUIRE(got == 0 || (n < n_ids && id == ids[n]));
+        FUZZ_REQUIRE(!good || got > 0 || used == piece);
+        n += got;
+        at += used;
+    }
+    good = good && cli_ids_end(pieces, &id, &got);
+    if (good && got > 0)
+        FUZZ_REQUIRE(n < n_ids && id == ids[n++]);
+    FUZZ_REQUIRE(!good || n == n_ids);
+    return good;
+}
+
 static void check_ids(const char *text, size_t bytes, uint32_t vocab)
 {
+    cli_ids whole;
+    cli_ids pieces;
     uint64_t n_ids = 0;
-    cli_ids_fault fault = {0};
-    int32_t *ids = make_tokens(cli_ids_most(bytes));
-    if (cli_ids_parse(text, bytes, vocab, ids, &n_ids, &fault)) {
+    uint64_t n_last = 0;
+    size_t used = 0;
+    const uint64_t most = cli_ids_most(bytes);
+    int32_t *ids = make_tokens(most);
+    cli_ids_start(&whole, vocab);
+    cli_ids_start(&pieces, vocab);
+    bool good = cli_ids_take(&whole, text, bytes, ids, most, &n_ids, &used);
+    FUZZ_REQUIRE(!good || used == bytes);
+    FUZZ_REQUIRE(n_ids < most); /* there is room for a last line without its end */
+    good = good && cli_ids_end(&whole, ids + n_ids, &n_last);
+    n_ids += good ? n_last : 0;
+    FUZZ_REQUIRE(take_pieces(&pieces, text, bytes, ids, n_ids) == good);
+    FUZZ_REQUIRE(pieces.line_number == whole.line_number);
+    if (good) {
         for (uint64_t i = 0; i < n_ids; i++)
             FUZZ_REQUIRE(ids[i] >= 0 && (uint32_t)ids[i] < vocab);
         check_same_text(ids, n_ids, text, bytes);
     } else {
-        FUZZ_REQUIRE(fault.line >= 1 && fault.line <= bytes && strlen(fault.text) < 48);
+        FUZZ_REQUIRE(whole.line_number >= 1 && whole.line_number <= bytes);
+        FUZZ_REQUIRE(strcmp(whole.line, pieces.line) == 0);
+        FUZZ_REQUIRE(strlen(whole.line) < sizeof whole.line);
     }
     free(ids);
 }

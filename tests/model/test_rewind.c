@@ -1,6 +1,6 @@
 /*
  * The model's sessions, gone back and forked: to the byte those of sessions that were
- * never longer, in every profile and several patterns of chunks.
+ * never longer, in every profile, whatever chunks, threads and ISA either saw.
  */
 #include "cache/compare.h"
 #include "model/golden.h"
@@ -8,6 +8,7 @@
 #define N_TOKENS 450
 
 static engine cpu;
+static engine other; /* whose sessions were never longer: other threads, another ISA if there is */
 static const int32_t *ids;
 
 typedef struct pattern {
@@ -24,34 +25,34 @@ static const pattern patterns[] = {
 #define N_PATTERNS ((int)(sizeof patterns / sizeof *patterns))
 
 /* ids[0 .. n) in the pattern's chunks, the last one cut. */
-static kvf_session *fed(const pattern *p, kvf_profile_id profile, uint64_t n)
+static kvf_session *fed(engine *e, const pattern *p, kvf_profile_id profile, uint64_t n)
 {
-    kvf_session *session = session_open(&cpu, profile, false, 2 * N_TOKENS, 512);
+    kvf_session *session = session_open(e, profile, false, 2 * N_TOKENS, 512);
     int place = 0;
     for (uint64_t at = 0; at < n;) {
         if (place == 6 || p->sizes[place] == 0)
             place = 0;
         const uint32_t part = n - at < p->sizes[place] ? (uint32_t)(n - at) : p->sizes[place];
         kvf_error error;
-        require(kvf_model_forward(cpu.model, session, ids + at, part, NULL, &error), &error);
+        require(kvf_model_forward(e->model, session, ids + at, part, NULL, &error), &error);
         at += part;
         place++;
     }
     return session;
 }
 
-/* Both go on with the same tokens, others than before. */
-static void go_on_alike(kvf_session *a, kvf_session *b)
+/* Both go on with the same 141 tokens, others than before, in other chunks. */
+static void go_on_alike(kvf_session *clean, kvf_session *back)
 {
     static const uint32_t further[] = {1, 9, 130, 1};
-    const int32_t *other = ids + 300;
+    const int32_t *text = ids + 300;
     kvf_error error;
+    require(kvf_model_forward(other.model, clean, text, 141, NULL, &error), &error);
     for (int i = 0; i < 4; i++) {
-        require(kvf_model_forward(cpu.model, a, other, further[i], NULL, &error), &error);
-        require(kvf_model_forward(cpu.model, b, other, further[i], NULL, &error), &error);
-        other += further[i];
+        require(kvf_model_forward(cpu.model, back, text, further[i], NULL, &error), &error);
+        text += further[i];
     }
-    assert_same_session(a, b);
+    assert_same_session(clean, back);
 }
 
 static void a_session_that_went_back_is_one_that_was_never_longer(void **state)
@@ -61,13 +62,14 @@ static void a_session_that_went_back_is_one_that_was_never_longer(void **state)
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++)
         for (int i = 0; i < N_PATTERNS; i++) {
             const pattern *p = &patterns[i];
-            kvf_session *session = fed(p, (kvf_profile_id)profile, N_TOKENS);
+            const pattern *q = &patterns[(i + 1) % N_PATTERNS];
+            kvf_session *session = fed(&cpu, p, (kvf_profile_id)profile, N_TOKENS);
             for (size_t j = 0; j < sizeof places / sizeof *places; j++) {
                 kvf_session *back;
                 kvf_error error;
                 require(kvf_session_fork(session, &back, &error), &error);
                 require(kvf_model_rewind(cpu.model, back, places[j], &error), &error);
-                kvf_session *clean = fed(p, (kvf_profile_id)profile, places[j]);
+                kvf_session *clean = fed(&other, q, (kvf_profile_id)profile, places[j]);
                 assert_same_session(clean, back);
                 if (j == 1)
                     go_on_alike(clean, back);
@@ -79,13 +81,36 @@ static void a_session_that_went_back_is_one_that_was_never_longer(void **state)
             require(kvf_model_rewind(cpu.model, session, 430, &error), &error);
             require(kvf_model_rewind(cpu.model, session, 390, &error), &error);
             require(kvf_model_rewind(cpu.model, session, 300, &error), &error);
-            kvf_session *clean = fed(p, (kvf_profile_id)profile, 300);
+            kvf_session *clean = fed(&other, q, (kvf_profile_id)profile, 300);
             assert_same_session(clean, session);
             kvf_session_close(clean);
             kvf_session_close(session);
         }
+    assert_int_equal(other.device->live_bytes[KVF_MEMORY_CACHE], 0);
     assert_int_equal(cpu.device->live_bytes[KVF_MEMORY_CACHE], 0);
     assert_int_equal(cpu.device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
+}
+
+/* The chunks that came are longer than the model, or the session, takes at a time now. */
+static void a_rewind_takes_chunks_that_model_and_session_take(void **state)
+{
+    (void)state;
+    static const uint32_t takes[][2] = {{100, 512}, {512, 50}}; /* model, session */
+    const pattern whole = {"at once", {512}};
+    kvf_session *clean = fed(&other, &whole, KVF_PROFILE_FOLD, 389);
+    for (int i = 0; i < 2; i++) {
+        engine e = {.device = cpu.device};
+        kvf_error error;
+        require(kvf_model_load(e.device, KVF_TEST_MODEL, takes[i][0], &e.model, &error), &error);
+        kvf_session *session = session_open(&e, KVF_PROFILE_FOLD, false, 2 * N_TOKENS, takes[i][1]);
+        engine *feeder = takes[i][1] > takes[i][0] ? &cpu : &e;
+        feed(feeder, session, ids, N_TOKENS, takes[i][1] > 400 ? 400 : takes[i][1], NULL);
+        require(kvf_model_rewind(e.model, session, 389, &error), &error);
+        assert_same_session(clean, session);
+        kvf_session_close(session);
+        kvf_model_free(e.model);
+    }
+    kvf_session_close(clean);
 }
 
 static void forks_of_a_prompt_go_their_own_ways(void **state)
@@ -93,7 +118,7 @@ static void forks_of_a_prompt_go_their_own_ways(void **state)
     (void)state;
     const pattern *p = &patterns[1];
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
-        kvf_session *prompt = fed(p, (kvf_profile_id)profile, 300);
+        kvf_session *prompt = fed(&cpu, p, (kvf_profile_id)profile, 300);
         kvf_session *forks[3];
         kvf_error error;
         for (int i = 0; i < 3; i++)
@@ -104,7 +129,7 @@ static void forks_of_a_prompt_go_their_own_ways(void **state)
                     kvf_model_forward(cpu.model, forks[i], ids + 40 * i + step, 1, NULL, &error),
                     &error);
         for (int i = 0; i < 3; i++) {
-            kvf_session *clean = fed(p, (kvf_profile_id)profile, 300);
+            kvf_session *clean = fed(&cpu, p, (kvf_profile_id)profile, 300);
             for (int step = 0; step < 6; step++)
                 require(kvf_model_forward(cpu.model, clean, ids + 40 * i + step, 1, NULL, &error),
                         &error);
@@ -112,7 +137,7 @@ static void forks_of_a_prompt_go_their_own_ways(void **state)
             kvf_session_close(clean);
             kvf_session_close(forks[i]);
         }
-        kvf_session *clean = fed(p, (kvf_profile_id)profile, 300);
+        kvf_session *clean = fed(&cpu, p, (kvf_profile_id)profile, 300);
         assert_same_session(clean, prompt);
         kvf_session_close(clean);
         kvf_session_close(prompt);
@@ -144,15 +169,22 @@ static int setup(void **state)
     ids = golden(NULL, "p700.ids");
     /* One thread: most chunks are small, and the bits do not depend on it being more. */
     kvf_error error;
-    const kvf_device_options options = {.backend = "cpu", .n_threads = 1};
+    kvf_device_options options = {.backend = "cpu", .n_threads = 1};
     require(kvf_device_open(&options, &cpu.device, &error), &error);
     require(kvf_model_load(cpu.device, KVF_TEST_MODEL, 512, &cpu.model, &error), &error);
+    options = (kvf_device_options){.backend = "cpu", .isa = "avx2", .n_threads = 3};
+    if (kvf_device_open(&options, &other.device, &error) != KVF_OK) {
+        options.isa = NULL;
+        require(kvf_device_open(&options, &other.device, &error), &error);
+    }
+    require(kvf_model_load(other.device, KVF_TEST_MODEL, 512, &other.model, &error), &error);
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
+    engine_close(&other);
     engine_close(&cpu);
     kvf_tensor_set_close(golden_files);
     return 0;
@@ -162,6 +194,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_session_that_went_back_is_one_that_was_never_longer),
+        cmocka_unit_test(a_rewind_takes_chunks_that_model_and_session_take),
         cmocka_unit_test(forks_of_a_prompt_go_their_own_ways),
         cmocka_unit_test(what_is_not_covered_is_said_and_nothing_changes),
     };

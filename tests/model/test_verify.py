@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`kvfold verify`: four profiles, no differing bit, bytes as planned."""
+"""`kvfold verify`: four profiles, no differing bit, bytes as planned; chunks, threads, ISAs."""
 import argparse
 import json
 import os
@@ -15,6 +15,7 @@ parser.add_argument("--data")
 parser.add_argument("--contexts", default="1k,16k")
 parser.add_argument("--decode", type=int, default=64, help="tokens after the prompt")
 parser.add_argument("--backend", default="cpu")
+parser.add_argument("--many", action="store_true", help="all combinations of a longer prompt")
 options, rest = parser.parse_known_args()
 
 
@@ -83,6 +84,37 @@ class Verify(unittest.TestCase):
             self.assertLess(held["fold"], held["packed"])
             self.assertLess(held["packed"], held["tiled"])
             self.assertLess(held["tiled"], held["legacy"])
+
+
+@unittest.skipIf(options.backend != "cpu", "promised on the CPU alone")
+class Combinations(unittest.TestCase):
+    """Chunks that end inside and at the ends of windows and pages, one by one and at once."""
+
+    def compare(self, n_lines, *arguments):
+        status, records, stderr = lines("verify", "-m", options.model, *arguments, "--json")
+        self.assertEqual(status, 0, stderr)
+        self.assertGreaterEqual(len(records), n_lines)
+        self.assertEqual({r["differing_logits"] for r in records}, {0})
+        positions = int(arguments[1]) + int(arguments[3])
+        self.assertEqual([r["compared_logits"] for r in records],
+                         [0] + [320 * positions] * (len(records) - 1))
+        return records
+
+    def test_no_bit_differs_between_chunks_and_threads(self):
+        self.compare(12, "--ctx", "300", "--decode", "8", "--chunks", "1,7,128", "--threads",
+                     "1,2", "--profiles", "legacy,fold")
+
+    def test_no_bit_differs_between_isas(self):
+        records = self.compare(2, "--ctx", "140", "--decode", "2", "--chunks", "128", "--isas",
+                               "all")
+        self.assertEqual(len({r["isa"] for r in records}), len(records))
+
+    @unittest.skipUnless(options.many, "minutes")
+    def test_no_bit_differs_between_any_combinations(self):
+        self.compare(16, "--ctx", "1000", "--decode", "30", "--chunks", "1,7,128,4096",
+                     "--threads", "1,2,3", "--isas", "all")
+        self.compare(48, "--ctx", "1500", "--decode", "30", "--chunks", "1,7,128,4096",
+                     "--threads", "1,2,3", "--profiles", "legacy,tiled,packed,fold")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def folder(downloads):
 
 
 class Ggml:
-    """libggml-base: decoders and sizes of ggml's types."""
+    """libggml-base: ggml's types, their sizes, decoders and encoders."""
 
     def __init__(self, downloads):
         libraries = folder(downloads)
@@ -95,6 +95,8 @@ class Ggml:
 
     def decode(self, name, data, count):
         """`count` values as bytes of f32."""
+        if name == "f32":
+            return data
         rows = {"f16": "ggml_fp16_to_fp32_row", "bf16": "ggml_bf16_to_fp32_row"}
         function = getattr(self.library, rows.get(name, "dequantize_row_" + name))
         function.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64]
@@ -102,3 +104,17 @@ class Ggml:
         out = (ctypes.c_float * count)()
         function(data, ctypes.addressof(out), count)
         return bytes(out)
+
+    def encode(self, id_, data, per_row):
+        """Blocks of f32 data in rows of per_row, chosen with all columns as important as any other."""
+        function = self.library.ggml_quantize_chunk
+        function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
+                             ctypes.c_int64, ctypes.c_void_p]
+        function.restype = ctypes.c_size_t
+        _, values, size = self.type_of(id_)
+        count = len(data) // 4
+        out = ctypes.create_string_buffer(count // values * size)
+        importance = (ctypes.c_float * per_row)(*[1.0] * per_row)  # some types cannot do without
+        written = function(id_, data, ctypes.addressof(out), 0, count // per_row, per_row, ctypes.addressof(importance))
+        assert written == len(out), (id_, written)
+        return out.raw

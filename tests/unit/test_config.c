@@ -104,18 +104,22 @@ static void test_both_original_styles_give_the_same_config(void **state)
     assert_int_equal(inference.n_eos_tokens, 0);
 }
 
-/* original_style with the first `find` replaced (malloc'd); it must be there. */
-static char *with_change(const char *find, const char *replace)
+/* The text with one place changed; to be freed. */
+static char *replaced(const char *in, const char *find, const char *replace)
 {
-    const char *at = strstr(original_style, find);
+    const char *at = strstr(in, find);
     if (!at)
         fail_msg("not in the config: %s", find);
-    size_t bytes = sizeof original_style + strlen(replace);
+    size_t bytes = strlen(in) + strlen(replace) + 1;
     char *text = malloc(bytes);
     assert_non_null(text);
-    snprintf(text, bytes, "%.*s%s%s", (int)(at - original_style), original_style, replace,
-             at + strlen(find));
+    snprintf(text, bytes, "%.*s%s%s", (int)(at - in), in, replace, at + strlen(find));
     return text;
+}
+
+static char *with_change(const char *find, const char *replace)
+{
+    return replaced(original_style, find, replace);
 }
 
 static void parse_changed(const char *find, const char *replace, kvf_model_config *config)
@@ -211,19 +215,17 @@ static void test_what_agrees_is_accepted_in_every_spelling(void **state)
     }
 }
 
-/* config.json as DeepSeek released it, but for the sizes, with weights that are read. */
+/* config.json as DeepSeek released it, but for the sizes. */
 #define RELEASED_KEYS                                                                              \
-    "\"attention_dropout\":0.0,\"expert_dtype\":null,\"initializer_range\":0.02,"                  \
+    "\"attention_dropout\":0.0,\"expert_dtype\":\"fp4\",\"initializer_range\":0.02,"               \
+    "\"quantization_config\":{\"activation_scheme\":\"dynamic\",\"fmt\":\"e4m3\","                 \
+    "\"quant_method\":\"fp8\",\"scale_fmt\":\"ue8m0\",\"weight_block_size\":[128,128]},"           \
     "\"torch_dtype\":\"bfloat16\",\"transformers_version\":\"4.57.1\",\"use_cache\":true,"         \
     "\"dspark_block_size\":5,\"dspark_noise_token_id\":12,\"dspark_target_layer_ids\":[4,5],"      \
     "\"dspark_markov_rank\":256,"
 static void test_released_configs_have_no_key_that_is_not_known(void **state)
 {
     (void)state;
-    static const char quantisation[] =
-        "\"quantization_config\":{\"activation_scheme\":\"dynamic\",\"fmt\":\"e4m3\","
-        "\"quant_method\":\"fp8\",\"scale_fmt\":\"ue8m0\",\"weight_block_size\":[128,128]},"
-        "\"hidden_act\"";
     kvf_model_config c;
     kvf_error error = {0};
     parse_changed("\"hidden_act\"", RELEASED_KEYS "\"hidden_act\"", &c);
@@ -232,10 +234,33 @@ static void test_released_configs_have_no_key_that_is_not_known(void **state)
     assert_int_equal(c.n_unknown_keys, 0);
     assert_int_equal(kvf_config_load(KVF_TEST_MODEL, &c, &error), KVF_OK);
     assert_int_equal(c.n_unknown_keys, 0);
-    char *text = with_change("\"hidden_act\"", quantisation);
-    assert_failed("released", parse(text, &c, &error), KVF_UNSUPPORTED, &error,
-                  "quant_method \"fp8\"|not read yet");
-    free(text);
+}
+
+/* inference/config.json speaks of FP8 and FP4 and has no epsilon; both are 1e-6 in that code. */
+static void test_what_the_inference_style_leaves_out_is_that_code_s(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *find;
+        const char *replace;
+    } changes[] = {
+        {"\"norm_eps\":1e-06,", ""},
+        {"\"hc_eps\":1e-06,", ""},
+        {"\"dtype\":\"bf16\"", "\"dtype\":\"fp8\",\"scale_fmt\":\"ue8m0\",\"n_mtp_layers\":1"},
+        {"\"expert_dtype\":null", "\"expert_dtype\":\"fp4\""},
+        {"\"expert_dtype\":null", "\"expert_dtype\":\"fp8\""},
+    };
+    kvf_model_config wanted;
+    kvf_error error = {0};
+    assert_int_equal(parse(inference_style, &wanted, &error), KVF_OK);
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        kvf_model_config c;
+        char *text = replaced(inference_style, changes[i].find, changes[i].replace);
+        assert_int_equal(parse(text, &c, &error), KVF_OK);
+        assert_same_model(&c, &wanted);
+        assert_int_equal(c.n_unknown_keys, 0);
+        free(text);
+    }
 }
 
 static void test_unknown_keys_are_listed_as_far_as_there_is_room(void **state)
@@ -326,9 +351,9 @@ static const struct bad_config {
     {"sqrtsoftplus", "softmax%s\\n", KVF_UNSUPPORTED, "\"scoring_func\" is \"softmax%s?\""},
     {"\"silu\"", "\"gelu\"", KVF_UNSUPPORTED, "\"hidden_act\" is \"gelu\""},
     {"\"attention_bias\":false", "\"attention_bias\":true", KVF_UNSUPPORTED, "\"attention_bias\" is true"},
-    {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\"}", KVF_UNSUPPORTED, "quantization_config|\"fp8\""},
-    {"\"attention_bias\":false", "\"expert_dtype\":\"fp4\"", KVF_UNSUPPORTED, "\"expert_dtype\" is \"fp4\""},
-    {"\"attention_bias\":false", "\"dtype\":\"fp8\"", KVF_UNSUPPORTED, "\"dtype\" is \"fp8\""},
+    {"\"attention_bias\":false", "\"expert_dtype\":\"nvfp4\"", KVF_UNSUPPORTED, "\"expert_dtype\" is \"nvfp4\"; bfloat16"},
+    {"\"attention_bias\":false", "\"expert_dtype\":4", KVF_FILE_FORMAT, "\"expert_dtype\" is 4"},
+    {"\"attention_bias\":false", "\"dtype\":\"int8\"", KVF_UNSUPPORTED, "\"dtype\" is \"int8\"; bfloat16"},
     {"\"attention_bias\":false", "\"first_k_dense_replace\":3", KVF_UNSUPPORTED, "\"first_k_dense_replace\" is 3"},
     {"\"attention_bias\":false", "\"n_group\":8", KVF_UNSUPPORTED, "\"n_group\" is 8"},
     /* layers */
@@ -402,12 +427,17 @@ static const struct bad_config {
     {"\"attention_bias\":false", "\"qk_nope_head_dim\":128", KVF_UNSUPPORTED, "\"qk_nope_head_dim\" is 128; only 448"},
     {"\"attention_bias\":false", "\"mlp_bias\":true", KVF_UNSUPPORTED, "\"mlp_bias\" is true; only false"},
     {"\"attention_bias\":false", "\"mlp_bias\":0", KVF_FILE_FORMAT, "\"mlp_bias\" is 0"},
-    {"\"attention_bias\":false", "\"torch_dtype\":\"float8_e4m3fn\"", KVF_UNSUPPORTED, "\"torch_dtype\" is \"float8_e4m3fn\"; quantised"},
+    {"\"attention_bias\":false", "\"torch_dtype\":\"float8_e4m3fn\"", KVF_UNSUPPORTED, "\"torch_dtype\" is \"float8_e4m3fn\"; bfloat16"},
     {"\"attention_bias\":false", "\"topk_method\":\"greedy\"", KVF_FILE_FORMAT, "\"topk_method\" is there twice"},
     {"noaux_tc", "group_limited_greedy", KVF_UNSUPPORTED, "\"topk_method\" is \"group_limited_greedy\""},
     {"\"attention_bias\":false", "\"scale_fmt\":\"float\"", KVF_UNSUPPORTED, "\"scale_fmt\" is \"float\""},
     {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"gptq\"}", KVF_UNSUPPORTED, "\"quantization_config.quant_method\" is \"gptq\"; only \"fp8\""},
     {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[32,32]}", KVF_UNSUPPORTED, "\"quantization_config.weight_block_size\" is an array; only [128, 128]"},
+    {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128.5]}", KVF_UNSUPPORTED, "\"quantization_config.weight_block_size\" is an array; only [128, 128]"},
+    {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\"}", KVF_UNSUPPORTED, "\"quantization_config.fmt\" is \"e5m2\"; only \"e4m3\""},
+    {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"scale_fmt\":\"float\"}", KVF_UNSUPPORTED, "\"quantization_config.scale_fmt\" is \"float\"; only \"ue8m0\""},
+    {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\"}", KVF_UNSUPPORTED, "\"quantization_config.activation_scheme\" is \"static\"; only \"dynamic\""},
+    {"\"attention_bias\":false", "\"quantization_config\":{\"fmt\":\"e4m3\"}", KVF_FILE_FORMAT, "\"quantization_config.quant_method\" is missing; only \"fp8\""},
     {"\"attention_bias\":false", "\"quantization_config\":{\"quant_method\":\"fp8\",\"desc_act\":true}", KVF_UNSUPPORTED, "\"quantization_config.desc_act\" is true; nothing is known"},
     {"\"attention_bias\":false", "\"quantization_config\":\"fp8\"", KVF_FILE_FORMAT, "\"quantization_config\" is \"fp8\"; an object"},
     /* keys that nobody here knows */
@@ -510,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_optional_values_take_their_documented_meaning),
         cmocka_unit_test(test_what_agrees_is_accepted_in_every_spelling),
         cmocka_unit_test(test_released_configs_have_no_key_that_is_not_known),
+        cmocka_unit_test(test_what_the_inference_style_leaves_out_is_that_code_s),
         cmocka_unit_test(test_unknown_keys_are_listed_as_far_as_there_is_room),
         cmocka_unit_test_setup_teardown(test_generation_config_replaces_the_end_tokens, make_folder,
                                         remove_folder),

@@ -100,7 +100,7 @@ static void test_parts_that_are_missing_or_of_another_model_are_refused(void **s
         assert_int_equal(unlink(path), 0);
         snprintf(parts, sizeof parts, "/%s: no such file; |is a part of the same model",
                  part_names[i]);
-        expect_parts(*state, part_names[(i + 1) % N_PARTS], KVF_FILE_NOT_FOUND, parts);
+        expect_parts(*state, part_names[(i + 1) % N_PARTS], KVF_FILE_FORMAT, parts);
     }
     static const struct {
         struct claims claims;

@@ -83,7 +83,7 @@ static void read_a_lost_file(const char *folder)
 {
     kvf_error error = {0};
     kvf_tensor_set *set = open_checkpoint(folder);
-    CHILD_REQUIRE(cli_lost_files_watch(set));
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
     CHILD_REQUIRE(kvf_tensor_set_check_lost(set, &error) == KVF_OK);
     CHILD_REQUIRE(truncate(path_of(folder, "two.st"), 0) == 0);
     CHILD_REQUIRE(sum(kvf_tensor_set_find(set, "b")) == 0);
@@ -95,7 +95,7 @@ static void read_a_lost_file(const char *folder)
     CHILD_REQUIRE(truncate(path_of(folder, "two.st"), 2 * TENSOR_BYTES) == 0);
     CHILD_REQUIRE(kvf_tensor_set_check_lost(set, &error) == KVF_FILE_IO);
     CHILD_REQUIRE(strstr(error.message, "/two.st: could not be read any more"));
-    cli_lost_files_forget(set);
+    cli_lost_files_forget(&set);
     kvf_tensor_set_close(set);
 }
 
@@ -103,7 +103,7 @@ static void read_half_a_file(const char *folder)
 {
     kvf_tensor_set *set = open_checkpoint(folder);
     const kvf_tensor *tensor = kvf_tensor_set_find(set, "a");
-    CHILD_REQUIRE(cli_lost_files_watch(set));
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
     CHILD_REQUIRE(truncate(path_of(folder, "one.st"), TENSOR_BYTES / 2) == 0);
     CHILD_REQUIRE(((const volatile char *)tensor->data)[0] == 7);
     CHILD_REQUIRE(!kvf_tensor_set_lost(set));
@@ -120,7 +120,7 @@ static void read_by_threads(const char *folder)
 {
     pthread_t threads[N_THREADS];
     kvf_tensor_set *set = open_checkpoint(folder);
-    CHILD_REQUIRE(cli_lost_files_watch(set));
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
     CHILD_REQUIRE(truncate(path_of(folder, "one.st"), 0) == 0);
     CHILD_REQUIRE(truncate(path_of(folder, "two.st"), 4096) == 0);
     for (int i = 0; i < N_THREADS; i++)
@@ -137,7 +137,7 @@ static void read_what_is_not_watched(const char *folder)
     kvf_file other;
     kvf_error error;
     CHILD_REQUIRE(kvf_file_map(path_of(folder, "two.st"), &other, &error) == KVF_OK);
-    CHILD_REQUIRE(cli_lost_files_watch(set));
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
     CHILD_REQUIRE(truncate(path_of(folder, "two.st"), 0) == 0);
     (void)((const volatile char *)other.data)[0];
 }
@@ -145,15 +145,16 @@ static void read_what_is_not_watched(const char *folder)
 static void read_after_it_was_forgotten(const char *folder)
 {
     kvf_tensor_set *set = open_checkpoint(folder);
-    CHILD_REQUIRE(cli_lost_files_watch(set));
-    cli_lost_files_forget(set);
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
+    cli_lost_files_forget(&set);
     CHILD_REQUIRE(truncate(path_of(folder, "two.st"), 0) == 0);
     sum(kvf_tensor_set_find(set, "b"));
 }
 
 static void send_a_signal(const char *folder)
 {
-    CHILD_REQUIRE(cli_lost_files_watch(open_checkpoint(folder)));
+    kvf_tensor_set *set = open_checkpoint(folder);
+    CHILD_REQUIRE(cli_lost_files_watch(&set));
     kill(getpid(), SIGBUS);
 }
 

@@ -256,7 +256,7 @@ static const struct bad_index {
     {"backslash", "{\"weight_map\":{\"a\":\"x\\\\one.st\"}}", KVF_FILE_FORMAT, "plain file name"},
     {"dots", "{\"weight_map\":{\"a\":\"..\"}}", KVF_FILE_FORMAT, "plain file name"},
     {"empty name", "{\"weight_map\":{\"a\":\"\"}}", KVF_FILE_FORMAT, "plain file name"},
-    {"missing shard", "{\"weight_map\":{\"a\":\"one.st\",\"c\":\"three.st\"}}", KVF_FILE_NOT_FOUND,
+    {"missing shard", "{\"weight_map\":{\"a\":\"one.st\",\"c\":\"three.st\"}}", KVF_FILE_FORMAT,
      "three.st: no such file|index.json says it holds \"c\""},
     {"tensor missing in the index", "{\"weight_map\":{\"a\":\"one.st\",\"c\":\"two.st\"}}",
      KVF_FILE_FORMAT, "tensor \"b\" of |one.st is not in the index"},

@@ -114,14 +114,16 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
         cpu->base.n_threads = n_cpus < KVF_MAX_THREADS ? n_cpus : KVF_MAX_THREADS;
     }
     cpu->kernels = kernels;
+    kvf_status status = kvf_pool_open(cpu->base.n_threads, &cpu->pool, error);
     /* Large, and touched as far as it is needed: pages that are not cost nothing. */
-    cpu->spaces = cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces);
-    const kvf_status status =
-        cpu->spaces ? kvf_pool_open(cpu->base.n_threads, &cpu->pool, error)
-                    : kvf_fail(error, KVF_OUT_OF_MEMORY,
-                               "no memory for the workspace of %u threads", cpu->base.n_threads);
+    if (status == KVF_OK) {
+        cpu->spaces = cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces);
+        if (!cpu->spaces)
+            status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the workspace of %u threads",
+                              cpu->base.n_threads);
+    }
     if (status != KVF_OK) {
-        free(cpu->spaces);
+        kvf_pool_close(cpu->pool);
         free(cpu);
         return status;
     }

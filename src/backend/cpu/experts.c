@@ -164,8 +164,10 @@ static void activate_block(const tile *t, uint32_t expert, uint32_t row, kvf_pro
                                            .list = t->tokens + begin,
                                            .n = n < KVF_PRODUCT_TOKENS ? (uint32_t)n
                                                                        : KVF_PRODUCT_TOKENS};
-        kvf_product_block(kernels, &weights->w1, row, n_rows, &tokens, space, space->out[0]);
-        kvf_product_block(kernels, &weights->w3, row, n_rows, &tokens, space, space->out[1]);
+        kvf_product_block(kernels, &weights->w1, row, n_rows, &tokens, space, space->out[0][0],
+                          KVF_PRODUCT_ROWS);
+        kvf_product_block(kernels, &weights->w3, row, n_rows, &tokens, space, space->out[1][0],
+                          KVF_PRODUCT_ROWS);
         kernels->swiglu(&space->out[0][0][0], &space->out[1][0][0], args->limit,
                         (size_t)tokens.n * KVF_PRODUCT_ROWS);
         for (uint32_t i = 0; i < tokens.n; i++)
@@ -201,7 +203,7 @@ static void down_block(const tile *t, uint32_t expert, uint32_t row, uint32_t n_
                                            .n = n < KVF_PRODUCT_TOKENS ? (uint32_t)n
                                                                        : KVF_PRODUCT_TOKENS};
         kvf_product_block(t->device->kernels, &weights->w2, row, n_rows, &tokens, space,
-                          space->out[0]);
+                          space->out[0][0], KVF_PRODUCT_ROWS);
         for (uint32_t i = 0; i < tokens.n; i++)
             memcpy(space->slots[t->choices[begin + (int32_t)i]], space->out[0][i],
                    sizeof space->out[0][i]);

@@ -120,22 +120,28 @@ typedef struct kvf_panel {
     const float *values;
     uint32_t n_groups;
     bool is_first; /* sums begin with it */
+    bool is_last;  /* and end with it */
 } kvf_panel;
+
+/* Where the outputs of a tile go: out[n_tokens][stride], KVF_PRODUCT_ROWS of each token. */
+typedef struct kvf_tile_out {
+    float *out;
+    size_t stride;
+    float *sums; /* [n_tokens][KVF_PRODUCT_ROWS][16]: lanes that wait for the next panel */
+} kvf_tile_out;
 
 typedef struct kvf_cpu_kernels {
     const char *isa;
     const kvf_product_kernels *products; /* [KVF_WEIGHT_COUNT] */
     uint32_t product_tile_rows;          /* divides KVF_PRODUCT_ROWS */
     /*
-     * sums[n_tokens][KVF_PRODUCT_ROWS][16] take groups begin .. end of the panel; tokens[t]
-     * points to the values for group `begin`.
+     * Tokens take groups begin .. end of the panel; tokens[t] points to the values for group
+     * `begin`. Outputs are written with the last group of the last panel.
      */
     void (*product_tile)(const kvf_panel *panel, uint32_t begin, uint32_t end,
-                         const float *const *tokens, uint32_t n_tokens, float *sums);
+                         const float *const *tokens, uint32_t n_tokens, const kvf_tile_out *to);
     /* kvf_swiglu of n values, a multiple of 16, in place of gate; limit 0: none. */
     void (*swiglu)(float *gate, const float *up, float limit, size_t n);
-    /* The sums of one token's KVF_PRODUCT_ROWS rows out of their lanes. */
-    void (*product_finish)(const float *sums, float out[KVF_PRODUCT_ROWS]);
     /* scores of rows begin .. end, at most KVF_ATTEND_SCORE_ROWS, of the walk. */
     void (*attend_scores)(const kvf_attend_part *part, uint32_t begin, uint32_t end, float *tile);
     /* Scores to p, maxima and denominators of heads first_head .. + 16. */

@@ -44,7 +44,7 @@ static void fill_panel(const kvf_cpu_kernels *kernels, const kvf_matrix *weight,
 /* The last, partial group of 16 values of each token, filled up with zeros. */
 static void multiply_tails(const kvf_cpu_kernels *kernels, const kvf_matrix *weight,
                            const kvf_product_tokens *tokens, const kvf_panel *panel,
-                           kvf_product_space *space)
+                           kvf_product_space *space, const kvf_tile_out *to)
 {
     const uint32_t n_tail = weight->cols % 16;
     for (uint32_t t = 0; t < tokens->n; t++) {
@@ -54,32 +54,30 @@ static void multiply_tails(const kvf_cpu_kernels *kernels, const kvf_matrix *wei
         space->tokens[t] = space->tails[t];
     }
     kernels->product_tile(panel, panel->n_groups - 1, panel->n_groups, space->tokens, tokens->n,
-                          &space->sums[0][0][0]);
+                          to);
 }
 
 void kvf_product_block(const kvf_cpu_kernels *kernels, const kvf_matrix *weight, uint32_t row,
                        uint32_t n_rows, const kvf_product_tokens *tokens, kvf_product_space *space,
-                       float (*out)[KVF_PRODUCT_ROWS])
+                       float *out, size_t stride)
 {
+    const kvf_tile_out to = {out, stride, &space->sums[0][0][0]};
     if (tokens->n == 1) {
-        multiply_one(kernels, weight, row, n_rows, token_at(tokens, 0), out[0]);
+        multiply_one(kernels, weight, row, n_rows, token_at(tokens, 0), out);
         return;
     }
     for (uint32_t col = 0; col < weight->cols; col += KVF_PRODUCT_COLS) {
         const uint32_t left = weight->cols - col;
         const uint32_t n_cols = left < KVF_PRODUCT_COLS ? left : KVF_PRODUCT_COLS;
-        const kvf_panel panel = {space->panel, (n_cols + 15) / 16, col == 0};
+        const kvf_panel panel = {space->panel, (n_cols + 15) / 16, col == 0, n_cols == left};
         fill_panel(kernels, weight, row, n_rows, col, panel.n_groups, space->panel);
         for (uint32_t t = 0; t < tokens->n; t++)
             space->tokens[t] = token_at(tokens, t) + col;
         if (n_cols >= 16)
-            kernels->product_tile(&panel, 0, n_cols / 16, space->tokens, tokens->n,
-                                  &space->sums[0][0][0]);
+            kernels->product_tile(&panel, 0, n_cols / 16, space->tokens, tokens->n, &to);
         if (n_cols % 16)
-            multiply_tails(kernels, weight, tokens, &panel, space);
+            multiply_tails(kernels, weight, tokens, &panel, space, &to);
     }
-    for (uint32_t t = 0; t < tokens->n; t++)
-        kernels->product_finish(&space->sums[t][0][0], out[t]);
 }
 
 /* ---- Matmuls ----------------------------------------------------------------------- */
@@ -125,11 +123,16 @@ static void multiply_item(const product_work *work, const work_part *part, size_
                                              (size_t)group * args->weight.cols,
                                        .stride = args->in_stride,
                                        .n = n < KVF_PRODUCT_TOKENS ? n : KVF_PRODUCT_TOKENS};
+    float *out = args->out + first * args->out_stride + row;
+    if (n_rows == KVF_PRODUCT_ROWS || tokens.n == 1) {
+        kvf_product_block(work->device->kernels, &args->weight, row, n_rows, &tokens, space, out,
+                          args->out_stride);
+        return;
+    }
     kvf_product_block(work->device->kernels, &args->weight, row, n_rows, &tokens, space,
-                      space->out[0]);
+                      space->out[0][0], KVF_PRODUCT_ROWS);
     for (uint32_t t = 0; t < tokens.n; t++)
-        memcpy(args->out + (first + t) * args->out_stride + row, space->out[0][t],
-               n_rows * sizeof(float));
+        memcpy(out + t * args->out_stride, space->out[0][t], n_rows * sizeof(float));
 }
 
 static void multiply_items(void *context, size_t first, size_t end, uint32_t thread)

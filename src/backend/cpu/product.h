@@ -38,12 +38,13 @@ typedef struct kvf_product_tokens {
 } kvf_product_tokens;
 
 /*
- * out[t][r] = rows row .. + n_rows (at most KVF_PRODUCT_ROWS) of the weight times token t,
- * for rows up to n_rows; the others are of no meaning.
+ * out[t * stride + r] = row `row` + r of the weight times token t, for n_rows rows (at most
+ * KVF_PRODUCT_ROWS). Where n_rows are fewer and tokens several, the rest of
+ * KVF_PRODUCT_ROWS values a token is written too, and is of no meaning.
  */
 void kvf_product_block(const kvf_cpu_kernels *kernels, const kvf_matrix *weight, uint32_t row,
                        uint32_t n_rows, const kvf_product_tokens *tokens, kvf_product_space *space,
-                       float (*out)[KVF_PRODUCT_ROWS]);
+                       float *out, size_t stride);
 
 /* The sum of a[i] * b[i] in the same order (docs/FORMAT.md 9.2). */
 float kvf_product_of_f32(const kvf_cpu_kernels *kernels, const float *a, const float *b,

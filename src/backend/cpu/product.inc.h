@@ -4,7 +4,7 @@
  * Parameters, from the including file's v16_*.h:
  *   v16, b16 and their operations        16 lanes, 16 bytes
  *   V16_TILE_ROWS x V16_TILE_TOKENS      outputs computed together in registers
- *   V16_SUM_16                           whether v16_sum_16 is there
+ *   V16_FINISH                           whether v16_finish is there, for all sums at once
  * and from products_*.c, which includes this alone: KVF_PRODUCT_ISA (product_isa.inc.h).
  * Tested combinations: scalar 1x1, avx2 2x3, avx512 4x6, neon 2x3.
  *
@@ -29,21 +29,41 @@
 
 /* ---- Tiles ----------------------------------------------------------------------- */
 
+#ifndef V16_FINISH
+/* out[t * stride + r] = v16_sum(acc[t][r]). */
+static inline __attribute__((always_inline)) void
+v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *out, size_t stride)
+{
+    for (int t = 0; t < n_tokens; t++)
+        for (int r = 0; r < V16_TILE_ROWS; r++)
+            out[(size_t)t * stride + r] = v16_sum(acc[t][r]);
+}
+#endif
+
+/* What a tile of rows and tokens begins with and ends in. */
+typedef struct tile_ends {
+    bool is_first;
+    bool is_last;
+    float *sums; /* [n_tokens][KVF_PRODUCT_ROWS][16], from the tile's first row */
+    float *out;  /* likewise [n_tokens][stride] */
+    size_t stride;
+} tile_ends;
+
 /*
- * sums[n_tokens][..][16] of V16_TILE_ROWS rows take n_groups groups; panel points to the
- * first of them, [n_groups][V16_TILE_ROWS][16]. n_tokens is a constant.
+ * V16_TILE_ROWS rows x n_tokens (a constant) over n_groups groups; panel points to the first
+ * of them, [n_groups][V16_TILE_ROWS][16].
  */
 static inline __attribute__((always_inline)) void tile_block(const float *panel, uint32_t n_groups,
-                                                             bool is_first,
                                                              const float *const *tokens,
-                                                             const int n_tokens, float *sums)
+                                                             const int n_tokens, tile_ends ends)
 {
     v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS];
     KVF_UNROLL
     for (int t = 0; t < n_tokens; t++)
         KVF_UNROLL
     for (int r = 0; r < V16_TILE_ROWS; r++)
-        acc[t][r] = is_first ? v16_set1(0.0f) : v16_load(sums + (t * KVF_PRODUCT_ROWS + r) * 16);
+        acc[t][r] =
+            ends.is_first ? v16_set1(0.0f) : v16_load(ends.sums + (t * KVF_PRODUCT_ROWS + r) * 16);
     for (uint32_t g = 0; g < n_groups; g++) {
         v16 row[V16_TILE_ROWS];
         KVF_UNROLL
@@ -57,56 +77,56 @@ static inline __attribute__((always_inline)) void tile_block(const float *panel,
                 acc[t][r] = v16_fma(row[r], token, acc[t][r]);
         }
     }
+    if (ends.is_last) {
+        v16_finish(acc, n_tokens, ends.out, ends.stride);
+        return;
+    }
     KVF_UNROLL
     for (int t = 0; t < n_tokens; t++)
         KVF_UNROLL
     for (int r = 0; r < V16_TILE_ROWS; r++)
-        v16_store(sums + (t * KVF_PRODUCT_ROWS + r) * 16, acc[t][r]);
+        v16_store(ends.sums + (t * KVF_PRODUCT_ROWS + r) * 16, acc[t][r]);
 }
 
 /* Up to V16_TILE_TOKENS tokens, all rows of the panel. */
 static void tile_tokens(const kvf_panel *panel, uint32_t begin, uint32_t n_groups,
-                        const float *const *tokens, uint32_t n_tokens, float *sums)
+                        const float *const *tokens, uint32_t n_tokens, tile_ends ends)
 {
-    const bool first = panel->is_first && begin == 0;
     for (uint32_t row = 0; row < KVF_PRODUCT_ROWS; row += V16_TILE_ROWS) {
         const float *values =
             panel->values + ((size_t)row * panel->n_groups + (size_t)begin * V16_TILE_ROWS) * 16;
-        float *out = sums + (size_t)row * 16;
         switch (n_tokens) {
-        case 1: tile_block(values, n_groups, first, tokens, 1, out); break;
+        case 1: tile_block(values, n_groups, tokens, 1, ends); break;
 #if V16_TILE_TOKENS > 1
-        case 2: tile_block(values, n_groups, first, tokens, 2, out); break;
-        case 3: tile_block(values, n_groups, first, tokens, 3, out); break;
+        case 2: tile_block(values, n_groups, tokens, 2, ends); break;
+        case 3: tile_block(values, n_groups, tokens, 3, ends); break;
 #endif
 #if V16_TILE_TOKENS > 3
-        case 4: tile_block(values, n_groups, first, tokens, 4, out); break;
-        case 5: tile_block(values, n_groups, first, tokens, 5, out); break;
-        case 6: tile_block(values, n_groups, first, tokens, 6, out); break;
+        case 4: tile_block(values, n_groups, tokens, 4, ends); break;
+        case 5: tile_block(values, n_groups, tokens, 5, ends); break;
+        case 6: tile_block(values, n_groups, tokens, 6, ends); break;
 #endif
         default: break;
         }
+        ends.sums += V16_TILE_ROWS * 16;
+        ends.out += V16_TILE_ROWS;
     }
 }
 
 void KVF_PRODUCT_NAME(tile)(const kvf_panel *panel, uint32_t begin, uint32_t end,
-                            const float *const *tokens, uint32_t n_tokens, float *sums)
+                            const float *const *tokens, uint32_t n_tokens, const kvf_tile_out *to)
 {
+    tile_ends ends = {.is_first = panel->is_first && begin == 0,
+                      .is_last = panel->is_last && end == panel->n_groups,
+                      .sums = to->sums,
+                      .out = to->out,
+                      .stride = to->stride};
     for (uint32_t t = 0; t < n_tokens; t += V16_TILE_TOKENS) {
         const uint32_t n = n_tokens - t < V16_TILE_TOKENS ? n_tokens - t : V16_TILE_TOKENS;
-        tile_tokens(panel, begin, end - begin, tokens + t, n,
-                    sums + (size_t)t * KVF_PRODUCT_ROWS * 16);
+        tile_tokens(panel, begin, end - begin, tokens + t, n, ends);
+        ends.sums += V16_TILE_TOKENS * KVF_PRODUCT_ROWS * 16;
+        ends.out += V16_TILE_TOKENS * ends.stride;
     }
-}
-
-void KVF_PRODUCT_NAME(finish)(const float *sums, float out[KVF_PRODUCT_ROWS])
-{
-#ifdef V16_SUM_16
-    v16_store(out, v16_sum_16(sums));
-#else
-    for (int r = 0; r < KVF_PRODUCT_ROWS; r++)
-        out[r] = v16_sum(v16_load(sums + 16 * r));
-#endif
 }
 
 /* kvf_swiglu (shared/activation.h) lane by lane. */

@@ -10,7 +10,6 @@ const kvf_cpu_kernels KVF_TABLE = {
     .product_tile_rows = V16_TILE_ROWS,
     .product_tile = KVF_PRODUCT_NAME(tile),
     .swiglu = KVF_PRODUCT_NAME(swiglu),
-    .product_finish = KVF_PRODUCT_NAME(finish),
     .attend_scores = attend_scores,
     .attend_softmax = attend_softmax,
     .attend_output = attend_output,

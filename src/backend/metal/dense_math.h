@@ -12,37 +12,17 @@
 
 using namespace metal;
 
-/* 2^n for -126 <= n <= 127. */
-static inline float kvf_power_of_two(int n)
+/* kvf_exp, which is 0 for NaN, with NaN kept: shared/activation.h has the same. */
+static inline float kvf_exp_or_nan(float x)
 {
-    return as_type<float>(uint(n + 127) << 23);
+    return x != x ? x : kvf_exp(x);
 }
 
-/* exp of docs/FORMAT.md 9.1 for every x: infinite above, subnormal and then 0 below. */
-static inline float kvf_full_exp(float x)
-{
-    if (x != x)
-        return x;
-    if (x > 89.0f)
-        return INFINITY;
-    if (x < -104.0f)
-        return 0.0f;
-    const float n = fma(x, KVF_EXP_LOG2E, KVF_EXP_ROUNDER) - KVF_EXP_ROUNDER;
-    float r = fma(n, -KVF_EXP_LN2_HI, x);
-    r = fma(n, -KVF_EXP_LN2_LO, r);
-    float q = fma(KVF_EXP_C4, r, KVF_EXP_C3);
-    q = fma(q, r, KVF_EXP_C2);
-    q = fma(q, r, KVF_EXP_C1);
-    q = fma(q, r, KVF_EXP_C0);
-    const float y = fma(r * r, q, r) + 1.0f;
-    /* In two steps: 2^n alone may be out of range where y * 2^n is not. */
-    const int half_n = int(n) / 2;
-    return y * kvf_power_of_two(half_n) * kvf_power_of_two(int(n) - half_n);
-}
-
+/* 1 / (1 + exp(-x)) by the exponential of -|x|, which cannot overflow. */
 static inline float kvf_sigmoid(float x)
 {
-    return 1.0f / (1.0f + kvf_full_exp(-x));
+    const float e = kvf_exp_or_nan(-fabs(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
 /*
@@ -72,7 +52,7 @@ static inline float kvf_log_1_plus(float x)
 /* sqrt(softplus(x)), softplus(x) = max(x, 0) + log(1 + exp(-|x|)): never overflows. */
 static inline float kvf_route_score(float logit)
 {
-    return sqrt(max(logit, 0.0f) + kvf_log_1_plus(kvf_full_exp(-fabs(logit))));
+    return sqrt(max(logit, 0.0f) + kvf_log_1_plus(kvf_exp_or_nan(-fabs(logit))));
 }
 
 #endif

@@ -109,10 +109,11 @@ kernel void kvf_route(
 static inline float activate(float gate, float up, float limit)
 {
     if (limit != 0.0f) {
-        gate = fmin(gate, limit);
-        up = fmax(fmin(up, limit), -limit);
+        gate = limit < gate ? limit : gate; /* fmin would swallow a NaN */
+        up = limit < up ? limit : up;
+        up = -limit > up ? -limit : up;
     }
-    return gate / (1.0f + kvf_full_exp(-gate)) * up;
+    return gate * kvf_sigmoid(gate) * up;
 }
 
 template <typename W> static inline typename W::pointer weights_at(ulong address)

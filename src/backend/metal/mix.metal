@@ -47,7 +47,7 @@ static inline void softmax_row(threadgroup float *row, uint n, float eps)
         highest = max(highest, row[k]);
     float sum = 0.0f;
     for (uint k = 0; k < n; k++) {
-        row[k] = kvf_full_exp(row[k] - highest);
+        row[k] = kvf_exp_or_nan(row[k] - highest);
         sum += row[k];
     }
     for (uint k = 0; k < n; k++)

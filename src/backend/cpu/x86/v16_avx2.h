@@ -286,26 +286,33 @@ static inline __m256 v8_fold_4(v16 a, v16 b)
     return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
 }
 
-/* Eight vectors' sums: vectors 0 2 4 6 in the low half, 1 3 5 7 in the high one. */
-static inline __m256 v8_sum_8(const float *p)
+/*
+ * out[t * stride + r] = v16_sum(acc[t][r]) of three tokens and two rows, six trees at once;
+ * tokens that are not there repeat the first.
+ */
+#define V16_FINISH
+static inline __attribute__((always_inline)) void
+v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *out, size_t stride)
 {
-    __m256 pair[4];
-    for (int i = 0; i < 4; i++)
-        pair[i] = v8_fold_4(v16_load(p + 32 * i), v16_load(p + 32 * i + 16));
-    const __m256 x = _mm256_add_ps(_mm256_shuffle_ps(pair[0], pair[1], 0x44),
-                                   _mm256_shuffle_ps(pair[0], pair[1], 0xee));
-    const __m256 y = _mm256_add_ps(_mm256_shuffle_ps(pair[2], pair[3], 0x44),
-                                   _mm256_shuffle_ps(pair[2], pair[3], 0xee));
-    return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));
-}
-
-/* v16_sum of 16 vectors behind each other, as 16 lanes. */
-#define V16_SUM_16
-static inline v16 v16_sum_16(const float *vectors)
-{
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    return (v16){_mm256_permutevar8x32_ps(v8_sum_8(vectors), order),
-                 _mm256_permutevar8x32_ps(v8_sum_8(vectors + 128), order)};
+    const int t1 = n_tokens > 1 ? 1 : 0;
+    const int t2 = n_tokens > 2 ? 2 : 0;
+    const __m256 a = v8_fold_4(acc[0][0], acc[0][1]); /* row 0 in the low half, 1 in the high */
+    const __m256 b = v8_fold_4(acc[t1][0], acc[t1][1]);
+    const __m256 c = v8_fold_4(acc[t2][0], acc[t2][1]);
+    /* + 2, then + 1, within halves */
+    const __m256 ab = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    const __m256 cc = _mm256_add_ps(c, _mm256_permute_ps(c, 0x4e));
+    const __m256 all =
+        _mm256_add_ps(_mm256_shuffle_ps(ab, cc, 0x88), _mm256_shuffle_ps(ab, cc, 0xdd));
+    /* tokens 0 1 2 2 of row 0, and of row 1 */
+    const __m128 low = _mm256_castps256_ps128(all);
+    const __m128 high = _mm256_extractf128_ps(all, 1);
+    const __m128 pairs = _mm_unpacklo_ps(low, high);
+    _mm_storel_pi((__m64 *)out, pairs);
+    if (n_tokens > 1)
+        _mm_storeh_pi((__m64 *)(out + stride), pairs);
+    if (n_tokens > 2)
+        _mm_storel_pi((__m64 *)(out + 2 * stride), _mm_unpackhi_ps(low, high));
 }
 
 /* ---- Codes of weights ------------------------------------------------------------ */

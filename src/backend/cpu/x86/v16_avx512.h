@@ -363,24 +363,42 @@ static inline bool v16_align_scales(const uint32_t scales[16], uint32_t most_shi
     return true;
 }
 
-/* v16_sum of 16 vectors behind each other, as 16 lanes. */
-#define V16_SUM_16
-static inline v16 v16_sum_16(const float *vectors)
+/* v16_sum of four vectors of each of four tokens: four sums a token behind each other. */
+static inline v16 v16_sum_4_of_4(const v16 a[4], const v16 b[4], const v16 c[4], const v16 d[4])
 {
-    v16 quarters[4]; /* quarter i of [q]: the four lanes left of vector 4 q + i */
-    for (int q = 0; q < 4; q++) {
-        const float *p = vectors + 64 * q;
-        quarters[q] = v16_fold_4(v16_fold_8(v16_load(p), v16_load(p + 16)),
-                                 v16_fold_8(v16_load(p + 32), v16_load(p + 48)));
-    }
-    /* + 2, then + 1 within quarters: quarter i holds vectors i, 4 + i, 8 + i, 12 + i. */
-    const v16 p = _mm512_add_ps(_mm512_shuffle_ps(quarters[0], quarters[1], 0x44),
-                                _mm512_shuffle_ps(quarters[0], quarters[1], 0xee));
-    const v16 q = _mm512_add_ps(_mm512_shuffle_ps(quarters[2], quarters[3], 0x44),
-                                _mm512_shuffle_ps(quarters[2], quarters[3], 0xee));
+    /* quarter r: the four lanes left of vector r */
+    const v16 qa = v16_fold_4(v16_fold_8(a[0], a[1]), v16_fold_8(a[2], a[3]));
+    const v16 qb = v16_fold_4(v16_fold_8(b[0], b[1]), v16_fold_8(b[2], b[3]));
+    const v16 qc = v16_fold_4(v16_fold_8(c[0], c[1]), v16_fold_8(c[2], c[3]));
+    const v16 qd = v16_fold_4(v16_fold_8(d[0], d[1]), v16_fold_8(d[2], d[3]));
+    /* + 2, then + 1 within quarters: quarter r holds vector r of all four */
+    const v16 p = _mm512_add_ps(_mm512_shuffle_ps(qa, qb, 0x44), _mm512_shuffle_ps(qa, qb, 0xee));
+    const v16 q = _mm512_add_ps(_mm512_shuffle_ps(qc, qd, 0x44), _mm512_shuffle_ps(qc, qd, 0xee));
     const v16 all = _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     return _mm512_permutexvar_ps(order, all);
+}
+
+/* out[t * stride + r] = v16_sum(acc[t][r]); tokens that are not there repeat one that is. */
+#define V16_FINISH
+static inline __attribute__((always_inline)) void
+v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *out, size_t stride)
+{
+    KVF_UNROLL
+    for (int t = 0; t < n_tokens; t += 4) {
+        const int last = n_tokens - 1;
+        const int t1 = t + 1 < last ? t + 1 : last;
+        const int t2 = t + 2 < last ? t + 2 : last;
+        const int t3 = t + 3 < last ? t + 3 : last;
+        const v16 sums = v16_sum_4_of_4(acc[t], acc[t1], acc[t2], acc[t3]);
+        _mm_storeu_ps(out + (size_t)t * stride, _mm512_extractf32x4_ps(sums, 0));
+        if (t + 1 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 1) * stride, _mm512_extractf32x4_ps(sums, 1));
+        if (t + 2 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 2) * stride, _mm512_extractf32x4_ps(sums, 2));
+        if (t + 3 < n_tokens)
+            _mm_storeu_ps(out + (size_t)(t + 3) * stride, _mm512_extractf32x4_ps(sums, 3));
+    }
 }
 
 /* ---- Codes of weights ------------------------------------------------------------ */
