@@ -129,20 +129,21 @@ static int choose_sizes(benchmark *b)
         if (limits.tightest[i].left_bytes < b->limit.left_bytes)
             b->limit = limits.tightest[i];
     uint64_t left = b->limit.left_bytes;
-    if (bench_peer_available() && left >= peer_memory_bytes)
+    /* In this order: OpenBLAS waits for ever for memory that it cannot get as it is loaded. */
+    if (left >= least_memory_bytes && bench_peer_available() && left >= peer_memory_bytes)
         left -= peer_memory_bytes;
-    bench_machine_describe(&b->machine);
-    b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
-    b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
-    if (b->cold_bytes > left / 4)
-        b->cold_bytes = left / 4;
-    b->cold_bytes = b->cold_bytes / 512 * 512;
     char least[CLI_NUMBER_BYTES];
     char available[CLI_NUMBER_BYTES];
     if (left < least_memory_bytes)
         return cli_error("bench", "needs %s at the least; %s leaves %s",
                          cli_format_bytes(least_memory_bytes, least), b->limit.name,
                          cli_format_bytes(left, available));
+    bench_machine_describe(&b->machine);
+    b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
+    b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
+    if (b->cold_bytes > left / 4)
+        b->cold_bytes = left / 4;
+    b->cold_bytes = b->cold_bytes / 512 * 512;
     return CLI_EXIT_OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,25 +28,47 @@ static bool is_read_of_model(const char *name)
 {
     static const char *const names[] = {"config.json", "generation_config.json",
                                         "model.safetensors.index.json", "tokenizer.json"};
-    static const char suffix[] = ".safetensors";
+    static const char *const suffixes[] = {".safetensors", ".gguf"};
     const size_t length = strlen(name);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0)
             return true;
-    return length >= strlen(suffix) && strcmp(name + length - strlen(suffix), suffix) == 0;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        const size_t suffix_length = strlen(suffixes[i]);
+        if (length >= suffix_length && strcmp(name + length - suffix_length, suffixes[i]) == 0)
+            return true;
+    }
+    return false;
 }
 
-/* The model's file that it is, into *name. A model may be one file, too. */
+/* The folder of a model, which may be one file; of a split one its other parts lie beside it. */
+static DIR *open_model_folder(const char *model)
+{
+    DIR *folder = opendir(model);
+    const char *slash = strrchr(model, '/');
+    char path[PATH_MAX];
+    if (folder)
+        return folder;
+    if (!slash)
+        return opendir(".");
+    const int length = (int)(slash - model) + 1;
+    const int written = snprintf(path, sizeof path, "%.*s", length, model);
+    return written > 0 && (size_t)written < sizeof path ? opendir(path) : NULL;
+}
+
+/* The model's file that it is, into *name. */
 static bool is_model_file(const char *model, const struct stat *output, char *name,
                           size_t name_bytes)
 {
     struct stat info;
     bool found = false;
-    if (stat(model, &info) == 0 && same_file(output, &info)) {
+    if (stat(model, &info) != 0) /* the name of a geometry */
+        return false;
+    if (same_file(output, &info)) {
         snprintf(name, name_bytes, "%s", model);
         return true;
     }
-    DIR *folder = opendir(model);
+    DIR *folder = open_model_folder(model);
     const struct dirent *entry;
     while (folder && !found && (entry = readdir(folder))) {
         found = is_read_of_model(entry->d_name) &&

@@ -182,6 +182,12 @@ class OutputTest(CliTest):
                 self.refused("would replace the model's", command[0], "-m", "model", *command[1:],
                              name)
         self.unchanged("model/config.json", config)
+        # Of a split file one part is named, the others are read beside it.
+        for part in ("whole-00001-of-00002.gguf", "whole-00002-of-00002.gguf"):
+            shutil.copy(self.path("text"), self.path(part))
+        for model_path in ("whole-00001-of-00002.gguf", self.path("whole-00001-of-00002.gguf"), "."):
+            self.refused("would replace the model's whole-00002-of-00002.gguf", "plan", "-m",
+                         model_path, "--svg", "whole-00002-of-00002.gguf")
         # Results may lie in the folder, and be replaced there.
         for _ in range(2):
             self.good("plan", "-m", "model", "--svg", "model/plan.svg")
