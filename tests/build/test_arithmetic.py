@@ -21,7 +21,8 @@ _options, _unittest_arguments = _parser.parse_known_args()
 
 # Sources that a compiler would change if it were let: sums, divisions, NaN, roots, exp.
 SOURCES = ["src/backend/cpu/dense.c", "src/backend/cpu/experts.c", "src/backend/cpu/pack.c",
-           "src/backend/ref/attend.c", "src/backend/cpu/kernels_scalar.c"]
+           "src/backend/ref/attend.c", "src/backend/cpu/kernels_scalar.c",
+           "src/backend/cpu/products_scalar.c"]
 HEADER = "src/arithmetic.h"
 
 

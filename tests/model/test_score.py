@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`kvfold score` on held-out text gives the bits per byte of another implementation.
 
-Of the text's 48 windows the first 12; all with --whole.
+Of the text's 48 windows the first 12; all with --whole, N with --windows N.
 """
 import argparse
 import json
@@ -15,11 +15,11 @@ parser.add_argument("--kvfold", required=True)
 parser.add_argument("--model", required=True)
 parser.add_argument("--data", required=True)
 parser.add_argument("--whole", action="store_true")
+parser.add_argument("--windows", type=int, default=12)
 options, rest = parser.parse_known_args()
 
 
 WINDOW_BYTES = 4095  # and BOS
-SAMPLE_WINDOWS = 12
 
 
 class Score(unittest.TestCase):
@@ -35,8 +35,8 @@ class Score(unittest.TestCase):
         with open(options.data + "/val.txt", "rb") as file:
             text = file.read()
         if not options.whole:
-            windows = windows[:SAMPLE_WINDOWS]
-            text = text[:SAMPLE_WINDOWS * WINDOW_BYTES]
+            windows = windows[:options.windows]
+            text = text[:options.windows * WINDOW_BYTES]
         expected = sum(window[column] for window in windows) / len(windows)
         with tempfile.NamedTemporaryFile() as file:
             file.write(text)

@@ -4,6 +4,7 @@
  */
 #include <math.h>
 
+#include "backend/cpu/exp.inc.h"
 #include "backend/cpu/kernels.h"
 
 static void pool_row(const float *const *kv, const float *const *gate, const float *const *bias,

@@ -5,6 +5,7 @@
  *   v16, b16 and their operations        16 lanes, 16 bytes
  *   V16_TILE_ROWS x V16_TILE_TOKENS      outputs computed together in registers
  *   V16_FINISH                           whether v16_finish is there, for all sums at once
+ * and from products_*.c, which includes this alone: KVF_PRODUCT_ISA (product_isa.inc.h).
  * Tested combinations: scalar 1x1, avx2 2x3, avx512 4x6, neon 2x3.
  *
  * The order of every sum is one: value k of a row goes to lane k % 16, by fma, k ascending,
@@ -15,7 +16,10 @@
  * More: 16 rows x KVF_PRODUCT_COLS are decoded to a panel that stays in the cache, for all
  * tokens of a tile; the lanes of unfinished sums wait in memory between panels.
  */
-#include "backend/cpu/kernels.h"
+#include <math.h>
+
+#include "backend/cpu/exp.inc.h"
+#include "backend/cpu/product_isa.inc.h"
 #include "weight/block.h"
 
 #include "backend/cpu/decode_plain.inc.h"
@@ -109,8 +113,8 @@ static void tile_tokens(const kvf_panel *panel, uint32_t begin, uint32_t n_group
     }
 }
 
-static void product_tile(const kvf_panel *panel, uint32_t begin, uint32_t end,
-                         const float *const *tokens, uint32_t n_tokens, const kvf_tile_out *to)
+void KVF_PRODUCT_NAME(tile)(const kvf_panel *panel, uint32_t begin, uint32_t end,
+                            const float *const *tokens, uint32_t n_tokens, const kvf_tile_out *to)
 {
     tile_ends ends = {.is_first = panel->is_first && begin == 0,
                       .is_last = panel->is_last && end == panel->n_groups,
@@ -126,7 +130,7 @@ static void product_tile(const kvf_panel *panel, uint32_t begin, uint32_t end,
 }
 
 /* kvf_swiglu (shared/activation.h) lane by lane. */
-static void swiglu(float *gate, const float *up, float limit, size_t n)
+void KVF_PRODUCT_NAME(swiglu)(float *gate, const float *up, float limit, size_t n)
 {
     const v16 highest = v16_set1(limit > 0.0f ? limit : INFINITY);
     const v16 lowest = v16_set1(limit > 0.0f ? -limit : -INFINITY);
@@ -253,7 +257,7 @@ static void swiglu(float *gate, const float *up, float limit, size_t n)
     {                                                                                              \
         .dot = name##_dot, .decode = name##_decode                                                 \
     }
-static const kvf_product_kernels products[KVF_WEIGHT_COUNT] = {
+const kvf_product_kernels KVF_PRODUCT_NAME(types)[KVF_WEIGHT_COUNT] = {
     [KVF_WEIGHT_F32] = KVF_PRODUCT_TYPE(f32),
     [KVF_WEIGHT_F16] = KVF_PRODUCT_TYPE(f16),
     [KVF_WEIGHT_BF16] = KVF_PRODUCT_TYPE(bf16),

@@ -1,10 +1,15 @@
-/* The table of an ISA: the last include of its file. Parameters: KVF_TABLE, KVF_TABLE_ISA. */
+/*
+ * The table of an ISA: the last include of its file. Parameters: KVF_TABLE, KVF_TABLE_ISA, and
+ * KVF_PRODUCT_ISA, whose products it takes.
+ */
+#include "backend/cpu/product_isa.inc.h"
+
 const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
-    .products = products,
+    .products = KVF_PRODUCT_NAME(types),
     .product_tile_rows = V16_TILE_ROWS,
-    .product_tile = product_tile,
-    .swiglu = swiglu,
+    .product_tile = KVF_PRODUCT_NAME(tile),
+    .swiglu = KVF_PRODUCT_NAME(swiglu),
     .attend_scores = attend_scores,
     .attend_softmax = attend_softmax,
     .attend_output = attend_output,

@@ -5,8 +5,8 @@
 #include "backend/cpu/score.inc.h"
 #include "backend/cpu/compress.inc.h"
 #include "backend/cpu/pack.inc.h"
-#include "backend/cpu/product.inc.h"
 
 #define KVF_TABLE kvf_cpu_kernels_neon
 #define KVF_TABLE_ISA "neon"
+#define KVF_PRODUCT_ISA neon
 #include "backend/cpu/table.inc.h"

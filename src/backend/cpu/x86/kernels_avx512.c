@@ -6,8 +6,8 @@
 #include "backend/cpu/compress.inc.h"
 #include "backend/cpu/x86/pack_avx512.h"
 #include "backend/cpu/pack.inc.h"
-#include "backend/cpu/product.inc.h"
 
 #define KVF_TABLE kvf_cpu_kernels_avx512
 #define KVF_TABLE_ISA "avx512"
+#define KVF_PRODUCT_ISA avx512
 #include "backend/cpu/table.inc.h"
