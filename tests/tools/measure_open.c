@@ -6,12 +6,14 @@
  *   resident_bytes   the most that the process had in memory
  *   planned_bytes    of that, what was asked of the device: vectors, tables, activations
  *   beyond_bytes     the rest: program, headers, names, pages of files that were read
+ *   fingerprint_seconds  of the samples that a save needs, afterwards
  */
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "cli/clock.h"
+#include "model/fingerprint.h"
 #include "model/model.h"
 
 static unsigned long long peak_resident_bytes(void)
@@ -58,11 +60,15 @@ int main(int argc, char **argv)
     }
     const unsigned long long resident = peak_resident_bytes();
     const unsigned long long planned = planned_bytes(model);
+    uint64_t fingerprint;
+    const double summed = cli_seconds();
+    if (kvf_fingerprint(&model->config, model->files, device, &fingerprint, &error) != KVF_OK)
+        fprintf(stderr, "measure_open: %s\n", error.message);
     printf(
         "{\"path\": \"%s\", \"mapped_bytes\": %llu, \"seconds\": %.3f, \"resident_bytes\": %llu, "
-        "\"planned_bytes\": %llu, \"beyond_bytes\": %lld}\n",
+        "\"planned_bytes\": %llu, \"beyond_bytes\": %lld, \"fingerprint_seconds\": %.3f}\n",
         argv[1], (unsigned long long)kvf_tensor_set_mapped_bytes(model->files), seconds, resident,
-        planned, (long long)(resident - planned));
+        planned, (long long)(resident - planned), cli_seconds() - summed);
     kvf_model_free(model);
     kvf_device_close(device);
     return 0;
