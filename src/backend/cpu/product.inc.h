@@ -145,6 +145,19 @@ void KVF_PRODUCT_NAME(swiglu)(float *gate, const float *up, float limit, size_t 
     }
 }
 
+/*
+ * Asks for the bytes that lie so far ahead, a cache line at a time, into the L2 cache. The rows
+ * of a dot are a page or less each in most types, so the processor's own streams end soon after
+ * they began: without this, fp8 came out of memory at 8.6 GB/s a core, with it at 13.3.
+ */
+static inline __attribute__((always_inline)) void
+prefetch_ahead(const uint8_t *bytes, size_t ahead_bytes, const int n_bytes)
+{
+    const char *ahead = (const char *)((uintptr_t)bytes + ahead_bytes);
+    for (int at = 0; at < n_bytes; at += 64)
+        __builtin_prefetch(ahead + at, 0, 2);
+}
+
 /* ---- Types ----------------------------------------------------------------------- */
 
 #define KVF_TYPE f32
@@ -153,13 +166,13 @@ void KVF_PRODUCT_NAME(swiglu)(float *gate, const float *up, float limit, size_t 
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE f16
-#define KVF_TYPE_UNIT 16
-#define KVF_TYPE_BYTES 32
+#define KVF_TYPE_UNIT 32
+#define KVF_TYPE_BYTES 64
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE bf16
-#define KVF_TYPE_UNIT 16
-#define KVF_TYPE_BYTES 32
+#define KVF_TYPE_UNIT 32
+#define KVF_TYPE_BYTES 64
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE fp8_e8m0
