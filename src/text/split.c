@@ -126,7 +126,7 @@ static bool is_line_end(unsigned char c)
 
 static size_t skip_line_ends(const run *r, size_t at)
 {
-    while (at < r->end && is_line_end(r->text[at]))
+    while (!r->cjk && at < r->end && is_line_end(r->text[at]))
         at++;
     return at;
 }
