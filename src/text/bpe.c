@@ -71,7 +71,8 @@ static size_t encode_few(const kvf_tokenizer *t, const unsigned char *piece, siz
     return n;
 }
 
-/* ---- Long ones: a heap of ranks over a list of symbols ---------------------------------------- */
+/* ---- Long ones: a heap of ranks over a list of symbols ----------------------------------------
+ */
 
 /* Rank and place in one number: the least is the lowest rank, of those the leftmost. */
 static uint64_t entry_of(const kvf_bpe_symbol *symbols, uint32_t at)
@@ -194,7 +195,8 @@ bool kvf_bpe_encode(kvf_bpe *bpe, const kvf_tokenizer *tokenizer, const unsigned
     while (n_entries > 0) {
         const uint64_t entry = pop(bpe->heap, &n_entries);
         const uint32_t at = (uint32_t)entry;
-        if (bpe->symbols[at].rank == entry >> 32) /* else it has another neighbour since, or is gone */
+        if (bpe->symbols[at].rank ==
+            entry >> 32) /* else it has another neighbour since, or is gone */
             join(bpe, tokenizer, at, &n_entries);
     }
     *n = 0;

@@ -15,8 +15,8 @@ void kvf_bpe_free(kvf_bpe *bpe);
 
 /*
  * The ids of a piece of 1 to UINT32_MAX - 1 bytes into ids[..bytes), their number into *n: of all
- * neighbours that can be joined those of the lowest rank are, the leftmost first, until none can. In
- * O(bytes log bytes). False without memory.
+ * neighbours that can be joined those of the lowest rank are, the leftmost first, until none can.
+ * In O(bytes log bytes). False without memory.
  */
 bool kvf_bpe_encode(kvf_bpe *bpe, const kvf_tokenizer *tokenizer, const unsigned char *piece,
                     size_t bytes, int32_t *ids, size_t *n);

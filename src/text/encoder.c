@@ -117,7 +117,8 @@ static bool encode_plain(kvf_encoder *e, const char *text, size_t bytes, kvf_ids
     return true;
 }
 
-/* ---- Added tokens ------------------------------------------------------------------------------ */
+/* ---- Added tokens ------------------------------------------------------------------------------
+ */
 
 /* Added tokens of the second pass, in what the first one left, and the text between them. */
 static bool encode_left(kvf_encoder *e, const char *text, size_t bytes, kvf_ids *ids)
@@ -146,7 +147,8 @@ static bool encode_added(kvf_encoder *e, const char *text, size_t bytes, kvf_ids
     return true;
 }
 
-/* ---- Texts --------------------------------------------------------------------------------------- */
+/* ---- Texts
+ * --------------------------------------------------------------------------------------- */
 
 static kvf_status fail_memory(size_t bytes, kvf_error *error)
 {
@@ -158,9 +160,9 @@ kvf_status kvf_encode_text(kvf_encoder *encoder, const char *text, size_t bytes,
                            kvf_ids *ids, kvf_error *error)
 {
     const size_t n_before = ids->n;
-    const bool encoded = kvf_ids_reserve(ids, bytes) &&
-                         (added_tokens ? encode_added(encoder, text, bytes, ids)
-                                       : encode_plain(encoder, text, bytes, ids));
+    const bool encoded =
+        kvf_ids_reserve(ids, bytes) && (added_tokens ? encode_added(encoder, text, bytes, ids)
+                                                     : encode_plain(encoder, text, bytes, ids));
     if (encoded)
         return kvf_ok(error);
     ids->n = n_before;

@@ -29,8 +29,7 @@ void kvf_pull_fail(kvf_pull *p, const char *expected)
                              "%s: ends after %zu bytes, where %s was expected: it is not all there",
                              kvf_printable(p->where).text, p->bytes, expected);
     else
-        p->status = kvf_fail(p->error, KVF_FILE_FORMAT,
-                             "%s: line %zu, column %zu: %s was expected",
+        p->status = kvf_fail(p->error, KVF_FILE_FORMAT, "%s: line %zu, column %zu: %s was expected",
                              kvf_printable(p->where).text, line, p->at - line_at + 1, expected);
 }
 
@@ -195,7 +194,8 @@ void kvf_pull_key(kvf_pull *p, kvf_buffer *key)
     take(p, ':', "':'");
 }
 
-/* ---- Other values ------------------------------------------------------------------------------ */
+/* ---- Other values ------------------------------------------------------------------------------
+ */
 
 static bool is_digit(const kvf_pull *p, size_t at)
 {

@@ -1,6 +1,6 @@
 /*
- * JSON that is too long for a tree of it: read once, from the first byte to the last. Of any text at
- * all; what is wrong is one message, after which everything does nothing. Internal to src/text.
+ * JSON that is too long for a tree of it: read once, from the first byte to the last. Of any text
+ * at all; what is wrong is one message, after which everything does nothing. Internal to src/text.
  *
  *     kvf_pull_enter(&p, '{');
  *     while (kvf_pull_next(&p))

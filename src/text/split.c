@@ -3,13 +3,12 @@
  * former left (docs/TEXT.md):
  *     \p{N}{1,3}
  *     [U+4E00-U+9FA5 U+3040-U+309F U+30A0-U+30FF]+
- *     an ASCII sign and ASCII letters | [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+ | ?[\p{P}\p{S}]+[\r\n]*
- *     | \s*[\r\n]+ | \s+(?!\S) | \s+
- * What the first two leave is a run without numbers, all in the CJK blocks or all outside of
- * them: so for the third pattern any other character is the end of its text, and all three
- * are one walk. What no alternative matches is a piece up to where one does.
- *   A mark is no letter, but the second alternative takes one at its beginning either way, as
- * the one character before the run or as its first: so both are one class.
+ *     an ASCII sign and ASCII letters | [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+ |
+ * ?[\p{P}\p{S}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+ What the first two leave is a run without
+ * numbers, all in the CJK blocks or all outside of them: so for the third pattern any other
+ * character is the end of its text, and all three are one walk. What no alternative matches is a
+ * piece up to where one does. A mark is no letter, but the second alternative takes one at its
+ * beginning either way, as the one character before the run or as its first: so both are one class.
  */
 #include "text/split.h"
 
@@ -31,7 +30,10 @@ typedef struct class_table {
     unsigned class;
 } class_table;
 
-#define TABLE(ranges, class) {ranges, sizeof ranges / sizeof *ranges, class}
+#define TABLE(ranges, class)                                                                       \
+    {                                                                                              \
+        ranges, sizeof ranges / sizeof *ranges, class                                              \
+    }
 static const class_table tables[] = {
     TABLE(kvf_letter_mark_ranges, KVF_CLASS_LETTER),
     TABLE(kvf_number_ranges, KVF_CLASS_NUMBER),
@@ -80,7 +82,8 @@ static character character_at(const kvf_classes *classes, const unsigned char *t
         return (character){1, classes->of[c[0]]};
     const unsigned bytes = (unsigned)kvf_utf8_bytes((const char *)c, end - at);
     if (bytes == 3)
-        return (character){3, classes->of[(c[0] & 0xfu) << 12 | (c[1] & 0x3fu) << 6 | (c[2] & 0x3fu)]};
+        return (character){3,
+                           classes->of[(c[0] & 0xfu) << 12 | (c[1] & 0x3fu) << 6 | (c[2] & 0x3fu)]};
     if (bytes == 2)
         return (character){2, classes->of[(c[0] & 0x1fu) << 6 | (c[1] & 0x3fu)]};
     if (bytes == 4)

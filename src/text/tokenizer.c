@@ -84,8 +84,8 @@ static bool has_gguf_tokenizer(const kvf_tensor_set *files)
     uint64_t at = 0;
     if (!model)
         return kvf_tensor_set_metadata(files, "tokenizer.ggml.tokens") != NULL;
-    return model->is_array || !kvf_metadata_text(model, &at, &text) ||
-           text.bytes != strlen(none) || memcmp(text.data, none, strlen(none)) != 0;
+    return model->is_array || !kvf_metadata_text(model, &at, &text) || text.bytes != strlen(none) ||
+           memcmp(text.data, none, strlen(none)) != 0;
 }
 
 kvf_status kvf_tokenizer_open(const kvf_tensor_set *files, uint32_t vocab,
@@ -96,8 +96,8 @@ kvf_status kvf_tokenizer_open(const kvf_tensor_set *files, uint32_t vocab,
     if (!config_path && has_gguf_tokenizer(files))
         return kvf_tokenizer_read_gguf(files, vocab, tokenizer, error);
     if (!config_path)
-        return open_without(kvf_tensor_set_file(files, 0)->path,
-                            "there are no tokenizer.ggml keys", vocab, tokenizer, error);
+        return open_without(kvf_tensor_set_file(files, 0)->path, "there are no tokenizer.ggml keys",
+                            vocab, tokenizer, error);
     char *dir = strdup(config_path);
     if (!dir)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a path");
@@ -119,7 +119,8 @@ void kvf_tokenizer_close(kvf_tokenizer *tokenizer)
     free(tokenizer);
 }
 
-/* ---- What is asked of it ----------------------------------------------------------------------- */
+/* ---- What is asked of it -----------------------------------------------------------------------
+ */
 
 uint32_t kvf_tokenizer_n_ids(const kvf_tokenizer *tokenizer)
 {

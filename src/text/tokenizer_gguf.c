@@ -1,4 +1,5 @@
-/* The tokenizer that a GGUF carries: the keys tokenizer.ggml.*, of a split file those of its first part. */
+/* The tokenizer that a GGUF carries: the keys tokenizer.ggml.*, of a split file those of its first
+ * part. */
 #include "text/vocabulary.h"
 
 #include "error.h"
@@ -84,8 +85,8 @@ static kvf_status find_keys(const kvf_tensor_set *files, keys *k, kvf_error *err
 }
 
 /*
- * The file does not say which tokens are looked for first (tokenizer.json's "normalized"): those that
- * are no text are, as with every file of DeepSeek's.
+ * The file does not say which tokens are looked for first (tokenizer.json's "normalized"): those
+ * that are no text are, as with every file of DeepSeek's.
  */
 static kvf_status add_token(kvf_vocabulary *v, const keys *k, uint64_t id, kvf_text text,
                             bool added_too, kvf_error *error)

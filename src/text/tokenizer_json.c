@@ -16,7 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What the parts that are small in every file of the kind may have; a larger one is another kind. */
+/* What the parts that are small in every file of the kind may have; a larger one is another kind.
+ */
 enum { MAX_PART_BYTES = 1 << 16 };
 
 typedef struct reader {
@@ -91,7 +92,8 @@ static kvf_status check_fetched(const char *path, const kvf_buffer *text, kvf_er
     return KVF_OK;
 }
 
-/* ---- Parts that must be the known ones ---------------------------------------------------------- */
+/* ---- Parts that must be the known ones ----------------------------------------------------------
+ */
 
 /* Where two values differ. */
 typedef struct difference {
@@ -294,15 +296,16 @@ static void take_part(reader *r, const known_key *known)
     cJSON_Delete(root);
 }
 
-/* ---- Keys --------------------------------------------------------------------------------------- */
+/* ---- Keys ---------------------------------------------------------------------------------------
+ */
 
 /* The place of a key in known_keys, or N_KEYS. It has no NUL of its own. */
 static size_t find_key(const kvf_buffer *key, bool in_model)
 {
     size_t i = 0;
-    while (i < N_KEYS && (known_keys[i].in_model != in_model ||
-                          strlen(known_keys[i].name) != key->bytes ||
-                          memcmp(known_keys[i].name, key->data, key->bytes) != 0))
+    while (i < N_KEYS &&
+           (known_keys[i].in_model != in_model || strlen(known_keys[i].name) != key->bytes ||
+            memcmp(known_keys[i].name, key->data, key->bytes) != 0))
         i++;
     return i;
 }
@@ -350,7 +353,8 @@ static void take_members(reader *r, bool in_model)
                                       known_keys[i].name);
 }
 
-/* ---- The model ------------------------------------------------------------------------------------ */
+/* ---- The model
+ * ------------------------------------------------------------------------------------ */
 
 static void read_vocab(reader *r)
 {
@@ -362,8 +366,8 @@ static void read_vocab(reader *r)
         if (r->pull.status == KVF_OK && id >= r->pull.bytes / 5)
             kvf_pull_fail(&r->pull, "(before this) an id that there are tokens for");
         if (r->pull.status == KVF_OK)
-            r->pull.status = kvf_vocabulary_add(&r->vocabulary, id, r->text.data, r->text.bytes,
-                                                r->pull.error);
+            r->pull.status =
+                kvf_vocabulary_add(&r->vocabulary, id, r->text.data, r->text.bytes, r->pull.error);
     }
 }
 
@@ -424,7 +428,8 @@ static void read_merges(reader *r)
     r->pull.status = p.status;
 }
 
-/* ---- Added tokens ------------------------------------------------------------------------------------ */
+/* ---- Added tokens
+ * ------------------------------------------------------------------------------------ */
 
 static kvf_status fail_added(const reader *r, const cJSON *token, const char *key)
 {
@@ -481,7 +486,8 @@ static void read_added(reader *r)
     r->pull.status = p.status;
 }
 
-/* ---- All of it ------------------------------------------------------------------------------------------ */
+/* ---- All of it
+ * ------------------------------------------------------------------------------------------ */
 
 static kvf_status read_all(reader *r, uint32_t vocab)
 {

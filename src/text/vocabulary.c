@@ -169,10 +169,9 @@ static kvf_status index_token(kvf_vocabulary *v, uint32_t id, const char *writte
         return fail_memory(v, error);
     uint32_t *slot = slot_of(v, text, token->bytes);
     if (*slot)
-        return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%s: the vocabulary has \"%s\" twice (ids %u and %u)",
-                        kvf_printable(v->where).text, print_text(written, bytes).text, *slot - 1,
-                        id);
+        return kvf_fail(
+            error, KVF_FILE_FORMAT, "%s: the vocabulary has \"%s\" twice (ids %u and %u)",
+            kvf_printable(v->where).text, print_text(written, bytes).text, *slot - 1, id);
     *slot = id + 1;
     v->n_indexed++;
     if (token->bytes == 1)
@@ -184,7 +183,8 @@ static kvf_status index_token(kvf_vocabulary *v, uint32_t id, const char *writte
 static kvf_status take_id(kvf_vocabulary *v, uint64_t id, kvf_error *error)
 {
     if (id >= KVF_MAX_IDS)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%s: a token has the id %llu; ids below %u are read",
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%s: a token has the id %llu; ids below %u are read",
                         kvf_printable(v->where).text, (unsigned long long)id, KVF_MAX_IDS);
     return grow_tokens(v->tokenizer, (uint32_t)id) ? KVF_OK : fail_memory(v, error);
 }
@@ -204,9 +204,11 @@ kvf_status kvf_vocabulary_add(kvf_vocabulary *v, uint64_t id, const char *writte
     kvf_status status = take_id(v, id, error);
     if (status != KVF_OK)
         return status;
-    if (bytes == 0)
-        return kvf_fail(error, KVF_FILE_FORMAT, "%s: the token with the id %llu is empty",
-                        kvf_printable(v->where).text, (unsigned long long)id);
+    if (bytes == 0 || bytes > KVF_MAX_TOKEN_BYTES)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%s: the token with the id %llu has %zu bytes; 1 to %d are read",
+                        kvf_printable(v->where).text, (unsigned long long)id, bytes,
+                        KVF_MAX_TOKEN_BYTES);
     kvf_token *token = &t->tokens[id];
     if (token->kind != KVF_TOKEN_NONE)
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: two tokens of the vocabulary have the id %llu",
@@ -361,8 +363,8 @@ kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t l
     if (joined < 0)
         return kvf_fail(error, KVF_FILE_FORMAT,
                         "%s: merge %u, \"%s\" and \"%s\": the vocabulary does not have %s",
-                        kvf_printable(v->where).text, v->n_pairs,
-                        print_text(left, left_bytes).text, print_text(right, right_bytes).text,
+                        kvf_printable(v->where).text, v->n_pairs, print_text(left, left_bytes).text,
+                        print_text(right, right_bytes).text,
                         a < 0   ? "the first"
                         : b < 0 ? "the second"
                                 : "both joined");
@@ -374,8 +376,8 @@ kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t l
     kvf_pair *slot = kvf_pair_slot(t->pairs, t->pair_mask, (uint32_t)a, (uint32_t)b);
     if (slot->left != UINT32_MAX)
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: merge %u, \"%s\" and \"%s\", is there twice",
-                        kvf_printable(v->where).text, v->n_pairs,
-                        print_text(left, left_bytes).text, print_text(right, right_bytes).text);
+                        kvf_printable(v->where).text, v->n_pairs, print_text(left, left_bytes).text,
+                        print_text(right, right_bytes).text);
     *slot = (kvf_pair){(uint32_t)a, (uint32_t)b, v->n_pairs++, (uint32_t)joined};
     return KVF_OK;
 }

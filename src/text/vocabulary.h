@@ -9,6 +9,8 @@
 
 /* More than the largest vocabulary that a config may have (2^24): sizes have a bound. */
 #define KVF_MAX_IDS (1u << 24)
+/* As written; V4's longest has 128. What callers multiply by a token's bytes has a bound. */
+#define KVF_MAX_TOKEN_BYTES (1 << 16)
 /*
  * Far above what is of any use (V4's longest has 44 bytes): looking for added tokens takes at most
  * so many steps a byte of text.
@@ -78,7 +80,8 @@ typedef struct kvf_vocabulary {
 kvf_status kvf_vocabulary_start(kvf_vocabulary *v, const char *where, kvf_error *error);
 /*
  * A token of the vocabulary, as files write it: each byte as one printable character. One that
- * is written otherwise must turn out to be an added token. KVF_FILE_FORMAT for what was there before.
+ * is written otherwise must turn out to be an added token. KVF_FILE_FORMAT for what was there
+ * before.
  */
 kvf_status kvf_vocabulary_add(kvf_vocabulary *v, uint64_t id, const char *written, size_t bytes,
                               kvf_error *error);

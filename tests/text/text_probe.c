@@ -1,8 +1,8 @@
 /*
  * src/text for tests in other languages.
  *
- * usage: text_probe PATH [VOCAB]      PATH is a tokenizer.json, a checkpoint's folder or a GGUF; VOCAB the
- *                                     embedding's rows (0: any)
+ * usage: text_probe PATH [VOCAB]      PATH is a tokenizer.json, a checkpoint's folder or a GGUF;
+ * VOCAB the embedding's rows (0: any)
  *
  * Prints "ok" and the number of ids, or what was refused, as one line. Then it answers requests
  * from stdin, each a byte that says what it is, a byte of flags, the bytes that follow as u32 (all
@@ -78,8 +78,7 @@ static void encode_prompt(probe *p)
             begin = at + 1;
     }
     kvf_prompt_text(&prompt, text + begin, p->request.bytes - begin);
-    require(kvf_encode_prompt(p->encoder, &prompt, &p->ids, &p->error) == KVF_OK,
-            p->error.message);
+    require(kvf_encode_prompt(p->encoder, &prompt, &p->ids, &p->error) == KVF_OK, p->error.message);
     kvf_prompt_free(&prompt);
     answer_ids(p);
 }
@@ -121,8 +120,7 @@ static void answer(probe *p, int what, int flags)
     case 'd': decode(p, flags & 1); break;
     case 'k': kinds(p); break;
     case 'c': {
-        const uint32_t cut =
-            (uint32_t)kvf_text_cut(p->encoder, p->request.data, p->request.bytes);
+        const uint32_t cut = (uint32_t)kvf_text_cut(p->encoder, p->request.data, p->request.bytes);
         kvf_buffer_add(&p->answer, &cut, sizeof cut);
         break;
     }

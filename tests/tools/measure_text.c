@@ -4,8 +4,8 @@
  * usage: measure_text TOKENIZER_JSON FILE [ROUNDS]
  *
  * A paragraph is what two line breaks end. Prints open_s, paragraphs, bytes, ids and the least
- * seconds of a round, of all rounds with one encoder (a round after the first finds its pieces in the
- * cache) and of the first; one "name value" a line.
+ * seconds of a round, of all rounds with one encoder (a round after the first finds its pieces in
+ * the cache) and of the first; one "name value" a line.
  */
 #include "text/encoder.h"
 
