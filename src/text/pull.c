@@ -178,10 +178,16 @@ void kvf_pull_string(kvf_pull *p, kvf_buffer *text)
             p->at++;
             break;
         }
+        const char *wrong = NULL;
         if (c != '\\')
-            kvf_pull_fail(p, "the rest of a string in UTF-8");
+            wrong = "the rest of a string in UTF-8";
         else if (p->at++, !take_escape(p, text))
-            kvf_pull_fail(p, "an escape of JSON that is a character");
+            wrong = "an escape of JSON that is a character";
+        /* Half a character before the end is the end. */
+        if (wrong && !memchr(p->text + p->at, '"', p->bytes - p->at))
+            p->at = p->bytes;
+        if (wrong)
+            kvf_pull_fail(p, wrong);
     }
     if (p->status == KVF_OK && text->failed)
         p->status = kvf_fail(p->error, KVF_OUT_OF_MEMORY, "%s: no memory for a string",
