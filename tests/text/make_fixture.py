@@ -30,13 +30,14 @@ ADDED = [("<think>", True), ("</think>", True), (f"<{BAR}User{BAR}>", True), (f"
          ("<dsml:", True), ("<dsml:calls", True), ("ab<", False), ("b<think>x", True), ("\u00e9\u00e9", False),
          (" two words ", True)]
 # Bytes that meet often in texts.py, so that merges of them are used.
+FEW = [*b"etahn ", *"\u4e2d".encode()]
 COMMON = [*b"etaoinshrdlu ETAI\n.-=0123", 0xc3, 0xa9, 0xe4, 0xb8, 0xad, 0xe3, 0x81, 0x82, 0xf0, 0x9f, 0x98]
 
 
-def merges_of(chooser, count):
+def merges_of(chooser, count, common):
     """Pairs that make `count` tokens and, now and then, one that is there already in another way."""
     known = {chr(byte): None for byte in range(256)}  # a token as its bytes in Latin-1
-    pool = [chr(byte) for byte in COMMON]
+    pool = [chr(byte) for byte in common]
     pairs = {}
     made = 0
     while made < count:
@@ -58,10 +59,10 @@ def merges_of(chooser, count):
     return ordered, [token for token in known if len(token) > 1]
 
 
-def describe(seed, n_merged):
+def describe(seed, n_merged, common=tuple(COMMON)):
     """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones."""
     chooser = random.Random(seed)
-    pairs, merged = merges_of(chooser, n_merged)
+    pairs, merged = merges_of(chooser, n_merged, common)
     written = {chr(byte): character for byte, character in CHARACTER.items()}
     write = lambda token: "".join(written[byte] for byte in token)
     vocab = [write(chr(byte)) for byte in chooser.sample(range(256), 256)] + SPECIAL + [write(t) for t in merged]
@@ -84,7 +85,7 @@ def describe(seed, n_merged):
 
 
 def fixture():
-    described = describe(1, 320 - 256 - len(SPECIAL) - len(ADDED))
+    described = describe(1, 320 - 256 - len(SPECIAL) - len(ADDED), FEW)
     return json.dumps(described, ensure_ascii=False, indent=1) + "\n"
 
 
