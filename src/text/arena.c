@@ -15,12 +15,12 @@ struct kvf_arena_chunk {
     alignas(max_align_t) char data[];
 };
 
-bool kvf_text_is(kvf_text text, const char *literal)
+bool kvf_span_is(kvf_span text, const char *literal)
 {
-    return kvf_text_equal(text, (kvf_text){literal, strlen(literal)});
+    return kvf_span_equal(text, (kvf_span){literal, strlen(literal)});
 }
 
-bool kvf_text_equal(kvf_text a, kvf_text b)
+bool kvf_span_equal(kvf_span a, kvf_span b)
 {
     return a.bytes == b.bytes && (a.bytes == 0 || memcmp(a.data, b.data, a.bytes) == 0);
 }
@@ -83,7 +83,7 @@ void kvf_buffer_add(kvf_buffer *buffer, const char *data, size_t bytes)
     buffer->bytes += bytes;
 }
 
-void kvf_buffer_add_text(kvf_buffer *buffer, kvf_text text)
+void kvf_buffer_add_text(kvf_buffer *buffer, kvf_span text)
 {
     kvf_buffer_add(buffer, text.data, text.bytes);
 }
@@ -93,9 +93,9 @@ void kvf_buffer_add_string(kvf_buffer *buffer, const char *string)
     kvf_buffer_add(buffer, string, strlen(string));
 }
 
-kvf_text kvf_buffer_text(const kvf_buffer *buffer)
+kvf_span kvf_buffer_text(const kvf_buffer *buffer)
 {
-    return (kvf_text){buffer->data, buffer->bytes};
+    return (kvf_span){buffer->data, buffer->bytes};
 }
 
 void kvf_buffer_free(kvf_buffer *buffer)

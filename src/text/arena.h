@@ -6,16 +6,16 @@
 #include <stddef.h>
 
 /* Bytes of somebody else; data may be NULL where bytes is 0. May hold NUL characters. */
-typedef struct kvf_text {
+typedef struct kvf_span {
     const char *data;
     size_t bytes;
-} kvf_text;
+} kvf_span;
 
-#define KVF_TEXT(literal) ((kvf_text){literal, sizeof(literal) - 1})
+#define KVF_SPAN(literal) ((kvf_span){literal, sizeof(literal) - 1})
 
 /* Whether a text is that literal, or has the same bytes as another. */
-bool kvf_text_is(kvf_text text, const char *literal);
-bool kvf_text_equal(kvf_text a, kvf_text b);
+bool kvf_span_is(kvf_span text, const char *literal);
+bool kvf_span_equal(kvf_span a, kvf_span b);
 
 /* Starts as {0}. What it gave is freed with it, nothing before. */
 typedef struct kvf_arena {
@@ -40,9 +40,9 @@ typedef struct kvf_buffer {
 } kvf_buffer;
 
 void kvf_buffer_add(kvf_buffer *buffer, const char *data, size_t bytes);
-void kvf_buffer_add_text(kvf_buffer *buffer, kvf_text text);
+void kvf_buffer_add_text(kvf_buffer *buffer, kvf_span text);
 void kvf_buffer_add_string(kvf_buffer *buffer, const char *string);
-kvf_text kvf_buffer_text(const kvf_buffer *buffer);
+kvf_span kvf_buffer_text(const kvf_buffer *buffer);
 void kvf_buffer_free(kvf_buffer *buffer);
 
 #endif

@@ -3,12 +3,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-void kvf_prompt_add_text(kvf_prompt *prompt, kvf_text text)
+void kvf_prompt_add_text(kvf_prompt *prompt, kvf_span text)
 {
     kvf_buffer_add_text(&prompt->text, text);
 }
 
-void kvf_prompt_add_marker(kvf_prompt *prompt, kvf_text marker)
+void kvf_prompt_add_marker(kvf_prompt *prompt, kvf_span marker)
 {
     if (prompt->n_markers == prompt->capacity_markers) {
         const size_t capacity = prompt->n_markers < 32 ? 32 : 2 * prompt->n_markers;

@@ -22,8 +22,8 @@ typedef struct kvf_prompt {
     size_t capacity_markers;
 } kvf_prompt;
 
-void kvf_prompt_add_text(kvf_prompt *prompt, kvf_text text);
-void kvf_prompt_add_marker(kvf_prompt *prompt, kvf_text marker);
+void kvf_prompt_add_text(kvf_prompt *prompt, kvf_span text);
+void kvf_prompt_add_marker(kvf_prompt *prompt, kvf_span marker);
 void kvf_prompt_free(kvf_prompt *prompt);
 
 #endif
