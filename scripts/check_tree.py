@@ -43,6 +43,7 @@ LAYERS = {
     "cache": ("shared/", "format/", "backend/backend.h"),
     "backend": ("shared/", "format/", "weight/"),
     "file": (),
+    "text": ("file/",),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
     "cli": ("file/", "model/", "bench/"),
 }

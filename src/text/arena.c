@@ -15,16 +15,6 @@ struct kvf_arena_chunk {
     alignas(max_align_t) char data[];
 };
 
-bool kvf_span_is(kvf_span text, const char *literal)
-{
-    return kvf_span_equal(text, (kvf_span){literal, strlen(literal)});
-}
-
-bool kvf_span_equal(kvf_span a, kvf_span b)
-{
-    return a.bytes == b.bytes && (a.bytes == 0 || memcmp(a.data, b.data, a.bytes) == 0);
-}
-
 void *kvf_arena_alloc(kvf_arena *arena, size_t bytes)
 {
     const size_t step = alignof(max_align_t);
@@ -60,46 +50,4 @@ void kvf_arena_free(kvf_arena *arena)
         free(arena->last);
         arena->last = before;
     }
-}
-
-void kvf_buffer_add(kvf_buffer *buffer, const char *data, size_t bytes)
-{
-    if (buffer->failed || bytes == 0)
-        return;
-    if (bytes > buffer->capacity_bytes - buffer->bytes) {
-        size_t capacity_bytes = buffer->capacity_bytes < 256 ? 256 : buffer->capacity_bytes;
-        while (capacity_bytes - buffer->bytes < bytes && capacity_bytes <= SIZE_MAX / 4)
-            capacity_bytes *= 2;
-        char *grown =
-            capacity_bytes - buffer->bytes < bytes ? NULL : realloc(buffer->data, capacity_bytes);
-        if (!grown) {
-            buffer->failed = true;
-            return;
-        }
-        buffer->data = grown;
-        buffer->capacity_bytes = capacity_bytes;
-    }
-    memcpy(buffer->data + buffer->bytes, data, bytes);
-    buffer->bytes += bytes;
-}
-
-void kvf_buffer_add_text(kvf_buffer *buffer, kvf_span text)
-{
-    kvf_buffer_add(buffer, text.data, text.bytes);
-}
-
-void kvf_buffer_add_string(kvf_buffer *buffer, const char *string)
-{
-    kvf_buffer_add(buffer, string, strlen(string));
-}
-
-kvf_span kvf_buffer_text(const kvf_buffer *buffer)
-{
-    return (kvf_span){buffer->data, buffer->bytes};
-}
-
-void kvf_buffer_free(kvf_buffer *buffer)
-{
-    free(buffer->data);
-    *buffer = (kvf_buffer){0};
 }

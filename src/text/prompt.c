@@ -1,34 +1,34 @@
 #include "text/prompt.h"
 
-#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
-void kvf_prompt_add_text(kvf_prompt *prompt, kvf_span text)
+void kvf_prompt_text(kvf_prompt *prompt, const void *text, size_t bytes)
 {
-    kvf_buffer_add_text(&prompt->text, text);
+    kvf_buffer_add(&prompt->text, text, bytes);
+    prompt->failed = prompt->failed || prompt->text.failed;
 }
 
-void kvf_prompt_add_marker(kvf_prompt *prompt, kvf_span marker)
+void kvf_prompt_marker(kvf_prompt *prompt, const char *marker)
 {
-    if (prompt->n_markers == prompt->capacity_markers) {
-        const size_t capacity = prompt->n_markers < 32 ? 32 : 2 * prompt->n_markers;
-        kvf_marker *grown = capacity > SIZE_MAX / 2 / sizeof *grown
-                                ? NULL
-                                : realloc(prompt->markers, capacity * sizeof *grown);
-        if (!grown) {
-            prompt->text.failed = true;
+    const kvf_marker added = {prompt->text.bytes, strlen(marker)};
+    if (prompt->n_markers == prompt->capacity) {
+        const size_t larger = prompt->capacity ? 2 * prompt->capacity : 16;
+        kvf_marker *moved = realloc(prompt->markers, larger * sizeof *moved);
+        prompt->failed = prompt->failed || !moved;
+        if (!moved)
             return;
-        }
-        prompt->markers = grown;
-        prompt->capacity_markers = capacity;
+        prompt->markers = moved;
+        prompt->capacity = larger;
     }
-    prompt->markers[prompt->n_markers++] = (kvf_marker){prompt->text.bytes, marker.bytes};
-    kvf_buffer_add_text(&prompt->text, marker);
+    kvf_prompt_text(prompt, marker, added.bytes);
+    if (!prompt->failed)
+        prompt->markers[prompt->n_markers++] = added;
 }
 
 void kvf_prompt_free(kvf_prompt *prompt)
 {
     kvf_buffer_free(&prompt->text);
     free(prompt->markers);
-    *prompt = (kvf_prompt){0};
+    *prompt = (kvf_prompt){.markers = NULL};
 }
