@@ -249,7 +249,11 @@ static kvf_status write_turn(struct writer *writer, size_t i)
     kvf_status status = KVF_OK;
     if (i == 0)
         write_span(writer, writer->effort);
+    if (turn->role == KVF_ROLE_DEVELOPER && message->content.bytes == 0)
+        return kvf_message_fail_empty(turn->message_index, writer->where, writer->error);
     switch (turn->role) {
+    case KVF_ROLE_UNKNOWN:
+        return kvf_message_fail_role(message, turn->message_index, writer->where, writer->error);
     case KVF_ROLE_DEVELOPER: write_mark(writer, user_mark); /* fallthrough */
     case KVF_ROLE_SYSTEM:
         write_span(writer, message->content);
@@ -268,25 +272,6 @@ static kvf_status write_turn(struct writer *writer, size_t i)
 }
 
 /* ---- What is asked for --------------------------------------------------------------- */
-
-static kvf_status check_messages(const kvf_message *messages, size_t n, const char *where,
-                                 kvf_error *error)
-{
-    bool has_called = false;
-    for (size_t i = 0; i < n; i++) {
-        const kvf_message *message = &messages[i];
-        has_called = has_called || (message->role == KVF_ROLE_ASSISTANT && message->n_calls > 0);
-        if (message->role == KVF_ROLE_DEVELOPER && message->content.bytes == 0)
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "%s[%zu].content is empty; a developer's message needs text", where, i);
-        if (message->role == KVF_ROLE_TOOL && !has_called)
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "%s[%zu] is the result of a tool, and no message of an assistant "
-                            "before it has tool_calls",
-                            where, i);
-    }
-    return KVF_OK;
-}
 
 static kvf_status choose_effort(const kvf_chat_settings *settings, kvf_release release,
                                 kvf_span *text, kvf_error *error)
@@ -336,9 +321,7 @@ kvf_status kvf_chat_render(const kvf_message *messages, size_t n, const char *wh
 {
     kvf_turns turns;
     kvf_chat_report decided;
-    kvf_status status = check_messages(messages, n, where, error);
-    if (status == KVF_OK)
-        status = kvf_turns_make(messages, n, settings->n_context, &turns, error);
+    kvf_status status = kvf_turns_make(messages, n, settings->n_context, &turns, error);
     if (status != KVF_OK)
         return status;
     decide(settings, &turns, &decided);

@@ -44,7 +44,8 @@ typedef enum kvf_role {
     KVF_ROLE_USER,
     KVF_ROLE_ASSISTANT,
     KVF_ROLE_TOOL,
-    KVF_ROLE_LATEST_REMINDER
+    KVF_ROLE_LATEST_REMINDER,
+    KVF_ROLE_UNKNOWN /* one that the format does not have */
 } kvf_role;
 
 /* DeepSeek's own short questions, asked behind a message. */
@@ -67,6 +68,7 @@ typedef struct kvf_call {
 /* One message; what a role has no use for is ignored. All texts are the caller's. */
 typedef struct kvf_message {
     kvf_role role;
+    kvf_span role_name; /* as it was written; only errors show it */
     kvf_span content;   /* the parts of a list joined, as the format does it */
     kvf_span reasoning; /* of an assistant */
     kvf_span call_id;   /* of a tool: the call that it answers */
@@ -90,12 +92,21 @@ typedef struct kvf_messages {
  * what errors call it, a short literal: "messages" gives "messages[3].role is ..". Keys that the
  * format does not know are passed over, a null is as if the key were not there, and so is what
  * Python takes for false in tools, tool_calls and response_format. KVF_INVALID_ARGUMENT: a message
- * that is no object, an unknown role or task, content that is neither a string nor a list of parts,
- * a call without its function, .. *messages is to be freed after KVF_OK only.
+ * that is no object, no role, an unknown task, content that is neither a string nor a list of
+ * parts, a call without its function, .. *messages is to be freed after KVF_OK only.
  */
 kvf_status kvf_messages_read(const kvf_node *node, const char *where, kvf_messages *messages,
                              kvf_error *error);
 void kvf_messages_free(kvf_messages *messages);
+
+/*
+ * What the format passes over and the one who wrote the messages should hear of:
+ * KVF_INVALID_ARGUMENT for an unknown role (before the last question it would vanish), a
+ * developer's message without content (likewise), a tool's result whose id is none of the
+ * calls of the last assistant's message with calls (it would count as the first one's).
+ */
+kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
+                              kvf_error *error);
 
 /* ---- A prompt ------------------------------------------------------------------------ */
 
@@ -132,9 +143,9 @@ typedef struct kvf_chat_report {
 
 /*
  * Appends the prompt of messages[n]; an empty conversation is BOS alone. `where` as in
- * kvf_messages_read; report may be NULL. KVF_INVALID_ARGUMENT: a developer message without
- * content, a tool's result where nothing was called before, arguments that are JSON but
- * no object, an effort that the release does not have. KVF_FILE_NOT_FOUND: an effort whose text
+ * kvf_messages_read; report may be NULL. KVF_INVALID_ARGUMENT: an unknown role or a
+ * developer's message without content, where it does not vanish; arguments that are JSON but
+ * no object; an effort that the release does not have. KVF_FILE_NOT_FOUND: an effort whose text
  * the checkpoint does not bring. After a failure the prompt may have a part of it.
  */
 kvf_status kvf_chat_render(const kvf_message *messages, size_t n, const char *where,

@@ -1,7 +1,6 @@
 /* Messages out of JSON, in the form of OpenAI's interface. */
-#include "text/chat.h"
-
 #include "error.h"
+#include "text/turns.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -83,31 +82,21 @@ static int find_name(kvf_span name, const char *const *names, size_t n)
     return -1;
 }
 
-static kvf_status fail_name(const struct reader *reader, const char *where, kvf_span name,
-                            const char *names)
+static kvf_status fail_name(kvf_error *error, const char *where, kvf_span name, const char *names)
 {
-    char shown[64];
-    snprintf(shown, sizeof shown, "%.*s", name.bytes < 63 ? (int)name.bytes : 63,
-             name.bytes ? name.data : "");
-    return kvf_fail(reader->error, KVF_INVALID_ARGUMENT, "%s is \"%s\"; one of %s was expected",
-                    where, kvf_printable(shown).text, names);
+    return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s is \"%s\"; one of %s was expected", where,
+                    kvf_span_printable(name).text, names);
 }
 
 static kvf_status read_role(const struct reader *reader, const kvf_node *node, const char *where,
-                            kvf_role *role)
+                            kvf_message *message)
 {
     static const char *const names[] = {"system",    "developer", "user",
                                         "assistant", "tool",      "latest_reminder"};
-    kvf_span name;
-    kvf_status status = read_needed_string(reader, node, where, "role", &name);
-    if (status != KVF_OK)
-        return status;
-    const int found = find_name(name, names, sizeof names / sizeof *names);
-    if (found < 0)
-        return fail_name(reader, place_of(where, "role").text, name,
-                         "system, developer, user, assistant, tool, latest_reminder");
-    *role = (kvf_role)found;
-    return KVF_OK;
+    kvf_status status = read_needed_string(reader, node, where, "role", &message->role_name);
+    const int found = find_name(message->role_name, names, sizeof names / sizeof *names);
+    message->role = found < 0 ? KVF_ROLE_UNKNOWN : (kvf_role)found;
+    return status;
 }
 
 static kvf_status read_task(const struct reader *reader, const kvf_node *node, const char *where,
@@ -124,7 +113,7 @@ static kvf_status read_task(const struct reader *reader, const kvf_node *node, c
         return status;
     const int found = find_name(name, names, sizeof names / sizeof *names);
     if (found < 0)
-        return fail_name(reader, place_of(where, "task").text, name,
+        return fail_name(reader->error, place_of(where, "task").text, name,
                          "action, query, authority, domain, title, read_url");
     *task = (kvf_task)(found + 1);
     return KVF_OK;
@@ -274,7 +263,7 @@ static kvf_status read_message(const struct reader *reader, const kvf_node *node
     const kvf_node *format = kvf_node_member(node, "response_format");
     if (node->type != KVF_NODE_OBJECT)
         return fail_type(reader, where, node, "an object with \"role\"");
-    kvf_status status = read_role(reader, node, where, &message->role);
+    kvf_status status = read_role(reader, node, where, message);
     if (status == KVF_OK)
         status = read_content(reader, node, where, &message->content);
     if (status == KVF_OK)
@@ -317,4 +306,54 @@ void kvf_messages_free(kvf_messages *messages)
 {
     kvf_arena_free(&messages->arena);
     *messages = (kvf_messages){0};
+}
+
+/* ---- What the format passes over ----------------------------------------------------- */
+
+kvf_status kvf_message_fail_role(const kvf_message *message, size_t i, const char *where,
+                                 kvf_error *error)
+{
+    const struct place at = place_of(place_at(where, i).text, "role");
+    return fail_name(error, at.text, message->role_name,
+                     "system, developer, user, assistant, tool, latest_reminder");
+}
+
+kvf_status kvf_message_fail_empty(size_t i, const char *where, kvf_error *error)
+{
+    return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                    "%s[%zu].content is empty; a developer's message needs text", where, i);
+}
+
+static bool has_call(const kvf_message *caller, kvf_span id)
+{
+    for (size_t i = 0; i < caller->n_calls; i++)
+        if (id.bytes > 0 && kvf_span_equal(caller->calls[i].id, id))
+            return true;
+    return false;
+}
+
+kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
+                              kvf_error *error)
+{
+    const kvf_message *caller = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const kvf_message *message = &messages[i];
+        if (message->role == KVF_ROLE_ASSISTANT && message->n_calls > 0)
+            caller = message;
+        if (message->role == KVF_ROLE_UNKNOWN)
+            return kvf_message_fail_role(message, i, where, error);
+        if (message->role == KVF_ROLE_DEVELOPER && message->content.bytes == 0)
+            return kvf_message_fail_empty(i, where, error);
+        if (message->role == KVF_ROLE_TOOL && !caller)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "%s[%zu] is the result of a tool, and no assistant's message before "
+                            "it has tool_calls",
+                            where, i);
+        if (message->role == KVF_ROLE_TOOL && !has_call(caller, message->call_id))
+            return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                            "%s[%zu].tool_call_id is \"%s\"; an id of the last tool_calls was "
+                            "expected",
+                            where, i, kvf_span_printable(message->call_id).text);
+    }
+    return kvf_ok(error);
 }

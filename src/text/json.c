@@ -42,7 +42,7 @@ static kvf_status fail_at(const struct reader *reader, size_t at, const char *wh
 static kvf_status fail_expected(const struct reader *reader, const char *expected)
 {
     char shown[8] = "";
-    char what[80];
+    char what[200];
     if (reader->at == reader->bytes) {
         snprintf(what, sizeof what, "the JSON ends; %s was expected", expected);
         return fail_at(reader, reader->at, what);
@@ -351,12 +351,9 @@ static kvf_status check_keys(struct reader *reader, kvf_node *object, size_t sta
         i++;
     kvf_status status = KVF_OK;
     if (i < n && reader->rules == KVF_JSON_STRICT) {
-        char key[64];
-        char what[112];
-        const kvf_span name = members[i].node->key;
-        snprintf(key, sizeof key, "%.*s", name.bytes < 63 ? (int)name.bytes : 63, name.data);
+        char what[200];
         snprintf(what, sizeof what, "the object that begins here has \"%s\" twice",
-                 kvf_printable(key).text);
+                 kvf_span_printable(members[i].node->key).text);
         status = fail_at(reader, start, what);
     } else if (i < n) {
         keep_last_values(object, members, n);

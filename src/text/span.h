@@ -2,6 +2,7 @@
 #ifndef KVF_TEXT_SPAN_H
 #define KVF_TEXT_SPAN_H
 
+#include "error.h"
 #include "text/buffer.h"
 
 /* data may be NULL where bytes is 0. May hold NUL characters. */
@@ -18,6 +19,9 @@ bool kvf_span_equal(kvf_span a, kvf_span b);
 bool kvf_span_begins(kvf_span span, const char *literal);
 /* Without its first n bytes; it has as many. */
 kvf_span kvf_span_after(kvf_span span, size_t n);
+
+/* As kvf_printable, of as much of it as messages show. */
+kvf_printed kvf_span_printable(kvf_span span);
 
 void kvf_buffer_add_span(kvf_buffer *buffer, kvf_span span);
 void kvf_buffer_add_string(kvf_buffer *buffer, const char *string);

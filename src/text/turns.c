@@ -175,7 +175,9 @@ void kvf_turns_drop_old(kvf_turns *turns)
     size_t n = 0;
     size_t n_context = 0;
     for (size_t i = 0; i < turns->n; i++) {
-        if ((ptrdiff_t)i < turns->last_question && turns->list[i].role == KVF_ROLE_DEVELOPER)
+        const kvf_role role = turns->list[i].role;
+        if ((ptrdiff_t)i < turns->last_question &&
+            (role == KVF_ROLE_DEVELOPER || role == KVF_ROLE_UNKNOWN))
             continue;
         n_context += i < turns->n_context;
         turns->list[n++] = turns->list[i];

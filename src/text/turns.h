@@ -1,4 +1,4 @@
-/* The turns that messages become before they are written. Included by chat.c and turns.c alone. */
+/* What the sources of the chat format share. Included by chat.c, chat_read.c and turns.c alone. */
 #ifndef KVF_TEXT_TURNS_H
 #define KVF_TEXT_TURNS_H
 
@@ -33,8 +33,13 @@ typedef struct kvf_turns {
 /* Users' and tools' messages fused, results in the order of the calls. KVF_OUT_OF_MEMORY. */
 kvf_status kvf_turns_make(const kvf_message *messages, size_t n, size_t n_context, kvf_turns *turns,
                           kvf_error *error);
-/* Takes developers' turns before the last question away. */
+/* Takes developers' turns, and those of unknown roles, before the last question away. */
 void kvf_turns_drop_old(kvf_turns *turns);
 void kvf_turns_free(kvf_turns *turns);
+
+/* chat_read.c: message i has an unknown role, or a developer's has no content. */
+kvf_status kvf_message_fail_role(const kvf_message *message, size_t i, const char *where,
+                                 kvf_error *error);
+kvf_status kvf_message_fail_empty(size_t i, const char *where, kvf_error *error);
 
 #endif
