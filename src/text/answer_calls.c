@@ -182,13 +182,12 @@ static bool take_call(struct reader *reader, size_t start)
     if (!split(&rest, "\">\n", &call.name) || has_mark(reader, call.name.bytes))
         return false;
     reader->at = reader->text.bytes - rest.bytes;
+    take(reader, "\n"); /* written where there are no parameters; the official parser needs none */
     while (take_tag(reader, "<", "parameter name=\"")) {
         if (!take_parameter(reader))
             return false;
         call.n_parameters++;
     }
-    if (call.n_parameters == 0 && !take(reader, "\n"))
-        return false;
     if (!take_tag(reader, "</", "invoke>\n"))
         return false;
     if (call.n_parameters > 1 && has_key_twice(reader, call.n_parameters))
