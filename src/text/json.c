@@ -299,13 +299,13 @@ static int compare_keys(const void *a, const void *b)
     return left->place < right->place ? -1 : left->place > right->place;
 }
 
-/* Unlinks the members of type -1, which an earlier one has the place of. */
+/* Unlinks the members that an earlier one has the place of. */
 static void drop_doubled(kvf_node *object, const struct keyed *members, size_t n)
 {
     kvf_node **link = &object->first;
-    for (size_t i = 1; i < n; i++)
+    for (size_t i = n - 1; i > 0; i--) /* downwards: the one before it still has its key */
         if (kvf_span_equal(members[i - 1].node->key, members[i].node->key))
-            members[i].node->key.data = NULL; /* a key's own is never NULL */
+            members[i].node->key.data = NULL; /* no key's own is NULL */
     while (*link) {
         if ((*link)->key.data) {
             link = &(*link)->next;
