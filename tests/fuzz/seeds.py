@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tests/oracle"))
 import gguf as gguf_writer
 import gguf_cases
 import tiny_gguf
+from chat_seeds import answer, chat_texts, messages
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
 
@@ -528,7 +529,8 @@ def snapshot():
 
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
-    for make in (safetensors, shards, config, tokenizer, units, gguf, snapshot):
+    for make in (safetensors, shards, config, tokenizer, units, gguf, snapshot,
+                 messages, chat_texts, answer):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make().items():
