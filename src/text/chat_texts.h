@@ -6,7 +6,7 @@
 #ifndef KVF_TEXT_CHAT_TEXTS_H
 #define KVF_TEXT_CHAT_TEXTS_H
 
-#include "kvfold.h"
+#include "file/metadata.h"
 #include "text/arena.h"
 #include "text/span.h"
 
@@ -39,10 +39,12 @@ typedef struct kvf_chat_texts {
 #define KVF_ENCODING_FILE "encoding/encoding_dsv4.py"
 
 /*
- * DIR/encoding/encoding_dsv4.py. Where there is no such file, or it has none of the texts as
- * plain strings, *texts is empty and the status KVF_OK; KVF_FILE_IO where it cannot be read.
+ * DIR/encoding/encoding_dsv4.py, or, where there is no such file or it has none of the texts as
+ * plain strings, the chat template of the files (NULL: there are none). Without both *texts is
+ * empty and the status KVF_OK; KVF_FILE_IO where the file cannot be read.
  */
-kvf_status kvf_chat_texts_read(const char *dir, kvf_chat_texts *texts, kvf_error *error);
+kvf_status kvf_chat_texts_read(const char *dir, const kvf_tensor_set *files, kvf_chat_texts *texts,
+                               kvf_error *error);
 /* The same of such a file's content. KVF_OUT_OF_MEMORY is all that can fail. */
 kvf_status kvf_chat_texts_of_python(const char *source, size_t bytes, kvf_chat_texts *texts,
                                     kvf_error *error);

@@ -153,9 +153,9 @@ kvf_status kvf_chat_texts_of_python(const char *source, size_t bytes, kvf_chat_t
     return kvf_ok(error);
 }
 
-kvf_status kvf_chat_texts_read(const char *dir, kvf_chat_texts *texts, kvf_error *error)
+/* Nothing where there is no such file. */
+static kvf_status read_file(const char *dir, kvf_chat_texts *texts, kvf_error *error)
 {
-    *texts = (kvf_chat_texts){0};
     kvf_file file = {0};
     char *path = kvf_path_join(dir, KVF_ENCODING_FILE);
     if (!path)
@@ -169,6 +169,22 @@ kvf_status kvf_chat_texts_read(const char *dir, kvf_chat_texts *texts, kvf_error
     status = kvf_chat_texts_of_python(file.data, file.bytes, texts, error);
     kvf_file_unmap(&file);
     return status;
+}
+
+kvf_status kvf_chat_texts_read(const char *dir, const kvf_tensor_set *files, kvf_chat_texts *texts,
+                               kvf_error *error)
+{
+    *texts = (kvf_chat_texts){.source = KVF_TEXTS_NOWHERE};
+    kvf_status status = read_file(dir, texts, error);
+    const kvf_metadata *metadata =
+        files ? kvf_tensor_set_metadata(files, "tokenizer.chat_template") : NULL;
+    kvf_text template;
+    uint64_t at = 0;
+    if (status != KVF_OK || texts->source != KVF_TEXTS_NOWHERE || !metadata ||
+        !kvf_metadata_text(metadata, &at, &template))
+        return status;
+    kvf_chat_texts_free(texts);
+    return kvf_chat_texts_of_template(template.data, template.bytes, texts, error);
 }
 
 void kvf_chat_texts_free(kvf_chat_texts *texts)

@@ -196,6 +196,110 @@ static void test_effort_of_both_releases(void **state)
         check(bad[i], MISSING, MISSING, MISSING);
 }
 
+/* ---- Chat templates ------------------------------------------------------------------- */
+
+#define DSML                                                                                       \
+    "\xef\xbd\x9c"                                                                                 \
+    "DSML\xef\xbd\x9c"
+#define GRAMMAR(mark)                                                                              \
+    "Call: <" mark "tool_calls>\\n<" mark "invoke name=\"F\">\\n<" mark                            \
+    "parameter name=\"P\" string=\"true|false\">V</" mark "parameter>\\n</" mark                   \
+    "invoke>\\n</" mark "tool_calls> {after <think>it</think>}"
+#define GRAMMAR_SLOTS                                                                              \
+    "Call: <{dsml_token}tool_calls>\n<{dsml_token}invoke name=\"F\">\n<{dsml_token}parameter "     \
+    "name=\"P\" string=\"true|false\">V</{dsml_token}parameter>\n</{dsml_token}invoke>\n"          \
+    "</{dsml_token}tool_calls> {{after {thinking_start_token}it{thinking_end_token}}}\n\n"         \
+    "{tool_schemas}"
+#define TOOL_LOOP "{%- for t in tools -%}\n {{ '\\n' }}{{- t.function | tojson -}}\n{% endfor -%}"
+
+static void check_template(const char *source, const char *tools, const char *first,
+                           const char *second)
+{
+    kvf_chat_texts texts;
+    kvf_error error;
+    assert_int_equal(kvf_chat_texts_of_template(source, strlen(source), &texts, &error), KVF_OK);
+    expect_text(texts.tools, tools, source);
+    expect_text(texts.efforts[0], first, source);
+    expect_text(texts.efforts[1], second, source);
+    assert_int_equal(texts.source, tools || first ? KVF_TEXTS_CHAT_TEMPLATE : KVF_TEXTS_NOWHERE);
+    kvf_chat_texts_free(&texts);
+}
+
+static void test_tools_of_a_chat_template(void **state)
+{
+    (void)state;
+    static const char want[] = GRAMMAR_SLOTS "\n\nOnly these.\n";
+    check_template("{%- set tools_header = '" GRAMMAR(DSML) "\\n\\n' -%}{%- set tools_footer = "
+                                                            "'\\nOnly these.' -%}",
+                   want, MISSING, MISSING);
+    check_template("{% set m='" DSML "' %}{%- set my.header = '" GRAMMAR(
+                       "' + m ~ '") "' %}\n"
+                                    "{%- set my.footer = \"Only \" + 'these.\\n' %}",
+                   want, MISSING, MISSING);
+    check_template("{% macro x(tools) -%}\n{%- set m = '" DSML
+                   "' -%}{{ '" GRAMMAR("' + m + '") "' }}"
+                                                    "{{ '\\n\\n' }}" TOOL_LOOP
+                                                    "\nOnly {{ 'these' }}.{# c #}\n{% endmacro %}",
+                   want, MISSING, MISSING);
+    check_template("{{ x }}\n\n{{ '" GRAMMAR(DSML) "' }}" TOOL_LOOP "{% if y %}",
+                   GRAMMAR_SLOTS "\n", MISSING, MISSING);
+}
+
+static void test_chat_templates_that_are_not_certain(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "",
+        "{{",
+        "{% set a = 'b",
+        "text",
+        "{%- set tools_header = '" GRAMMAR(DSML) "' -%}",
+        "{%- set head = '" GRAMMAR(DSML) "' -%}{%- set foot = 'x' -%}",
+        "{%- set tools_header = '" GRAMMAR(DSML) "' + x -%}{%- set tools_footer = 'x' -%}",
+        "{%- set tools_header = '" GRAMMAR(DSML) "' -%}{%- set tools_footer = x -%}",
+        "{%- set tools_header = '" GRAMMAR(DSML) "\\x41' -%}{%- set tools_footer = 'x' -%}",
+        "{%- set tools_header = '" GRAMMAR(
+            DSML) "' -%}{%- set tools_footer = 'x' -%}{%- set tools_footer = 'y' -%}",
+        "{%- set tools_header = '" GRAMMAR(
+            DSML) "' -%}{%- set tools_footer = '<\xef\xbd\x9cUser\xef\xbd\x9c>' -%}",
+        "{{ '" GRAMMAR(DSML) "' }}",
+        "{{ '" GRAMMAR(DSML) "' }}{% for t in tools %}{% endfor %}",
+        "{{ '" GRAMMAR(DSML) "' }}{% for t in tools %}{{ t | tojson }}",
+        "{{ '" GRAMMAR(DSML) "' }}{% for t in tools %}- {{ t | tojson }}{% endfor %}",
+        "{{ '" GRAMMAR(DSML) "' }}" TOOL_LOOP "{% if x %}{{ '" GRAMMAR(DSML) "' }}" TOOL_LOOP,
+        "{% raw %}{% endraw %}{{ '" GRAMMAR(DSML) "' }}" TOOL_LOOP};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check_template(bad[i], MISSING, MISSING, MISSING);
+}
+
+#define EFFORT(text) "Reasoning Effort: " text
+
+static void test_efforts_of_a_chat_template(void **state)
+{
+    (void)state;
+    check_template("{%- if effort == 'max' -%}{{- '" EFFORT("a\\nb\\n\\n") "' -}}{%- endif -%}",
+                   MISSING, EFFORT("a\nb\n\n"), MISSING);
+    check_template("{% if x %}{{ \"" EFFORT("a") "\" }}{% endif %}", MISSING, EFFORT("a\n\n"),
+                   MISSING);
+    check_template("{%- set effort_max = '" EFFORT("c") "' -%}{%- set effort_high = '" EFFORT(
+                       "a\\n") "' -%}{% if e == 'high' %}{{- effort_high -}}{% endif %}",
+                   MISSING, EFFORT("a\n\n"), EFFORT("c\n\n"));
+    check_template("{% if e == 'high' %}" EFFORT("a\n\n") "{% elif e == 'max' %}" EFFORT(
+                       "c\n\n") "{% endif %}",
+                   MISSING, EFFORT("a\n\n"), EFFORT("c\n\n"));
+    check_template("{% if e %}" EFFORT("a") "{% elif f %}" EFFORT("c") "{% endif %}", MISSING,
+                   MISSING, MISSING);
+    check_template("{% if e == 'max' %}" EFFORT("a") "{% elif e in ['high', 'max'] %}" EFFORT(
+                       "c") "{% endif %}",
+                   MISSING, MISSING, MISSING);
+    check_template(
+        "{% if e == 'max' %}" EFFORT("a") "{% elif e == 'max' %}" EFFORT("c") "{% endif %}",
+        MISSING, MISSING, MISSING);
+    check_template("{% if e == 'high' %}" EFFORT("a") "{% elif e == 'max' %}" EFFORT(
+                       "c") "{% else %}" EFFORT("d") "{% endif %}",
+                   MISSING, MISSING, MISSING);
+}
+
 static void test_a_folder_with_and_without_the_file(void **state)
 {
     (void)state;
@@ -204,7 +308,7 @@ static void test_a_folder_with_and_without_the_file(void **state)
     kvf_chat_texts texts;
     kvf_error error;
     assert_non_null(mkdtemp(folder));
-    assert_int_equal(kvf_chat_texts_read(folder, &texts, &error), KVF_OK);
+    assert_int_equal(kvf_chat_texts_read(folder, NULL, &texts, &error), KVF_OK);
     assert_int_equal(texts.source, KVF_TEXTS_NOWHERE);
     snprintf(path, sizeof path, "%s/encoding", folder);
     assert_int_equal(mkdir(path, 0700), 0);
@@ -213,12 +317,12 @@ static void test_a_folder_with_and_without_the_file(void **state)
     assert_non_null(file);
     fputs("REASONING_EFFORT_MAX = \"a\\n\"\n", file);
     fclose(file);
-    assert_int_equal(kvf_chat_texts_read(folder, &texts, &error), KVF_OK);
+    assert_int_equal(kvf_chat_texts_read(folder, NULL, &texts, &error), KVF_OK);
     expect_text(texts.efforts[0], "a\n", path);
     kvf_chat_texts_free(&texts);
     unlink(path);
     assert_int_equal(mkdir(path, 0700), 0); /* something is there, and cannot be read */
-    assert_int_equal(kvf_chat_texts_read(folder, &texts, &error), KVF_FILE_IO);
+    assert_int_equal(kvf_chat_texts_read(folder, NULL, &texts, &error), KVF_FILE_IO);
     rmdir(path);
     snprintf(path, sizeof path, "%s/encoding", folder);
     rmdir(path);
@@ -233,6 +337,9 @@ int main(void)
         cmocka_unit_test(test_other_uses_of_the_name_change_nothing),
         cmocka_unit_test(test_templates_that_python_could_not_fill),
         cmocka_unit_test(test_effort_of_both_releases),
+        cmocka_unit_test(test_tools_of_a_chat_template),
+        cmocka_unit_test(test_chat_templates_that_are_not_certain),
+        cmocka_unit_test(test_efforts_of_a_chat_template),
         cmocka_unit_test(test_a_folder_with_and_without_the_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
