@@ -308,7 +308,7 @@ void kvf_messages_free(kvf_messages *messages)
     *messages = (kvf_messages){0};
 }
 
-/* ---- What the format passes over ----------------------------------------------------- */
+/* ---- Of what is found later ---------------------------------------------------------- */
 
 kvf_status kvf_message_fail_role(const kvf_message *message, size_t i, const char *where,
                                  kvf_error *error)
@@ -322,38 +322,4 @@ kvf_status kvf_message_fail_empty(size_t i, const char *where, kvf_error *error)
 {
     return kvf_fail(error, KVF_INVALID_ARGUMENT,
                     "%s[%zu].content is empty; a developer's message needs text", where, i);
-}
-
-static bool has_call(const kvf_message *caller, kvf_span id)
-{
-    for (size_t i = 0; i < caller->n_calls; i++)
-        if (id.bytes > 0 && kvf_span_equal(caller->calls[i].id, id))
-            return true;
-    return false;
-}
-
-kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
-                              kvf_error *error)
-{
-    const kvf_message *caller = NULL;
-    for (size_t i = 0; i < n; i++) {
-        const kvf_message *message = &messages[i];
-        if (message->role == KVF_ROLE_ASSISTANT && message->n_calls > 0)
-            caller = message;
-        if (message->role == KVF_ROLE_UNKNOWN)
-            return kvf_message_fail_role(message, i, where, error);
-        if (message->role == KVF_ROLE_DEVELOPER && message->content.bytes == 0)
-            return kvf_message_fail_empty(i, where, error);
-        if (message->role == KVF_ROLE_TOOL && !caller)
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "%s[%zu] is the result of a tool, and no assistant's message before "
-                            "it has tool_calls",
-                            where, i);
-        if (message->role == KVF_ROLE_TOOL && !has_call(caller, message->call_id))
-            return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "%s[%zu].tool_call_id is \"%s\"; an id of the last tool_calls was "
-                            "expected",
-                            where, i, kvf_span_printable(message->call_id).text);
-    }
-    return kvf_ok(error);
 }

@@ -16,8 +16,11 @@
 
 #include <string.h>
 
-/* Real ones have 10 to 20 kB, and 20 names. */
-enum { MAX_SOURCE_BYTES = 1 << 20, MAX_NAMES = 256 };
+/*
+ * Real ones have 10 to 20 kB and 20 names. A constant may be made of others: what all come to is
+ * bounded, too.
+ */
+enum { MAX_SOURCE_BYTES = 1 << 20, MAX_NAMES = 256, MAX_CONSTANT_BYTES = 4 << 20 };
 
 enum kind {
     TEXT,  /* a constant that is written */
@@ -41,6 +44,7 @@ struct reader {
     size_t n;
     size_t names[MAX_NAMES]; /* [n_names] the items that set one */
     size_t n_names;
+    size_t constant_bytes;
     bool is_trimmed; /* a tag before ate the white space that follows */
     bool eats_break; /* .. or just the line break, as statements do */
     bool failed;     /* memory is short */
@@ -143,11 +147,13 @@ static bool evaluate(struct reader *reader, kvf_span rest, kvf_span *value)
             if (good)
                 kvf_buffer_add_span(&out, *constant);
         }
+        good = good && out.bytes <= MAX_CONSTANT_BYTES;
         more = good && rest.bytes > 0 && (rest.data[0] == '+' || rest.data[0] == '~');
         if (more)
             rest = trim(kvf_span_after(rest, 1));
     }
     good = good && rest.bytes == 0;
+    reader->constant_bytes += out.bytes; /* also those that were made in vain */
     char *copy = good ? kvf_arena_alloc(reader->arena, out.bytes + 1) : NULL;
     reader->failed = reader->failed || out.failed || (good && !copy);
     if (copy && out.bytes > 0)
@@ -271,7 +277,8 @@ static bool read_next(struct reader *reader)
     reader->rest = kvf_span_after(tag, n);
     if (tag.data[1] == '{')
         add_output(reader, inside);
-    return tag.data[1] != '%' || add_statement(reader, inside);
+    return (tag.data[1] != '%' || add_statement(reader, inside)) &&
+           reader->constant_bytes <= MAX_CONSTANT_BYTES;
 }
 
 /* ---- Tools --------------------------------------------------------------------------- */

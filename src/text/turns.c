@@ -42,46 +42,68 @@ static int compare_blocks(const void *a, const void *b)
     return order ? order : compare_sizes(left->place, right->place);
 }
 
-/* Of calls that share an id the last one counts; an id that none has is as the first call's. */
-static size_t find_call(const struct ordered *calls, size_t n, kvf_span id)
+/* The calls of a message by their ids. */
+struct calls {
+    const kvf_message *caller; /* NULL: none yet */
+    struct ordered *list;      /* [n], sorted; those that have an id */
+    size_t n;
+    bool is_sorted;
+};
+
+static kvf_status sort_calls(struct calls *calls, kvf_arena *arena)
+{
+    const kvf_message *caller = calls->caller;
+    if (calls->is_sorted)
+        return KVF_OK;
+    calls->list = kvf_arena_array(arena, caller->n_calls, sizeof *calls->list);
+    if (!calls->list)
+        return KVF_OUT_OF_MEMORY;
+    for (size_t i = 0; i < caller->n_calls; i++)
+        if (caller->calls[i].id.bytes > 0)
+            calls->list[calls->n++] = (struct ordered){.id = caller->calls[i].id, .place = i};
+    qsort(calls->list, calls->n, sizeof *calls->list, compare_calls);
+    calls->is_sorted = true;
+    return KVF_OK;
+}
+
+/* Of calls that share an id the last one. */
+static bool find_call(const struct calls *calls, kvf_span id, size_t *place)
 {
     size_t low = 0;
-    size_t high = n;
+    size_t high = calls->n;
     while (low < high) {
         const size_t middle = low + (high - low) / 2;
-        if (compare_ids(calls[middle].id, id) <= 0)
+        if (compare_ids(calls->list[middle].id, id) <= 0)
             low = middle + 1;
         else
             high = middle;
     }
-    return low > 0 && kvf_span_equal(calls[low - 1].id, id) ? calls[low - 1].place : 0;
+    if (low == 0 || !kvf_span_equal(calls->list[low - 1].id, id))
+        return false;
+    *place = calls->list[low - 1].place;
+    return true;
 }
 
 /* Results of a turn take the places of results; texts stay where they are. */
-static kvf_status sort_results(const kvf_message *caller, kvf_turn *turn, kvf_arena *arena)
+static kvf_status sort_results(struct calls *calls, kvf_turn *turn, kvf_arena *arena)
 {
-    size_t n_calls = 0;
     size_t n_results = 0;
     for (size_t i = 0; i < turn->n_blocks; i++)
         n_results += turn->blocks[i].is_result;
     if (n_results < 2)
         return KVF_OK;
-    struct ordered *calls = kvf_arena_array(arena, caller->n_calls, sizeof *calls);
     struct ordered *results = kvf_arena_array(arena, n_results, sizeof *results);
-    if (!calls || !results)
+    if (!results || sort_calls(calls, arena) != KVF_OK)
         return KVF_OUT_OF_MEMORY;
-    for (size_t i = 0; i < caller->n_calls; i++)
-        if (caller->calls[i].id.bytes > 0)
-            calls[n_calls++] = (struct ordered){.id = caller->calls[i].id, .place = i};
-    qsort(calls, n_calls, sizeof *calls, compare_calls);
     size_t n = 0;
     for (size_t i = 0; i < turn->n_blocks; i++) {
         const kvf_block *block = &turn->blocks[i];
-        if (block->is_result) {
-            results[n] = (struct ordered){
-                .order = find_call(calls, n_calls, block->call_id), .place = n, .block = *block};
-            n++;
-        }
+        struct ordered result = {.place = n, .block = *block};
+        if (!block->is_result)
+            continue;
+        if (!find_call(calls, block->call_id, &result.order))
+            result.order = 0; /* as the first call's */
+        results[n++] = result;
     }
     qsort(results, n, sizeof *results, compare_blocks);
     n = 0;
@@ -93,14 +115,14 @@ static kvf_status sort_results(const kvf_message *caller, kvf_turn *turn, kvf_ar
 
 static kvf_status sort_all(kvf_turns *turns)
 {
-    const kvf_message *caller = NULL; /* the last that called tools */
+    struct calls calls = {.caller = NULL}; /* of the last that called tools */
     for (size_t i = 0; i < turns->n; i++) {
         kvf_turn *turn = &turns->list[i];
         if (turn->role == KVF_ROLE_ASSISTANT && turn->message->n_calls > 0)
-            caller = turn->message;
-        if (turn->role != KVF_ROLE_USER || !caller)
+            calls = (struct calls){.caller = turn->message};
+        if (turn->role != KVF_ROLE_USER || !calls.caller)
             continue;
-        if (sort_results(caller, turn, &turns->arena) != KVF_OK)
+        if (sort_results(&calls, turn, &turns->arena) != KVF_OK)
             return KVF_OUT_OF_MEMORY;
     }
     return KVF_OK;
@@ -191,4 +213,46 @@ void kvf_turns_free(kvf_turns *turns)
 {
     kvf_arena_free(&turns->arena);
     *turns = (kvf_turns){0};
+}
+
+/* ---- What the format passes over ----------------------------------------------------- */
+
+static kvf_status check_result(struct calls *calls, const kvf_message *message, size_t i,
+                               const char *where, kvf_arena *arena, kvf_error *error)
+{
+    size_t place;
+    if (!calls->caller)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%s[%zu] is the result of a tool, and no assistant's message before it has "
+                        "tool_calls",
+                        where, i);
+    if (sort_calls(calls, arena) != KVF_OK)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the calls of %s", where);
+    if (!find_call(calls, message->call_id, &place))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "%s[%zu].tool_call_id is \"%s\"; an id of the last tool_calls was "
+                        "expected",
+                        where, i, kvf_span_printable(message->call_id).text);
+    return KVF_OK;
+}
+
+kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
+                              kvf_error *error)
+{
+    struct calls calls = {.caller = NULL};
+    kvf_arena arena = {0};
+    kvf_status status = kvf_ok(error);
+    for (size_t i = 0; i < n && status == KVF_OK; i++) {
+        const kvf_message *message = &messages[i];
+        if (message->role == KVF_ROLE_ASSISTANT && message->n_calls > 0)
+            calls = (struct calls){.caller = message};
+        if (message->role == KVF_ROLE_UNKNOWN)
+            status = kvf_message_fail_role(message, i, where, error);
+        else if (message->role == KVF_ROLE_DEVELOPER && message->content.bytes == 0)
+            status = kvf_message_fail_empty(i, where, error);
+        else if (message->role == KVF_ROLE_TOOL)
+            status = check_result(&calls, message, i, where, &arena, error);
+    }
+    kvf_arena_free(&arena);
+    return status;
 }
