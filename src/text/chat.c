@@ -206,7 +206,7 @@ static void write_user(struct writer *writer, const kvf_turn *turn)
 static kvf_status write_assistant(struct writer *writer, size_t i)
 {
     const kvf_turn *turn = &writer->turns->list[i];
-    const bool after_task = i > 0 && writer->turns->list[i - 1].task != KVF_TASK_NONE;
+    const bool after_task = i > 0 && writer->turns->list[i - 1].task != KVF_CHAT_TASK_NONE;
     const bool is_new = (ptrdiff_t)i > writer->turns->last_question;
     if (writer->thinking && !after_task && (!writer->dropping || is_new)) {
         write_span(writer, turn->message->reasoning);
@@ -228,17 +228,17 @@ static void write_transition(struct writer *writer, size_t i)
     const kvf_turns *turns = writer->turns;
     const kvf_turn *turn = &turns->list[i];
     const bool is_question = turn->role == KVF_ROLE_USER || turn->role == KVF_ROLE_DEVELOPER;
-    const bool is_action = turn->task == KVF_TASK_ACTION;
+    const bool is_action = turn->task == KVF_CHAT_TASK_ACTION;
     const bool thinks = writer->thinking &&
                         (is_action || !writer->dropping || (ptrdiff_t)i >= turns->last_question);
     if (i + 1 < turns->n && turns->list[i + 1].role != KVF_ROLE_ASSISTANT &&
         turns->list[i + 1].role != KVF_ROLE_LATEST_REMINDER)
         return;
-    if (is_action || (turn->task == KVF_TASK_NONE && is_question)) {
+    if (is_action || (turn->task == KVF_CHAT_TASK_NONE && is_question)) {
         write_mark(writer, assistant_mark);
         write_mark(writer, thinks ? KVF_CHAT_THINK : KVF_CHAT_END_THINK);
     }
-    if (turn->task != KVF_TASK_NONE)
+    if (turn->task != KVF_CHAT_TASK_NONE)
         write_mark(writer, task_marks[turn->task]);
 }
 

@@ -49,15 +49,15 @@ typedef enum kvf_role {
 } kvf_role;
 
 /* DeepSeek's own short questions, asked behind a message. */
-typedef enum kvf_task {
-    KVF_TASK_NONE,
-    KVF_TASK_ACTION,
-    KVF_TASK_QUERY,
-    KVF_TASK_AUTHORITY,
-    KVF_TASK_DOMAIN,
-    KVF_TASK_TITLE,
-    KVF_TASK_READ_URL
-} kvf_task;
+typedef enum kvf_chat_task {
+    KVF_CHAT_TASK_NONE,
+    KVF_CHAT_TASK_ACTION,
+    KVF_CHAT_TASK_QUERY,
+    KVF_CHAT_TASK_AUTHORITY,
+    KVF_CHAT_TASK_DOMAIN,
+    KVF_CHAT_TASK_TITLE,
+    KVF_CHAT_TASK_READ_URL
+} kvf_chat_task;
 
 typedef struct kvf_call {
     kvf_span id; /* may be empty */
@@ -72,7 +72,7 @@ typedef struct kvf_message {
     kvf_span content;   /* the parts of a list joined, as the format does it */
     kvf_span reasoning; /* of an assistant */
     kvf_span call_id;   /* of a tool: the call that it answers */
-    kvf_task task;
+    kvf_chat_task task;
     bool without_eos;      /* an assistant's answer that goes on */
     const kvf_call *calls; /* [n_calls] of an assistant */
     size_t n_calls;

@@ -100,12 +100,12 @@ static kvf_status read_role(const struct reader *reader, const kvf_node *node, c
 }
 
 static kvf_status read_task(const struct reader *reader, const kvf_node *node, const char *where,
-                            kvf_task *task)
+                            kvf_chat_task *task)
 {
     static const char *const names[] = {"action", "query", "authority",
                                         "domain", "title", "read_url"};
     kvf_span name;
-    *task = KVF_TASK_NONE;
+    *task = KVF_CHAT_TASK_NONE;
     if (!member(node, "task"))
         return KVF_OK;
     kvf_status status = read_string(reader, node, where, "task", &name);
@@ -115,7 +115,7 @@ static kvf_status read_task(const struct reader *reader, const kvf_node *node, c
     if (found < 0)
         return fail_name(reader->error, place_of(where, "task").text, name,
                          "action, query, authority, domain, title, read_url");
-    *task = (kvf_task)(found + 1);
+    *task = (kvf_chat_task)(found + 1);
     return KVF_OK;
 }
 

@@ -488,13 +488,10 @@ bool kvf_node_is_true(const kvf_node *node)
     case KVF_NODE_OBJECT: return node->n > 0;
     case KVF_NODE_NUMBER: break;
     }
-    kvf_buffer written = {0};
-    kvf_json_write(node, &written); /* 1e-999 is 0.0 */
-    const kvf_span text = {written.data, written.bytes};
-    const bool is_zero =
-        kvf_span_is(text, "0") || kvf_span_is(text, "0.0") || kvf_span_is(text, "-0.0");
-    kvf_buffer_free(&written);
-    return !is_zero;
+    size_t n = 0; /* of a number that is not zero up to a digit that is not */
+    while (n < node->text.bytes && strchr("-0.", node->text.data[n]))
+        n++;
+    return n < node->text.bytes && node->text.data[n] != 'e' && node->text.data[n] != 'E';
 }
 
 const char *kvf_node_what(const kvf_node *node)

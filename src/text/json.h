@@ -69,7 +69,7 @@ size_t kvf_utf8_write(uint32_t code, char *out);
 
 /* The member of an object; NULL where there is none, or node is NULL or no object. */
 const kvf_node *kvf_node_member(const kvf_node *node, const char *key);
-/* Whether Python takes it for true: not NULL, null, false, 0, "", [] or {}. */
+/* Whether Python takes it for true: not NULL, null, false, "", [], {}, or a zero. */
 bool kvf_node_is_true(const kvf_node *node);
 /* "a string", "an object": what messages say a value is; NULL is "missing". */
 const char *kvf_node_what(const kvf_node *node);

@@ -135,7 +135,7 @@ static bool is_fused(const kvf_turn *before, const kvf_message *message)
 {
     return before && before->role == KVF_ROLE_USER &&
            (message->role == KVF_ROLE_TOOL ||
-            (message->role == KVF_ROLE_USER && before->task == KVF_TASK_NONE));
+            (message->role == KVF_ROLE_USER && before->task == KVF_CHAT_TASK_NONE));
 }
 
 /* blocks has room for one of each message, in their order: those of a turn are neighbours. */
@@ -151,7 +151,7 @@ static void add_message(kvf_turns *turns, const kvf_message *message, size_t ind
         *turn = (kvf_turn){.message = message,
                            .message_index = index,
                            .role = is_user ? KVF_ROLE_USER : message->role,
-                           .task = is_tool ? KVF_TASK_NONE : message->task,
+                           .task = is_tool ? KVF_CHAT_TASK_NONE : message->task,
                            .blocks = blocks + index};
         turns->has_tools = turns->has_tools || (!is_user && message->tools);
     }

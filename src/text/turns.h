@@ -15,7 +15,7 @@ typedef struct kvf_turn {
     const kvf_message *message; /* the first of a user's turn; there only its task counts */
     size_t message_index;
     kvf_role role; /* never KVF_ROLE_TOOL */
-    kvf_task task;
+    kvf_chat_task task;
     kvf_block *blocks; /* [n_blocks] of a user's turn */
     size_t n_blocks;
 } kvf_turn;
