@@ -340,29 +340,33 @@ class Scanner:
         return before
 
 
-def scan_parameters(scan):
-    """The parameters of an invoke, and its end; as JSON text."""
-    members = {}
+def scan_invoke(scan):
+    """What follows the name of the tag. A value ends where its closing tag begins."""
+    scan.expect(' name="')
+    head, inside = scan.rest.partition("<" + DSML + "parameter")[0], {}
+    name = head.partition('">\n')[0]
+    scan.expect(name + '">\n')
     while scan.take("<" + DSML + 'parameter name="'):
-        key = scan.until('" string="')
-        is_string = scan.until('">')
-        value = scan.until("</" + DSML + "parameter>\n")
-        if key in members or is_string not in ("true", "false"):
+        body = scan.until("</" + DSML + "parameter")
+        scan.expect(">\n")
+        key, _, rest = body.partition('" string="')
+        is_string, ended, value = rest.partition('">')
+        if not ended or key in inside or is_string not in ("true", "false"):
             raise Deviation
-        members[key] = to_json(value) if is_string == "true" else value
-    if not members:
+        inside[key] = to_json(value) if is_string == "true" else value
+    if not inside:
         scan.expect("\n")
     scan.expect("</" + DSML + "invoke>\n")
-    return "{" + ", ".join("%s: %s" % (to_json(key), members[key]) for key in members) + "}"
+    members = ["%s: %s" % (to_json(key), inside[key]) for key in inside]
+    return {"name": name, "arguments": "{" + ", ".join(members) + "}"}
 
 
 def scan_calls(string):
     scan = Scanner(string)
     scan.expect(BLOCK + ">\n")
     calls = []
-    while scan.take("<" + DSML + 'invoke name="'):
-        name = scan.until('">\n')
-        calls.append({"name": name, "arguments": scan_parameters(scan)})
+    while scan.take("<" + DSML + "invoke"):
+        calls.append(scan_invoke(scan))
     scan.expect("</" + DSML + "tool_calls>")
     if scan.rest:
         raise Deviation
@@ -375,17 +379,13 @@ def parse(answer, thinking):
     if answer.endswith(EOS):
         answer = answer[:-len(EOS)]
     before, block, after = answer.partition(BLOCK)
-    reasoning, content = "", before
-    if thinking and END_THINK not in answer.split(BLOCK)[0]:
-        reasoning, content = before, ""
-        return {"reasoning": reasoning, "content": content, "calls": [],
-                "raw": block + after if block else None}
-    if thinking:
-        reasoning, _, content = before.partition(END_THINK)
+    reasoning, ended, content = before.partition(END_THINK) if thinking else ("", True, before)
     calls, raw = [], None
     if block:
+        raw = block + after
         try:
-            calls = scan_calls(block + after)
+            if ended:
+                calls, raw = scan_calls(raw), None
         except Deviation:
-            raw = block + after
+            pass
     return {"reasoning": reasoning, "content": content, "calls": calls, "raw": raw}
