@@ -10,14 +10,14 @@ class Marker(str):
     pass
 
 
-B = Marker("<｜begin▁of▁sentence｜>")
-E = Marker("<｜end▁of▁sentence｜>")
-U = Marker("<｜User｜>")
-A = Marker("<｜Assistant｜>")
-REMIND = Marker("<｜latest_reminder｜>")
+B = Marker("<\uff5cbegin\u2581of\u2581sentence\uff5c>")
+E = Marker("<\uff5cend\u2581of\u2581sentence\uff5c>")
+U = Marker("<\uff5cUser\uff5c>")
+A = Marker("<\uff5cAssistant\uff5c>")
+REMIND = Marker("<\uff5clatest_reminder\uff5c>")
 TH = Marker("<think>")
 ET = Marker("</think>")
-M = Marker("｜DSML｜")
+M = Marker("\uff5cDSML\uff5c")
 
 CHAT = {"thinking": False}
 THINK = {"thinking": True}
@@ -27,8 +27,8 @@ NEW = {"thinking": True, "release": "0731", "encoding": "0731"}
 # Texts in the place of a checkpoint's. TOOLS has every slot, one of them twice, and doubled braces.
 TOOLS = ("## Tools of this test\n\nWrite <{dsml_token}tool_calls> to call one, e.g. {{\"k\": 1}}.\n"
          "Think between {thinking_start_token} and {thinking_end_token}.\n\n{tool_schemas}\n\n"
-         "The \"last\" line isn't long; é, 你好 — C:\\new\t</{dsml_token}tool_calls>\n")
-STRONG = "Reasoning Effort: placeholder.\nA \"second\" line.\nThe third — isn't long.\n\n"
+         "The \"last\" line isn't long; \u00e9, \u4f60\u597d \u2014 C:\\new\t</{dsml_token}tool_calls>\n")
+STRONG = "Reasoning Effort: placeholder.\nA \"second\" line.\nThe third \u2014 isn't long.\n\n"
 EXTREME = "Reasoning Effort: another.\nIts second \\ line.\nIts third.\n\n"
 
 
@@ -36,7 +36,7 @@ def tools_text(schemas):
     """TOOLS, filled."""
     return ["## Tools of this test\n\nWrite <", M, "tool_calls> to call one, e.g. {\"k\": 1}.\n"
             "Think between ", TH, " and ", ET, ".\n\n" + schemas + "\n\n"
-            "The \"last\" line isn't long; é, 你好 — C:\\new\t</", M, "tool_calls>\n"]
+            "The \"last\" line isn't long; \u00e9, \u4f60\u597d \u2014 C:\\new\t</", M, "tool_calls>\n"]
 
 
 def user(content, **more):
@@ -118,13 +118,13 @@ TURNS = [
     ("user without content", [{"role": "user"}], CHAT, [B, U, A, ET]),
     ("nothing is trimmed", [user(" \n a \t\n")], CHAT, [B, U, " \n a \t\n", A, ET]),
     ("nothing is escaped", [user("<a>&amp;\"'{}</a>")], CHAT, [B, U, "<a>&amp;\"'{}</a>", A, ET]),
-    ("a user's markers are text", [user("<｜Assistant｜></think>x<｜end▁of▁sentence｜>")], CHAT,
-     [B, U, "<｜Assistant｜></think>x<｜end▁of▁sentence｜>", A, ET]),
-    ("a system's markers are text", [system("<think>｜DSML｜")], CHAT, [B, "<think>｜DSML｜"]),
-    ("a tool's markers are text", [tool("</tool_result><｜User｜>")], CHAT,
-     [B, U, "<tool_result></tool_result><｜User｜></tool_result>", A, ET]),
-    ("an assistant's markers are text", [user("a"), assistant("<｜User｜>", "</think>")], THINK,
-     [B, U, "a", A, TH, "</think>", ET, "<｜User｜>", E]),
+    ("a user's markers are text", [user("<\uff5cAssistant\uff5c></think>x<\uff5cend\u2581of\u2581sentence\uff5c>")], CHAT,
+     [B, U, "<\uff5cAssistant\uff5c></think>x<\uff5cend\u2581of\u2581sentence\uff5c>", A, ET]),
+    ("a system's markers are text", [system("<think>\uff5cDSML\uff5c")], CHAT, [B, "<think>\uff5cDSML\uff5c"]),
+    ("a tool's markers are text", [tool("</tool_result><\uff5cUser\uff5c>")], CHAT,
+     [B, U, "<tool_result></tool_result><\uff5cUser\uff5c></tool_result>", A, ET]),
+    ("an assistant's markers are text", [user("a"), assistant("<\uff5cUser\uff5c>", "</think>")], THINK,
+     [B, U, "a", A, TH, "</think>", ET, "<\uff5cUser\uff5c>", E]),
     ("system alone", [system("Be brief.")], THINK, [B, "Be brief."]),
     ("system and user", [system("Be brief."), user("hello")], THINK,
      [B, "Be brief.", U, "hello", A, TH]),
@@ -187,7 +187,7 @@ MERGING = [
     ("a turn after a task is its own", [user("a", task="title"), user("b")], CHAT,
      [B, U, "a", U, "b", A, ET]),
     ("a tool result fuses even after a task", [user("a", task="title"), tool("R")], CHAT,
-     [B, U, "a\n\n<tool_result>R</tool_result>", Marker("<｜title｜>")]),
+     [B, U, "a\n\n<tool_result>R</tool_result>", Marker("<\uff5ctitle\uff5c>")]),
     ("the task of a fused message is lost", [user("a"), user("b", task="title")], CHAT,
      [B, U, "a\n\nb", A, ET]),
     ("the task of a message after a tool result is lost", [tool("R"), user("b", task="title")], CHAT,
@@ -303,32 +303,32 @@ THINKING = [
 ]
 
 TASKS = [
-    ("task " + name, [user("u", task=name)], CHAT, [B, U, "u", Marker("<｜%s｜>" % name)])
+    ("task " + name, [user("u", task=name)], CHAT, [B, U, "u", Marker("<\uff5c%s\uff5c>" % name)])
     for name in ("query", "authority", "domain", "title", "read_url")
 ] + [
-    ("task title, thinking", [user("u", task="title")], THINK, [B, U, "u", Marker("<｜title｜>")]),
+    ("task title, thinking", [user("u", task="title")], THINK, [B, U, "u", Marker("<\uff5ctitle\uff5c>")]),
     ("task action, chat", [user("u", task="action")], CHAT,
-     [B, U, "u", A, ET, Marker("<｜action｜>")]),
+     [B, U, "u", A, ET, Marker("<\uff5caction\uff5c>")]),
     ("task action, thinking", [user("u", task="action")], THINK,
-     [B, U, "u", A, TH, Marker("<｜action｜>")]),
+     [B, U, "u", A, TH, Marker("<\uff5caction\uff5c>")]),
     ("task action of an old question, thinking",
      [user("u", task="action"), assistant("Search"), user("v")], THINK,
-     [B, U, "u", A, TH, Marker("<｜action｜>"), "Search", E, U, "v", A, TH]),
+     [B, U, "u", A, TH, Marker("<\uff5caction\uff5c>"), "Search", E, U, "v", A, TH]),
     ("the answer to a task has no thoughts", [user("u", task="title"), assistant("t", "T")], THINK,
-     [B, U, "u", Marker("<｜title｜>"), "t", E]),
+     [B, U, "u", Marker("<\uff5ctitle\uff5c>"), "t", E]),
     ("nor with drop_thinking off", [user("u", task="title"), assistant("t", "T")], KEEP,
-     [B, U, "u", Marker("<｜title｜>"), "t", E]),
+     [B, U, "u", Marker("<\uff5ctitle\uff5c>"), "t", E]),
     ("the second answer has", [user("u", task="title"), assistant("t", "T"), assistant("a", "V")],
-     THINK, [B, U, "u", Marker("<｜title｜>"), "t", E, "V", ET, "a", E]),
+     THINK, [B, U, "u", Marker("<\uff5ctitle\uff5c>"), "t", E, "V", ET, "a", E]),
     ("a task before a system writes nothing", [user("u", task="title"), system("s")], CHAT,
      [B, U, "us"]),
     ("a task before a reminder", [user("u", task="title"), reminder("r")], CHAT,
-     [B, U, "u", Marker("<｜title｜>"), REMIND, "r"]),
+     [B, U, "u", Marker("<\uff5ctitle\uff5c>"), REMIND, "r"]),
     ("task of a developer", [developer("d", task="domain")], CHAT,
-     [B, U, "d", Marker("<｜domain｜>")]),
-    ("task of a system", [system("s", task="title")], CHAT, [B, "s", Marker("<｜title｜>")]),
+     [B, U, "d", Marker("<\uff5cdomain\uff5c>")]),
+    ("task of a system", [system("s", task="title")], CHAT, [B, "s", Marker("<\uff5ctitle\uff5c>")]),
     ("task of an assistant", [user("u"), assistant("a", task="query")], CHAT,
-     [B, U, "u", A, ET, "a", E, Marker("<｜query｜>")]),
+     [B, U, "u", A, ET, "a", E, Marker("<\uff5cquery\uff5c>")]),
 ]
 
 APPENDICES = [
@@ -347,9 +347,9 @@ APPENDICES = [
                                                          "function": {"b": 1, "a": [None, True]}}])],
      {**CHAT, "encoding": "preview"}, [B, "s\n\n"] + tools_text('{"b": 1, "a": [null, true]}')),
     ("a schema's markers and slots are text",
-     [system("s", tools=[schema("<think>{dsml_token}{{｜DSML｜")])],
+     [system("s", tools=[schema("<think>{dsml_token}{{\uff5cDSML\uff5c")])],
      {**CHAT, "encoding": "preview"},
-     [B, "s\n\n"] + tools_text('{"name": "<think>{dsml_token}{{｜DSML｜"}')),
+     [B, "s\n\n"] + tools_text('{"name": "<think>{dsml_token}{{\uff5cDSML\uff5c"}')),
     ("response_format of the system", [system("s", response_format={"type": "object"}), user("u")],
      CHAT, [B, "s" + FORMAT + '{"type": "object"}', U, "u", A, ET]),
     ("response_format of a developer", [developer("d", response_format={"a": []})], CHAT,
@@ -410,18 +410,18 @@ CALLS = [
     ("a string raw", '{"a":"1\\n\\"2\\""}', ("a", "true", '1\n"2"')),
     ("an empty string", '{"a":""}', ("a", "true", "")),
     ("an empty key", '{"":0}', ("", "false", "0")),
-    ("escapes in a string", '{"a":"\\u00e9\\u4f60\\ud83d\\ude00\\/\\b"}', ("a", "true", "é你😀/\b")),
+    ("escapes in a string", '{"a":"\\u00e9\\u4f60\\ud83d\\ude00\\/\\b"}', ("a", "true", "\u00e9\u4f60\U0001f600/\b")),
     ("words", '{"t":true,"f":false,"n":null}', ("t", "false", "true"), ("f", "false", "false"),
      ("n", "false", "null")),
     ("order kept", '{"z":1,"a":2,"m":3}', ("z", "false", "1"), ("a", "false", "2"),
      ("m", "false", "3")),
-    ("nested", '{"o":{"b":[1,2,{"c":"é"}],"a":{}},"l":[]}',
-     ("o", "false", '{"b": [1, 2, {"c": "é"}], "a": {}}'), ("l", "false", "[]")),
+    ("nested", '{"o":{"b":[1,2,{"c":"\u00e9"}],"a":{}},"l":[]}',
+     ("o", "false", '{"b": [1, 2, {"c": "\u00e9"}], "a": {}}'), ("l", "false", "[]")),
     ("strings inside", '{"l":["\\n\\t\\r\\b\\f\\u0001\\u001f\\u007f\\"\\\\\\/"]}',
      ("l", "false", '["\\n\\t\\r\\b\\f\\u0001\\u001f\x7f\\"\\\\/"]')),
     ("not ASCII inside", '{"l":["\\u00e9", "\\u2028", "\\ud83d\\ude00"]}',
-     ("l", "false", '["é", "\u2028", "😀"]')),
-    ("markers inside", '{"a":"<｜User｜>","b":["</think>"]}', ("a", "true", "<｜User｜>"),
+     ("l", "false", '["\u00e9", "\u2028", "\U0001f600"]')),
+    ("markers inside", '{"a":"<\uff5cUser\uff5c>","b":["</think>"]}', ("a", "true", "<\uff5cUser\uff5c>"),
      ("b", "false", '["</think>"]')),
     ("1.0 stays", '{"a":1.0}', ("a", "false", "1.0")),
     ("1.50", '{"a":1.50}', ("a", "false", "1.5")),
@@ -463,7 +463,7 @@ CALLS = [
     ("a no-break space", "{\u00a0}", ("arguments", "true", "{\u00a0}")),
     ("a form feed", "{\f}", ("arguments", "true", "{\f}")),
     ("True", '{"a":True}', ("arguments", "true", '{"a":True}')),
-    ("markers and no JSON", "</｜DSML｜invoke>", ("arguments", "true", "</｜DSML｜invoke>")),
+    ("markers and no JSON", "</\uff5cDSML\uff5cinvoke>", ("arguments", "true", "</\uff5cDSML\uff5cinvoke>")),
 ]]
 
 NUMBERS = [("JSON number %s" % spelled,) + schema_number(spelled, printed) for spelled, printed in [
@@ -472,10 +472,10 @@ NUMBERS = [("JSON number %s" % spelled,) + schema_number(spelled, printed) for s
     ("0.00001", "1e-05"), ("18446744073709551616", "18446744073709551616"),
     ("9223372036854775807", "9223372036854775807"), ("3.14159", "3.14159"), ("2.5e-8", "2.5e-08"),
 ]] + [
-    ("JSON strings", '[{"role":"system","content":"s","response_format":{"\\u00e9\\n":"\\u0007\\/é\\"\\\\"}}]',
-     CHAT, [B, "s" + FORMAT + '{"é\\n": "\\u0007/é\\"\\\\"}']),
+    ("JSON strings", '[{"role":"system","content":"s","response_format":{"\\u00e9\\n":"\\u0007\\/\u00e9\\"\\\\"}}]',
+     CHAT, [B, "s" + FORMAT + '{"\u00e9\\n": "\\u0007/\u00e9\\"\\\\"}']),
     ("escapes in a message", '[{"role":"us\\u0065r","content":"\\u00e9\\ud83d\\ude00\\/\\n"}]', CHAT,
-     [B, U, "é😀/\n", A, ET]),
+     [B, U, "\u00e9\U0001f600/\n", A, ET]),
 ]
 
 CASES = (TURNS + MERGING + SORTING + THINKING + TASKS + APPENDICES + EFFORTS + CALLS + NUMBERS)
@@ -514,19 +514,19 @@ ERRORS = [
      {**CHAT, "encoding": "preview"}),
 ]
 
-BLOCK_F = ('\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n'
-           '<｜DSML｜parameter name="a" string="true">s</｜DSML｜parameter>\n'
-           '<｜DSML｜parameter name="n" string="false">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
-           '</｜DSML｜tool_calls>')
-BLOCK_FG = BLOCK_F.replace("</｜DSML｜tool_calls>",
-                           '<｜DSML｜invoke name="g">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>')
+BLOCK_F = ('\n\n<\uff5cDSML\uff5ctool_calls>\n<\uff5cDSML\uff5cinvoke name="f">\n'
+           '<\uff5cDSML\uff5cparameter name="a" string="true">s</\uff5cDSML\uff5cparameter>\n'
+           '<\uff5cDSML\uff5cparameter name="n" string="false">3</\uff5cDSML\uff5cparameter>\n</\uff5cDSML\uff5cinvoke>\n'
+           '</\uff5cDSML\uff5ctool_calls>')
+BLOCK_FG = BLOCK_F.replace("</\uff5cDSML\uff5ctool_calls>",
+                           '<\uff5cDSML\uff5cinvoke name="g">\n\n</\uff5cDSML\uff5cinvoke>\n</\uff5cDSML\uff5ctool_calls>')
 CALL_F = {"name": "f", "arguments": '{"a": "s", "n": 3}'}
 CALL_G = {"name": "g", "arguments": "{}"}
 
 
 def valued(value, is_string="true"):
-    return ('\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="%s">'
-            '%s</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>' % (is_string, value))
+    return ('\n\n<\uff5cDSML\uff5ctool_calls>\n<\uff5cDSML\uff5cinvoke name="f">\n<\uff5cDSML\uff5cparameter name="a" string="%s">'
+            '%s</\uff5cDSML\uff5cparameter>\n</\uff5cDSML\uff5cinvoke>\n</\uff5cDSML\uff5ctool_calls>' % (is_string, value))
 
 
 def arguments(text):
@@ -535,26 +535,26 @@ def arguments(text):
 
 # (rule, answer, thinking, reasoning, content, calls, raw)
 ANSWERS = [
-    ("content", "Hi.<｜end▁of▁sentence｜>", False, "", "Hi.", [], None),
+    ("content", "Hi.<\uff5cend\u2581of\u2581sentence\uff5c>", False, "", "Hi.", [], None),
     ("content without EOS", "Hi.", False, "", "Hi.", [], None),
     ("nothing", "", False, "", "", [], None),
-    ("EOS alone", "<｜end▁of▁sentence｜>", False, "", "", [], None),
-    ("thoughts", "T</think>Hi.<｜end▁of▁sentence｜>", True, "T", "Hi.", [], None),
+    ("EOS alone", "<\uff5cend\u2581of\u2581sentence\uff5c>", False, "", "", [], None),
+    ("thoughts", "T</think>Hi.<\uff5cend\u2581of\u2581sentence\uff5c>", True, "T", "Hi.", [], None),
     ("no thoughts", "</think>Hi.", True, "", "Hi.", [], None),
     ("thoughts alone", "T</think>", True, "T", "", [], None),
     ("spaces stay", " T\n</think>\n\n Hi. \n", True, " T\n", "\n\n Hi. \n", [], None),
     ("unfinished thoughts", "T and", True, "T and", "", [], None),
     ("unfinished thoughts that may yet end", "T</thin", True, "T</thin", "", [], None),
-    ("not ASCII", "é你</think>😀", True, "é你", "😀", [], None),
-    ("half an EOS is content", "Hi.<｜end▁of", False, "", "Hi.<｜end▁of", [], None),
-    ("half a block is content", "Hi.\n\n<｜DSML｜tool", False, "", "Hi.\n\n<｜DSML｜tool", [], None),
+    ("not ASCII", "\u00e9\u4f60</think>\U0001f600", True, "\u00e9\u4f60", "\U0001f600", [], None),
+    ("half an EOS is content", "Hi.<\uff5cend\u2581of", False, "", "Hi.<\uff5cend\u2581of", [], None),
+    ("half a block is content", "Hi.\n\n<\uff5cDSML\uff5ctool", False, "", "Hi.\n\n<\uff5cDSML\uff5ctool", [], None),
     ("line breaks before other text", "a\n\n<b>\n\n", False, "", "a\n\n<b>\n\n", [], None),
-    ("a call", "Hi." + BLOCK_F + "<｜end▁of▁sentence｜>", False, "", "Hi.", [CALL_F], None),
+    ("a call", "Hi." + BLOCK_F + "<\uff5cend\u2581of\u2581sentence\uff5c>", False, "", "Hi.", [CALL_F], None),
     ("a call without EOS", "Hi." + BLOCK_F, False, "", "Hi.", [CALL_F], None),
     ("a call without content", BLOCK_F, False, "", "", [CALL_F], None),
     ("two calls after thoughts", "T</think>" + BLOCK_FG, True, "T", "", [CALL_F, CALL_G], None),
     ("a third line break is content", "Hi.\n" + BLOCK_F, False, "", "Hi.\n", [CALL_F], None),
-    ("a string's JSON", valued('a"\\\n\té/'), False, "", "", arguments('{"a": "a\\"\\\\\\n\\té/"}'), None),
+    ("a string's JSON", valued('a"\\\n\t\u00e9/'), False, "", "", arguments('{"a": "a\\"\\\\\\n\\t\u00e9/"}'), None),
     ("an empty value", valued(""), False, "", "", arguments('{"a": ""}'), None),
     ("JSON stays as it stands", valued('{"b":[1,2.50]}', "false"), False, "", "",
      arguments('{"a": {"b":[1,2.50]}}'), None),
@@ -563,13 +563,13 @@ ANSWERS = [
     ("a value like the end of a string", valued('" string="true">x'), False, "", "",
      arguments('{"a": "\\" string=\\"true\\">x"}'), None),
 ] + [
-    ("deviation: " + name, "T</think>Hi." + raw + "<｜end▁of▁sentence｜>", True, "T", "Hi.", [], raw)
+    ("deviation: " + name, "T</think>Hi." + raw + "<\uff5cend\u2581of\u2581sentence\uff5c>", True, "T", "Hi.", [], raw)
     for name, raw in [
         ("text after the block", BLOCK_F + "more"),
         ("a line break after the block", BLOCK_F + "\n"),
         ("cut in a value", BLOCK_F[:90]),
         ("cut before the end", BLOCK_F[:-1]),
-        ("cut at the start", "\n\n<｜DSML｜tool_calls"),
+        ("cut at the start", "\n\n<\uff5cDSML\uff5ctool_calls"),
         ("no line break after the first tag", BLOCK_F.replace("tool_calls>\n", "tool_calls>", 1)),
         ("another name of the block", BLOCK_F.replace("tool_calls>\n", "tool_calls2>\n", 1)),
         ("no name", BLOCK_F.replace('invoke name="f"', "invoke")),
@@ -579,30 +579,30 @@ ANSWERS = [
         ("text between parameters", BLOCK_F.replace("parameter>\n<", "parameter>\n \n<", 1)),
         ("no line break after a parameter", BLOCK_F.replace("parameter>\n<", "parameter><", 1)),
         ("text between calls", BLOCK_FG.replace("invoke>\n<", "invoke>\nand\n<", 1)),
-        ("no end of a call", BLOCK_F.replace("</｜DSML｜invoke>\n", "")),
+        ("no end of a call", BLOCK_F.replace("</\uff5cDSML\uff5cinvoke>\n", "")),
         ("the second call is bad", BLOCK_FG.replace('invoke name="g"', "invoke g")),
     ]
 ] + [
-    ("calls in the thoughts", "T" + BLOCK_F + "<｜end▁of▁sentence｜>", True, "T", "", [], BLOCK_F),
+    ("calls in the thoughts", "T" + BLOCK_F + "<\uff5cend\u2581of\u2581sentence\uff5c>", True, "T", "", [], BLOCK_F),
     ("calls before the thoughts end", "T" + BLOCK_F + "</think>Hi.", True, "T", "", [],
      BLOCK_F + "</think>Hi."),
 ]
 
 # The examples with their tokens of V4's tokenizer: (messages, settings, prompt, ids).
 TOKENS = [
-    ([user("hello")], CHAT, "<｜begin▁of▁sentence｜><｜User｜>hello<｜Assistant｜></think>",
+    ([user("hello")], CHAT, "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>hello<\uff5cAssistant\uff5c></think>",
      [0, 128803, 33310, 128804, 128822]),
     ([system("Be brief."), user("hello")], THINK,
-     "<｜begin▁of▁sentence｜>Be brief.<｜User｜>hello<｜Assistant｜><think>",
+     "<\uff5cbegin\u2581of\u2581sentence\uff5c>Be brief.<\uff5cUser\uff5c>hello<\uff5cAssistant\uff5c><think>",
      [0, 7153, 9708, 16, 128803, 33310, 128804, 128821]),
     (OLD_TURN, THINK,
-     "<｜begin▁of▁sentence｜><｜User｜>hello<｜Assistant｜></think>Hello! I am DeepSeek."
-     "<｜end▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜><think>",
+     "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>hello<\uff5cAssistant\uff5c></think>Hello! I am DeepSeek."
+     "<\uff5cend\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>1+1=?<\uff5cAssistant\uff5c><think>",
      [0, 128803, 33310, 128804, 128822, 19923, 3, 342, 1030, 22651, 4374, 1465, 16, 1, 128803, 19, 13,
       19, 127252, 128804, 128821]),
-    ([user("a"), user("b")], CHAT, "<｜begin▁of▁sentence｜><｜User｜>a\n\nb<｜Assistant｜></think>",
+    ([user("a"), user("b")], CHAT, "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>a\n\nb<\uff5cAssistant\uff5c></think>",
      [0, 128803, 67, 271, 68, 128804, 128822]),
 ]
 MARKER_IDS = {B: 0, E: 1, U: 128803, A: 128804, TH: 128821, ET: 128822, M: 128825, REMIND: 128828,
-              "<｜action｜>": 128829, "<｜query｜>": 128830, "<｜authority｜>": 128831,
-              "<｜domain｜>": 128832, "<｜title｜>": 128836, "<｜read_url｜>": 128845}
+              "<\uff5caction\uff5c>": 128829, "<\uff5cquery\uff5c>": 128830, "<\uff5cauthority\uff5c>": 128831,
+              "<\uff5cdomain\uff5c>": 128832, "<\uff5ctitle\uff5c>": 128836, "<\uff5cread_url\uff5c>": 128845}

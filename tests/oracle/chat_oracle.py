@@ -10,15 +10,15 @@ import json
 
 MARKER, TEXT = "marker", "text"
 
-BOS = "<｜begin▁of▁sentence｜>"
-EOS = "<｜end▁of▁sentence｜>"
-USER = "<｜User｜>"
-ASSISTANT = "<｜Assistant｜>"
-REMINDER = "<｜latest_reminder｜>"
+BOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
+EOS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+USER = "<\uff5cUser\uff5c>"
+ASSISTANT = "<\uff5cAssistant\uff5c>"
+REMINDER = "<\uff5clatest_reminder\uff5c>"
 THINK, END_THINK = "<think>", "</think>"
-DSML = "｜DSML｜"
-ACTION = "<｜action｜>"
-TASKS = {name: "<｜%s｜>" % name for name in ("query", "authority", "domain", "title", "read_url")}
+DSML = "\uff5cDSML\uff5c"
+ACTION = "<\uff5caction\uff5c>"
+TASKS = {name: "<\uff5c%s\uff5c>" % name for name in ("query", "authority", "domain", "title", "read_url")}
 
 PREVIEW, RELEASE_0731 = "preview", "0731"
 TOOLS, STRONG, EXTREME = "TOOLS_TEMPLATE", "STRONG", "EXTREME"  # the texts of a checkpoint
@@ -340,20 +340,27 @@ class Scanner:
         return before
 
 
-def scan_invoke(scan):
-    """What follows the name of the tag. A value ends where its closing tag begins."""
+def scan_parameter(scan):
+    """(key, JSON text) of what follows the name of the tag. The value ends where its closing tag begins."""
     scan.expect(' name="')
-    head, inside = scan.rest.partition("<" + DSML + "parameter")[0], {}
-    name = head.partition('">\n')[0]
-    scan.expect(name + '">\n')
-    while scan.take("<" + DSML + 'parameter name="'):
-        body = scan.until("</" + DSML + "parameter")
-        scan.expect(">\n")
-        key, _, rest = body.partition('" string="')
-        is_string, ended, value = rest.partition('">')
-        if not ended or key in inside or is_string not in ("true", "false"):
+    key, _, rest = scan.until("</" + DSML + "parameter").partition('" string="')
+    scan.expect(">\n")
+    is_string, ended, value = rest.partition('">')
+    if not ended or DSML in key or is_string not in ("true", "false"):
+        raise Deviation
+    return key, to_json(value) if is_string == "true" else value
+
+
+def scan_invoke(scan):
+    scan.expect(' name="')
+    name, inside = scan.until('">\n'), {}
+    if DSML in name:
+        raise Deviation
+    while scan.take("<" + DSML + "parameter"):
+        key, value = scan_parameter(scan)
+        if key in inside:
             raise Deviation
-        inside[key] = to_json(value) if is_string == "true" else value
+        inside[key] = value
     if not inside:
         scan.expect("\n")
     scan.expect("</" + DSML + "invoke>\n")

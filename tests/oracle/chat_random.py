@@ -3,12 +3,12 @@
 import json
 import struct
 
-WORDS = ["", "", "a", "hello", " ", "\n", "\n\n", "\t", "é", "你好", "😀", "e\u0301", "\u2028", "\ufeff",
-         "<｜User｜>", "<｜Assistant｜>", "</think>", "<think>", "<｜end▁of▁sentence｜>", "｜DSML｜",
-         "</｜DSML｜parameter>", "<tool_result>", "</tool_result>", "{tool_schemas}", "{{", "}", "%s",
+WORDS = ["", "", "a", "hello", " ", "\n", "\n\n", "\t", "\u00e9", "\u4f60\u597d", "\U0001f600", "e\u0301", "\u2028", "\ufeff",
+         "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "</think>", "<think>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "\uff5cDSML\uff5c",
+         "</\uff5cDSML\uff5cparameter>", "<tool_result>", "</tool_result>", "{tool_schemas}", "{{", "}", "%s",
          "\\", "\"", "'", "/", "\x01", "\x7f", "\r", "&lt;", "1+1=?", "Be brief.", "x" * 300]
-KEYS = ["a", "b", "name", "k k", "é", "", "n", "x\"y", "<b>"]
-IDS = ["1", "2", "3", "call_4", "é", ""]
+KEYS = ["a", "b", "name", "k k", "\u00e9", "", "n", "x\"y", "<b>"]
+IDS = ["1", "2", "3", "call_4", "\u00e9", ""]
 TASKS = ["action", "query", "authority", "domain", "title", "read_url"]
 
 
@@ -124,7 +124,7 @@ def arguments(rng):
         if rng.random() < 0.1:
             text = words(rng)
         for _ in range(rng.choice((0, 0, 0, 1, 2))):
-            text = mutated(text, rng, ("{", "}", ",", ":", '"', "\\", "0", ".", "-", "\n", "e", "é", "n"))
+            text = mutated(text, rng, ("{", "}", ",", ":", '"', "\\", "0", ".", "-", "\n", "e", "\u00e9", "n"))
         if settled(text):
             return text
 
@@ -139,7 +139,7 @@ def content(rng):
     if rng.random() < 0.8:
         return words(rng)
     return [{"type": "text", "text": words(rng)} if rng.random() < 0.7
-            else {"type": rng.choice(("image_url", "file", "é"))} for _ in range(rng.randrange(4))]
+            else {"type": rng.choice(("image_url", "file", "\u00e9"))} for _ in range(rng.randrange(4))]
 
 
 def calls(rng):
@@ -209,8 +209,8 @@ def conversation(rng):
 
 # ---- Answers ----
 
-ANSWER_PIECES = ["<", "</", "｜DSML｜", "\n", ">", '"', " ", "invoke", "parameter", "tool_calls", "x", "é",
-                 "</think>", "\n\n<｜DSML｜tool_calls>\n", '<｜DSML｜invoke name="f">\n', "true", "false"]
+ANSWER_PIECES = ["<", "</", "\uff5cDSML\uff5c", "\n", ">", '"', " ", "invoke", "parameter", "tool_calls", "x", "\u00e9",
+                 "</think>", "\n\n<\uff5cDSML\uff5ctool_calls>\n", '<\uff5cDSML\uff5cinvoke name="f">\n', "true", "false"]
 
 
 def cuts(answer, rng):

@@ -29,7 +29,9 @@ Parsing:
   {"KEY": VALUE, "KEY": VALUE} with these separators; values of string="true" as a JSON string (like
   Python's json.dumps, ensure_ascii false), others as they stand. raw: null, or, where the block of
   calls deviates from the grammar (or stands in the reasoning, or is cut off), all from its two line
-  breaks to the end without a last EOS; calls is [] then.
+  breaks to the end without a last EOS; calls is [] then. A call's name ends at the first quote, ">" and
+  line break, a parameter's key at the first quote before a space and string=", a value where its closing
+  tag begins; a key that comes twice deviates.
 """
 
 import argparse
@@ -66,7 +68,8 @@ def as_text(messages):
 def reference(messages, settings, texts=None):
     """[[kind, text], ...] or None where there is no prompt."""
     settings = {**DEFAULTS, **settings}
-    texts = TEXTS[settings.pop("encoding")] if texts is None else texts
+    encoding = settings.pop("encoding")
+    texts = TEXTS[encoding] if texts is None else texts
     try:
         parts = chat_oracle.render(json.loads(as_text(messages)), texts=texts, **settings)
     except chat_oracle.ChatError:
@@ -93,7 +96,7 @@ def random_texts(rng):
         tools.insert(rng.randrange(len(tools) + 1), rng.choice(slots) if rng.random() < 0.4 else text)
     return {chat_oracle.TOOLS: "".join(tools) + "\n",
             chat_oracle.STRONG: "Reasoning Effort: " + chat_random.words(rng) + "{x}\n\n",
-            chat_oracle.EXTREME: "Reasoning Effort: é" + chat_random.words(rng) + "\n\n"}
+            chat_oracle.EXTREME: "Reasoning Effort: \u00e9" + chat_random.words(rng) + "\n\n"}
 
 
 def file_source(kind, texts, rng):
@@ -104,7 +107,7 @@ def file_source(kind, texts, rng):
 def answers(rng):
     """An answer with calls, as it was rendered or with something changed; and whether thinking."""
     thinking = rng.random() < 0.5
-    messages = [{"role": "assistant", "content": rng.choice(("", "Hi.", "é\n")),
+    messages = [{"role": "assistant", "content": rng.choice(("", "Hi.", "\u00e9\n")),
                  "reasoning_content": "T\n", "tool_calls": plain_calls(rng)}]
     parts = chat_oracle.render(messages, thinking)
     answer = chat_oracle.text_of(parts)[len(chat_oracle.BOS):]
@@ -116,17 +119,18 @@ def answers(rng):
 def plain_calls(rng):
     made = []
     for _ in range(rng.randrange(3)):
-        arguments = {key: chat_random.value(rng) for key in ("a", "b", "é") if rng.random() < 0.6}
+        arguments = {key: chat_random.value(rng) for key in ("a", "b", "\u00e9") if rng.random() < 0.6}
         made.append({"function": {"name": rng.choice(("f", "get_x")),
                                   "arguments": chat_random.spelled(arguments, rng)}})
     return made
 
 
 # Where the grammar leaves open what deviates: white space that shows only where nothing follows, no call
-# at all, EOS or an end of a parameter inside.
-OPEN = re.compile(r'">\n</｜DSML｜invoke|invoke name="[^\n]*">\n\n+<｜DSML｜parameter'
-                  r'|invoke(?! name=)\s*name=|tool_calls>\n*</｜DSML｜tool_calls|[^<]/｜DSML｜parameter'
-                  r'|<｜end▁of▁sentence｜>.|parameter name="[^>]*string="[^>]*string="', re.DOTALL)
+# at all, EOS or an end of a parameter inside, a name that runs into other tags.
+OPEN = re.compile(r'">\n</\uff5cDSML\uff5cinvoke|invoke name="[^\n]*">\n\n+<\uff5cDSML\uff5cparameter'
+                  r'|invoke(?! name=)\s*name=|tool_calls>\n*</\uff5cDSML\uff5ctool_calls|[^<]/\uff5cDSML\uff5cparameter'
+                  r'|<\uff5cend\u2581of\u2581sentence\uff5c>.|parameter name="[^>]*string="[^>]*string="'
+                  r'|name="(?:(?!">\n|" string="(?:true|false)">).)*?\uff5cDSML\uff5c', re.DOTALL)
 
 
 class Reference(unittest.TestCase):
@@ -179,7 +183,7 @@ class Reference(unittest.TestCase):
             messages = [{"role": "assistant", "content": "c", "reasoning_content": "r",
                          "tool_calls": calls}]
             answer = chat_oracle.text_of(chat_oracle.render(messages, True))[len(chat_oracle.BOS):]
-            if answer.count("</｜DSML｜parameter>") != answer.count("<｜DSML｜parameter "):
+            if answer.count("</\uff5cDSML\uff5cparameter>") != answer.count("<\uff5cDSML\uff5cparameter "):
                 continue
             got = chat_oracle.parse(answer, True)
             self.assertIsNone(got["raw"])
@@ -229,7 +233,7 @@ class AgainstProbe(unittest.TestCase):
     def setUpClass(cls):
         if not cls.command:
             raise unittest.SkipTest("no --probe: nothing to compare with the reference")
-        cls.folder = tempfile.TemporaryDirectory(prefix="chat ü ")
+        cls.folder = tempfile.TemporaryDirectory(prefix="chat \u00fc ")
         cls.paths = {None: None}
         for kind in ("preview", "0731"):
             cls.paths[kind] = cls.write(kind + ".py", file_source(kind, TEXTS["0731"], random.Random(3)))
@@ -395,9 +399,9 @@ class AgainstProbe(unittest.TestCase):
         if not response.get("error"):
             text = chat_oracle.text_of(response["parts"])
             self.assertIn('\n{"name": "f", "n": 1.0}\n', text)
-            self.assertIn("｜DSML｜tool_calls>", text)
+            self.assertIn("\uff5cDSML\uff5ctool_calls>", text)
             self.assertTrue(text.startswith(chat_oracle.BOS + "s\n\n"), text)
-            self.assertTrue(text.endswith("\n<｜User｜>u<｜Assistant｜></think>"), text)
+            self.assertTrue(text.endswith("\n<\uff5cUser\uff5c>u<\uff5cAssistant\uff5c></think>"), text)
 
     def test_bad_requests_are_answered(self):
         for line in (b"", b"x", b"{", b"[]", b"null", b"{}", b'{"messages": []', b'{"answer": 1}',
@@ -405,8 +409,8 @@ class AgainstProbe(unittest.TestCase):
                      b'{"answer": "ab", "thinking": false, "cuts": [2, 1]}'):
             self.assertTrue(self.probe.ask_line(line).get("error"), line)
         self.check([chat_cases.user("hello")], chat_cases.CHAT,
-                   [["marker", "<｜begin▁of▁sentence｜><｜User｜>"], ["text", "hello"],
-                    ["marker", "<｜Assistant｜></think>"]])
+                   [["marker", "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>"], ["text", "hello"],
+                    ["marker", "<\uff5cAssistant\uff5c></think>"]])
 
 
 def main():
