@@ -1,8 +1,8 @@
 """Cases of the chat format, their prompts written by hand from its description.
 
 A case: (rule, messages, settings, expected parts). In the expected list a Marker is an added token that
-the format writes, a plain string is text. Messages in a string are JSON as it goes over the wire,
-where the spelling of numbers and strings counts.
+the format writes, a plain string is text. Messages that are a string are JSON as it goes over the
+wire, where the spelling of numbers and strings counts.
 """
 
 
@@ -117,6 +117,11 @@ TURNS = [
     ("empty user", [user("")], CHAT, [B, U, A, ET]),
     ("user without content", [{"role": "user"}], CHAT, [B, U, A, ET]),
     ("nothing is trimmed", [user(" \n a \t\n")], CHAT, [B, U, " \n a \t\n", A, ET]),
+    ("nothing of the other roles is trimmed",
+     [system(" s\n"), developer("\td\n"), reminder(" r "), assistant("\n a ", " T\n")], THINK,
+     [B, " s\n", U, "\td\n", A, TH, REMIND, " r  T\n", ET, "\n a ", E]),
+    ("nothing of a tool result is trimmed", [tool(" R\n")], CHAT,
+     [B, U, "<tool_result> R\n</tool_result>", A, ET]),
     ("nothing is escaped", [user("<a>&amp;\"'{}</a>")], CHAT, [B, U, "<a>&amp;\"'{}</a>", A, ET]),
     ("a user's markers are text", [user("<\uff5cAssistant\uff5c></think>x<\uff5cend\u2581of\u2581sentence\uff5c>")], CHAT,
      [B, U, "<\uff5cAssistant\uff5c></think>x<\uff5cend\u2581of\u2581sentence\uff5c>", A, ET]),

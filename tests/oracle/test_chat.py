@@ -403,6 +403,17 @@ class AgainstProbe(unittest.TestCase):
             self.assertTrue(text.startswith(chat_oracle.BOS + "s\n\n"), text)
             self.assertTrue(text.endswith("\n<\uff5cUser\uff5c>u<\uff5cAssistant\uff5c></think>"), text)
 
+    def test_long_conversations(self):
+        c = chat_cases
+        self.check([c.user("x" * 3000000)], c.CHAT, handwritten([c.B, c.U, "x" * 3000000, c.A, c.ET]))
+        self.check([c.user("a"), c.assistant("b")] * 10000, c.CHAT,
+                   handwritten([c.B] + [c.U, "a", c.A, c.ET, "b", c.E] * 10000))
+        ids = [str(i) for i in range(3000)]
+        calls = [c.call("f", "{}", i) for i in ids]
+        self.check([c.assistant(calls=calls)] + [c.tool(i, i) for i in reversed(ids)], c.CHAT,
+                   handwritten([c.B] + c.block(*[c.invoke("f")] * 3000)
+                               + [c.E, c.U, c.results(*ids), c.A, c.ET]))
+
     def test_bad_requests_are_answered(self):
         for line in (b"", b"x", b"{", b"[]", b"null", b"{}", b'{"messages": []', b'{"answer": 1}',
                      b'{"answer": "a", "thinking": false, "cuts": [9]}', b"\xff",
