@@ -45,7 +45,7 @@ LAYERS = {
     "file": (),
     "text": ("file/",),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
-    "cli": ("file/", "model/", "bench/"),
+    "cli": ("file/", "text/", "model/", "bench/"),
 }
 
 

@@ -11,11 +11,10 @@
 #include "cli/lines.h"
 #include "cli/message.h"
 #include "cli/units.h"
-#include "model/tokenizer.h"
 
 /*
- * Of a line, no more than the context's tokens (one a byte) or a command is kept. One that is
- * longer is counted, so that others can follow it; one of so many contexts is no line.
+ * Of a line, no more than the context's tokens, each of the longest, or a command is kept. One that
+ * is longer is counted, so that others can follow it; one of so many contexts is no line.
  */
 enum { MAX_COMMAND_BYTES = 256, MAX_LINE_CONTEXTS = 256 };
 
@@ -193,25 +192,27 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
 
 /*
  * One turn, of at least a byte. The first begins with BOS; later ones with a line break,
- * since the answer before them ended somewhere in a line. Of a text that does not fit the
- * context, nothing but the length is looked at.
+ * since the answer before them ended somewhere in a line. Of a text that cannot fit the
+ * context, however long its tokens are, nothing but the length is looked at.
  */
 static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
-    const kvf_model_config *config = &c->generator->engine->config;
+    cli_engine *engine = c->generator->engine;
     const bool first = cli_generator_n_tokens(c->generator) == 0;
-    const size_t n_before = first ? config->bos_token >= 0 : 1;
-    if (!fits(c->generator, n_before + text_bytes))
+    const size_t n_before = first ? engine->config.bos_token >= 0 : 0;
+    const size_t longest = kvf_tokenizer_longest(engine->tokenizer);
+    kvf_buffer turn = {.data = NULL};
+    kvf_ids ids = {.n = 0};
+    if (!fits(c->generator, n_before + (text_bytes + !first + longest - 1) / longest))
         return CLI_EXIT_OK;
-    int32_t *tokens = malloc((n_before + text_bytes) * sizeof *tokens);
-    if (!tokens)
-        return cli_error("run", "out of memory for a turn of %zu bytes", text_bytes);
-    size_t n_tokens = 0;
-    if (!first)
-        n_tokens = kvf_tokenize(config, "\n", 1, false, tokens);
-    n_tokens += kvf_tokenize(config, text, text_bytes, first, tokens + n_tokens);
-    const int status = ask(c, tokens, n_tokens);
-    free(tokens);
+    kvf_buffer_add(&turn, "\n", !first);
+    kvf_buffer_add(&turn, text, text_bytes);
+    int status = turn.failed ? cli_error("run", "out of memory for a turn of %zu bytes", text_bytes)
+                             : cli_engine_encode(engine, turn.data, turn.bytes, first, &ids);
+    kvf_buffer_free(&turn);
+    if (status == CLI_EXIT_OK && fits(c->generator, ids.n))
+        status = ask(c, ids.ids, ids.n);
+    kvf_ids_free(&ids);
     return status;
 }
 
@@ -296,8 +297,11 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     cli_lines_result result = CLI_LINE;
     int status = CLI_EXIT_OK;
     const bool terminal = isatty(STDIN_FILENO) == 1;
-    cli_lines_start(&lines, STDIN_FILENO, generator->context_tokens + MAX_COMMAND_BYTES,
-                    generator->context_tokens * MAX_LINE_CONTEXTS);
+    /* 2^30 tokens of 2^16 bytes, 2^8 times: in range. */
+    const size_t context_bytes =
+        generator->context_tokens * kvf_tokenizer_longest(generator->engine->tokenizer);
+    cli_lines_start(&lines, STDIN_FILENO, context_bytes + MAX_COMMAND_BYTES,
+                    context_bytes * MAX_LINE_CONTEXTS);
     if (terminal)
         fputs("/help lists the commands.\n", stdout);
     if (first)

@@ -11,5 +11,6 @@ int cli_plan(const cli_options *options);
 int cli_bench(const cli_options *options);
 int cli_session(const cli_options *options);
 int cli_inspect(const cli_options *options);
+int cli_tokenize(const cli_options *options);
 
 #endif

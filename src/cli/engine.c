@@ -93,9 +93,35 @@ int cli_engine_open(const cli_options *options, cli_engine *engine)
 void cli_engine_close(cli_engine *engine)
 {
     close_device(engine);
+    kvf_encoder_close(engine->encoder);
+    kvf_tokenizer_close(engine->tokenizer);
+    engine->encoder = NULL;
+    engine->tokenizer = NULL;
     cli_lost_files_forget(&engine->files);
     kvf_tensor_set_close(engine->files);
     engine->files = NULL;
+}
+
+kvf_status cli_engine_open_tokenizer(cli_engine *engine, kvf_error *error)
+{
+    const uint32_t vocab = engine->config.geometry.vocab;
+    kvf_status status = kvf_tokenizer_open(engine->files, vocab, &engine->tokenizer, error);
+    if (status == KVF_OK)
+        status = kvf_encoder_open(engine->tokenizer, &engine->encoder, error);
+    return status;
+}
+
+int cli_engine_encode(cli_engine *engine, const char *text, size_t bytes, bool bos, kvf_ids *ids)
+{
+    const char *command = engine->options->command;
+    kvf_error error;
+    if (!kvf_ids_reserve(ids, 1))
+        return cli_error(command, "out of memory for a token");
+    if (bos && engine->config.bos_token >= 0)
+        ids->ids[ids->n++] = engine->config.bos_token;
+    if (kvf_encode_text(engine->encoder, text, bytes, false, ids, &error) != KVF_OK)
+        return cli_error(command, "%s", error.message);
+    return CLI_EXIT_OK;
 }
 
 /* Chunks below this are slow: a smaller one is advised only where nothing else helps. */

@@ -5,6 +5,8 @@
 #include "cli/budget.h"
 #include "cli/options.h"
 #include "model/model.h"
+#include "text/decoder.h"
+#include "text/encoder.h"
 
 typedef struct cli_engine {
     const cli_options *options;
@@ -12,6 +14,8 @@ typedef struct cli_engine {
     kvf_model_config config;
     kvf_tensor_set *files; /* the model's; watched (lost_files.h) */
     kvf_model *model;
+    kvf_tokenizer *tokenizer; /* with the encoder, NULL until it is opened */
+    kvf_encoder *encoder;
     bool warned;           /* of memory that will be slow */
     uint64_t needed_bytes; /* of memory: the most that was asked for so far */
 } cli_engine;
@@ -29,6 +33,12 @@ int cli_engine_open(const cli_options *options, cli_engine *engine);
 /* Closes model and device and opens the device that the options, which changed, ask for now. */
 int cli_engine_open_device(cli_engine *engine);
 void cli_engine_close(cli_engine *engine);
+
+/* The checkpoint's tokenizer; the status says why there is none, and nothing is printed. */
+kvf_status cli_engine_open_tokenizer(cli_engine *engine, kvf_error *error);
+/* Appends the ids of a text, in which no added token is found, behind BOS where bos is set and
+ * the model has one. */
+int cli_engine_encode(cli_engine *engine, const char *text, size_t bytes, bool bos, kvf_ids *ids);
 
 /*
  * Refuses what the limits of this process cannot hold (budget.h, limits.h), before weights

@@ -12,7 +12,6 @@
 #include "cli/message.h"
 #include "cli/progress.h"
 #include "cli/units.h"
-#include "model/tokenizer.h"
 
 /* Shorter prompts are over before a bar could be read. */
 static const uint64_t min_progress_tokens = 256;
@@ -207,28 +206,28 @@ static bool is_eos(const kvf_model_config *config, int32_t token)
     return false;
 }
 
-/* What a token is shown as: its byte, nothing where it stands for none, or a line with its id. */
-static size_t show_token(const cli_generator *generator, int32_t token, char text[16])
+/* What a token is shown as: the characters that end in it, or a line with its id. */
+static void show_token(cli_generator *generator, int32_t token, kvf_buffer *text)
 {
-    const int byte = kvf_token_byte(token);
+    char line[16];
     if (generator->shows_ids)
-        return (size_t)snprintf(text, 16, "%d\n", token);
-    text[0] = (char)byte;
-    return byte >= 0;
+        kvf_buffer_add(text, line, (size_t)snprintf(line, sizeof line, "%d\n", token));
+    else
+        kvf_decoder_add(&generator->decoder, token, text);
 }
 
 /*
- * Shows a token, past stdio: what that could not write it would write later, when the token is
- * not part of the text any more. False where Ctrl-C came while nobody read; *status where it
- * cannot be written at all. A line that is begun is ended.
+ * Writes past stdio: what that could not write it would write later, when the token is not part
+ * of the text any more. False where Ctrl-C came while nobody read; *status where it cannot be
+ * written at all. A line that is begun is ended.
  */
-static bool stream_token(const cli_generator *generator, int32_t token, int *status)
+static bool stream_text(const kvf_buffer *text, int *status)
 {
-    char text[16];
-    const size_t bytes = show_token(generator, token, text);
     size_t done = 0;
-    while (done < bytes && (done > 0 || !cli_interrupted())) {
-        const ssize_t written = write(STDOUT_FILENO, text + done, bytes - done);
+    if (text->failed)
+        *status = cli_error("run", "out of memory for the text of a token");
+    while (!text->failed && done < text->bytes && (done > 0 || !cli_interrupted())) {
+        const ssize_t written = write(STDOUT_FILENO, text->data + done, text->bytes - done);
         if (written > 0) {
             done += (size_t)written;
         } else if (written < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
@@ -238,7 +237,29 @@ static bool stream_token(const cli_generator *generator, int32_t token, int *sta
             break;
         }
     }
-    return done == bytes;
+    return done == text->bytes && !text->failed;
+}
+
+/* Shows a token; as stream_text. One that was not shown leaves nothing behind. */
+static bool stream_token(cli_generator *generator, int32_t token, int *status)
+{
+    const kvf_decoder before = generator->decoder;
+    kvf_buffer text = {.data = NULL};
+    show_token(generator, token, &text);
+    const bool shown = stream_text(&text, status);
+    if (!shown)
+        generator->decoder = before;
+    kvf_buffer_free(&text);
+    return shown;
+}
+
+/* Half a character at the end of an answer shows that it is one. */
+static void stream_rest(cli_generator *generator, int *status)
+{
+    kvf_buffer text = {.data = NULL};
+    kvf_decoder_flush(&generator->decoder, &text);
+    stream_text(&text, status);
+    kvf_buffer_free(&text);
 }
 
 static int keep_token(const cli_generator *generator, cli_answer *answer, int32_t token)
@@ -297,6 +318,7 @@ int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
 {
     const double started = cli_seconds();
     int status = CLI_EXIT_OK;
+    kvf_decoder_start(&generator->decoder, generator->engine->tokenizer, true);
     if (stream)
         fflush(stdout);
     while (status == CLI_EXIT_OK && !ended(generator, answer) &&
@@ -306,6 +328,8 @@ int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
             status = cli_saver_tick(generator->saver, generator->engine, generator->session,
                                     &generator->sampler);
     }
+    if (status == CLI_EXIT_OK && stream)
+        stream_rest(generator, &status);
     answer->decode_seconds = cli_seconds() - started;
     return status;
 }

@@ -27,6 +27,7 @@ typedef struct cli_generator {
     int32_t pending;
     bool pending_failed; /* that was tried, and an error reported */
     bool shows_ids;      /* of tokens, a line each, instead of the text that they stand for */
+    kvf_decoder decoder; /* of the answer that is streamed */
 } cli_generator;
 
 /* A state to come back to; it shares the pages of what goes on from it. */

@@ -19,6 +19,7 @@ static const char overview[] =
     "  bench    time of every stage, and its share of what the machine allows\n"
     "  session  list, show, check, remove or export saved sessions\n"
     "  inspect  what a checkpoint is, what it takes, what is wrong with it\n"
+    "  tokenize text to token ids, and back\n"
     "  help     this, or the help of a command: kvfold help run\n"
     "\n"
     "  --version  print the version\n"
@@ -59,6 +60,8 @@ static const char run_part[] =
     "  -f, --file FILE        read it from a file, every byte as it is; - is standard input\n"
     "      --ids FILE         token ids instead, one a line, taken as they are (no BOS added);\n"
     "                         - is standard input. The answer is ids, too, one a line\n"
+    "      --raw              the text as it is, behind BOS; needed where the model has a chat\n"
+    "                         format, which is not written yet (one of bytes has none)\n"
     "  -i, --interactive      a conversation: every line is a turn, /help lists the commands;\n"
     "                         with -p or -f that text is the first turn; lines may end with\n"
     "                         LF, CR LF or CR\n"
@@ -217,7 +220,7 @@ static const char score_part[] =
     "  -f, --file FILE        the text, of any length; - is standard input\n"
     "      --ids FILE         token ids instead, one a line (of any system), taken as they are\n"
     "                         (no BOS added)\n"
-    "      --window N         tokens a window (4096); of a text: BOS and N - 1 bytes\n"
+    "      --window N         tokens a window (4096); of a text: BOS and N - 1 of its own\n"
     "\n"
     "Model and cache\n"
     "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF\n"
@@ -390,6 +393,33 @@ static const char inspect_part[] =
     "  kvfold inspect model-00001-of-00004.gguf --memory 24G\n"
     "  kvfold inspect model.gguf --check --sha256 --json\n";
 
+static const char tokenize_part[] =
+    "Usage: kvfold tokenize -m PATH [-p TEXT | -f FILE] [OPTION]...\n"
+    "\n"
+    "The token ids of a text, one a line, as `kvfold run --ids` takes them. No BOS is added.\n"
+    "\n"
+    "Text\n"
+    "  -p, --prompt TEXT      the text itself\n"
+    "  -f, --file FILE        read it from a file, every byte as it is; - is standard input,\n"
+    "                         which is also read when neither is given\n"
+    "      --special          find added tokens, such as <think>, by their text; without it\n"
+    "                         they are plain text, as what a user writes always is\n"
+    "      --decode           the other way: ids, with spaces, commas or line ends between\n"
+    "                         them, to text; bytes that are no UTF-8 become U+FFFD\n"
+    "\n"
+    "Tokenizer\n"
+    "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF; a\n"
+    "                         folder needs no weights for this; or a tokenizer.json\n"
+    "\n"
+    "Output\n"
+    "      --json             one JSON object: ids, an array; of --decode: text\n"
+    "  -h, --help             this\n"
+    "\n"
+    "Examples\n"
+    "  kvfold tokenize -m DeepSeek-V4-Flash -p 'Hello world'\n"
+    "  kvfold tokenize -m model.gguf -f text.txt | wc -l\n"
+    "  kvfold tokenize -m tokenizer.json --decode -p '19923 2058'\n";
+
 static const char help_option[] = "  -h, --help             this\n";
 
 void cli_help_print(cli_command command)
@@ -402,6 +432,7 @@ void cli_help_print(cli_command command)
         [CLI_BENCH] = {bench_part, bench_device_part, bench_end},
         [CLI_SESSION] = {session_part},
         [CLI_INSPECT] = {inspect_part},
+        [CLI_TOKENIZE] = {tokenize_part},
     };
     for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
         fputs(parts[command][i], stdout);

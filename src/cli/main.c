@@ -15,16 +15,17 @@
 
 static int unknown_command(const char *name)
 {
-    static const char *const names[] = {"run",     "verify",  "score", "plan",      "bench",
-                                        "session", "inspect", "help",  "--version", "--help"};
+    static const char *const names[] = {"run",   "verify",    "score",   "plan",
+                                        "bench", "session",   "inspect", "tokenize",
+                                        "help",  "--version", "--help"};
     const char *near = cli_nearest(name, names, sizeof names / sizeof names[0]);
     const char *what = name[0] == '-' ? "option" : "command";
     if (near)
         return cli_error(NULL, "unknown %s '%.60s'; did you mean %s?", what, name, near);
-    return cli_error(
-        NULL,
-        "unknown %s '%.60s'; there are run, verify, score, plan, bench, session, inspect and help",
-        what, name);
+    return cli_error(NULL,
+                     "unknown %s '%.60s'; there are run, verify, score, plan, bench, session, "
+                     "inspect, tokenize and help",
+                     what, name);
 }
 
 /* kvfold help [COMMAND] */
@@ -44,9 +45,9 @@ static int help(int argc, char **argv)
 static int run_command(cli_command command, int argc, char **argv)
 {
     static int (*const commands[])(const cli_options *) = {
-        [CLI_RUN] = cli_run,         [CLI_VERIFY] = cli_verify, [CLI_SCORE] = cli_score,
-        [CLI_PLAN] = cli_plan,       [CLI_BENCH] = cli_bench,   [CLI_SESSION] = cli_session,
-        [CLI_INSPECT] = cli_inspect,
+        [CLI_RUN] = cli_run,         [CLI_VERIFY] = cli_verify,     [CLI_SCORE] = cli_score,
+        [CLI_PLAN] = cli_plan,       [CLI_BENCH] = cli_bench,       [CLI_SESSION] = cli_session,
+        [CLI_INSPECT] = cli_inspect, [CLI_TOKENIZE] = cli_tokenize,
     };
     cli_options options;
     int status;
@@ -60,7 +61,8 @@ static int run_command(cli_command command, int argc, char **argv)
     if (status != CLI_EXIT_OK)
         return status;
     /* A plan, and what is asked of files, leaves nothing to finish. */
-    cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION || command == CLI_INSPECT);
+    cli_interrupt_catch(command == CLI_PLAN || command == CLI_SESSION || command == CLI_INSPECT ||
+                        command == CLI_TOKENIZE);
     return commands[command](&options);
 }
 
@@ -68,8 +70,9 @@ static int dispatch(int argc, char **argv)
 {
     if (argc < 2)
         return cli_error(
-            NULL, "no command; there are run, verify, score, plan, bench, session, inspect and "
-                  "help");
+            NULL,
+            "no command; there are run, verify, score, plan, bench, session, inspect, tokenize "
+            "and help");
     const char *name = argv[1];
     if (strcmp(name, "help") == 0)
         return help(argc - 1, argv + 1);

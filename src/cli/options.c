@@ -12,12 +12,10 @@
 #include "cli/isa_names.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
+#include "cli/option_table.h"
 #include "cli/session_files.h"
 #include "cli/streams.h"
 #include "cli/units.h"
-
-static const char *const command_names[CLI_COMMAND_COUNT] = {"run",   "verify",  "score",  "plan",
-                                                             "bench", "session", "inspect"};
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
@@ -28,156 +26,18 @@ static const uint64_t max_store_bytes = UINT64_C(1) << 60;
 static const uint64_t default_store_bytes = UINT64_C(20) << 30;
 static const uint64_t max_save_every_seconds = 86400;
 
-/* ---- Which options there are ------------------------------------------------ */
-
-enum {
-    RUN = 1 << CLI_RUN,
-    VERIFY = 1 << CLI_VERIFY,
-    SCORE = 1 << CLI_SCORE,
-    PLAN = 1 << CLI_PLAN,
-    BENCH = 1 << CLI_BENCH,
-    SESSION = 1 << CLI_SESSION,
-    INSPECT = 1 << CLI_INSPECT,
-    ENGINE = RUN | VERIFY | SCORE, /* the commands that run a model */
-    ALL = ENGINE | PLAN | BENCH
-};
-
-/* What getopt_long returns; above every character, so that letters cannot collide. */
-typedef enum option_id {
-    OPTION_MODEL = 256,
-    OPTION_BACKEND,
-    OPTION_ISA,
-    OPTION_ISAS,
-    OPTION_THREADS,
-    OPTION_PROFILE,
-    OPTION_PROFILES,
-    OPTION_CHUNK,
-    OPTION_CHUNKS,
-    OPTION_GRID,
-    OPTION_CTX,
-    OPTION_JSON,
-    OPTION_CSV,
-    OPTION_PROMPT,
-    OPTION_FILE,
-    OPTION_INTERACTIVE,
-    OPTION_MAX_TOKENS,
-    OPTION_TEMPERATURE,
-    OPTION_TOP_P,
-    OPTION_MIN_P,
-    OPTION_SEED,
-    OPTION_SESSION,
-    OPTION_STORE,
-    OPTION_STORE_MAX,
-    OPTION_SAVE_EVERY,
-    OPTION_VERIFY_SNAPSHOT,
-    OPTION_NO_LOCK,
-    OPTION_IDS,
-    OPTION_LOGITS,
-    OPTION_WINDOW,
-    OPTION_MEMORY,
-    OPTION_WEIGHTS,
-    OPTION_SVG,
-    OPTION_BUFFERS,
-    OPTION_STAGE,
-    OPTION_RUNS,
-    OPTION_TYPE,
-    OPTION_DIR,
-    OPTION_DECODE,
-    OPTION_QUICK,
-    OPTION_CHECK,
-    OPTION_SHA256,
-    OPTION_HELP
-} option_id;
-
-typedef struct option_spec {
-    option_id id;
-    const char *name;
-    char letter; /* 0: none */
-    int has_value;
-    unsigned commands;
-} option_spec;
-
-static const option_spec specs[] = {
-    {OPTION_MODEL, "model", 'm', required_argument, ALL | INSPECT},
-    {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH},
-    {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH},
-    {OPTION_ISAS, "isas", 0, required_argument, VERIFY},
-    {OPTION_THREADS, "threads", 0, required_argument, ALL | INSPECT},
-    {OPTION_PROFILE, "profile", 0, required_argument, ALL},
-    {OPTION_PROFILES, "profiles", 0, required_argument, VERIFY | PLAN | BENCH},
-    {OPTION_CHUNK, "chunk", 0, required_argument, ENGINE | PLAN},
-    {OPTION_CHUNKS, "chunks", 0, required_argument, VERIFY},
-    {OPTION_GRID, "grid", 0, required_argument, RUN | SCORE},
-    {OPTION_CTX, "ctx", 0, required_argument, RUN | VERIFY | PLAN | BENCH},
-    {OPTION_JSON, "json", 0, no_argument, ALL | SESSION | INSPECT},
-    {OPTION_CSV, "csv", 0, no_argument, VERIFY | SCORE | PLAN | BENCH | SESSION},
-    {OPTION_PROMPT, "prompt", 'p', required_argument, RUN},
-    {OPTION_FILE, "file", 'f', required_argument, ENGINE},
-    {OPTION_INTERACTIVE, "interactive", 'i', no_argument, RUN},
-    {OPTION_MAX_TOKENS, "max-tokens", 'n', required_argument, RUN},
-    {OPTION_TEMPERATURE, "temperature", 0, required_argument, RUN},
-    {OPTION_TOP_P, "top-p", 0, required_argument, RUN},
-    {OPTION_MIN_P, "min-p", 0, required_argument, RUN},
-    {OPTION_SEED, "seed", 0, required_argument, RUN},
-    {OPTION_SESSION, "session", 0, required_argument, RUN},
-    {OPTION_STORE, "store", 0, required_argument, RUN | SESSION},
-    {OPTION_STORE_MAX, "store-max", 0, required_argument, RUN},
-    {OPTION_SAVE_EVERY, "save-every", 0, required_argument, RUN},
-    {OPTION_VERIFY_SNAPSHOT, "verify-snapshot", 0, no_argument, RUN},
-    {OPTION_NO_LOCK, "no-lock", 0, no_argument, RUN | SESSION},
-    {OPTION_IDS, "ids", 0, required_argument, RUN | SCORE},
-    {OPTION_LOGITS, "logits", 0, required_argument, SCORE},
-    {OPTION_WINDOW, "window", 0, required_argument, SCORE},
-    {OPTION_MEMORY, "memory", 0, required_argument, PLAN | INSPECT},
-    {OPTION_WEIGHTS, "weights", 0, required_argument, PLAN},
-    {OPTION_SVG, "svg", 0, required_argument, PLAN | BENCH},
-    {OPTION_BUFFERS, "buffers", 0, no_argument, PLAN},
-    {OPTION_STAGE, "stage", 0, required_argument, BENCH},
-    {OPTION_RUNS, "runs", 0, required_argument, BENCH},
-    {OPTION_TYPE, "type", 0, required_argument, BENCH},
-    {OPTION_DIR, "dir", 0, required_argument, BENCH},
-    {OPTION_DECODE, "decode", 0, required_argument, VERIFY},
-    {OPTION_QUICK, "quick", 0, no_argument, BENCH},
-    {OPTION_CHECK, "check", 0, no_argument, INSPECT},
-    {OPTION_SHA256, "sha256", 0, no_argument, INSPECT},
-    {OPTION_HELP, "help", 'h', no_argument, ALL | SESSION | INSPECT},
-};
-enum { N_SPECS = sizeof specs / sizeof specs[0] };
-
 /* What only parsing needs to know. */
 typedef struct parser {
     cli_command command;
     const char *name; /* the command's */
     cli_options *options;
-    bool seen[N_SPECS];
+    bool seen[CLI_N_OPTIONS];
     bool failed;
 } parser;
 
-const char *cli_command_name(cli_command command)
+static bool seen(const parser *p, cli_option_id id)
 {
-    return command_names[command];
-}
-
-cli_command cli_command_find(const char *name)
-{
-    for (int i = 0; i < CLI_COMMAND_COUNT; i++) {
-        if (strcmp(name, command_names[i]) == 0)
-            return (cli_command)i;
-    }
-    return CLI_COMMAND_COUNT;
-}
-
-static size_t spec_index(option_id id)
-{
-    size_t i = 0;
-    while (specs[i].id != id)
-        i++;
-    return i;
-}
-
-static bool seen(const parser *p, option_id id)
-{
-    return p->seen[spec_index(id)];
+    return p->seen[cli_option_index(id)];
 }
 
 /* ---- Values ------------------------------------------------------------------- */
@@ -328,7 +188,7 @@ static void parse_grid(parser *p, const char *text)
 
 /* ---- One option ----------------------------------------------------------------- */
 
-static void apply_sampling(parser *p, option_id id, const char *value)
+static void apply_sampling(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
@@ -344,7 +204,7 @@ static void apply_sampling(parser *p, option_id id, const char *value)
     }
 }
 
-static void apply_numbers(parser *p, option_id id, const char *value)
+static void apply_numbers(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
@@ -395,7 +255,7 @@ static void parse_session(parser *p, const char *name)
     p->options->session = name;
 }
 
-static void apply(parser *p, option_id id, const char *value)
+static void apply(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
@@ -412,6 +272,9 @@ static void apply(parser *p, option_id id, const char *value)
     case OPTION_PROMPT: o->prompt = value; break;
     case OPTION_FILE: o->file = value; break;
     case OPTION_INTERACTIVE: o->interactive = true; break;
+    case OPTION_RAW: o->raw = true; break;
+    case OPTION_DECODE_IDS: o->decode_ids = true; break;
+    case OPTION_SPECIAL: o->added_tokens = true; break;
     case OPTION_IDS: o->ids_file = value; break;
     case OPTION_LOGITS: o->logits_file = value; break;
     case OPTION_SVG: o->svg_file = value; break;
@@ -434,56 +297,19 @@ static void apply(parser *p, option_id id, const char *value)
 
 /* ---- getopt_long and its complaints ------------------------------------------------ */
 
-/* Tables for getopt_long with the options of one command. */
-typedef struct option_tables {
-    struct option longs[N_SPECS + 1];
-    char shorts[2 * N_SPECS + 3];
-} option_tables;
-
-static void make_tables(cli_command command, option_tables *tables)
-{
-    size_t n_longs = 0;
-    char *shorts = tables->shorts;
-    memset(tables, 0, sizeof *tables);
-    *shorts++ = ':'; /* a missing value is told apart from an unknown option */
-    for (size_t i = 0; i < N_SPECS; i++) {
-        if (!(specs[i].commands & 1u << command))
-            continue;
-        tables->longs[n_longs++] =
-            (struct option){specs[i].name, specs[i].has_value, NULL, (int)specs[i].id};
-        if (specs[i].letter) {
-            *shorts++ = specs[i].letter;
-            if (specs[i].has_value)
-                *shorts++ = ':';
-        }
-    }
-}
-
-/* The command that has this option, for one that is used with another command. */
-static const char *command_with(const char *option_name)
-{
-    for (size_t i = 0; i < N_SPECS; i++) {
-        for (int c = 0; c < CLI_COMMAND_COUNT; c++) {
-            if (strcmp(specs[i].name, option_name) == 0 && (specs[i].commands & 1u << c))
-                return command_names[c];
-        }
-    }
-    return NULL;
-}
-
 /* An unknown or ambiguous long option "--name[=value]". */
-static void complain_long(const parser *p, const option_tables *tables, const char *argument)
+static void complain_long(const parser *p, const cli_option_tables *tables, const char *argument)
 {
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(argument + 2, "="), argument + 2);
-    const char *known[N_SPECS];
+    const char *known[CLI_N_OPTIONS];
     size_t n_known = 0;
     size_t n_prefixed = 0;
     for (const struct option *o = tables->longs; o->name; o++) {
         known[n_known++] = o->name;
         n_prefixed += strncmp(o->name, name, strlen(name)) == 0;
     }
-    const char *elsewhere = command_with(name);
+    const char *elsewhere = cli_option_command(name);
     const char *near = cli_nearest(name, known, n_known);
     if (n_prefixed > 1)
         cli_error(p->name, "option --%s is ambiguous; see kvfold %s --help", name, p->name);
@@ -497,13 +323,14 @@ static void complain_long(const parser *p, const option_tables *tables, const ch
 }
 
 /* getopt_long returned '?' or ':'; optopt and the argument before optind say why. */
-static void complain(const parser *p, const option_tables *tables, int result, char **argv)
+static void complain(const parser *p, const cli_option_tables *tables, int result, char **argv)
 {
     const char *argument = argv[optind - 1];
-    const option_spec *spec = NULL;
-    for (size_t i = 0; i < N_SPECS; i++) {
-        if (optopt && (optopt == (int)specs[i].id || optopt == specs[i].letter))
-            spec = &specs[i];
+    const cli_option_spec *spec = NULL;
+    for (size_t i = 0; i < CLI_N_OPTIONS; i++) {
+        if (optopt &&
+            (optopt == (int)cli_option_specs[i].id || optopt == cli_option_specs[i].letter))
+            spec = &cli_option_specs[i];
     }
     if (result == ':' && spec)
         cli_error(p->name, "option --%s needs a value; see kvfold %s --help", spec->name, p->name);
@@ -515,17 +342,8 @@ static void complain(const parser *p, const option_tables *tables, int result, c
         complain_long(p, tables, argument);
 }
 
-static option_id id_of_letter(int letter)
-{
-    for (size_t i = 0; i < N_SPECS; i++) {
-        if (specs[i].letter == letter)
-            return specs[i].id;
-    }
-    return OPTION_HELP;
-}
-
 /* Whether a value is one of the command's own options: its real value was forgotten. */
-static bool is_own_option(const option_tables *tables, const char *value)
+static bool is_own_option(const cli_option_tables *tables, const char *value)
 {
     if (strncmp(value, "--", 2) != 0)
         return false;
@@ -541,9 +359,9 @@ static bool is_own_option(const option_tables *tables, const char *value)
  * not; and an empty name, which a script's unset variable makes, is no file's or folder's.
  * A prompt is any text.
  */
-static bool check_value(parser *p, const option_tables *tables, option_id id, char **argv)
+static bool check_value(parser *p, const cli_option_tables *tables, cli_option_id id, char **argv)
 {
-    const char *name = specs[spec_index(id)].name;
+    const char *name = cli_option_specs[cli_option_index(id)].name;
     if (!optarg || id == OPTION_PROMPT)
         return true;
     if (!*optarg)
@@ -560,8 +378,8 @@ static bool check_value(parser *p, const option_tables *tables, option_id id, ch
 /* False when help was asked for or something was wrong (p->failed). */
 static bool parse_arguments(parser *p, int argc, char **argv)
 {
-    option_tables tables;
-    make_tables(p->command, &tables);
+    cli_option_tables tables;
+    cli_option_tables_make(p->command, &tables);
     opterr = 0;
     optind = 1;
     int result;
@@ -571,12 +389,13 @@ static bool parse_arguments(parser *p, int argc, char **argv)
             p->failed = true;
             return false;
         }
-        const option_id id = result >= OPTION_MODEL ? (option_id)result : id_of_letter(result);
+        const cli_option_id id =
+            result >= OPTION_MODEL ? (cli_option_id)result : cli_option_of_letter(result);
         if (id == OPTION_HELP) {
             cli_help_print(p->command);
             return false;
         }
-        p->seen[spec_index(id)] = true;
+        p->seen[cli_option_index(id)] = true;
         if (check_value(p, &tables, id, argv))
             apply(p, id, optarg);
         if (p->failed)
@@ -617,7 +436,8 @@ static void read_environment(parser *p)
         o->isa = cli_environment_text("KVFOLD_ISA");
         o->isa_from_environment = o->isa != NULL;
     }
-    if (!seen(p, OPTION_THREADS) && (ENGINE | BENCH | INSPECT) & 1u << p->command)
+    const unsigned with_threads = cli_option_specs[cli_option_index(OPTION_THREADS)].commands;
+    if (!seen(p, OPTION_THREADS) && with_threads & 1u << p->command && p->command != CLI_PLAN)
         o->n_threads = cli_environment_threads(p->name);
     o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
     o->data_home = cli_environment_text("XDG_DATA_HOME");
@@ -683,10 +503,22 @@ static bool check_score(const parser *p)
     return false;
 }
 
-static bool wants_stdin(const cli_options *o)
+static bool check_tokenize(const parser *p)
 {
-    return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
-           (o->ids_file && strcmp(o->ids_file, "-") == 0);
+    const cli_options *o = p->options;
+    if (o->prompt && o->file)
+        cli_error(p->name, "-p and -f are both given; the text is one of them");
+    else if (o->decode_ids && o->added_tokens)
+        cli_error(p->name, "--special is for text; ids (--decode) say themselves what they are");
+    else
+        return true;
+    return false;
+}
+
+static bool wants_stdin(cli_command command, const cli_options *o)
+{
+    return o->interactive || (command == CLI_TOKENIZE && !o->prompt && !o->file) ||
+           (o->file && strcmp(o->file, "-") == 0) || (o->ids_file && strcmp(o->ids_file, "-") == 0);
 }
 
 static bool check(const parser *p)
@@ -710,7 +542,7 @@ static bool check(const parser *p)
                   kvf_profile_get(o->profile)->name);
     else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
         cli_error(p->name, "--weights only matters with --memory; give both");
-    else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
+    else if (wants_stdin(p->command, o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
     else if (o->memory_auto && (seen(p, OPTION_WEIGHTS) || strcmp(o->model, "v4-flash") == 0))
@@ -720,6 +552,8 @@ static bool check(const parser *p)
         return check_run(p);
     else if (p->command == CLI_SCORE)
         return check_score(p);
+    else if (p->command == CLI_TOKENIZE)
+        return check_tokenize(p);
     else
         return true;
     return false;
@@ -732,7 +566,7 @@ static void set_defaults(cli_options *o, cli_command command)
                                              131072, 262144, 524288, 1048576};
     static const uint64_t bench_contexts[] = {8192, 32768, 98304, 262144, 1048576};
     memset(o, 0, sizeof *o);
-    o->command = command_names[command];
+    o->command = cli_command_name(command);
     o->profile = KVF_PROFILE_FOLD;
     for (int i = 0; i < KVF_PROFILE_COUNT; i++)
         o->profiles[i] = true;
@@ -774,7 +608,7 @@ static void choose_combinations(parser *p)
 bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
                        int *status)
 {
-    parser p = {.command = command, .name = command_names[command], .options = options};
+    parser p = {.command = command, .name = cli_command_name(command), .options = options};
     set_defaults(options, command);
     if (!parse_arguments(&p, argc, argv)) {
         *status = p.failed ? CLI_EXIT_BAD_INPUT : CLI_EXIT_OK;

@@ -15,6 +15,7 @@ typedef enum cli_command {
     CLI_BENCH,
     CLI_SESSION,
     CLI_INSPECT,
+    CLI_TOKENIZE,
     CLI_COMMAND_COUNT
 } cli_command;
 
@@ -51,7 +52,12 @@ typedef struct cli_options {
     const char *file;
     const char *ids_file; /* run, score: token ids instead */
 
+    /* tokenize */
+    bool decode_ids;   /* ids to text */
+    bool added_tokens; /* are found in the text */
+
     /* run */
+    bool raw; /* the text as it is, not in the chat format */
     bool interactive;
     uint64_t max_tokens;
     float temperature;

@@ -14,7 +14,6 @@
 #include "cli/table.h"
 #include "cli/text.h"
 #include "cli/units.h"
-#include "model/tokenizer.h"
 
 /* A context that nobody asked for is rounded up to this, so that it reads well. */
 static const uint64_t context_step_tokens = 1024;
@@ -72,32 +71,22 @@ static int choose_context(const cli_engine *engine, const cli_saver *saver,
 
 /* ---- One answer ----------------------------------------------------------------- */
 
-/* The bytes that the answer's tokens stand for, *n_bytes of them; NULL when memory ran out. */
-static char *bytes_of(const cli_answer *answer, size_t *n_bytes)
-{
-    char *bytes = malloc(answer->n_tokens + 1);
-    *n_bytes = 0;
-    for (uint64_t i = 0; bytes && i < answer->n_tokens; i++) {
-        const int byte = kvf_token_byte(answer->tokens[i]);
-        if (byte >= 0)
-            bytes[(*n_bytes)++] = (char)byte;
-    }
-    return bytes;
-}
-
 /* null where tokens are shown by their ids. */
 static void add_text(const cli_generator *generator, const cli_answer *answer, cli_record *record)
 {
-    size_t n_bytes;
+    kvf_buffer text = {.data = NULL};
+    kvf_decoder decoder;
     if (generator->shows_ids) {
         cli_record_list(record, "text", cJSON_CreateNull());
         return;
     }
-    char *bytes = bytes_of(answer, &n_bytes);
-    if (bytes)
-        cli_record_bytes(record, "text", bytes, n_bytes);
-    record->failed = record->failed || !bytes;
-    free(bytes);
+    kvf_decoder_start(&decoder, generator->engine->tokenizer, true);
+    for (uint64_t i = 0; i < answer->n_tokens; i++)
+        kvf_decoder_add(&decoder, answer->tokens[i], &text);
+    kvf_decoder_flush(&decoder, &text);
+    cli_record_bytes(record, "text", text.data, text.bytes);
+    record->failed = record->failed || text.failed;
+    kvf_buffer_free(&text);
 }
 
 static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
@@ -278,32 +267,39 @@ static int refuse_longer(const cli_engine *engine, const char *path)
                      given ? "--ctx holds no more" : "the model takes no more");
 }
 
-/* More bytes than a context has tokens, or lines of ids, are of no use. */
+/* More bytes than the longest tokens of a context have, or lines of ids, are of no use. */
 static int read_prompt(const cli_engine *engine, prompt *asked)
 {
     const cli_options *options = engine->options;
+    if (!options->prompt && !options->file && !options->ids_file)
+        return CLI_EXIT_OK;
     const char *path = options->ids_file ? options->ids_file : options->file;
-    const uint64_t most = most_tokens(engine) * (options->ids_file ? ID_LINE_BYTES : 1);
+    const uint64_t token_bytes =
+        options->ids_file ? ID_LINE_BYTES : kvf_tokenizer_longest(engine->tokenizer);
+    const uint64_t most = most_tokens(engine) * token_bytes;
     if (options->prompt)
         return cli_text_copy("run", options->prompt, strlen(options->prompt), &asked->text);
-    if (!path)
-        return CLI_EXIT_OK;
     const int status = cli_text_read("run", path, most, true, &asked->text);
     return status == CLI_EXIT_OK && asked->text.longer ? refuse_longer(engine, path) : status;
 }
 
 /* Text needs a tokenizer that is read; ids do not, nor does going on where a session ended. */
-static int check_tokenizer(const cli_engine *engine, prompt *asked)
+static int open_tokenizer(cli_engine *engine, prompt *asked)
 {
     const cli_options *options = engine->options;
     kvf_error error;
-    const bool byte_level =
-        kvf_tokenizer_check_files(engine->files, &engine->config, &error) == KVF_OK;
+    const bool opened = cli_engine_open_tokenizer(engine, &error) == KVF_OK;
     asked->is_ids = options->ids_file != NULL;
-    asked->shows_ids = asked->is_ids || !byte_level;
-    if (byte_level || !(options->prompt || options->file || options->interactive))
+    asked->shows_ids = asked->is_ids || !opened;
+    if (!(options->prompt || options->file || options->interactive))
         return CLI_EXIT_OK;
-    return cli_error("run", "%s; --ids FILE takes token ids and answers with such", error.message);
+    if (!opened)
+        return cli_error("run", "%s; --ids FILE takes token ids and answers with such",
+                         error.message);
+    if (!options->raw && !kvf_tokenizer_is_bytes(engine->tokenizer))
+        return cli_error("run", "the chat format of this model is not written yet; --raw takes "
+                                "the text as it is");
+    return CLI_EXIT_OK;
 }
 
 /* Neither a prompt nor a text that could go on: there is nothing to answer. */
@@ -319,58 +315,59 @@ static int refuse_nothing(const cli_options *options, const cli_saver *saver, co
     return cli_error("run", "the prompt is empty; there is nothing to answer");
 }
 
-static int take_ids(const cli_engine *engine, const cli_text *text, int32_t *tokens,
-                    uint64_t *n_tokens)
+static int take_ids(const cli_engine *engine, const cli_text *text, kvf_ids *taken)
 {
     const char *path = engine->options->ids_file;
     const uint64_t most = most_tokens(engine);
+    uint64_t n = 0;
     uint64_t n_last = 0;
     size_t used = 0;
     cli_ids ids;
+    if (!kvf_ids_reserve(taken, cli_ids_most(text->bytes) + 1)) /* the last id */
+        return cli_error("run", "out of memory for a prompt of %zu bytes", text->bytes);
     cli_ids_start(&ids, engine->config.geometry.vocab);
-    if (!cli_ids_take(&ids, text->data, text->bytes, tokens, most, n_tokens, &used) ||
-        (used == text->bytes && !cli_ids_end(&ids, tokens + *n_tokens, &n_last)))
+    if (!cli_ids_take(&ids, text->data, text->bytes, taken->ids, most, &n, &used) ||
+        (used == text->bytes && !cli_ids_end(&ids, taken->ids + n, &n_last)))
         return cli_error("run", "'%s' line %llu, '%s', is not a token id; each holds one, 0 to %u",
                          path, (unsigned long long)ids.line_number, ids.line,
                          engine->config.geometry.vocab - 1);
-    *n_tokens += n_last;
-    return used < text->bytes || *n_tokens > most ? refuse_longer(engine, path) : CLI_EXIT_OK;
+    taken->n = n + n_last;
+    return used < text->bytes || taken->n > most ? refuse_longer(engine, path) : CLI_EXIT_OK;
 }
 
 /* The prompt as tokens, without those that the named session holds of it already. */
-static int run_tokens(cli_engine *engine, cli_saver *saver, const prompt *asked, int32_t *tokens)
+static int run_tokens(cli_engine *engine, cli_saver *saver, const prompt *asked, kvf_ids *ids)
 {
     const cli_options *options = engine->options;
     const cli_text *text = &asked->text;
     uint64_t n_held = 0;
-    uint64_t n = 0;
     const bool bos = !asked->is_ids && cli_saver_at_start(saver) && text->bytes > 0;
     int status = CLI_EXIT_OK;
     if (asked->is_ids)
-        status = take_ids(engine, text, tokens, &n);
-    else
-        n = kvf_tokenize(&engine->config, text->data, text->bytes, bos, tokens);
+        status = take_ids(engine, text, ids);
+    else if (text->bytes > 0)
+        status = cli_engine_encode(engine, text->data, text->bytes, bos, ids);
     if (status == CLI_EXIT_OK && text->bytes == 0 && !options->interactive &&
         cli_saver_held_tokens(saver) == 0)
         status = refuse_nothing(options, saver, text);
     else if (status == CLI_EXIT_OK && !options->interactive)
-        status = cli_saver_skip(saver, tokens, n, &n_held);
-    /* Another prompt than the one that was interrupted comes after what is there. */
-    if (bos && n_held == 0 && cli_saver_held_tokens(saver) > 0)
-        n = kvf_tokenize(&engine->config, text->data, text->bytes, false, tokens);
-    return status == CLI_EXIT_OK ? run_with(engine, saver, asked, tokens + n_held, n - n_held)
-                                 : status;
+        status = cli_saver_skip(saver, ids->ids, ids->n, &n_held);
+    /* Another prompt than the one that was interrupted comes after what is there, without BOS. */
+    const bool drops_bos =
+        bos && n_held == 0 && cli_saver_held_tokens(saver) > 0 && engine->config.bos_token >= 0;
+    const uint64_t n_passed = n_held + drops_bos;
+    return status == CLI_EXIT_OK
+               ? run_with(engine, saver, asked, ids->ids + n_passed, ids->n - n_passed)
+               : status;
 }
 
 static int run_prompt(cli_engine *engine, cli_saver *saver, const prompt *asked)
 {
-    const size_t bytes = asked->text.bytes;
-    const size_t most = asked->is_ids ? cli_ids_most(bytes) : bytes;
-    int32_t *tokens = malloc((most + 1) * sizeof *tokens); /* BOS, or the last id */
-    if (!tokens)
-        return cli_error("run", "out of memory for a prompt of %zu bytes", bytes);
-    const int status = run_tokens(engine, saver, asked, tokens);
-    free(tokens);
+    kvf_ids ids = {.n = 0};
+    const int status = kvf_ids_reserve(&ids, 1) /* so that there is an array, of none too */
+                           ? run_tokens(engine, saver, asked, &ids)
+                           : cli_error("run", "out of memory for a prompt");
+    kvf_ids_free(&ids);
     return status;
 }
 
@@ -384,7 +381,7 @@ int cli_run(const cli_options *options)
         cli_interrupt_save_first();
     int status = cli_engine_open(&resolved, &engine);
     if (status == CLI_EXIT_OK)
-        status = check_tokenizer(&engine, &asked);
+        status = open_tokenizer(&engine, &asked);
     if (status == CLI_EXIT_OK)
         status = read_prompt(&engine, &asked);
     if (status == CLI_EXIT_OK)

@@ -19,30 +19,34 @@
 #include "cli/table.h"
 #include "cli/text.h"
 #include "cli/units.h"
-#include "model/tokenizer.h"
 
 /* --logits writes floats as they lie in memory and promises little-endian. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine must swap bytes");
 
 enum { BLOCK_BYTES = 64 * 1024 };
+/* Of a text with no place to cut it: more than any that is read by people, less than memory. */
+enum { MAX_UNCUT_BYTES = 64 << 20 };
 
 typedef struct scoring {
     const cli_options *options;
     cli_engine engine;
     uint32_t vocab;
-    /* The sequence, of which one window is in memory at a time. Items are bytes, or ids. */
+    /* The sequence, of which one window is in memory at a time. Items are tokens. */
     cli_source source;
     cli_ids ids;
     char *block; /* [BLOCK_BYTES], read and not yet taken from block_at to block_end */
     size_t block_at;
     size_t block_end;
     bool ended;
-    int32_t *tokens; /* [window_tokens], with BOS in front of a text's bytes */
+    kvf_buffer text; /* read and not yet encoded: what follows may change its tokens */
+    kvf_ids encoded; /* of a text; those from encoded_at on are not yet taken */
+    size_t encoded_at;
+    int32_t *tokens; /* [window_tokens], with BOS in front of a text's */
     uint64_t n_bos;
     uint64_t window_tokens;
     uint64_t expected_windows; /* for the bar; 0: not known */
     uint64_t n_windows;
-    uint64_t n_dropped;  /* bytes or ids past the last whole window */
+    uint64_t n_dropped;  /* items past the last whole window */
     float *chunk_logits; /* [chunk][vocab] */
     cli_outfile logits_file;
     cli_progress progress;
@@ -72,42 +76,87 @@ static int refuse_line(const scoring *s)
                      s->vocab - 1);
 }
 
-/* Items of the block into out[0..most), *n of them. */
-static int take_block(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
+/* Of a file of ids into out[0..most), *n of them; fewer at its end. */
+static int next_ids(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
 {
-    const char *text = s->block + s->block_at;
-    const size_t bytes = s->block_end - s->block_at;
-    size_t used = bytes < most ? bytes : (size_t)most;
-    if (!s->options->ids_file)
-        *n = kvf_tokenize(&s->engine.config, text, used, false, out);
-    else if (!cli_ids_take(&s->ids, text, bytes, out, most, n, &used))
+    int status = CLI_EXIT_OK;
+    uint64_t got = 0;
+    while (status == CLI_EXIT_OK && *n < most && (s->block_at < s->block_end || !s->ended)) {
+        size_t used = 0;
+        if (s->block_at == s->block_end)
+            status = fill_block(s);
+        if (status == CLI_EXIT_OK &&
+            !cli_ids_take(&s->ids, s->block + s->block_at, s->block_end - s->block_at, out + *n,
+                          most - *n, &got, &used))
+            return refuse_line(s);
+        s->block_at += used;
+        *n += got;
+        got = 0;
+    }
+    if (status == CLI_EXIT_OK && *n < most && !cli_ids_end(&s->ids, out + *n, &got))
         return refuse_line(s);
-    s->block_at += used;
-    return CLI_EXIT_OK;
+    *n += got;
+    return status;
+}
+
+/* Reads on and encodes what it can, up to where the text can be cut; all of it at the end. */
+static int encode_more(scoring *s)
+{
+    size_t cut = 0;
+    size_t wanted = 0; /* doubled, as all of it is looked through each time */
+    s->encoded.n = s->encoded_at = 0;
+    while (cut == 0 && !s->ended) {
+        const int status = fill_block(s);
+        if (status != CLI_EXIT_OK)
+            return status;
+        kvf_buffer_add(&s->text, s->block, s->block_end);
+        if (s->text.failed)
+            return cli_error("score", "out of memory for a text");
+        if (s->text.bytes < wanted && !s->ended)
+            continue;
+        wanted = 2 * s->text.bytes;
+        cut =
+            s->ended ? s->text.bytes : kvf_text_cut(s->engine.encoder, s->text.data, s->text.bytes);
+        if (cut == 0 && s->text.bytes > MAX_UNCUT_BYTES)
+            return cli_error("score",
+                             "'%s' has %zu bytes that nothing divides, neither a line end nor a "
+                             "space behind a word; at most %d are encoded at once",
+                             s->source.path, s->text.bytes, MAX_UNCUT_BYTES);
+    }
+    const int status = cli_engine_encode(&s->engine, s->text.data, cut, false, &s->encoded);
+    if (cut > 0)
+        memmove(s->text.data, s->text.data + cut, s->text.bytes - cut);
+    s->text.bytes -= cut;
+    return status;
+}
+
+/* Of a text into out[0..most), *n of them; fewer at its end. */
+static int next_of_text(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
+{
+    int status = CLI_EXIT_OK;
+    while (status == CLI_EXIT_OK && *n < most) {
+        const size_t left = s->encoded.n - s->encoded_at;
+        const size_t taken = left < most - *n ? left : (size_t)(most - *n);
+        for (size_t i = 0; i < taken; i++)
+            out[*n + i] = s->encoded.ids[s->encoded_at + i];
+        s->encoded_at += taken;
+        *n += taken;
+        if (taken == 0 && s->ended)
+            break;
+        if (taken == 0)
+            status = encode_more(s);
+    }
+    return status;
 }
 
 /* The next items into out[0..most), *n of them; fewer at the end of the sequence. */
 static int next_items(scoring *s, int32_t *out, uint64_t most, uint64_t *n)
 {
-    int status = cli_source_check(&s->source);
+    const int status = cli_source_check(&s->source);
     *n = 0;
-    while (status == CLI_EXIT_OK && *n < most) {
-        uint64_t taken = 0;
-        if (s->block_at == s->block_end && s->ended)
-            break;
-        if (s->block_at == s->block_end)
-            status = fill_block(s);
-        if (status == CLI_EXIT_OK)
-            status = take_block(s, out + *n, most - *n, &taken);
-        *n += taken;
-    }
-    if (status == CLI_EXIT_OK && *n < most && s->options->ids_file) {
-        uint64_t last = 0;
-        if (!cli_ids_end(&s->ids, out + *n, &last))
-            return refuse_line(s);
-        *n += last;
-    }
-    return status;
+    if (status != CLI_EXIT_OK)
+        return status;
+    return s->options->ids_file ? next_ids(s, out, most, n) : next_of_text(s, out, most, n);
 }
 
 /* Reads all of a file of ids: a line that is none is found now, and not hours later. */
@@ -151,8 +200,18 @@ static int read_first_window(scoring *s)
         n += got;
     } while (n == capacity && n < most);
     s->window_tokens = n + s->n_bos;
-    kvf_tokenize(&s->engine.config, "", 0, s->n_bos > 0, s->tokens);
+    if (s->n_bos > 0)
+        s->tokens[0] = s->engine.config.bos_token;
     return CLI_EXIT_OK;
+}
+
+static const char *item_name(const scoring *s, bool many)
+{
+    if (s->options->ids_file)
+        return many ? "ids" : "id";
+    if (kvf_tokenizer_is_bytes(s->engine.tokenizer))
+        return many ? "bytes" : "byte";
+    return many ? "tokens" : "token";
 }
 
 static int check_window(const scoring *s)
@@ -170,7 +229,7 @@ static int check_window(const scoring *s)
         return cli_error("score", "'%s' is empty", s->source.path);
     if (s->window_tokens < 2)
         return cli_error("score", "'%s' has %llu %s; 2 are needed to predict one", s->source.path,
-                         (unsigned long long)n_items, s->options->ids_file ? "ids" : "byte");
+                         (unsigned long long)n_items, item_name(s, n_items != 1));
     if (whole && s->source.device)
         return cli_error("score", "'%s' is a device, which may have no end; give a file or a pipe",
                          s->source.path);
@@ -182,8 +241,7 @@ static int open_sequence(scoring *s)
     kvf_error error;
     const char *path = s->options->ids_file ? s->options->ids_file : s->options->file;
     uint64_t n_items = 0;
-    if (!s->options->ids_file &&
-        kvf_tokenizer_check_files(s->engine.files, &s->engine.config, &error) != KVF_OK)
+    if (cli_engine_open_tokenizer(&s->engine, &error) != KVF_OK && !s->options->ids_file)
         return cli_error("score", "%s; --ids FILE takes token ids", error.message);
     s->n_bos = !s->options->ids_file && s->engine.config.bos_token >= 0;
     s->block = malloc(BLOCK_BYTES);
@@ -191,7 +249,8 @@ static int open_sequence(scoring *s)
         return cli_error("score", "out of memory");
     int status = cli_source_open("score", path, &s->source);
     cli_ids_start(&s->ids, s->vocab);
-    if (status == CLI_EXIT_OK && s->source.regular)
+    if (status == CLI_EXIT_OK && s->source.regular && s->engine.tokenizer &&
+        kvf_tokenizer_is_bytes(s->engine.tokenizer))
         n_items = s->source.left_bytes;
     if (status == CLI_EXIT_OK && s->source.regular && s->options->ids_file)
         status = count_ids(s, &n_items);
@@ -218,6 +277,15 @@ static double negative_log_likelihood(const float *logits, uint32_t vocab, int32
     return max + log(sum) - logits[token];
 }
 
+/* Of the text that a token is; none where the vocabulary is not known. */
+static size_t token_bytes(const scoring *s, int32_t token)
+{
+    size_t bytes = 0;
+    if (s->engine.tokenizer && kvf_tokenizer_kind(s->engine.tokenizer, token) != KVF_TOKEN_SPECIAL)
+        kvf_tokenizer_bytes(s->engine.tokenizer, token, &bytes);
+    return bytes;
+}
+
 /* n rows of logits for the window's tokens first .. first + n. */
 static int take_logits(scoring *s, const int32_t *window, uint64_t first, uint32_t n)
 {
@@ -228,7 +296,7 @@ static int take_logits(scoring *s, const int32_t *window, uint64_t first, uint32
         s->nats +=
             negative_log_likelihood(s->chunk_logits + (size_t)i * s->vocab, s->vocab, window[next]);
         s->n_predicted++;
-        s->n_bytes += kvf_token_byte(window[next]) >= 0;
+        s->n_bytes += token_bytes(s, window[next]);
     }
     const size_t n_floats = (size_t)n * s->vocab;
     if (s->logits_file.stream &&
@@ -321,7 +389,7 @@ static int print_result(const scoring *s)
     printf("windows         %s", cli_format_count(s->n_windows, text));
     printf(" of %s tokens", cli_format_count(s->window_tokens, text));
     printf(", %s %s dropped at the end\n", cli_format_count(s->n_dropped, text),
-           s->options->ids_file ? "ids" : "bytes");
+           item_name(s, true));
     printf("predicted       %s tokens", cli_format_count(s->n_predicted, text));
     printf(", %s bytes\n", cli_format_count(s->n_bytes, text));
     if (s->n_bytes)
@@ -387,6 +455,8 @@ int cli_score(const cli_options *options)
     cli_outfile_discard(&s.logits_file);
     cli_source_close(&s.source);
     free(s.block);
+    kvf_buffer_free(&s.text);
+    kvf_ids_free(&s.encoded);
     free(s.tokens);
     free(s.chunk_logits);
     cli_engine_close(&s.engine);

@@ -19,9 +19,14 @@
 #include "cli/table.h"
 #include "cli/units.h"
 #include "model/sample.h"
-#include "model/tokenizer.h"
+#include "text/decoder.h"
 
-enum { MAX_NAME = sizeof CLI_PREFIXES + CLI_MAX_SESSION_NAME, TAIL_TOKENS = 60, TIME_BYTES = 32 };
+enum {
+    MAX_NAME = sizeof CLI_PREFIXES + CLI_MAX_SESSION_NAME,
+    TAIL_TOKENS = 60,
+    TAIL_IDS = 8,
+    TIME_BYTES = 32
+};
 
 /* A saved session: "NAME", or "prefixes/NAME" for one that the store keeps. */
 typedef struct entry {
@@ -247,33 +252,53 @@ static int list_sessions(const cli_options *options, const char *folder, const e
     return status;
 }
 
-/* -1: a token that is no byte. */
-static void print_byte(int byte)
+/* The last tokens as the text of bytes that they are, on one line. */
+static void print_bytes(const kvf_tokenizer *tokenizer, const int32_t *tokens, uint64_t n)
 {
-    if (byte == '\n' || byte == '\t')
-        putchar(' ');
-    else if (byte >= ' ' && byte < 0x7f)
-        putchar(byte);
-    else if (byte >= 0)
-        putchar('?');
+    printf("ends with  \"");
+    for (uint64_t i = 0; i < n; i++) {
+        size_t bytes;
+        const char *text = kvf_tokenizer_bytes(tokenizer, tokens[i], &bytes);
+        if (bytes > 0)
+            putchar(*text == '\n' || *text == '\t' ? ' '
+                    : *text >= ' ' && *text < 0x7f ? *text
+                                                   : '?');
+    }
+    printf("\"\n");
 }
 
-/* The last bytes of the text, on one line. */
+/* No model is asked for, so that only a vocabulary of bytes is known: else it is ids. */
+static void print_ids(const int32_t *tokens, uint64_t n)
+{
+    printf("ends with  the tokens");
+    for (uint64_t i = n > TAIL_IDS ? n - TAIL_IDS : 0; i < n; i++)
+        printf(" %d", tokens[i]);
+    putchar('\n');
+}
+
+/* How the text ends. */
 static void print_tail(const entry *e)
 {
     const uint64_t n = e->info.n_tokens;
+    const uint64_t first = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0;
+    const int32_t pending = cli_saver_pending(&e->info);
     int32_t *tokens = malloc((n + 1) * sizeof *tokens);
+    kvf_tokenizer *tokenizer = NULL;
     kvf_error error;
     if (!tokens || kvf_snapshot_tokens(e->path, tokens, n, &error) != KVF_OK) {
         printf("text       cannot be read\n");
         free(tokens);
         return;
     }
-    printf("ends with  \"");
-    for (uint64_t i = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0; i < n; i++)
-        print_byte(kvf_token_byte(tokens[i]));
-    print_byte(kvf_token_byte(cli_saver_pending(&e->info)));
-    printf("\"\n");
+    if (pending >= 0)
+        tokens[n] = pending;
+    const uint64_t n_shown = n - first + (pending >= 0);
+    if (e->info.geometry.vocab <= KVF_MAX_BYTE_VOCABULARY &&
+        kvf_tokenizer_open_bytes(e->info.geometry.vocab, &tokenizer, &error) == KVF_OK)
+        print_bytes(tokenizer, tokens + first, n_shown);
+    else
+        print_ids(tokens + first, n_shown);
+    kvf_tokenizer_close(tokenizer);
     free(tokens);
 }
 

@@ -24,7 +24,6 @@
 #include "cli/table.h"
 #include "cli/text.h"
 #include "cli/units.h"
-#include "model/tokenizer.h"
 
 static const uint64_t max_reference_bytes = UINT64_C(1) << 30;
 
@@ -546,26 +545,28 @@ static int check_contexts(verification *v)
 static int make_tokens(verification *v)
 {
     const size_t n_tokens = session_tokens(v->options, largest_context(v->options));
-    const kvf_model_config *config = &v->engine.config;
+    const size_t most_bytes = n_tokens * kvf_tokenizer_longest(v->engine.tokenizer);
+    kvf_ids once = {.n = 0};
     cli_text text;
     int status = v->options->file
-                     ? cli_text_read("verify", v->options->file, n_tokens, false, &text)
+                     ? cli_text_read("verify", v->options->file, most_bytes, false, &text)
                      : cli_text_copy("verify", cli_bundled_text, cli_bundled_text_bytes, &text);
     if (status != CLI_EXIT_OK)
         return status;
-    int32_t *once = malloc((text.bytes + 1) * sizeof *once);
     v->tokens = malloc(n_tokens * sizeof *v->tokens);
     if (text.bytes == 0) {
         status = cli_error("verify", "'%s' is empty; there is no text to repeat", v->options->file);
-    } else if (!once || !v->tokens) {
+    } else if (!v->tokens) {
         status = cli_error("verify", "out of memory for %zu tokens", n_tokens);
     } else {
-        const size_t n_once = kvf_tokenize(config, text.data, text.bytes, true, once);
-        const size_t n_bos = n_once - text.bytes; /* one token a byte */
-        for (size_t i = 0; i < n_tokens; i++)
-            v->tokens[i] = once[i < n_bos ? i : n_bos + (i - n_bos) % text.bytes];
+        status = cli_engine_encode(&v->engine, text.data, text.bytes, true, &once);
     }
-    free(once);
+    if (status == CLI_EXIT_OK) {
+        const size_t n_bos = v->engine.config.bos_token >= 0;
+        for (size_t i = 0; i < n_tokens; i++)
+            v->tokens[i] = once.ids[i < n_bos ? i : n_bos + (i - n_bos) % (once.n - n_bos)];
+    }
+    kvf_ids_free(&once);
     cli_text_free(&text);
     return status;
 }
@@ -644,7 +645,7 @@ static int prepare(verification *v)
     if (status != CLI_EXIT_OK)
         return status;
     v->vocab = v->engine.config.geometry.vocab;
-    if (kvf_tokenizer_check_files(v->engine.files, &v->engine.config, &error) != KVF_OK)
+    if (cli_engine_open_tokenizer(&v->engine, &error) != KVF_OK)
         return cli_error("verify", "%s", error.message);
     status = check_devices(v);
     if (status == CLI_EXIT_OK)

@@ -343,7 +343,7 @@ class LostFileTest(CliTest):
 
 
 class IdsTest(CliTest):
-    """Where text needs a tokenizer that is not read, ids do not."""
+    """Where text needs a tokenizer that cannot be read, ids do not."""
 
     def setUp(self):
         super().setUp()
@@ -357,13 +357,12 @@ class IdsTest(CliTest):
         self.write("ids", IDS)
 
     def test_text_is_refused_and_ids_are_named(self):
-        for path in (self.words, "words"):
+        for path, reason in ((self.words, "tokenizer.ggml.pre"), ("words", "pre_tokenizer")):
             for arguments in (["run", "-p", "a"], ["run", "-i"], ["run", "-f", "ids"],
                               ["score", "-f", "ids"]):
-                message = self.refused("which is not read yet", arguments[0], "-m", path,
-                                       *arguments[1:])
+                message = self.refused(reason, arguments[0], "-m", path, *arguments[1:])
                 self.assertIn("--ids FILE", message)
-            self.refused("which is not read yet", "verify", "-m", path)
+            self.refused(reason, "verify", "-m", path)
 
     def test_ids_go_in_and_come_out(self):
         want = self.json_lines("run", "-m", MODEL, "--ids", "ids", "-n", "6")[0]

@@ -9,6 +9,7 @@
 
 #include "file/metadata.h"
 #include "model/weight_source.h"
+#include "text/encoder.h"
 
 enum { MAX_WALKED_TENSORS = 2000 };
 
@@ -126,6 +127,32 @@ static void check_config(kvf_tensor_set *set)
         FUZZ_REQUIRE(kvf_weight_walk(&config, NULL, locate, set) == KVF_OK);
 }
 
+/* A tokenizer that is read encodes every byte. */
+static void check_tokenizer(const kvf_tensor_set *set)
+{
+    enum { ROWS = 300 };
+    kvf_tokenizer *tokenizer;
+    kvf_encoder *encoder;
+    kvf_error error;
+    kvf_ids ids = {.n = 0};
+    const kvf_status status = kvf_tokenizer_open(set, ROWS, &tokenizer, &error);
+    fuzz_check_error(status, &error);
+    FUZZ_REQUIRE((status == KVF_OK) == (tokenizer != NULL));
+    if (status != KVF_OK)
+        return;
+    FUZZ_REQUIRE(kvf_encoder_open(tokenizer, &encoder, &error) == KVF_OK);
+    for (int byte = 0; byte < 256; byte++) {
+        const char text[2] = {(char)byte, (char)byte};
+        ids.n = 0;
+        FUZZ_REQUIRE(kvf_encode_text(encoder, text, 2, byte % 2, &ids, &error) == KVF_OK);
+        FUZZ_REQUIRE(ids.n == 1 || ids.n == 2);
+        FUZZ_REQUIRE(ids.ids[0] >= 0 && ids.ids[0] < ROWS);
+    }
+    kvf_ids_free(&ids);
+    kvf_encoder_close(encoder);
+    kvf_tokenizer_close(tokenizer);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     char path[256];
@@ -142,6 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     check_metadata(set);
     check_tensors(set);
     check_config(set);
+    check_tokenizer(set);
     kvf_tensor_set_close(set);
     return 0;
 }

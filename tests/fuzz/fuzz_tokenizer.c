@@ -1,14 +1,15 @@
 /*
- * Text to tokens and back, and ids as text. The input's first byte says whether the model
- * has a BOS token, whether it is asked for, and whether there is a tokenizer.json; the next
- * three are the vocabulary; the rest is text.
+ * Text to tokens and back, and ids as text. The input's first byte says whether there is a
+ * tokenizer.json; the next three are the vocabulary; the rest is text.
  */
 #include "fuzz.h"
 
 #include "cli/ids.h"
-#include "model/tokenizer.h"
+#include "error.h"
+#include "text/decoder.h"
+#include "text/encoder.h"
 
-enum { HEAD_BYTES = 4, HAS_BOS = 1, ADD_BOS = 2, HAS_FILE = 4, N_BYTES = 256 };
+enum { HEAD_BYTES = 4, HAS_FILE = 4, N_BYTES = 256 };
 
 /* Exactly as much memory as was asked for: a sanitizer sees a token too many. */
 static int32_t *make_tokens(size_t n)
@@ -18,26 +19,101 @@ static int32_t *make_tokens(size_t n)
     return tokens;
 }
 
-/* Only a byte-level model's text is read: one id a byte, and no other tokenizer. */
-static void check_refusal(const kvf_model_config *config, bool has_file)
+/* Without a tokenizer.json only a small vocabulary is one of bytes. */
+static void check_refusal(uint32_t vocab, bool has_file)
 {
     kvf_error error;
+    kvf_tokenizer *tokenizer;
     fuzz_write("tokenizer.json", (fuzz_part){has_file ? (const uint8_t *)"{}" : NULL, 2});
-    const kvf_status status = kvf_tokenizer_check(fuzz_folder(), config, &error);
+    const kvf_status status = kvf_tokenizer_open_folder(fuzz_folder(), vocab, &tokenizer, &error);
     fuzz_check_error(status, &error);
-    FUZZ_REQUIRE((status == KVF_OK) == (!has_file && config->geometry.vocab >= N_BYTES));
+    FUZZ_REQUIRE((status == KVF_OK) ==
+                 (!has_file && vocab >= N_BYTES && vocab <= KVF_MAX_BYTE_VOCABULARY));
+    FUZZ_REQUIRE((status == KVF_OK) == (tokenizer != NULL));
+    kvf_tokenizer_close(tokenizer);
 }
 
-static void check_tokens(const kvf_model_config *config, bool add_bos, const char *text,
-                         size_t bytes)
+/* The ids have the bytes of the text. */
+static void check_bytes(const kvf_tokenizer *tokenizer, const kvf_ids *ids, const char *text,
+                        size_t bytes)
 {
-    const size_t n_bos = add_bos && config->bos_token >= 0;
-    int32_t *tokens = make_tokens(bytes + n_bos);
-    FUZZ_REQUIRE(kvf_tokenize(config, text, bytes, add_bos, tokens) == bytes + n_bos);
-    FUZZ_REQUIRE(n_bos == 0 || tokens[0] == config->bos_token);
-    for (size_t i = 0; i < bytes; i++)
-        FUZZ_REQUIRE(kvf_token_byte(tokens[n_bos + i]) == (unsigned char)text[i]);
-    free(tokens);
+    size_t at = 0;
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t n;
+        const char *token = kvf_tokenizer_bytes(tokenizer, ids->ids[i], &n);
+        FUZZ_REQUIRE(n > 0 && n <= bytes - at && memcmp(token, text + at, n) == 0);
+        at += n;
+    }
+    FUZZ_REQUIRE(at == bytes);
+}
+
+/* Decoded in one piece or two, it is the same text, and it is UTF-8. */
+static void check_text(const kvf_tokenizer *tokenizer, const kvf_ids *ids, const char *text,
+                       size_t bytes)
+{
+    kvf_decoder decoder;
+    kvf_buffer out = {.data = NULL};
+    kvf_decoder_start(&decoder, tokenizer, false);
+    for (size_t i = 0; i < ids->n; i++) {
+        kvf_decoder_add(&decoder, ids->ids[i], &out);
+        FUZZ_REQUIRE(decoder.n_held <= 3);
+    }
+    kvf_decoder_flush(&decoder, &out);
+    bool valid = true;
+    for (size_t at = 0, n; at < bytes && valid; at += n) {
+        n = kvf_utf8_bytes(text + at, bytes - at);
+        valid = n > 0;
+    }
+    FUZZ_REQUIRE(!valid ||
+                 (out.bytes == bytes && memcmp(out.data ? out.data : "", text, bytes) == 0));
+    for (size_t at = 0, n; at < out.bytes; at += n) {
+        n = kvf_utf8_bytes(out.data + at, out.bytes - at);
+        FUZZ_REQUIRE(n > 0);
+    }
+    kvf_buffer_free(&out);
+}
+
+/* Where it can be cut, both sides have the ids of the whole. */
+static void check_cut(kvf_encoder *encoder, const kvf_ids *whole, const char *text, size_t bytes)
+{
+    kvf_error error;
+    kvf_ids ids = {.n = 0};
+    const size_t cut = kvf_text_cut(encoder, text, bytes / 2);
+    FUZZ_REQUIRE(cut <= bytes / 2);
+    FUZZ_REQUIRE(kvf_encode_text(encoder, text, cut, false, &ids, &error) == KVF_OK);
+    FUZZ_REQUIRE(kvf_encode_text(encoder, text + cut, bytes - cut, false, &ids, &error) == KVF_OK);
+    FUZZ_REQUIRE(ids.n == whole->n &&
+                 (ids.n == 0 || memcmp(ids.ids, whole->ids, ids.n * sizeof *ids.ids) == 0));
+    kvf_ids_free(&ids);
+}
+
+static void check_tokens(const kvf_tokenizer *tokenizer, const char *text, size_t bytes)
+{
+    kvf_encoder *encoder;
+    kvf_error error;
+    kvf_ids ids = {.n = 0};
+    FUZZ_REQUIRE(kvf_encoder_open(tokenizer, &encoder, &error) == KVF_OK);
+    FUZZ_REQUIRE(kvf_encode_text(encoder, text, bytes, true, &ids, &error) == KVF_OK);
+    check_bytes(tokenizer, &ids, text, bytes);
+    ids.n = 0;
+    FUZZ_REQUIRE(kvf_encode_text(encoder, text, bytes, false, &ids, &error) == KVF_OK);
+    check_bytes(tokenizer, &ids, text, bytes);
+    for (size_t i = 0; i < ids.n; i++)
+        FUZZ_REQUIRE(kvf_tokenizer_kind(tokenizer, ids.ids[i]) == KVF_TOKEN_TEXT);
+    check_text(tokenizer, &ids, text, bytes);
+    check_cut(encoder, &ids, text, bytes);
+    kvf_ids_free(&ids);
+    kvf_encoder_close(encoder);
+}
+
+/* The small tokenizer of the tests, which is opened once. */
+static const kvf_tokenizer *fixture(void)
+{
+    static kvf_tokenizer *tokenizer;
+    kvf_error error;
+    if (!tokenizer)
+        FUZZ_REQUIRE(kvf_tokenizer_open_json(KVF_FUZZ_TOKENIZER, 0, &tokenizer, &error) == KVF_OK);
+    return tokenizer;
 }
 
 /* The ids, written as text again, must be the text up to line breaks and leading zeros. */
@@ -123,11 +199,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     if (bytes < HEAD_BYTES)
         return 0;
     const uint32_t vocab = 1u + data[1] + ((uint32_t)data[2] << 8) + ((uint32_t)data[3] << 16);
-    const kvf_model_config config = {.geometry = {.vocab = vocab},
-                                     .bos_token = data[0] & HAS_BOS ? (int32_t)vocab - 1 : -1};
+    kvf_tokenizer *of_bytes;
+    kvf_error error;
     fuzz_guarded text = fuzz_guard(data + HEAD_BYTES, bytes - HEAD_BYTES);
-    check_refusal(&config, data[0] & HAS_FILE);
-    check_tokens(&config, data[0] & ADD_BOS, text.data, text.bytes);
+    check_refusal(vocab, data[0] & HAS_FILE);
+    FUZZ_REQUIRE(kvf_tokenizer_open_bytes(N_BYTES + vocab, &of_bytes, &error) == KVF_OK);
+    check_tokens(of_bytes, text.data, text.bytes);
+    check_tokens(fixture(), text.data, text.bytes);
+    kvf_tokenizer_close(of_bytes);
     check_ids(text.data, text.bytes, vocab);
     fuzz_unguard(&text);
     return 0;

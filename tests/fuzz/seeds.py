@@ -12,9 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/oracle"))
+sys.path.insert(0, str(ROOT / "tests/text"))
 import gguf as gguf_writer
 import gguf_cases
+import make_fixture
 import tiny_gguf
+import v4
 from chat_seeds import answer, chat_texts, messages
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
@@ -358,7 +361,17 @@ def gguf():
              ("blk.0.attn_norm.weight", [256], "BF16", bytes(512)),
              ("blk.0.exp_probs_b.bias", [8], "F32", bytes(32)),
              ("blk.6.nextn.eh_proj.weight", [2], "F32", bytes(8))]
+    described = make_fixture.describe(1, 3)
+    described["added_tokens"] = described["added_tokens"][:5]
+    tokens, types, merges = v4.gguf_keys(described)
+    tokenizer_keys = {
+        "tokenizer.ggml.model": gguf_writer.text("gpt2"), "tokenizer.ggml.pre": gguf_writer.text("joyai-llm"),
+        "tokenizer.ggml.tokens": gguf_writer.array(map(gguf_writer.text, tokens)),
+        "tokenizer.ggml.token_type": gguf_writer.array(map(gguf_writer.i32, types)),
+        "tokenizer.ggml.merges": gguf_writer.array(map(gguf_writer.text, merges))}
     return seeds | {
+        "tokenizer": b"\0" + gguf_writer.contents(tokenizer_keys, small[:1]),
+        "tokenizer_llama": b"\0" + gguf_writer.contents({"tokenizer.ggml.model": gguf_writer.text("llama")}, small[:1]),
         "config": b"\0" + gguf_writer.contents(tiny, []),
         "config_and_tensors": b"\0" + gguf_writer.contents(tiny, small),
         "split": split(part(0, first=named), part(1)),
@@ -527,9 +540,50 @@ def snapshot():
     }
 
 
+# ---- tokenizer.json ------------------------------------------------------------------------
+
+def tokenizer_json():
+    """As small as one can be: libFuzzer changes what has up to 4096 bytes."""
+    whole = make_fixture.describe(1, 3)
+    whole["added_tokens"] = whole["added_tokens"][:5]
+
+    def text(part=None, **changes):
+        described = {**whole, **changes} if part is None else {**whole, part: {**whole[part], **changes}}
+        return json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+
+    merges = [merge.split(" ") for merge in whole["model"]["merges"]]
+    vocab = whole["model"]["vocab"]
+    plain = text()
+    assert len(plain) < 4096
+    return {
+        "plain": plain,
+        "pairs": text("model", merges=merges),
+        "escapes": json.dumps(whole, separators=(",", ":")).encode(),
+        "lines": json.dumps(whole, ensure_ascii=False, indent=1).encode(),
+        "byte_order_mark": b"\xef\xbb\xbf" + plain,
+        "cut": plain[:2000],
+        "empty": b"",
+        "lfs": b"version https://git-lfs.github.com/spec/v1\n",
+        "no_model": text(model=None),
+        "model_first": json.dumps({"model": whole["model"], **whole}, ensure_ascii=False, separators=(",", ":")).encode(),
+        "normalizer": text(normalizer={"type": "NFC"}),
+        "no_split": text(pre_tokenizer={"type": "ByteLevel"}),
+        "unknown_key": text(other=1),
+        "id_twice": text("model", vocab={**vocab, "e": 0}),
+        "id_large": text("model", vocab={**vocab, "e": 1 << 31}),
+        "merge_unknown": text("model", merges=["e zz"]),
+        "merge_of_three": text("model", merges=[["e", "e", "e"]]),
+        "added_id_large": text(added_tokens=[{**whole["added_tokens"][0], "id": 1 << 40}]),
+        "added_of_300": text(added_tokens=whole["added_tokens"] + [{**whole["added_tokens"][0], "id": 262, "content": "x" * 300}]),
+        "deep": b'{"version":' + b"[" * 3000,
+        "surrogate": plain.replace(b'"e":', b'"\\ud800":'),
+        "nul": plain.replace(b'"e":', b'"\\u0000":'),
+    }
+
+
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
-    for make in (safetensors, shards, config, tokenizer, units, gguf, snapshot,
+    for make in (safetensors, shards, config, tokenizer, tokenizer_json, units, gguf, snapshot,
                  messages, chat_texts, answer):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,78 +1,19 @@
-"""llama.cpp's own libraries, from the npm package that npm/package-lock.json pins by its checksum.
-
-`folder()` downloads them once and may be called by tests that run at the same time. Where the
-package cannot be had (another platform, no npm, no network) it raises Missing: such a test
-is skipped, which it says as "SKIPPED: reason" and with exit status 77. A package that is not the
-pinned one is a failure, not a reason to skip.
-"""
+"""llama.cpp's own libraries, from the npm package that npm/package-lock.json pins by its checksum."""
 
 import ctypes
-import fcntl
-import hashlib
-import platform
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-EXIT_SKIPPED = 77  # what ctest is told to report as skipped
+import npm_packages
+from npm_packages import Missing, skip  # for those who use the libraries
+
+__all__ = ["Ggml", "Missing", "folder", "skip"]
 PINS = Path(__file__).resolve().parent / "npm"
-PIN_FILES = ("package.json", "package-lock.json")
-LIBRARIES = Path("node_modules/@node-llama-cpp/linux-x64/bins/linux-x64")
-NPM = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline",
-       "--fetch-retries=1", "--fetch-timeout=60000"]
-TIMEOUT_SECONDS = 180
-# npm's codes for: no way to the registry, a registry without the package, another libc.
-UNREACHABLE = re.compile(r"\bcode (ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ENOTCACHED|ERR_SOCKET\w+|"
-                         r"FETCH_ERROR|EBADPLATFORM|E401|E403|E404|E407|E5\d\d)\b")
-
-
-class Missing(Exception):
-    """The libraries cannot be had here."""
-
-
-def skip(reason):
-    print("SKIPPED: %s" % reason, flush=True)
-    sys.exit(EXIT_SKIPPED)
-
-
-def install(into):
-    """npm ci of the pinned package in the folder `into`."""
-    for name in PIN_FILES:
-        shutil.copy(PINS / name, into)
-    try:
-        run = subprocess.run(NPM, cwd=into, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                             timeout=TIMEOUT_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise Missing("npm ci took more than %d s" % TIMEOUT_SECONDS) from None
-    if run.returncode:
-        unreachable = UNREACHABLE.search(run.stderr)
-        if unreachable:
-            raise Missing("npm ci cannot get llama.cpp's libraries: %s" % unreachable[1])
-        raise RuntimeError("npm ci failed:\n" + run.stderr)
+LIBRARIES = Path("@node-llama-cpp/linux-x64/bins/linux-x64")
 
 
 def folder(downloads):
     """The folder with llama.cpp's libraries, below the folder `downloads`."""
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise Missing("llama.cpp's libraries are pinned for linux-x64 alone")
-    downloads = Path(downloads)
-    downloads.mkdir(parents=True, exist_ok=True)
-    pins = hashlib.sha256(b"".join((PINS / name).read_bytes() for name in PIN_FILES)).hexdigest()
-    installed = downloads / ("llamacpp-" + pins[:16])
-    with open(downloads / "llamacpp.lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not installed.is_dir():
-            if not shutil.which("npm"):
-                raise Missing("npm is not here")
-            with tempfile.TemporaryDirectory(dir=downloads) as new:
-                whole = Path(new) / "whole"
-                whole.mkdir()
-                install(whole)
-                whole.rename(installed)  # there with all its files, or not at all
-    return installed / LIBRARIES
+    return npm_packages.folder(PINS, downloads, "llamacpp", "llama.cpp's libraries") / LIBRARIES
 
 
 class Ggml:

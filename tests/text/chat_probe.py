@@ -27,7 +27,7 @@ class ChatTest(unittest.TestCase):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--chat-probe", required=True)
+    parser.add_argument("--probe", required=True)
     arguments, rest = parser.parse_known_args()
-    ChatTest.command = arguments.chat_probe
+    ChatTest.command = arguments.probe
     unittest.main(argv=[sys.argv[0]] + rest)

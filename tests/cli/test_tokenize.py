@@ -1,0 +1,200 @@
+"""kvfold tokenize, and the commands that take text with a tokenizer.json."""
+
+import json
+import os
+import random
+
+from support import CliTest, MODEL, main
+
+FIXTURE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "text", "fixture", "tokenizer.json")
+THINK, USER = 310, 312  # of FIXTURE
+
+
+class TokenizeTest(CliTest):
+    def checkpoint(self, name="model", tokenizer=FIXTURE):
+        """MODEL with a tokenizer of as many ids."""
+        os.mkdir(self.path(name))
+        for file in os.listdir(MODEL):
+            os.symlink(os.path.join(MODEL, file), os.path.join(self.path(name), file))
+        if tokenizer:
+            os.symlink(tokenizer, os.path.join(self.path(name), "tokenizer.json"))
+        return self.path(name)
+
+    def ids(self, *arguments, **options):
+        return [int(line) for line in self.good("tokenize", *arguments, **options).stdout.split()]
+
+    def decode(self, ids, model=FIXTURE):
+        return self.good("tokenize", "-m", model, "--decode", stdin="\n".join(map(str, ids)).encode()).stdout
+
+
+class Command(TokenizeTest):
+    def test_text_in_three_ways(self):
+        text = "eat the tea, \u00e9t\u00e9 \u4e2d\u6587\n"
+        expected = self.ids("-m", FIXTURE, "-p", text)
+        self.assertGreater(len(expected), 5)
+        self.assertLess(len(expected), len(text.encode()))
+        self.assertEqual(self.ids("-m", FIXTURE, "-f", self.write("t", text)), expected)
+        self.assertEqual(self.ids("-m", FIXTURE, stdin=text.encode()), expected)
+        self.assertEqual(self.ids("-m", FIXTURE, "-f", "-", stdin=text.encode()), expected)
+        self.assertEqual(self.decode(expected), text.encode())
+
+    def test_of_a_folder_with_and_without_weights(self):
+        expected = self.ids("-m", FIXTURE, "-p", "eat")
+        self.assertEqual(self.ids("-m", self.checkpoint(), "-p", "eat"), expected)
+        os.mkdir(self.path("small"))
+        os.symlink(FIXTURE, self.path("small/tokenizer.json"))
+        os.symlink(os.path.join(MODEL, "config.json"), self.path("small/config.json"))
+        self.assertEqual(self.ids("-m", self.path("small"), "-p", "eat"), expected)
+        self.assertEqual(self.ids("-m", MODEL, "-p", "eat"), list(b"eat"))
+
+    def test_added_tokens_are_found_where_that_is_asked_for(self):
+        self.assertNotIn(THINK, self.ids("-m", FIXTURE, "-p", "<think>"))
+        self.assertEqual(self.ids("-m", FIXTURE, "-p", "<think>", "--special"), [THINK])
+        self.assertEqual(self.decode([THINK, 256]), "<think><\uff5cbegin\u2581of\u2581sentence\uff5c>".encode())
+
+    def test_json(self):
+        text = "eat \u00e9"
+        record = json.loads(self.good("tokenize", "-m", FIXTURE, "-p", text, "--json").stdout)
+        self.assertEqual(record, {"ids": self.ids("-m", FIXTURE, "-p", text)})
+        back = self.good("tokenize", "-m", FIXTURE, "--decode", "--json", "-p", str(record["ids"])[1:-1]).stdout
+        self.assertEqual(json.loads(back), {"text": text})
+        self.assertEqual(json.loads(self.good("tokenize", "-m", FIXTURE, "-p", "", "--json").stdout), {"ids": []})
+
+    def test_ids_have_anything_between_them(self):
+        self.assertEqual(self.good("tokenize", "-m", MODEL, "--decode", "-p", " 104,\t105\r\n,33 ").stdout, b"hi!")
+        self.assertEqual(self.good("tokenize", "-m", MODEL, "--decode", "-p", "").stdout, b"")
+        # Half a character shows that it is one.
+        self.assertEqual(self.good("tokenize", "-m", MODEL, "--decode", "-p", "195 104 195").stdout.decode(), "\ufffdh\ufffd")
+
+    def test_bytes_that_are_no_text_have_ids(self):
+        data = bytes(random.Random(1).choices(range(256), k=2000))
+        ids = self.ids("-m", FIXTURE, stdin=data)
+        with open(FIXTURE, encoding="utf-8") as file:
+            self.assertLess(max(ids), len(json.load(file)["model"]["vocab"]))
+        self.assertEqual(self.decode(ids).decode(), data.decode(errors="replace"))
+
+    def test_what_is_wrong_is_said(self):
+        for arguments, expected in [
+                (("-m", FIXTURE, "-p", "a", "-f", "b"), "-p and -f"), (("-p", "a"), "no model"),
+                (("-m", FIXTURE, "--decode", "-p", "320"), "'320'"), (("-m", FIXTURE, "--decode", "-p", "1 x"), "'x'"),
+                (("-m", FIXTURE, "--decode", "-p", "-1"), "'-1'"),
+                (("-m", FIXTURE, "--decode", "-p", "99999999999999999999999"), "is not a token id"),
+                (("-m", FIXTURE, "--decode", "--special", "-p", "1"), "--special"),
+                (("-m", FIXTURE, "-f", "nowhere"), "nowhere"), (("-m", self.path("nowhere")), "nowhere"),
+                (("-m", self.path("nowhere.json"), "-p", "a"), "nowhere.json"), (("-m", FIXTURE, "-p", "a", "--csv"), "--csv"),
+                (("-m", FIXTURE, "--decode=5"), "takes no value")]:
+            self.refused(expected, "tokenize", *arguments)
+        self.refused("--decode", "verify", "-m", MODEL, "--decode")
+
+    def test_a_tokenizer_that_is_not_that_of_the_model(self):
+        with open(FIXTURE, encoding="utf-8") as file:
+            described = json.load(file)
+        last = described["added_tokens"].pop()
+        other = self.write("other.json", json.dumps(described))
+        model = self.checkpoint(tokenizer=other)
+        for arguments in (("tokenize", "-m", model, "-p", "a"), ("run", "-m", model, "-p", "a", "--raw"),
+                          ("score", "-m", model, "-f", self.write("t", "a text")), ("verify", "-m", model, "--ctx", "1k")):
+            message = self.refused("another model's tokenizer", *arguments)
+            self.assertIn(str(last["id"]), message)
+            self.assertIn("320", message)
+
+    def test_a_tokenizer_that_is_not_there_is_never_one_of_bytes(self):
+        with open(FIXTURE, "rb") as file:
+            half = self.write("h.json", file.read()[:4000])
+        pointer = self.write("p.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6367146\n")
+        for name, target in (("dangling", "nowhere.json"), ("pointer", pointer), ("half", half)):
+            model = self.checkpoint(name, target)
+            for arguments in (("tokenize", "-m", model, "-p", "a"), ("run", "-m", model, "-p", "a"),
+                              ("score", "-m", model, "-f", self.write("t", "a text"))):
+                self.assertIn("tokenizer.json", self.refused("tokenizer.json", *arguments))
+
+
+class WithAModel(TokenizeTest):
+    """models/tiny knows nothing of these tokens: what comes out is nonsense, and the same as by ids."""
+
+    def test_run_takes_text_as_it_takes_ids(self):
+        model = self.checkpoint()
+        text = "the tea \u4e2d <think>"
+        ids = [256, *self.ids("-m", model, "-p", text)]
+        self.assertNotIn(THINK, ids)
+        answered = self.json_lines("run", "-m", model, "--raw", "-p", text, "-n", 20)[0]
+        by_ids = self.json_lines("run", "-m", model, "--ids", self.write("ids", "\n".join(map(str, ids))), "-n", 20)[0]
+        self.assertEqual(answered["tokens"], by_ids["tokens"])
+        self.assertEqual(answered["prompt_tokens"], len(ids))
+        self.assertEqual(answered["text"].encode(), self.decode(answered["tokens"]))
+        self.assertIsNone(by_ids["text"])
+        streamed = self.good("run", "-m", model, "--raw", "-p", text, "-n", 20).stdout
+        self.assertEqual(streamed, answered["text"].encode() + b"\n")
+
+    def test_a_streamed_answer_is_whole_characters(self):
+        model = self.checkpoint()
+        for seed in range(3):
+            options = ("run", "-m", model, "--raw", "-p", "eat", "-n", 40, "--temperature", 5, "--seed", seed)
+            record = self.json_lines(*options)[0]
+            self.assertEqual(self.good(*options).stdout.decode(), record["text"] + "\n")
+
+    def test_without_raw_the_chat_format_is_wanted(self):
+        self.refused("--raw", "run", "-m", self.checkpoint(), "-p", "a")
+
+    def test_a_conversation_and_a_session(self):
+        model = self.checkpoint()
+        first = self.json_lines("run", "-m", model, "--raw", "-p", "eat the tea", "-n", 5, "--store", "s", "--session", "a")[0]
+        again = self.json_lines("run", "-m", model, "--raw", "-p", " and", "-n", 5, "--store", "s", "--session", "a")[0]
+        self.assertEqual(again["resumed_tokens"], first["prompt_tokens"] + 5)
+        self.assertEqual(again["prompt_tokens"], len(self.ids("-m", model, "-p", " and")))
+        said = self.good("run", "-m", model, "--raw", "-i", "-n", 4, stdin=b"eat\nthe tea\n/stats\n").stdout.decode()
+        n_tokens = 1 + len(self.ids("-m", model, "-p", "eat")) + 4 + len(self.ids("-m", model, "-p", "\nthe tea")) + 4
+        self.assertIn(f"{n_tokens} of ", said)
+
+    def test_a_prompt_is_measured_in_tokens(self):
+        model = self.checkpoint()
+        text = "nteeht ate " * 40
+        n = len(self.ids("-m", model, "-p", text)) + 1
+        self.assertLess(n, len(text))
+        self.good("run", "-m", model, "--raw", "-p", text, "--ctx", n + 1, "-n", 1)
+        self.refused("--ctx", "run", "-m", model, "--raw", "-p", text, "--ctx", n - 1, "-n", 1)
+        self.refused("--ctx", "run", "-m", model, "--raw", "-f", self.write("t", text * 100), "--ctx", 8, "-n", 1)
+
+    def test_score_reads_text_as_it_reads_ids(self):
+        model = self.checkpoint()
+        text = "".join(random.Random(2).choices(["eat ", "the", " tea\n", "\u4e2d\u6587", "12 ", "<think>", ".\n\n", "  ", "\u00e9"],
+                                                k=400))
+        ids = self.ids("-m", model, "-p", text)
+        by_text = self.json_lines("score", "-m", model, "-f", self.write("t", text), "--window", 129)[0]
+        windows = [ids[at:at + 128] for at in range(0, len(ids), 128)]
+        self.assertEqual(by_text["dropped"], len(windows[-1]))
+        with_bos = [id_ for window in windows[:-1] for id_ in [256, *window]]
+        by_ids = self.json_lines("score", "-m", model, "--ids", self.write("i", "\n".join(map(str, with_bos))),
+                                 "--window", 129)[0]
+        for key in ("windows", "tokens", "bytes", "nats", "bits_per_byte"):
+            self.assertEqual(by_text[key], by_ids[key], key)
+        with open(FIXTURE, encoding="utf-8") as file:  # a character of a token's writing is a byte
+            lengths = {id_: len(token) for token, id_ in json.load(file)["model"]["vocab"].items()}
+        self.assertEqual(by_text["bytes"], sum(lengths[id_] for window in windows[:-1] for id_ in window))
+
+    def test_score_of_a_text_that_is_longer_than_a_block(self):
+        model = self.checkpoint()
+        # Around 64 KiB, where it is read in parts: what a part alone would encode otherwise.
+        text = "nteeht" * 10921 + " 123456nteeht\n\n  \u4e2d\u6587"
+        self.assertLess(len(text.encode()) - (1 << 16), 30)
+        ids = self.ids("-m", model, "-f", self.write("t", text))
+        record = self.json_lines("score", "-m", model, "-f", self.path("t"), "--window", 2048)[0]
+        windows = len(ids) // 2047
+        self.assertEqual((record["windows"], record["dropped"]), (windows, len(ids) - windows * 2047))
+        with_bos = [id_ for at in range(windows) for id_ in [256, *ids[at * 2047:at * 2047 + 2047]]]
+        by_ids = self.json_lines("score", "-m", model, "--ids", self.write("i", "\n".join(map(str, with_bos))),
+                                 "--window", 2048)[0]
+        self.assertEqual(record["nats"], by_ids["nats"])
+
+    def test_verify_takes_text(self):
+        lines = self.json_lines("verify", "-m", self.checkpoint(), "--ctx", 200, "--profiles", "fold", "--decode", 3)
+        self.assertEqual([line["differing_logits"] for line in lines], [0] * len(lines))
+
+    def test_a_session_is_shown_without_its_tokenizer(self):
+        model = self.checkpoint()
+        self.good("run", "-m", model, "--raw", "-p", "eat", "-n", 3, "--store", "s", "--session", "a")
+        self.assertIn(b"ends with", self.good("session", "show", "a", "--store", "s").stdout)
+
+
+if __name__ == "__main__":
+    main()
