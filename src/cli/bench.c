@@ -15,7 +15,7 @@
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 #include "bench/peer.h"
 #include "model/config.h"
 
@@ -35,7 +35,7 @@ typedef struct benchmark {
     const char *model;
     kvf_geometry geometry;
     bench_machine machine;
-    cli_limit limit;       /* with the least left, of all kinds */
+    kvf_limit limit;       /* with the least left, of all kinds */
     uint64_t memory_bytes; /* that cases may take */
     uint64_t cold_bytes;
     uint64_t contexts[CLI_MAX_CONTEXTS];
@@ -76,14 +76,14 @@ static int choose_contexts(benchmark *b)
     const cli_options *options = b->options;
     const uint64_t most = b->geometry.max_tokens;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char limit[KVF_NUMBER_BYTES];
         if (options->contexts[i] <= most)
             b->contexts[b->n_contexts++] = options->contexts[i];
         else if (options->contexts_given)
             return cli_error("bench", "--ctx %s is more than the model's maximum of %s tokens",
-                             cli_format_count(options->contexts[i], context),
-                             cli_format_count(most, limit));
+                             kvf_show_count(options->contexts[i], context),
+                             kvf_show_count(most, limit));
     }
     if (!options->contexts_given && (options->quick || b->n_contexts == 0)) {
         b->contexts[0] = quick_context_tokens < most ? quick_context_tokens : most;
@@ -122,22 +122,22 @@ static int check_peer(const benchmark *b)
 
 static int choose_sizes(benchmark *b)
 {
-    cli_limits limits;
-    cli_limits_read(&limits);
+    kvf_limits limits;
+    kvf_limits_read(&limits);
     b->limit = limits.tightest[0];
-    for (int i = 1; i < CLI_LIMIT_KINDS; i++)
+    for (int i = 1; i < KVF_LIMIT_KINDS; i++)
         if (limits.tightest[i].left_bytes < b->limit.left_bytes)
             b->limit = limits.tightest[i];
     uint64_t left = b->limit.left_bytes;
     /* In this order: OpenBLAS waits for ever for memory that it cannot get as it is loaded. */
     if (left >= least_memory_bytes && bench_peer_available() && left >= peer_memory_bytes)
         left -= peer_memory_bytes;
-    char least[CLI_NUMBER_BYTES];
-    char available[CLI_NUMBER_BYTES];
+    char least[KVF_NUMBER_BYTES];
+    char available[KVF_NUMBER_BYTES];
     if (left < least_memory_bytes)
         return cli_error("bench", "needs %s at the least; %s leaves %s",
-                         cli_format_bytes(least_memory_bytes, least), b->limit.name,
-                         cli_format_bytes(left, available));
+                         kvf_show_bytes(least_memory_bytes, least), b->limit.name,
+                         kvf_show_bytes(left, available));
     bench_machine_describe(&b->machine);
     b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
     b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
@@ -235,9 +235,9 @@ static bench_sampling sampling_of(const benchmark *b, bench_stage stage)
 /* "select, fold at 96k, 8 queries" */
 static const char *describe(const bench_input *input, char *text, size_t text_bytes)
 {
-    char context[CLI_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     snprintf(text, text_bytes, "%s, %s at %s, %u %s", bench_stage_name(input->stage),
-             bench_profile_name(input->profile), cli_format_context(input->context_tokens, context),
+             bench_profile_name(input->profile), kvf_show_context(input->context_tokens, context),
              input->n_queries, input->n_queries == 1 ? "query" : "queries");
     return text;
 }
@@ -247,13 +247,13 @@ static bool fits(const benchmark *b, const bench_input *input)
 {
     const uint64_t needed_bytes = bench_input_bytes(input);
     char what[DESCRIPTION_BYTES];
-    char needed[CLI_NUMBER_BYTES];
-    char available[CLI_NUMBER_BYTES];
+    char needed[KVF_NUMBER_BYTES];
+    char available[KVF_NUMBER_BYTES];
     if (needed_bytes <= b->memory_bytes)
         return true;
     fprintf(stderr, "kvfold: bench: left out: %s needs %s; %s has %s for it\n",
-            describe(input, what, sizeof what), cli_format_bytes(needed_bytes, needed),
-            b->limit.name, cli_format_bytes(b->memory_bytes, available));
+            describe(input, what, sizeof what), kvf_show_bytes(needed_bytes, needed),
+            b->limit.name, kvf_show_bytes(b->memory_bytes, available));
     return false;
 }
 
@@ -361,12 +361,12 @@ static int check_device(benchmark *b)
     int status = CLI_EXIT_OK;
     for (int i = 0; i < 2 && status == CLI_EXIT_OK; i++) {
         kvf_error error;
-        char needed[CLI_NUMBER_BYTES];
+        char needed[KVF_NUMBER_BYTES];
         bool agrees = true;
         input.profile = compared[i];
         if (bench_input_bytes(&input) > b->memory_bytes)
             status = cli_error("bench", "the profiles' check needs %s; %s leaves less",
-                               cli_format_bytes(bench_input_bytes(&input), needed), b->limit.name);
+                               kvf_show_bytes(bench_input_bytes(&input), needed), b->limit.name);
         else if (bench_input_exists(&input) &&
                  bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
             status = cli_error("bench", "%s", error.message);

@@ -142,23 +142,23 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     need->session_bytes = session_bytes;
     uint64_t bytes = session_bytes + cli_budget_weight_bytes(budget);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
-    need->bytes[CLI_LIMIT_MEMORY] = bytes;
+    need->bytes[KVF_LIMIT_MEMORY] = bytes;
     bytes += (budget->n_threads - 1) * thread_bytes + view_bytes;
-    need->bytes[CLI_LIMIT_DATA] = bytes;
-    need->bytes[CLI_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
+    need->bytes[KVF_LIMIT_DATA] = bytes;
+    need->bytes[KVF_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
     return KVF_OK;
 }
 
-cli_limit_kind cli_need_beyond(const cli_need *need, const cli_limits *limits)
+kvf_limit_kind cli_need_beyond(const cli_need *need, const kvf_limits *limits)
 {
     int kind = 0;
-    while (kind < CLI_LIMIT_KINDS && need->bytes[kind] <= limits->tightest[kind].left_bytes)
+    while (kind < KVF_LIMIT_KINDS && need->bytes[kind] <= limits->tightest[kind].left_bytes)
         kind++;
-    return (cli_limit_kind)kind;
+    return (kvf_limit_kind)kind;
 }
 
 uint64_t cli_budget_fitting_context(const cli_budget *budget, const cli_request *request,
-                                    uint32_t chunk_tokens, const cli_limits *limits)
+                                    uint32_t chunk_tokens, const kvf_limits *limits)
 {
     uint64_t fits = 0;
     uint64_t too_large = request->context_tokens + 1;
@@ -166,7 +166,7 @@ uint64_t cli_budget_fitting_context(const cli_budget *budget, const cli_request 
         const uint64_t middle = fits + (too_large - fits) / 2;
         cli_need need;
         if (cli_budget_need(budget, request, middle, chunk_tokens, &need, NULL) == KVF_OK &&
-            cli_need_beyond(&need, limits) == CLI_LIMIT_KINDS)
+            cli_need_beyond(&need, limits) == KVF_LIMIT_KINDS)
             fits = middle;
         else
             too_large = middle;

@@ -2,7 +2,7 @@
 #ifndef KVF_CLI_BUDGET_H
 #define KVF_CLI_BUDGET_H
 
-#include "cli/limits.h"
+#include "engine/limits.h"
 #include "cli/options.h"
 #include "model/config.h"
 
@@ -50,7 +50,7 @@ typedef struct cli_request {
 
 /* Bytes that count against limits of each kind. */
 typedef struct cli_need {
-    uint64_t bytes[CLI_LIMIT_KINDS];
+    uint64_t bytes[KVF_LIMIT_KINDS];
     uint64_t session_bytes; /* of the memory: without weights */
 } cli_need;
 
@@ -58,10 +58,10 @@ typedef struct cli_need {
 kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
                            uint64_t context_tokens, uint32_t chunk_tokens, cli_need *need,
                            kvf_error *error);
-/* The kind of the limit that it does not fit; CLI_LIMIT_KINDS where it fits all. */
-cli_limit_kind cli_need_beyond(const cli_need *need, const cli_limits *limits);
+/* The kind of the limit that it does not fit; KVF_LIMIT_KINDS where it fits all. */
+kvf_limit_kind cli_need_beyond(const cli_need *need, const kvf_limits *limits);
 /* The largest context, at most the request's, that fits all limits with that chunk; 0: none. */
 uint64_t cli_budget_fitting_context(const cli_budget *budget, const cli_request *request,
-                                    uint32_t chunk_tokens, const cli_limits *limits);
+                                    uint32_t chunk_tokens, const kvf_limits *limits);
 
 #endif

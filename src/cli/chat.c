@@ -10,7 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/lines.h"
 #include "cli/message.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /*
  * Of a line, no more than the context's tokens, each of the longest, or a command is kept. One that
@@ -42,20 +42,20 @@ static const char chat_help[] =
 
 static void print_stats(const cli_generator *generator)
 {
-    char held[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
-    char cache[CLI_NUMBER_BYTES];
-    char allocated[CLI_NUMBER_BYTES];
-    char scratch[CLI_NUMBER_BYTES];
+    char held[KVF_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
+    char cache[KVF_NUMBER_BYTES];
+    char allocated[KVF_NUMBER_BYTES];
+    char scratch[KVF_NUMBER_BYTES];
     const kvf_device *device = generator->engine->device;
     printf("%s on %s/%s: %s of %s tokens, cache %s (%s allocated), scratch %s\n",
            kvf_profile_get(generator->engine->options->profile)->name,
            kvf_device_backend_name(device), kvf_device_isa_name(device),
-           cli_format_count(cli_generator_n_tokens(generator), held),
-           cli_format_count(generator->context_tokens, context),
-           cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
-           cli_format_bytes(kvf_session_allocated_bytes(generator->session), allocated),
-           cli_format_bytes(kvf_session_scratch_bytes(generator->session), scratch));
+           kvf_show_count(cli_generator_n_tokens(generator), held),
+           kvf_show_count(generator->context_tokens, context),
+           kvf_show_bytes(kvf_session_held_bytes(generator->session), cache),
+           kvf_show_bytes(kvf_session_allocated_bytes(generator->session), allocated),
+           kvf_show_bytes(kvf_session_scratch_bytes(generator->session), scratch));
 }
 
 /* A turn that does not fit is refused before anything is changed. */
@@ -65,12 +65,12 @@ static bool fits(const cli_generator *generator, uint64_t n_tokens)
     const uint64_t most = generator->context_tokens;
     if (held <= most && n_tokens <= most - held)
         return true;
-    char held_text[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
-    char needed[CLI_NUMBER_BYTES];
-    cli_format_count(held, held_text);
-    cli_format_count(most, context);
-    cli_format_count(n_tokens, needed);
+    char held_text[KVF_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
+    char needed[KVF_NUMBER_BYTES];
+    kvf_show_count(held, held_text);
+    kvf_show_count(most, context);
+    kvf_show_count(n_tokens, needed);
     if (n_tokens > most)
         cli_error(
             "run",
@@ -126,14 +126,14 @@ static void forget_all(chat *c)
 
 static void undo(chat *c)
 {
-    char held[CLI_NUMBER_BYTES];
+    char held[KVF_NUMBER_BYTES];
     if (c->n_kept == 0) {
         puts("nothing is left to take back");
         return;
     }
     cli_kept_free(&c->asked);
     cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
-    printf("back at %s tokens\n", cli_format_count(cli_generator_n_tokens(c->generator), held));
+    printf("back at %s tokens\n", kvf_show_count(cli_generator_n_tokens(c->generator), held));
     save(c);
 }
 
@@ -279,12 +279,12 @@ static cli_lines_result next_line(cli_lines *lines, bool terminal)
 /* What the last line says of the exit status, where nothing failed before it. */
 static int end_of_lines(cli_lines_result result, const cli_lines *lines)
 {
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     if (result == CLI_LINES_TOO_LONG)
         return cli_error("run",
                          "line %zu of standard input is longer than %s, more than the context "
                          "can hold; nothing of it was taken",
-                         lines->n_lines + 1, cli_format_bytes(lines->max_bytes, bytes));
+                         lines->n_lines + 1, kvf_show_bytes(lines->max_bytes, bytes));
     if (result == CLI_LINES_FAILED)
         return cli_error("run", "cannot read standard input: %s", strerror(errno));
     return CLI_EXIT_OK;

@@ -5,7 +5,7 @@
 
 #include "cli/lost_files.h"
 #include "cli/message.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 #include "model/fingerprint.h"
 
 static void note_unknown_keys(const char *command, const kvf_model_config *config)
@@ -130,11 +130,11 @@ static const uint32_t least_quick_chunk = 128;
 enum { ADVICE_RESERVE_SHARE = 32 };
 
 static bool fits(const cli_budget *budget, const cli_request *request, uint32_t chunk_tokens,
-                 const cli_limits *limits, cli_need *need)
+                 const kvf_limits *limits, cli_need *need)
 {
     return cli_budget_need(budget, request, request->context_tokens, chunk_tokens, need, NULL) ==
                KVF_OK &&
-           cli_need_beyond(need, limits) == CLI_LIMIT_KINDS;
+           cli_need_beyond(need, limits) == KVF_LIMIT_KINDS;
 }
 
 /*
@@ -142,7 +142,7 @@ static bool fits(const cli_budget *budget, const cli_request *request, uint32_t 
  * context does that the command has a use for.
  */
 static bool find_fitting(const cli_budget *budget, const cli_request *request,
-                         const cli_limits *limits, uint64_t *context_tokens, uint32_t *chunk_tokens)
+                         const kvf_limits *limits, uint64_t *context_tokens, uint32_t *chunk_tokens)
 {
     const uint32_t chunk = cli_options_chunk_tokens(budget->options, request->context_tokens);
     cli_need need;
@@ -160,33 +160,33 @@ static bool find_fitting(const cli_budget *budget, const cli_request *request,
 }
 
 /* As an option takes it: "64k", "5000". */
-static const char *option_number(uint64_t tokens, char text[CLI_NUMBER_BYTES])
+static const char *option_number(uint64_t tokens, char text[KVF_NUMBER_BYTES])
 {
-    if (!strchr(cli_format_context(tokens, text), ','))
+    if (!strchr(kvf_show_context(tokens, text), ','))
         return text;
-    snprintf(text, CLI_NUMBER_BYTES, "%llu", (unsigned long long)tokens);
+    snprintf(text, KVF_NUMBER_BYTES, "%llu", (unsigned long long)tokens);
     return text;
 }
 
 /* What to do instead, as the end of a sentence. */
-static void advise(const cli_budget *budget, const cli_request *request, cli_limit_kind kind,
-                   cli_limits limits, char *advice, size_t advice_bytes)
+static void advise(const cli_budget *budget, const cli_request *request, kvf_limit_kind kind,
+                   kvf_limits limits, char *advice, size_t advice_bytes)
 {
     const bool verify = strcmp(budget->options->command, "verify") == 0;
     const bool score = strcmp(budget->options->command, "score") == 0;
     const uint32_t chunk = budget->options->chunk_tokens;
-    char number[CLI_NUMBER_BYTES];
+    char number[KVF_NUMBER_BYTES];
     uint64_t context_tokens;
     uint32_t chunk_tokens;
     cli_need need;
     cli_request fold = *request;
     fold.profile = KVF_PROFILE_FOLD;
-    for (int i = 0; i < CLI_LIMIT_KINDS; i++)
+    for (int i = 0; i < KVF_LIMIT_KINDS; i++)
         limits.tightest[i].left_bytes -= limits.tightest[i].left_bytes / ADVICE_RESERVE_SHARE;
     if (request->profile != KVF_PROFILE_FOLD && !verify && !budget->options->grid_off &&
         fits(budget, &fold, chunk, &limits, &need)) {
         snprintf(advice, advice_bytes, "; --profile fold needs %s",
-                 cli_format_bytes(need.bytes[kind], number));
+                 kvf_show_bytes(need.bytes[kind], number));
     } else if (find_fitting(budget, request, &limits, &context_tokens, &chunk_tokens)) {
         if (verify)
             context_tokens -= budget->options->decode_tokens;
@@ -199,35 +199,35 @@ static void advise(const cli_budget *budget, const cli_request *request, cli_lim
 }
 
 /* Memory that others have a part in, or a limit that this process has used a part of. */
-static const char *describe_left(const cli_limit *limit, char *text, size_t text_bytes)
+static const char *describe_left(const kvf_limit *limit, char *text, size_t text_bytes)
 {
-    char left[CLI_NUMBER_BYTES];
+    char left[KVF_NUMBER_BYTES];
     text[0] = '\0';
     if (limit->left_bytes < limit->bytes)
         snprintf(text, text_bytes, ", of which %s are left",
-                 cli_format_bytes(limit->left_bytes, left));
+                 kvf_show_bytes(limit->left_bytes, left));
     return text;
 }
 
 static int refuse(const cli_budget *budget, const cli_request *request, const cli_need *need,
-                  cli_limit_kind kind, const cli_limits *limits)
+                  kvf_limit_kind kind, const kvf_limits *limits)
 {
-    const cli_limit *limit = &limits->tightest[kind];
-    char context[CLI_NUMBER_BYTES];
-    char needed[CLI_NUMBER_BYTES];
-    char weights[CLI_NUMBER_BYTES];
-    char allowed[CLI_NUMBER_BYTES];
+    const kvf_limit *limit = &limits->tightest[kind];
+    char context[KVF_NUMBER_BYTES];
+    char needed[KVF_NUMBER_BYTES];
+    char weights[KVF_NUMBER_BYTES];
+    char allowed[KVF_NUMBER_BYTES];
     char left[64];
     char advice[128];
     advise(budget, request, kind, *limits, advice, sizeof advice);
     return cli_error(budget->options->command,
                      "%s at %s needs %s%s, %s of them for the weights; %s allows %s%s%s",
                      kvf_profile_get(request->profile)->name,
-                     cli_format_context(request->context_tokens, context),
-                     cli_format_bytes(need->bytes[kind], needed),
-                     kind == CLI_LIMIT_ADDRESSES ? " of addresses" : "",
-                     cli_format_bytes(cli_budget_weight_bytes(budget), weights), limit->name,
-                     cli_format_bytes(limit->bytes, allowed),
+                     kvf_show_context(request->context_tokens, context),
+                     kvf_show_bytes(need->bytes[kind], needed),
+                     kind == KVF_LIMIT_ADDRESSES ? " of addresses" : "",
+                     kvf_show_bytes(cli_budget_weight_bytes(budget), weights), limit->name,
+                     kvf_show_bytes(limit->bytes, allowed),
                      describe_left(limit, left, sizeof left), advice);
 }
 
@@ -239,27 +239,27 @@ int cli_engine_check_memory(cli_engine *engine, const cli_request *request)
                                kvf_tensor_set_mapped_bytes(engine->files)};
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
     kvf_error error;
-    cli_limits limits;
+    kvf_limits limits;
     cli_need need;
     if (cli_budget_need(&budget, request, request->context_tokens, options->chunk_tokens, &need,
                         &error) != KVF_OK)
         return cli_error(options->command, "%s", error.message);
-    if (need.bytes[CLI_LIMIT_MEMORY] > engine->needed_bytes)
-        engine->needed_bytes = need.bytes[CLI_LIMIT_MEMORY];
-    cli_limits_read(&limits);
+    if (need.bytes[KVF_LIMIT_MEMORY] > engine->needed_bytes)
+        engine->needed_bytes = need.bytes[KVF_LIMIT_MEMORY];
+    kvf_limits_read(&limits);
     if (device_bytes)
-        cli_limits_lower(&limits, CLI_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
-    const cli_limit_kind beyond = cli_need_beyond(&need, &limits);
-    if (beyond != CLI_LIMIT_KINDS)
+        kvf_limits_lower(&limits, KVF_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
+    const kvf_limit_kind beyond = cli_need_beyond(&need, &limits);
+    if (beyond != KVF_LIMIT_KINDS)
         return refuse(&budget, request, &need, beyond, &limits);
-    if (need.bytes[CLI_LIMIT_MEMORY] > limits.slow.left_bytes && !engine->warned) {
-        char needed[CLI_NUMBER_BYTES];
-        char allowed[CLI_NUMBER_BYTES];
+    if (need.bytes[KVF_LIMIT_MEMORY] > limits.slow.left_bytes && !engine->warned) {
+        char needed[KVF_NUMBER_BYTES];
+        char allowed[KVF_NUMBER_BYTES];
         fprintf(stderr,
                 "kvfold: %s: warning: up to %s are needed; %s is %s, above which the system slows "
                 "a process down\n",
-                options->command, cli_format_bytes(need.bytes[CLI_LIMIT_MEMORY], needed),
-                limits.slow.name, cli_format_bytes(limits.slow.bytes, allowed));
+                options->command, kvf_show_bytes(need.bytes[KVF_LIMIT_MEMORY], needed),
+                limits.slow.name, kvf_show_bytes(limits.slow.bytes, allowed));
         engine->warned = true;
     }
     return CLI_EXIT_OK;
@@ -274,12 +274,12 @@ static void tell_of_disk(cli_engine *engine)
     kvf_model *model = engine->model;
     const kvf_token_bytes token = kvf_model_token_bytes(&model->config, model->files);
     const uint64_t used_bytes = token.layers + token.all_experts + token.head;
-    char weights[CLI_NUMBER_BYTES];
-    char left[CLI_NUMBER_BYTES];
-    char reads[CLI_NUMBER_BYTES];
-    cli_limits limits;
-    cli_limits_read(&limits);
-    const uint64_t all_bytes = limits.tightest[CLI_LIMIT_MEMORY].left_bytes;
+    char weights[KVF_NUMBER_BYTES];
+    char left[KVF_NUMBER_BYTES];
+    char reads[KVF_NUMBER_BYTES];
+    kvf_limits limits;
+    kvf_limits_read(&limits);
+    const uint64_t all_bytes = limits.tightest[KVF_LIMIT_MEMORY].left_bytes;
     const uint64_t left_bytes =
         all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
     model->from_disk = engine->device->backend->takes_stored_weights && used_bytes > left_bytes;
@@ -287,8 +287,8 @@ static void tell_of_disk(cli_engine *engine)
         cli_note(engine->options->command,
                  "%s of weights do not fit the %s of memory that are left: a token reads %s of "
                  "them, from the disk",
-                 cli_format_bytes(used_bytes, weights), cli_format_bytes(left_bytes, left),
-                 cli_format_bytes(token.layers + token.experts + token.head, reads));
+                 kvf_show_bytes(used_bytes, weights), kvf_show_bytes(left_bytes, left),
+                 kvf_show_bytes(token.layers + token.experts + token.head, reads));
 }
 
 int cli_engine_load(cli_engine *engine, uint64_t context_tokens)
@@ -319,11 +319,11 @@ int cli_engine_open_session(cli_engine *engine, kvf_profile_id profile, uint64_t
 int cli_engine_error(const cli_engine *engine, const kvf_error *error, kvf_profile_id profile,
                      uint64_t context_tokens)
 {
-    char context[CLI_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     if (error->status != KVF_OUT_OF_MEMORY)
         return cli_error(engine->options->command, "%s", error->message);
     return cli_error(engine->options->command,
                      "%s at %s: %s; a smaller --ctx or --chunk, or another --profile, needs less",
-                     kvf_profile_get(profile)->name, cli_format_context(context_tokens, context),
+                     kvf_profile_get(profile)->name, kvf_show_context(context_tokens, context),
                      error->message);
 }

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/clock.h"
+#include "clock.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/progress.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /* Shorter prompts are over before a bar could be read. */
 static const uint64_t min_progress_tokens = 256;
@@ -177,7 +177,7 @@ int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_
     const uint32_t chunk =
         cli_options_chunk_tokens(generator->engine->options, generator->context_tokens);
     cli_progress progress = {0};
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     int status = append_pending(generator);
     if (n_tokens >= min_progress_tokens)
         cli_progress_start(&progress, "prefill", n_tokens);
@@ -188,7 +188,7 @@ int cli_read_prompt(cli_generator *generator, const int32_t *tokens, uint64_t n_
         cli_progress_update(&progress, answer->n_prompt_tokens);
     }
     cli_progress_finish(&progress);
-    answer->prefill_seconds = cli_seconds() - started;
+    answer->prefill_seconds = kvf_seconds() - started;
     if (answer->n_prompt_tokens < n_tokens)
         answer->ending = CLI_ENDED_INTERRUPTED;
     /* A prompt is found again by itself, whatever its answer is. */
@@ -316,7 +316,7 @@ static bool answer_token(cli_generator *generator, bool stream, cli_answer *answ
 
 int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
 {
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     int status = CLI_EXIT_OK;
     kvf_decoder_start(&generator->decoder, generator->engine->tokenizer, true);
     if (stream)
@@ -330,7 +330,7 @@ int cli_answer_prompt(cli_generator *generator, bool stream, cli_answer *answer)
     }
     if (status == CLI_EXIT_OK && stream)
         stream_rest(generator, &status);
-    answer->decode_seconds = cli_seconds() - started;
+    answer->decode_seconds = kvf_seconds() - started;
     return status;
 }
 
@@ -358,19 +358,19 @@ void cli_answer_summarise(const cli_generator *generator, const cli_answer *answ
 {
     const kvf_device *device = generator->engine->device;
     const uint64_t n_decoded = answer->n_tokens ? answer->n_tokens - 1 : 0;
-    char prompt[CLI_NUMBER_BYTES];
-    char tokens[CLI_NUMBER_BYTES];
-    char prefill_rate[CLI_NUMBER_BYTES];
-    char decode_rate[CLI_NUMBER_BYTES];
-    char cache[CLI_NUMBER_BYTES];
+    char prompt[KVF_NUMBER_BYTES];
+    char tokens[KVF_NUMBER_BYTES];
+    char prefill_rate[KVF_NUMBER_BYTES];
+    char decode_rate[KVF_NUMBER_BYTES];
+    char cache[KVF_NUMBER_BYTES];
     fprintf(stderr,
             "%s on %s/%s: %s + %s tokens, prefill %s tok/s, decode %s tok/s, cache %s; %s\n",
             kvf_profile_get(profile_of(generator))->name, kvf_device_backend_name(device),
-            kvf_device_isa_name(device), cli_format_count(answer->n_prompt_tokens, prompt),
-            cli_format_count(answer->n_tokens, tokens),
-            cli_format_rate(cli_rate((double)answer->n_prompt_tokens, answer->prefill_seconds),
+            kvf_device_isa_name(device), kvf_show_count(answer->n_prompt_tokens, prompt),
+            kvf_show_count(answer->n_tokens, tokens),
+            kvf_show_rate(kvf_rate((double)answer->n_prompt_tokens, answer->prefill_seconds),
                             prefill_rate),
-            cli_format_rate(cli_rate((double)n_decoded, answer->decode_seconds), decode_rate),
-            cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
+            kvf_show_rate(kvf_rate((double)n_decoded, answer->decode_seconds), decode_rate),
+            kvf_show_bytes(kvf_session_held_bytes(generator->session), cache),
             describe_ending(answer->ending));
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "cli/chat.h"
-#include "cli/clock.h"
+#include "clock.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
 #include "cli/ids.h"
@@ -13,7 +13,7 @@
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/text.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /* A context that nobody asked for is rounded up to this, so that it reads well. */
 static const uint64_t context_step_tokens = 1024;
@@ -43,13 +43,13 @@ static int choose_context(const cli_engine *engine, const cli_saver *saver,
     const cli_options *options = engine->options;
     const uint64_t model_tokens = engine->config.geometry.max_tokens;
     const char *what = cli_saver_held_tokens(saver) ? "session with the prompt" : "prompt";
-    char prompt[CLI_NUMBER_BYTES];
-    char limit[CLI_NUMBER_BYTES];
+    char prompt[KVF_NUMBER_BYTES];
+    char limit[KVF_NUMBER_BYTES];
     n_prompt_tokens += cli_saver_held_tokens(saver);
     if (n_prompt_tokens > model_tokens)
         return cli_error("run", "the %s has %s tokens, the model takes at most %s", what,
-                         cli_format_count(n_prompt_tokens, prompt),
-                         cli_format_count(model_tokens, limit));
+                         kvf_show_count(n_prompt_tokens, prompt),
+                         kvf_show_count(model_tokens, limit));
     if (options->n_contexts == 0) {
         const uint64_t wanted = n_prompt_tokens + options->max_tokens + context_step_tokens - 1;
         *context = min_u64(wanted - wanted % context_step_tokens, model_tokens);
@@ -61,11 +61,11 @@ static int choose_context(const cli_engine *engine, const cli_saver *saver,
     *context = options->contexts[0];
     if (*context > model_tokens)
         return cli_error("run", "--ctx %s is more than the model's maximum of %s tokens",
-                         cli_format_count(*context, prompt), cli_format_count(model_tokens, limit));
+                         kvf_show_count(*context, prompt), kvf_show_count(model_tokens, limit));
     if (n_prompt_tokens > *context)
         return cli_error("run", "the %s has %s tokens and --ctx holds %s", what,
-                         cli_format_count(n_prompt_tokens, prompt),
-                         cli_format_count(*context, limit));
+                         kvf_show_count(n_prompt_tokens, prompt),
+                         kvf_show_count(*context, limit));
     return CLI_EXIT_OK;
 }
 
@@ -104,8 +104,8 @@ static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
     cli_record_count(&record, "answer_tokens", answer->n_tokens);
     cli_record_text(&record, "ended", cli_ending_name(answer->ending));
     cli_record_number(&record, "prefill_tps",
-                      cli_rate((double)answer->n_prompt_tokens, answer->prefill_seconds));
-    cli_record_number(&record, "decode_tps", cli_rate((double)n_decoded, answer->decode_seconds));
+                      kvf_rate((double)answer->n_prompt_tokens, answer->prefill_seconds));
+    cli_record_number(&record, "decode_tps", kvf_rate((double)n_decoded, answer->decode_seconds));
     cli_record_count(&record, "session_bytes", kvf_session_held_bytes(generator->session));
     cJSON *tokens = cJSON_CreateArray();
     for (uint64_t i = 0; tokens && i < answer->n_tokens; i++)
@@ -121,12 +121,12 @@ static int print_json(const cli_generator *generator, uint64_t n_resumed_tokens,
 static void say_resumed(const cli_generator *generator, uint64_t n_resumed_tokens,
                         uint64_t n_prompt_tokens)
 {
-    char resumed[CLI_NUMBER_BYTES];
-    char prompt[CLI_NUMBER_BYTES];
-    cli_format_count(n_resumed_tokens, resumed);
+    char resumed[KVF_NUMBER_BYTES];
+    char prompt[KVF_NUMBER_BYTES];
+    kvf_show_count(n_resumed_tokens, resumed);
     if (generator->saver->store)
         fprintf(stderr, "found in the store: the first %s of %s tokens\n", resumed,
-                cli_format_count(n_prompt_tokens, prompt));
+                kvf_show_count(n_prompt_tokens, prompt));
     else
         fprintf(stderr, "resumed %s: %s tokens so far\n", generator->engine->options->session,
                 resumed);
@@ -260,10 +260,10 @@ static uint64_t most_tokens(const cli_engine *engine)
 
 static int refuse_longer(const cli_engine *engine, const char *path)
 {
-    char limit[CLI_NUMBER_BYTES];
+    char limit[KVF_NUMBER_BYTES];
     const bool given = most_tokens(engine) < engine->config.geometry.max_tokens;
     return cli_error("run", "the prompt in '%s' has more than %s tokens, and %s", path,
-                     cli_format_count(most_tokens(engine), limit),
+                     kvf_show_count(most_tokens(engine), limit),
                      given ? "--ctx holds no more" : "the model takes no more");
 }
 

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "cli/clock.h"
+#include "clock.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 #include "model/fingerprint.h"
 
 /* A state this little longer than a stored one saves less time than its file is worth. */
@@ -118,7 +118,7 @@ int cli_saver_open(cli_options *options, cli_saver *saver)
     saver->pending = -1;
     if (!options->session && !options->store)
         return CLI_EXIT_OK;
-    saver->saved_seconds = cli_seconds();
+    saver->saved_seconds = kvf_seconds();
     const int status = cli_session_folder(options, &saver->folder);
     if (status != CLI_EXIT_OK)
         return status;
@@ -219,8 +219,8 @@ static void check_budget(cli_saver *saver, const kvf_geometry *geometry,
                          const kvf_session_options *session_options)
 {
     kvf_plan plan;
-    char smallest[CLI_NUMBER_BYTES];
-    char most[CLI_NUMBER_BYTES];
+    char smallest[KVF_NUMBER_BYTES];
+    char most[KVF_NUMBER_BYTES];
     const uint64_t n_tokens = min_u64(min_stored_tokens, session_options->max_tokens);
     if (kvf_plan_make(geometry, session_options, n_tokens, &plan, NULL) != KVF_OK)
         return;
@@ -229,8 +229,8 @@ static void check_budget(cli_saver *saver, const kvf_geometry *geometry,
         fprintf(stderr,
                 "kvfold: run: warning: not stored: --store-max, %s, is less than the smallest "
                 "state takes, %s\n",
-                cli_format_bytes(saver->options->store_max_bytes, most),
-                cli_format_bytes(plan.snapshot_bytes, smallest));
+                kvf_show_bytes(saver->options->store_max_bytes, most),
+                kvf_show_bytes(plan.snapshot_bytes, smallest));
     kvf_plan_free(&plan);
 }
 
@@ -317,7 +317,7 @@ static int save_named(cli_saver *saver, cli_engine *engine, kvf_session *session
         return cli_error("run", "the session is not saved: %s", error.message);
     saver->saved = true;
     saver->saved_tokens = kvf_session_n_tokens(session) + (pending >= 0);
-    saver->saved_seconds = cli_seconds();
+    saver->saved_seconds = kvf_seconds();
     return CLI_EXIT_OK;
 }
 
@@ -366,9 +366,9 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
                    const kvf_sampler *sampler)
 {
     const double every = (double)saver->options->save_every_seconds;
-    if (saver->path && cli_seconds() - saver->saved_seconds >= every) {
+    if (saver->path && kvf_seconds() - saver->saved_seconds >= every) {
         /* One that fails was reported; the next or the last may do. */
-        saver->saved_seconds = cli_seconds();
+        saver->saved_seconds = kvf_seconds();
         cli_saver_save(saver, engine, session, sampler, -1);
     } else if (saver->store && kvf_session_n_tokens(session) == saver->branch_tokens) {
         return cli_saver_save(saver, engine, session, sampler, -1);
@@ -378,27 +378,27 @@ int cli_saver_tick(cli_saver *saver, cli_engine *engine, kvf_session *session,
 
 static void summarise_store(const cli_saver *saver)
 {
-    char tokens[CLI_NUMBER_BYTES];
-    char kept[CLI_NUMBER_BYTES];
-    char bytes[CLI_NUMBER_BYTES];
-    char held[CLI_NUMBER_BYTES];
-    char most[CLI_NUMBER_BYTES];
+    char tokens[KVF_NUMBER_BYTES];
+    char kept[KVF_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
+    char held[KVF_NUMBER_BYTES];
+    char most[KVF_NUMBER_BYTES];
     const kvf_store_put_report *refused = &saver->refused;
-    cli_format_bytes(saver->options->store_max_bytes, most);
+    kvf_show_bytes(saver->options->store_max_bytes, most);
     if (saver->put.stored)
         fprintf(stderr, "stored: the first %s tokens in %s; the store holds %s of %s\n",
-                cli_format_count(saver->put_tokens, tokens),
-                cli_format_bytes(saver->put.file_bytes, bytes),
-                cli_format_bytes(saver->put.held_bytes, held), most);
-    cli_format_count(saver->refused_tokens, tokens);
-    cli_format_bytes(refused->file_bytes, bytes);
+                kvf_show_count(saver->put_tokens, tokens),
+                kvf_show_bytes(saver->put.file_bytes, bytes),
+                kvf_show_bytes(saver->put.held_bytes, held), most);
+    kvf_show_count(saver->refused_tokens, tokens);
+    kvf_show_bytes(refused->file_bytes, bytes);
     if (refused->file_bytes > saver->options->store_max_bytes)
         fprintf(stderr, "not stored: %s are more than --store-max, %s\n", bytes, most);
     else if (refused->kept_tokens > 0)
         fprintf(stderr,
                 "not stored: the first %s tokens; %s do not fit into --store-max, %s, beside the "
                 "first %s, which stay for other prompts\n",
-                tokens, bytes, most, cli_format_count(refused->kept_tokens, kept));
+                tokens, bytes, most, kvf_show_count(refused->kept_tokens, kept));
     else if (refused->file_bytes > 0)
         fprintf(stderr,
                 "not stored: %s do not fit into --store-max, %s, while another process writes\n",
@@ -407,14 +407,14 @@ static void summarise_store(const cli_saver *saver)
 
 void cli_saver_summarise(const cli_saver *saver)
 {
-    char tokens[CLI_NUMBER_BYTES];
-    char bytes[CLI_NUMBER_BYTES];
-    char written[CLI_NUMBER_BYTES];
-    cli_format_count(saver->saved_tokens, tokens);
+    char tokens[KVF_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
+    char written[KVF_NUMBER_BYTES];
+    kvf_show_count(saver->saved_tokens, tokens);
     if (saver->saved && !saver->failed)
         fprintf(stderr, "saved as %s: %s tokens in %s, %s of them written now%s\n",
-                saver->options->session, tokens, cli_format_bytes(saver->report.file_bytes, bytes),
-                cli_format_bytes(saver->report.written_bytes, written),
+                saver->options->session, tokens, kvf_show_bytes(saver->report.file_bytes, bytes),
+                kvf_show_bytes(saver->report.written_bytes, written),
                 saver->unfinished.there ? "; the prompt is not all there: give it again to go on"
                                         : "");
     summarise_store(saver);

@@ -26,7 +26,7 @@ typedef struct cli_saver {
     kvf_snapshot_info info;
     int32_t pending; /* of the file: shown, and still to be appended; -1: none */
     cli_unfinished unfinished;
-    double saved_seconds;   /* when it was saved last, by cli_seconds() */
+    double saved_seconds;   /* when it was saved last, by kvf_seconds() */
     kvf_save_report report; /* of the last save */
     uint64_t saved_tokens;  /* in the file, with a pending one */
     bool saved;             /* there was one */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/clock.h"
+#include "clock.h"
 #include "cli/commands.h"
 #include "cli/engine.h"
 #include "cli/ids.h"
@@ -18,7 +18,7 @@
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/text.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /* --logits writes floats as they lie in memory and promises little-endian. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine must swap bytes");
@@ -219,12 +219,12 @@ static int check_window(const scoring *s)
     const uint64_t model_tokens = s->engine.config.geometry.max_tokens;
     const uint64_t n_items = s->window_tokens - s->n_bos;
     const bool whole = s->window_tokens == s->options->window_tokens;
-    char window[CLI_NUMBER_BYTES];
-    char limit[CLI_NUMBER_BYTES];
+    char window[KVF_NUMBER_BYTES];
+    char limit[KVF_NUMBER_BYTES];
     if (s->window_tokens > model_tokens)
         return cli_error("score", "a window of %s tokens is more than the model's maximum of %s",
-                         cli_format_count(s->options->window_tokens, window),
-                         cli_format_count(model_tokens, limit));
+                         kvf_show_count(s->options->window_tokens, window),
+                         kvf_show_count(model_tokens, limit));
     if (n_items == 0)
         return cli_error("score", "'%s' is empty", s->source.path);
     if (s->window_tokens < 2)
@@ -318,13 +318,13 @@ static int score_window(scoring *s)
     for (uint64_t first = 0; first < s->window_tokens && status == CLI_EXIT_OK; first += chunk) {
         const uint64_t left = s->window_tokens - first;
         const uint32_t n = left < chunk ? (uint32_t)left : chunk;
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         if (cli_interrupted())
             status = CLI_EXIT_INTERRUPTED;
         else if (kvf_model_forward(s->engine.model, session, s->tokens + first, n, s->chunk_logits,
                                    &error) != KVF_OK)
             status = cli_engine_error(&s->engine, &error, s->options->profile, s->window_tokens);
-        s->seconds += cli_seconds() - started;
+        s->seconds += kvf_seconds() - started;
         if (status == CLI_EXIT_OK)
             status = take_logits(s, s->tokens, first, n);
         cli_progress_update(&s->progress, s->n_windows * s->window_tokens + first + n);
@@ -374,7 +374,7 @@ static int print_record(const scoring *s)
     cli_record_number(&record, "perplexity", exp(s->nats / n_predicted));
     cli_record_number(&record, "bits_per_byte", bits_per_byte(s));
     cli_record_number(&record, "tps",
-                      cli_rate((double)(s->n_windows * s->window_tokens), s->seconds));
+                      kvf_rate((double)(s->n_windows * s->window_tokens), s->seconds));
     return cli_record_print("score", &record, s->options->output, true);
 }
 
@@ -383,20 +383,20 @@ static int print_result(const scoring *s)
     if (s->options->output != CLI_OUTPUT_TABLE)
         return print_record(s);
     const double nats = s->nats / (double)s->n_predicted;
-    char text[CLI_NUMBER_BYTES];
+    char text[KVF_NUMBER_BYTES];
     printf("profile         %s on %s/%s\n", kvf_profile_get(s->options->profile)->name,
            kvf_device_backend_name(s->engine.device), kvf_device_isa_name(s->engine.device));
-    printf("windows         %s", cli_format_count(s->n_windows, text));
-    printf(" of %s tokens", cli_format_count(s->window_tokens, text));
-    printf(", %s %s dropped at the end\n", cli_format_count(s->n_dropped, text),
+    printf("windows         %s", kvf_show_count(s->n_windows, text));
+    printf(" of %s tokens", kvf_show_count(s->window_tokens, text));
+    printf(", %s %s dropped at the end\n", kvf_show_count(s->n_dropped, text),
            item_name(s, true));
-    printf("predicted       %s tokens", cli_format_count(s->n_predicted, text));
-    printf(", %s bytes\n", cli_format_count(s->n_bytes, text));
+    printf("predicted       %s tokens", kvf_show_count(s->n_predicted, text));
+    printf(", %s bytes\n", kvf_show_count(s->n_bytes, text));
     if (s->n_bytes)
         printf("bits per byte   %.4f\n", bits_per_byte(s));
     printf("perplexity      %.4f per token (%.5f nats)\n", exp(nats), nats);
     printf("speed           %s tok/s\n",
-           cli_format_rate(cli_rate((double)(s->n_windows * s->window_tokens), s->seconds), text));
+           kvf_show_rate(kvf_rate((double)(s->n_windows * s->window_tokens), s->seconds), text));
     return CLI_EXIT_OK;
 }
 

@@ -17,7 +17,7 @@
 #include "cli/saver.h"
 #include "cli/session_files.h"
 #include "cli/table.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 #include "model/sample.h"
 #include "text/decoder.h"
 
@@ -200,7 +200,7 @@ static int print_list(const cli_options *options, const entries *all)
     cli_table_start(&table, columns, sizeof columns / sizeof *columns);
     for (size_t i = 0; i < all->n; i++) {
         const entry *e = &all->list[i];
-        char number[CLI_NUMBER_BYTES];
+        char number[KVF_NUMBER_BYTES];
         char when[TIME_BYTES];
         if (e->error.status != KVF_OK)
             continue;
@@ -210,10 +210,10 @@ static int print_list(const cli_options *options, const entries *all)
             return cli_error(options->command, "out of memory for the table");
         }
         snprintf(cells[0], CLI_CELL_BYTES, "%s", e->name);
-        strcpy(cells[1], cli_format_count(cli_saver_n_tokens(&e->info), number));
-        strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
+        strcpy(cells[1], kvf_show_count(cli_saver_n_tokens(&e->info), number));
+        strcpy(cells[2], kvf_show_context(e->info.max_tokens, number));
         snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
-        strcpy(cells[4], cli_format_bytes(e->info.file_bytes, number));
+        strcpy(cells[4], kvf_show_bytes(e->info.file_bytes, number));
         strcpy(cells[5], format_time(e, when));
         snprintf(cells[6], CLI_CELL_BYTES, "%016llx",
                  (unsigned long long)e->info.model_fingerprint);
@@ -305,27 +305,27 @@ static void print_tail(const entry *e)
 static void print_entry(const entry *e)
 {
     const kvf_snapshot_info *info = &e->info;
-    char a[CLI_NUMBER_BYTES];
-    char b[CLI_NUMBER_BYTES];
+    char a[KVF_NUMBER_BYTES];
+    char b[KVF_NUMBER_BYTES];
     char when[TIME_BYTES];
     kvf_sampler sampler;
     printf("name       %s\n", e->name);
     printf("file       ");
     cli_put_path(e->path);
     putchar('\n');
-    printf("tokens     %s of a context of %s\n", cli_format_count(cli_saver_n_tokens(info), a),
-           cli_format_context(info->max_tokens, b));
+    printf("tokens     %s of a context of %s\n", kvf_show_count(cli_saver_n_tokens(info), a),
+           kvf_show_context(info->max_tokens, b));
     printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
            info->grid_off ? ", without the grid" : "");
-    printf("bytes      %s", cli_format_bytes(info->file_bytes, a));
+    printf("bytes      %s", kvf_show_bytes(info->file_bytes, a));
     if (info->unused_bytes > 0)
-        printf(", %s of them from earlier saves", cli_format_bytes(info->unused_bytes, b));
+        printf(", %s of them from earlier saves", kvf_show_bytes(info->unused_bytes, b));
     printf("%s\n", info->compressed ? ", compressed" : "");
     printf("saved      %s, %s time%s\n", format_time(e, when),
-           cli_format_count(info->generation, a), info->generation == 1 ? "" : "s");
+           kvf_show_count(info->generation, a), info->generation == 1 ? "" : "s");
     printf("model      %016llx (%u layers, a vocabulary of %s)\n",
            (unsigned long long)info->model_fingerprint, info->geometry.n_layers,
-           cli_format_count(info->geometry.vocab, a));
+           kvf_show_count(info->geometry.vocab, a));
     if (kvf_sampler_restore(&sampler, info->caller_state) && sampler.temperature > 0)
         printf("sampler    temperature %g, top-p %g, min-p %g\n", (double)sampler.temperature,
                (double)sampler.top_p, (double)sampler.min_p);
@@ -363,7 +363,7 @@ static int check_sessions(const cli_options *options, const char *folder, const 
         say_none(folder);
     for (size_t i = 0; i < all->n; i++) {
         const entry *e = &all->list[i];
-        char bytes[CLI_NUMBER_BYTES];
+        char bytes[KVF_NUMBER_BYTES];
         kvf_error error;
         const bool good = kvf_snapshot_verify(e->path, &error) == KVF_OK;
         if (!good)
@@ -371,7 +371,7 @@ static int check_sessions(const cli_options *options, const char *folder, const 
         if (options->output == CLI_OUTPUT_TABLE) {
             if (good)
                 printf("%s: good, all of %s\n", e->name,
-                       cli_format_bytes(e->info.file_bytes, bytes));
+                       kvf_show_bytes(e->info.file_bytes, bytes));
             else
                 printf("%s: %s\n", e->name, error.message);
             continue;
@@ -389,7 +389,7 @@ static int check_sessions(const cli_options *options, const char *folder, const 
 /* A link goes alone, wherever it leads; otherwise the file and what a save left beside it. */
 static int remove_session(const cli_options *options, const char *folder, const entry *e)
 {
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     cli_lock lock = {-1, NULL};
     if (!e->is_link && !S_ISREG(e->file.st_mode))
         return cli_error(options->command, "%s is not a regular file; it is not removed", e->path);
@@ -407,7 +407,7 @@ static int remove_session(const cli_options *options, const char *folder, const 
     if (status == CLI_EXIT_OK && e->is_link)
         printf("removed the link %s, and not what it leads to\n", e->name);
     else if (status == CLI_EXIT_OK)
-        printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
+        printf("removed %s, %s\n", e->name, kvf_show_bytes((uint64_t)e->file.st_size, bytes));
     return status;
 }
 
@@ -433,8 +433,8 @@ static int export_session(const cli_options *options, const entry *e, const char
     kvf_device *device = NULL;
     kvf_session *session = NULL;
     kvf_error error;
-    char before[CLI_NUMBER_BYTES];
-    char after[CLI_NUMBER_BYTES];
+    char before[KVF_NUMBER_BYTES];
+    char after[KVF_NUMBER_BYTES];
     kvf_status status = kvf_device_open(&device_options, &device, &error);
     if (status == KVF_OK)
         status = kvf_session_load(device, e->path, &load, &session, &error);
@@ -450,8 +450,8 @@ static int export_session(const cli_options *options, const entry *e, const char
         return cli_error(options->command, "%s", error.message);
     printf("exported %s to ", e->name);
     cli_put_path(file);
-    printf(": %s, compressed from %s\n", cli_format_bytes(report.file_bytes, after),
-           cli_format_bytes(e->info.file_bytes, before));
+    printf(": %s, compressed from %s\n", kvf_show_bytes(report.file_bytes, after),
+           kvf_show_bytes(e->info.file_bytes, before));
     return CLI_EXIT_OK;
 }
 

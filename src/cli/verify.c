@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/clock.h"
+#include "clock.h"
 #include "cli/commands.h"
 #include "cli/engine.h"
 #include "cli/interrupt.h"
@@ -23,7 +23,7 @@
 #include "cli/reference.h"
 #include "cli/table.h"
 #include "cli/text.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 static const uint64_t max_reference_bytes = UINT64_C(1) << 30;
 
@@ -203,10 +203,10 @@ static int forward(pass *p, const int32_t *tokens, uint32_t n_tokens, float *all
     kvf_error error;
     if (cli_interrupted())
         return CLI_EXIT_INTERRUPTED;
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     const kvf_status status =
         kvf_model_forward(p->v->engine.model, p->session, tokens, n_tokens, all_logits, &error);
-    *seconds += cli_seconds() - started;
+    *seconds += kvf_seconds() - started;
     if (status != KVF_OK)
         return cli_engine_error(&p->v->engine, &error, p->result.profile,
                                 session_tokens(p->v->options, p->context_tokens));
@@ -238,7 +238,7 @@ static int prefill(pass *p)
             take_rows(p, kvf_session_logits(p->session), 1);
         cli_progress_update(&p->progress, first + n);
     }
-    p->result.prefill_tps = cli_rate((double)p->context_tokens, seconds);
+    p->result.prefill_tps = kvf_rate((double)p->context_tokens, seconds);
     p->result.session_bytes = kvf_session_held_bytes(p->session);
     return CLI_EXIT_OK;
 }
@@ -253,7 +253,7 @@ static int decode(pass *p)
         take_rows(p, kvf_session_logits(p->session), 1);
         cli_progress_update(&p->progress, p->context_tokens + i + 1);
     }
-    p->result.decode_tps = cli_rate(p->v->options->decode_tokens, seconds);
+    p->result.decode_tps = kvf_rate(p->v->options->decode_tokens, seconds);
     return CLI_EXIT_OK;
 }
 
@@ -262,8 +262,8 @@ static void label_pass(const pass *p, char *label, size_t label_bytes)
 {
     const char *profile = kvf_profile_get(p->result.profile)->name;
     const kvf_device *device = p->v->engine.device;
-    char context[CLI_NUMBER_BYTES];
-    cli_format_context(p->context_tokens, context);
+    char context[KVF_NUMBER_BYTES];
+    kvf_show_context(p->context_tokens, context);
     if (p->v->options->combines)
         snprintf(label, label_bytes, "%s, %u thread%s, %u: %s %s", kvf_device_isa_name(device),
                  kvf_device_n_threads(device), kvf_device_n_threads(device) == 1 ? "" : "s",
@@ -355,7 +355,7 @@ static void fill_comparison(const result *r, char (*cells)[CLI_CELL_BYTES])
 {
     if (r->is_first)
         return;
-    cli_format_count(r->comparison.n_differing, cells[0]);
+    kvf_show_count(r->comparison.n_differing, cells[0]);
     snprintf(cells[1], CLI_CELL_BYTES, "%.3g", r->comparison.max_abs_difference);
     snprintf(cells[2], CLI_CELL_BYTES, "%s", r->comparison.argmax_differs ? "DIFFER" : "equal");
 }
@@ -363,14 +363,14 @@ static void fill_comparison(const result *r, char (*cells)[CLI_CELL_BYTES])
 static void fill_profile(char (*cells)[CLI_CELL_BYTES], const result *r, const result *first)
 {
     snprintf(cells[1], CLI_CELL_BYTES, "%s", kvf_profile_get(r->profile)->name);
-    cli_format_bytes(r->session_bytes, cells[2]);
-    cli_format_bytes(r->scratch_peak_bytes, cells[4]);
+    kvf_show_bytes(r->session_bytes, cells[2]);
+    kvf_show_bytes(r->scratch_peak_bytes, cells[4]);
     if (!r->is_first)
         snprintf(cells[3], CLI_CELL_BYTES, "%.1f%%", 100 * reduction(r, first));
     fill_comparison(r, cells + 5);
-    cli_format_rate(r->prefill_tps, cells[8]);
+    kvf_show_rate(r->prefill_tps, cells[8]);
     format_ratio(r->prefill_tps, first->prefill_tps, cells[9]);
-    cli_format_rate(r->decode_tps, cells[10]);
+    kvf_show_rate(r->decode_tps, cells[10]);
     format_ratio(r->decode_tps, first->decode_tps, cells[11]);
 }
 
@@ -382,8 +382,8 @@ static void fill_combination(const verification *v, char (*cells)[CLI_CELL_BYTES
     snprintf(cells[3], CLI_CELL_BYTES, "%u", r->chunk_tokens);
     snprintf(cells[4], CLI_CELL_BYTES, "%s", kvf_profile_get(r->profile)->name);
     fill_comparison(r, cells + 5);
-    cli_format_rate(r->prefill_tps, cells[8]);
-    cli_format_rate(r->decode_tps, cells[9]);
+    kvf_show_rate(r->prefill_tps, cells[8]);
+    kvf_show_rate(r->decode_tps, cells[9]);
 }
 
 static int add_row(verification *v, uint64_t context_tokens, const result *r, const result *first)
@@ -392,7 +392,7 @@ static int add_row(verification *v, uint64_t context_tokens, const result *r, co
     if (!cells)
         return cli_error("verify", "out of memory for a line of results");
     if (r->is_first)
-        cli_format_context(context_tokens, cells[0]);
+        kvf_show_context(context_tokens, cells[0]);
     if (v->options->combines)
         fill_combination(v, cells, r);
     else
@@ -420,16 +420,16 @@ static void print_heading(const verification *v)
 
 static void print_verdict(const verification *v)
 {
-    char compared[CLI_NUMBER_BYTES];
-    char differing[CLI_NUMBER_BYTES];
-    char inexact[CLI_NUMBER_BYTES];
+    char compared[KVF_NUMBER_BYTES];
+    char differing[KVF_NUMBER_BYTES];
+    char inexact[KVF_NUMBER_BYTES];
     const char *first = v->options->combines ? "the first combination" : "legacy";
-    cli_format_count(v->n_compared, compared);
-    cli_format_count(v->n_differing, differing);
+    kvf_show_count(v->n_compared, compared);
+    kvf_show_count(v->n_differing, differing);
     putchar('\n');
     if (v->n_inexact_rows)
         printf("tiled could not hold %s rows exactly in f16 (a block scale outside -15..7).\n",
-               cli_format_count(v->n_inexact_rows, inexact));
+               kvf_show_count(v->n_inexact_rows, inexact));
     if (v->n_differing)
         printf("DIFFERENT: %s of %s logits compared differ from %s's.\n", differing, compared,
                first);
@@ -524,14 +524,14 @@ static int check_contexts(verification *v)
                            .command = v};
     int status = CLI_EXIT_OK;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char limit[KVF_NUMBER_BYTES];
         if (session_tokens(options, options->contexts[i]) > model_tokens)
             return cli_error("verify",
                              "--ctx %s and %u decode steps are more than the model's maximum of "
                              "%s tokens",
-                             cli_format_count(options->contexts[i], context),
-                             options->decode_tokens, cli_format_count(model_tokens, limit));
+                             kvf_show_count(options->contexts[i], context),
+                             options->decode_tokens, kvf_show_count(model_tokens, limit));
     }
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
         request.profile = (kvf_profile_id)i;
@@ -586,9 +586,9 @@ static int allocate(verification *v)
     v->digests = allocate_zeros(size.n_digests, sizeof *v->digests);
     if (v->rows && v->chunk_logits && v->digests)
         return CLI_EXIT_OK;
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     return cli_error("verify", "out of memory for %s of logits to compare",
-                     cli_format_bytes(comparison_bytes(v, 0, UINT32_MAX), bytes));
+                     kvf_show_bytes(comparison_bytes(v, 0, UINT32_MAX), bytes));
 }
 
 /* Those of the set that are here; what "all" stands for may be elsewhere, and is said to be. */

@@ -13,6 +13,7 @@
 #include "cli/nearest.h"
 #include "cli/options.h"
 #include "cli/units.h"
+#include "engine/amounts.h"
 
 #include <getopt.h>
 #include <stdarg.h>
@@ -104,19 +105,19 @@ static void check_fraction(const char *text)
 /* A number as it is shown must be one that can be typed, where it is shown exactly. */
 static void check_shown(uint64_t number)
 {
-    char text[CLI_NUMBER_BYTES];
+    char text[KVF_NUMBER_BYTES];
     char reason[256];
     uint64_t value;
-    cli_format_context(number, text);
+    kvf_show_context(number, text);
     FUZZ_REQUIRE(
         strchr(text, ',') ||
         (cli_parse_size(text, 0, UINT64_MAX, &value, reason, sizeof reason) && value == number));
-    FUZZ_REQUIRE(strlen(cli_format_bytes(number, text)) < CLI_NUMBER_BYTES);
-    FUZZ_REQUIRE(strlen(cli_format_count(number, text)) < CLI_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_bytes(number, text)) < KVF_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_count(number, text)) < KVF_NUMBER_BYTES);
     double real;
     memcpy(&real, &number, sizeof real);
-    FUZZ_REQUIRE(strlen(cli_format_microseconds(real, text)) < CLI_NUMBER_BYTES);
-    FUZZ_REQUIRE(strlen(cli_format_rate(real, text)) < CLI_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_microseconds(real, text)) < KVF_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_rate(real, text)) < KVF_NUMBER_BYTES);
 }
 
 static void check_number(const char *text)

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "cli/clock.h"
+#include "clock.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
 
@@ -50,9 +50,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "measure_open: %s\n", error.message);
         return 2;
     }
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     const kvf_status status = kvf_model_load(device, argv[1], 1, &model, &error);
-    const double seconds = cli_seconds() - started;
+    const double seconds = kvf_seconds() - started;
     if (status != KVF_OK) {
         fprintf(stderr, "measure_open: %s\n", error.message);
         kvf_device_close(device);
@@ -61,14 +61,14 @@ int main(int argc, char **argv)
     const unsigned long long resident = peak_resident_bytes();
     const unsigned long long planned = planned_bytes(model);
     uint64_t fingerprint;
-    const double summed = cli_seconds();
+    const double summed = kvf_seconds();
     if (kvf_fingerprint(&model->config, model->files, device, &fingerprint, &error) != KVF_OK)
         fprintf(stderr, "measure_open: %s\n", error.message);
     printf(
         "{\"path\": \"%s\", \"mapped_bytes\": %llu, \"seconds\": %.3f, \"resident_bytes\": %llu, "
         "\"planned_bytes\": %llu, \"beyond_bytes\": %lld, \"fingerprint_seconds\": %.3f}\n",
         argv[1], (unsigned long long)kvf_tensor_set_mapped_bytes(model->files), seconds, resident,
-        planned, (long long)(resident - planned), cli_seconds() - summed);
+        planned, (long long)(resident - planned), kvf_seconds() - summed);
     kvf_model_free(model);
     kvf_device_close(device);
     return 0;
