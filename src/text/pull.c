@@ -220,7 +220,9 @@ uint64_t kvf_pull_u64(kvf_pull *p)
     const bool goes_on = at < p->bytes && strchr("0123456789.eE", p->text[at]) && p->text[at];
     if (p->status != KVF_OK)
         return 0;
-    if (digits == 0 || value >= UINT64_C(1) << 53 || goes_on ||
+    if (at >= p->bytes) /* it is in something that would have to end; it may be half a number */
+        p->at = at;
+    if (at >= p->bytes || digits == 0 || value >= UINT64_C(1) << 53 || goes_on ||
         (digits > 1 && p->text[p->at] == '0')) {
         kvf_pull_fail(p, expected);
         return 0;
@@ -251,9 +253,9 @@ static void skip_number(kvf_pull *p)
         good = good && is_digit(p, at);
         at = skip_digits(p, at);
     }
-    if (good)
+    if (good || at >= p->bytes) /* what is no number before the end may be the half of one */
         p->at = at;
-    else
+    if (!good)
         kvf_pull_fail(p, "a number");
 }
 
@@ -272,11 +274,13 @@ static void skip_scalar(kvf_pull *p, kvf_buffer *scratch)
     }
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         const size_t n = strlen(words[i]);
-        if (p->status == KVF_OK && p->bytes - p->at >= n &&
-            memcmp(p->text + p->at, words[i], n) == 0) {
-            p->at += n;
+        const size_t left = p->bytes - p->at;
+        if (p->status != KVF_OK || memcmp(p->text + p->at, words[i], left < n ? left : n) != 0)
+            continue;
+        p->at += left < n ? left : n; /* half a word is the end, which is none of a value */
+        if (left >= n)
             return;
-        }
+        break;
     }
     kvf_pull_fail(p, "a value");
 }

@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -252,6 +253,14 @@ class Refusals(TextTest):
         for length in {*range(0, len(whole) - 1, 613), 1, len(whole) - 1}:
             path.write_bytes(whole[:length])
             self.refused(path, "not all there")
+        for number in list(re.finditer(rb": \d{3}", whole))[20:200:10]:  # the beginning of an id is one, too
+            path.write_bytes(whole[:number.end() - 1])
+            self.refused(path, "not all there")
+        for value in (b"true", b"false", b"null", b"-1.5e-7"):  # cut inside of one
+            for length in range(1, len(value)):
+                end = value[:length]
+                path.write_bytes(b'{"version": ' + end)
+                self.refused(path, "not all there")
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
         self.refused(path, "git-lfs")
         path.unlink()
