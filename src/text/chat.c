@@ -5,11 +5,16 @@
 
 #include <string.h>
 
-#define MARK(name) "<" KVF_CHAT_BAR name KVF_CHAT_BAR ">"
+const char *const kvf_chat_task_marks[KVF_CHAT_TASKS] = {
+    NULL,
+    KVF_CHAT_MARK("action"),
+    KVF_CHAT_MARK("query"),
+    KVF_CHAT_MARK("authority"),
+    KVF_CHAT_MARK("domain"),
+    KVF_CHAT_MARK("title"),
+    KVF_CHAT_MARK("read_url"),
+};
 
-static const char user_mark[] = MARK("User");
-static const char assistant_mark[] = MARK("Assistant");
-static const char reminder_mark[] = MARK("latest_reminder");
 static const char response_heading[] =
     "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n";
 
@@ -190,7 +195,7 @@ static kvf_status write_calls(struct writer *writer, const kvf_turn *turn)
 
 static void write_user(struct writer *writer, const kvf_turn *turn)
 {
-    write_mark(writer, user_mark);
+    write_mark(writer, KVF_CHAT_USER);
     for (size_t i = 0; i < turn->n_blocks; i++) {
         const kvf_block *block = &turn->blocks[i];
         if (i > 0)
@@ -222,9 +227,6 @@ static kvf_status write_assistant(struct writer *writer, size_t i)
 /* What makes the model answer. */
 static void write_transition(struct writer *writer, size_t i)
 {
-    static const char *const task_marks[] = {
-        NULL,           MARK("action"), MARK("query"),   MARK("authority"),
-        MARK("domain"), MARK("title"),  MARK("read_url")};
     const kvf_turns *turns = writer->turns;
     const kvf_turn *turn = &turns->list[i];
     const bool is_question = turn->role == KVF_ROLE_USER || turn->role == KVF_ROLE_DEVELOPER;
@@ -235,11 +237,11 @@ static void write_transition(struct writer *writer, size_t i)
         turns->list[i + 1].role != KVF_ROLE_LATEST_REMINDER)
         return;
     if (is_action || (turn->task == KVF_CHAT_TASK_NONE && is_question)) {
-        write_mark(writer, assistant_mark);
+        write_mark(writer, KVF_CHAT_ASSISTANT);
         write_mark(writer, thinks ? KVF_CHAT_THINK : KVF_CHAT_END_THINK);
     }
     if (turn->task != KVF_CHAT_TASK_NONE)
-        write_mark(writer, task_marks[turn->task]);
+        write_mark(writer, kvf_chat_task_marks[turn->task]);
 }
 
 static kvf_status write_turn(struct writer *writer, size_t i)
@@ -254,7 +256,7 @@ static kvf_status write_turn(struct writer *writer, size_t i)
     switch (turn->role) {
     case KVF_ROLE_UNKNOWN:
         return kvf_message_fail_role(message, turn->message_index, writer->where, writer->error);
-    case KVF_ROLE_DEVELOPER: write_mark(writer, user_mark); /* fallthrough */
+    case KVF_ROLE_DEVELOPER: write_mark(writer, KVF_CHAT_USER); /* fallthrough */
     case KVF_ROLE_SYSTEM:
         write_span(writer, message->content);
         write_appendices(writer, message);
@@ -262,7 +264,7 @@ static kvf_status write_turn(struct writer *writer, size_t i)
     case KVF_ROLE_USER:
     case KVF_ROLE_TOOL: write_user(writer, turn); break;
     case KVF_ROLE_LATEST_REMINDER:
-        write_mark(writer, reminder_mark);
+        write_mark(writer, KVF_CHAT_REMINDER);
         write_span(writer, message->content);
         break;
     case KVF_ROLE_ASSISTANT: status = write_assistant(writer, i); break;

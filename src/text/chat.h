@@ -30,8 +30,12 @@
 
 /* Markers, by their exact text: U+FF5C bars, U+2581 for a space. */
 #define KVF_CHAT_BAR "\xef\xbd\x9c"
+#define KVF_CHAT_MARK(name) "<" KVF_CHAT_BAR name KVF_CHAT_BAR ">"
 #define KVF_CHAT_BOS "<" KVF_CHAT_BAR "begin\xe2\x96\x81of\xe2\x96\x81sentence" KVF_CHAT_BAR ">"
 #define KVF_CHAT_EOS "<" KVF_CHAT_BAR "end\xe2\x96\x81of\xe2\x96\x81sentence" KVF_CHAT_BAR ">"
+#define KVF_CHAT_USER KVF_CHAT_MARK("User")
+#define KVF_CHAT_ASSISTANT KVF_CHAT_MARK("Assistant")
+#define KVF_CHAT_REMINDER KVF_CHAT_MARK("latest_reminder")
 #define KVF_CHAT_THINK "<think>"
 #define KVF_CHAT_END_THINK "</think>"
 #define KVF_CHAT_DSML KVF_CHAT_BAR "DSML" KVF_CHAT_BAR
@@ -56,8 +60,11 @@ typedef enum kvf_chat_task {
     KVF_CHAT_TASK_AUTHORITY,
     KVF_CHAT_TASK_DOMAIN,
     KVF_CHAT_TASK_TITLE,
-    KVF_CHAT_TASK_READ_URL
+    KVF_CHAT_TASK_READ_URL,
+    KVF_CHAT_TASKS
 } kvf_chat_task;
+/* The marker behind a message with that task; NULL of KVF_CHAT_TASK_NONE. */
+extern const char *const kvf_chat_task_marks[KVF_CHAT_TASKS];
 
 typedef struct kvf_call {
     kvf_span id; /* may be empty */
@@ -98,6 +105,8 @@ typedef struct kvf_messages {
 kvf_status kvf_messages_read(const kvf_node *node, const char *where, kvf_messages *messages,
                              kvf_error *error);
 void kvf_messages_free(kvf_messages *messages);
+/* Whether a node can be the tools of a message, or none; `where` is what errors call it. */
+kvf_status kvf_tools_check(const kvf_node *tools, const char *where, kvf_error *error);
 
 /*
  * What the format passes over and the one who wrote the messages should hear of:

@@ -223,26 +223,37 @@ static kvf_status read_calls(const struct reader *reader, const kvf_node *node, 
     return status;
 }
 
-static kvf_status read_tools(const struct reader *reader, const kvf_node *node, const char *where,
-                             kvf_message *message)
+static kvf_status check_tools(const struct reader *reader, const kvf_node *tools, const char *where)
 {
-    const kvf_node *found = kvf_node_member(node, "tools");
-    const struct place at = place_of(where, "tools");
     size_t i = 0;
-    if (!kvf_node_is_true(found))
-        return KVF_OK;
-    if (found->type != KVF_NODE_ARRAY)
-        return fail_type(reader, at.text, found, "an array");
-    for (const kvf_node *tool = found->first; tool; tool = tool->next, i++) {
-        const struct place which = place_at(at.text, i);
+    if (tools->type != KVF_NODE_ARRAY)
+        return fail_type(reader, where, tools, "an array");
+    for (const kvf_node *tool = tools->first; tool; tool = tool->next, i++) {
+        const struct place which = place_at(where, i);
         const kvf_node *function = kvf_node_member(tool, "function");
         if (tool->type != KVF_NODE_OBJECT)
             return fail_type(reader, which.text, tool, "an object with \"function\"");
         if (!function || function->type != KVF_NODE_OBJECT)
             return fail_type(reader, place_of(which.text, "function").text, function, "an object");
     }
-    message->tools = found;
     return KVF_OK;
+}
+
+static kvf_status read_tools(const struct reader *reader, const kvf_node *node, const char *where,
+                             kvf_message *message)
+{
+    const kvf_node *found = kvf_node_member(node, "tools");
+    if (!kvf_node_is_true(found))
+        return KVF_OK;
+    message->tools = found;
+    return check_tools(reader, found, place_of(where, "tools").text);
+}
+
+kvf_status kvf_tools_check(const kvf_node *tools, const char *where, kvf_error *error)
+{
+    const struct reader reader = {where, NULL, error};
+    const kvf_status status = kvf_node_is_true(tools) ? check_tools(&reader, tools, where) : KVF_OK;
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 /* ---- Messages ------------------------------------------------------------------------ */

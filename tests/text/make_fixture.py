@@ -28,7 +28,7 @@ SPECIAL = [f"<{BAR}begin{SPACE}of{SPACE}sentence{BAR}>", f"<{BAR}end{SPACE}of{SP
 # (text, whether it is looked for after the others); some begin or end alike, to tell the rules apart.
 ADDED = [("<think>", True), ("</think>", True), (f"<{BAR}User{BAR}>", True), (f"{BAR}DSML{BAR}", True),
          ("<dsml:", True), ("<dsml:calls", True), ("ab<", False), ("b<think>x", True), ("\u00e9\u00e9", False),
-         (" two words ", True)]
+         (" two words ", True), (f"<{BAR}Assistant{BAR}>", True), (f"<{BAR}query{BAR}>", True)]
 # Bytes that meet often in texts.py, so that merges of them are used.
 FEW = [*b"etahn ", *"\u4e2d".encode()]
 COMMON = [*b"etaoinshrdlu ETAI\n.-=0123", 0xc3, 0xa9, 0xe4, 0xb8, 0xad, 0xe3, 0x81, 0x82, 0xf0, 0x9f, 0x98]
