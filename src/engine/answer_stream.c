@@ -1,0 +1,133 @@
+/* Ids of an answer to events. */
+#include "engine/conversation.h"
+
+#include "error.h"
+#include "text/decoder.h"
+
+#include <stdlib.h>
+
+struct kvf_answer_stream {
+    const kvf_conversation *conversation;
+    kvf_decoder decoder;
+    kvf_answer *answer; /* NULL: plain text */
+    kvf_answer_sink sink;
+    void *user;
+    bool failed; /* memory was short */
+    /* What is held of an answer is fed again, and given to nobody: */
+    bool is_replay;
+    size_t fed_bytes;
+    size_t given_bytes;
+    size_t shown_bytes; /* of what was held back then, and has been shown when it was left */
+};
+
+/* Cuts off what was shown already; false where nothing is left of a text. */
+static bool cut_shown(kvf_answer_stream *stream, kvf_answer_event *event)
+{
+    const size_t bytes = event->raw.bytes;
+    const size_t n = bytes < stream->shown_bytes ? bytes : stream->shown_bytes;
+    stream->shown_bytes -= n;
+    if (event->kind == KVF_ANSWER_CALL || event->kind == KVF_ANSWER_FRAME)
+        return true;
+    event->raw = kvf_span_after(event->raw, n);
+    return n < bytes;
+}
+
+static void take_event(void *user, const kvf_answer_event *event)
+{
+    kvf_answer_stream *stream = user;
+    kvf_answer_event rest = *event;
+    if (stream->is_replay)
+        stream->given_bytes += event->raw.bytes;
+    else if (cut_shown(stream, &rest))
+        stream->sink(stream->user, &rest);
+}
+
+static void feed_text(kvf_answer_stream *stream, const kvf_buffer *text)
+{
+    stream->failed = stream->failed || text->failed;
+    if (text->bytes == 0)
+        return;
+    stream->fed_bytes += text->bytes;
+    if (stream->answer) {
+        kvf_answer_text(stream->answer, text->data, text->bytes);
+        return;
+    }
+    const kvf_answer_event event = {.kind = KVF_ANSWER_CONTENT, .raw = {text->data, text->bytes}};
+    stream->sink(stream->user, &event);
+}
+
+void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id)
+{
+    const kvf_tokenizer *tokenizer = stream->conversation->tokenizer;
+    const kvf_token_kind kind = kvf_tokenizer_kind(tokenizer, id);
+    const bool is_marker = stream->answer && (kind == KVF_TOKEN_ADDED ||
+                                              id == stream->conversation->marks[KVF_MARK_EOS]);
+    kvf_buffer text = {.data = NULL};
+    if (is_marker)
+        kvf_decoder_flush(&stream->decoder, &text);
+    else
+        kvf_decoder_add(&stream->decoder, id, &text);
+    feed_text(stream, &text);
+    kvf_buffer_free(&text);
+    if (is_marker) {
+        size_t bytes;
+        const char *marker = kvf_tokenizer_bytes(tokenizer, id, &bytes);
+        stream->fed_bytes += bytes;
+        kvf_answer_marker(stream->answer, marker, bytes);
+    }
+}
+
+static void replay(kvf_answer_stream *stream, const int32_t *ids, size_t n)
+{
+    stream->is_replay = true;
+    for (size_t i = 0; i < n; i++)
+        kvf_answer_stream_add(stream, ids[i]);
+    stream->is_replay = false;
+    stream->shown_bytes = stream->fed_bytes - stream->given_bytes;
+}
+
+kvf_status kvf_answer_stream_open(const kvf_conversation *conversation,
+                                  const kvf_conversation_settings *settings, const int32_t *held,
+                                  size_t n_held, kvf_answer_sink sink, void *user,
+                                  kvf_answer_stream **stream, kvf_error *error)
+{
+    kvf_answer_stream *opened = calloc(1, sizeof *opened);
+    *stream = opened;
+    if (!opened)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for an answer");
+    opened->conversation = conversation;
+    opened->sink = sink;
+    opened->user = user;
+    kvf_decoder_start(&opened->decoder, conversation->tokenizer, true);
+    if (!settings->is_chat)
+        return kvf_ok(error);
+    const kvf_place place = kvf_conversation_place(conversation, held, n_held);
+    opened->answer = kvf_answer_open(place.has_thought, false, take_event, opened);
+    if (!opened->answer) {
+        kvf_answer_stream_close(opened);
+        *stream = NULL;
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for an answer");
+    }
+    if (place.kind == KVF_PLACE_ANSWER)
+        replay(opened, held + place.answer_at, n_held - place.answer_at);
+    return kvf_ok(error);
+}
+
+kvf_status kvf_answer_stream_finish(kvf_answer_stream *stream, kvf_error *error)
+{
+    kvf_buffer text = {.data = NULL};
+    kvf_decoder_flush(&stream->decoder, &text);
+    feed_text(stream, &text);
+    kvf_buffer_free(&text);
+    kvf_status status = stream->answer ? kvf_answer_finish(stream->answer, error) : kvf_ok(error);
+    if (status == KVF_OK && stream->failed)
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the text of an answer");
+    return status;
+}
+
+void kvf_answer_stream_close(kvf_answer_stream *stream)
+{
+    if (stream)
+        kvf_answer_close(stream->answer);
+    free(stream);
+}
