@@ -103,7 +103,8 @@ void kvf_messages_free(kvf_messages *messages);
  * What the format passes over and the one who wrote the messages should hear of:
  * KVF_INVALID_ARGUMENT for an unknown role (before the last question it would vanish), a
  * developer's message without content (likewise), a tool's result whose id is none of the
- * calls of the last assistant's message with calls (it would count as the first one's).
+ * calls of the last assistant's message with calls (it would count as the first one's); no
+ * ids at all are fine.
  */
 kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
                               kvf_error *error);
