@@ -3,6 +3,7 @@
  *
  * A conversation is an array of messages; kvf_messages_read takes it from JSON as OpenAI's
  * interface has it, a program may also fill it itself. kvf_chat_render writes all of it.
+ * Nothing here keeps state: threads may do what they want with arguments of their own.
  *
  * A conversation that goes on, with a session that holds its earlier turns:
  *   - Append: n_context says how many messages the session holds already; only the others are
@@ -129,7 +130,7 @@ typedef struct kvf_chat_settings {
 } kvf_chat_settings;
 
 typedef enum kvf_decided_by {
-    KVF_DECIDED_BY_DEFAULT, /* there are no texts: it may be wrong */
+    KVF_DECIDED_BY_DEFAULT, /* there is no text of effort: it may be wrong */
     KVF_DECIDED_BY_TEXTS,
     KVF_DECIDED_BY_CALLER
 } kvf_decided_by;

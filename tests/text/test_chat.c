@@ -428,16 +428,17 @@ static void test_effort_of_both_releases(void **state)
         {{none, NULL, none, NULL}, {none, NULL, none, NULL}, {none, none, NULL, NULL}},
         {{none, NULL, none, first}, {none, NULL, none, first}, {none, none, first, NULL}},
         {{none, none, first, second}, {none, NULL, none, first}, {none, none, first, second}}};
-    const kvf_chat_texts *const texts[3] = {NULL, &one, &two};
-    for (int i = 0; i < 36; i++) {
-        const int which = i / 12;
+    const kvf_chat_texts tools = {.source = KVF_TEXTS_CHAT_TEMPLATE, .tools = KVF_SPAN("t")};
+    const kvf_chat_texts *const texts[4] = {NULL, &one, &two, &tools}; /* the last is as none */
+    for (int i = 0; i < 48; i++) {
+        const int which = i / 12 % 3; /* of the prompts */
         const int release = i / 4 % 3;
         const int effort = i % 4;
         const char *expected = want[which][release][effort];
         kvf_prompt prompt = {0};
         kvf_chat_report report;
         kvf_error error;
-        kvf_status status = render_effort((kvf_effort)effort, (kvf_release)release, texts[which],
+        kvf_status status = render_effort((kvf_effort)effort, (kvf_release)release, texts[i / 12],
                                           &prompt, &report, &error);
         assert_int_equal(status == KVF_OK, expected != NULL);
         if (expected) {
