@@ -394,12 +394,14 @@ kvf_status kvf_vocabulary_add_merge(kvf_vocabulary *v, const char *written, size
                                    error);
 }
 
-kvf_tokenizer *kvf_vocabulary_finish(kvf_vocabulary *v)
+kvf_status kvf_vocabulary_finish(kvf_vocabulary *v, kvf_tokenizer **tokenizer, kvf_error *error)
 {
-    kvf_tokenizer *t = v->tokenizer;
+    if (!kvf_whole_make(v->tokenizer))
+        return fail_memory(v, error);
+    *tokenizer = v->tokenizer;
     v->tokenizer = NULL;
     kvf_vocabulary_free(v);
-    return t;
+    return KVF_OK;
 }
 
 void kvf_vocabulary_free(kvf_vocabulary *v)
