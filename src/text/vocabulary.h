@@ -68,14 +68,21 @@ typedef struct kvf_added_token {
     int pass; /* 0 or 1 */
 } kvf_added_token;
 
+/* A token to be found by its bytes. */
+typedef struct kvf_vocabulary_slot {
+    uint32_t id;   /* and 1; 0: the slot is free */
+    uint32_t hash; /* of the bytes: most others are told apart by it */
+} kvf_vocabulary_slot;
+
 /* A tokenizer that is being made. `where` names the file in messages. */
 typedef struct kvf_vocabulary {
     kvf_tokenizer *tokenizer;
     const char *where;
-    uint32_t *slots; /* [slot_mask + 1], at most half of them used: an id + 1, or 0 */
+    kvf_vocabulary_slot *slots; /* [slot_mask + 1], at most half of them used */
     uint32_t slot_mask;
     uint32_t n_indexed;
     uint32_t n_pairs;
+    uint32_t last_joined; /* the token of the last pair */
 } kvf_vocabulary;
 
 /* An empty one. To be freed also after a failure. */

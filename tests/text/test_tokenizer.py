@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -65,6 +66,21 @@ class Encoding(TextTest):
                 for text in texts.make(seed, 1000, MARKERS):
                     for added in (False, True):
                         self.assertEqual(probe.encode(text, added), expected.encode(text, added), (text, added))
+
+    def test_ids_of_cjk_texts_with_merges_as_training_ranks_them(self):
+        # Only there some characters are known to be whole before anything else is joined (whole.h).
+        alphabet = make_fixture.CJK * 5 + "\u4e01\u30fc\u3043e 1\u2014\n"
+        n_whole = 0
+        for seed in range(20):
+            described = make_fixture.describe(seed, 30 + 5 * seed, make_fixture.CJK.encode(), make_fixture.CJK)
+            expected = reference.Tokenizer(described)
+            n_whole += sum(len(expected.encode(character)) == 1 for character in make_fixture.CJK)
+            chooser = random.Random(seed)
+            with self.probe(described) as probe:
+                for length in [*range(1, 60), 100, 150, 400]:
+                    text = "".join(chooser.choices(alphabet, k=length))
+                    self.assertEqual(probe.encode(text), expected.encode(text), text)
+        self.assertGreater(n_whole, 100)
 
     def test_each_character_alone_and_between_letters(self):
         described = make_fixture.describe(4, 300)
