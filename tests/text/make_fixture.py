@@ -29,7 +29,9 @@ SPECIAL = [f"<{BAR}begin{SPACE}of{SPACE}sentence{BAR}>", f"<{BAR}end{SPACE}of{SP
 ADDED = [("<think>", True), ("</think>", True), (f"<{BAR}User{BAR}>", True), (f"{BAR}DSML{BAR}", True),
          ("<dsml:", True), ("<dsml:calls", True), ("ab<", False), ("b<think>x", True), ("\u00e9\u00e9", False),
          (" two words ", True)]
-CJK = "\u4e00\u4e2d\u6587\u6708\u9fa5\u3042\u30a2\u30fb"
+# Characters of a few bytes, so that many share the first two, or the last.
+CJK = "".join(bytes((first, second, third)).decode() for first in (0xe4, 0xe5) for second in (0xb8, 0xbc)
+              for third in (0x80, 0x81, 0x87))
 # Bytes that meet often in texts.py, so that merges of them are used.
 FEW = [*b"etahn ", *"\u4e2d".encode()]
 COMMON = [*b"etaoinshrdlu ETAI\n.-=0123", 0xc3, 0xa9, 0xe4, 0xb8, 0xad, 0xe3, 0x81, 0x82, 0xf0, 0x9f, 0x98]
@@ -78,13 +80,25 @@ def merges_of(chooser, count, common, first):
     return list(pairs), [token for token in known if len(token) > 1]
 
 
+def describe_pairs(seed):
+    """Of the same kind, with a merge for every two bytes: the ids show where pieces begin and end."""
+    chooser = random.Random(seed)
+    pairs = [(chr(left), chr(right)) for left in range(256) for right in range(256)]
+    chooser.shuffle(pairs)
+    return _describe(chooser, pairs, [left + right for left, right in pairs])
+
+
 def describe(seed, n_merged, common=tuple(COMMON), characters=""):
     """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones. With
     characters, which become tokens first, a merge ranks behind those that make its tokens; else anywhere."""
     chooser = random.Random(seed)
     pairs, merged = merges_of(chooser, n_merged, common, pairs_of_characters(chooser, characters))
     if not characters:
-        chooser.shuffle(pairs)
+        chooser.shuffle(pairs)  # rank has nothing to do with length or id
+    return _describe(chooser, pairs, merged)
+
+
+def _describe(chooser, pairs, merged):
     written = {chr(byte): character for byte, character in CHARACTER.items()}
     write = lambda token: "".join(written[byte] for byte in token)
     vocab = [write(chr(byte)) for byte in chooser.sample(range(256), 256)] + SPECIAL + [write(t) for t in merged]

@@ -67,12 +67,29 @@ class Encoding(TextTest):
                     for added in (False, True):
                         self.assertEqual(probe.encode(text, added), expected.encode(text, added), (text, added))
 
+    def test_pieces_are_those_of_the_reference(self):
+        described = make_fixture.describe_pairs(1)
+        expected = reference.Tokenizer(described)
+        with self.probe(described) as probe:
+            for text in texts.make(12, 3000, []):
+                self.assertEqual(probe.encode(text), expected.encode(text), text)
+
+    def test_ids_of_long_pieces_are_those_of_the_reference(self):
+        chooser = random.Random(1)
+        for seed in range(3):
+            described = make_fixture.describe(seed, 700)
+            expected = reference.Tokenizer(described)
+            with self.probe(described) as probe:
+                for length in [*range(40, 60), *range(60, 500, 20)]:
+                    text = "".join(chooser.choices("etaoinshrdlu\u00e9", k=length))
+                    self.assertEqual(probe.encode(text), expected.encode(text), text)
+
     def test_ids_of_cjk_texts_with_merges_as_training_ranks_them(self):
         # Only there some characters are known to be whole before anything else is joined (whole.h).
-        alphabet = make_fixture.CJK * 5 + "\u4e01\u30fc\u3043e 1\u2014\n"
+        alphabet = make_fixture.CJK * 4 + "\u4e02\u30fc\u3043e 1\u2014\n"
         n_whole = 0
-        for seed in range(20):
-            described = make_fixture.describe(seed, 30 + 5 * seed, make_fixture.CJK.encode(), make_fixture.CJK)
+        for seed in range(40):
+            described = make_fixture.describe(seed, 30 + 3 * seed, make_fixture.CJK.encode(), make_fixture.CJK)
             expected = reference.Tokenizer(described)
             n_whole += sum(len(expected.encode(character)) == 1 for character in make_fixture.CJK)
             chooser = random.Random(seed)
@@ -83,7 +100,7 @@ class Encoding(TextTest):
         self.assertGreater(n_whole, 100)
 
     def test_each_character_alone_and_between_letters(self):
-        described = make_fixture.describe(4, 300)
+        described = make_fixture.describe_pairs(2)
         expected = reference.Tokenizer(described)
         with self.probe(described) as probe:
             # All of what the patterns name, and each 97th of the rest.
@@ -112,7 +129,7 @@ class Encoding(TextTest):
 
     def test_a_cut_text_has_the_ids_of_the_whole(self):
         n_cut = 0
-        with self.probe(SMALL) as probe:
+        with self.probe(make_fixture.describe_pairs(3)) as probe:
             for text in texts.make(6, 1500, []):
                 data = text.encode()
                 whole = probe.encode(data)
