@@ -88,12 +88,18 @@ def describe_pairs(seed):
     return _describe(chooser, pairs, [left + right for left, right in pairs])
 
 
-def describe(seed, n_merged, common=tuple(COMMON), characters=""):
-    """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones. With
-    characters, which become tokens first, a merge ranks behind those that make its tokens; else anywhere."""
+def describe_merges(merges):
+    """Of the same kind, with these merges of bytes, the first of the lowest rank."""
+    pairs = [(left.decode("latin-1"), right.decode("latin-1")) for left, right in merges]
+    return _describe(random.Random(1), pairs, list(dict.fromkeys(left + right for left, right in pairs)))
+
+
+def describe(seed, n_merged, common=tuple(COMMON), characters="", trained=False):
+    """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones.
+    characters become tokens first. trained: a merge ranks behind those that make its tokens; else anywhere."""
     chooser = random.Random(seed)
     pairs, merged = merges_of(chooser, n_merged, common, pairs_of_characters(chooser, characters))
-    if not characters:
+    if not trained:
         chooser.shuffle(pairs)  # rank has nothing to do with length or id
     return _describe(chooser, pairs, merged)
 
