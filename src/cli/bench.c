@@ -6,17 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/peer.h"
 #include "cli/bench_matmul.h"
 #include "cli/bench_names.h"
 #include "cli/bench_report.h"
-#include "cli/budget.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
 #include "engine/amounts.h"
-#include "bench/peer.h"
+#include "engine/budget.h"
 #include "model/config.h"
 
 enum { MAX_ISAS = 8, ISA_BYTES = 32, DESCRIPTION_BYTES = 128 };
@@ -56,15 +56,15 @@ typedef struct benchmark {
 static int load_geometry(benchmark *b)
 {
     const cli_options *options = b->options;
-    b->model = options->model ? options->model : "DeepSeek-V4-Flash";
-    if (!options->model) {
+    b->model = options->engine.model ? options->engine.model : "DeepSeek-V4-Flash";
+    if (!options->engine.model) {
         kvf_geometry_v4_flash(&b->geometry);
         return CLI_EXIT_OK;
     }
     kvf_model_config *config = calloc(1, sizeof *config);
     if (!config)
         return cli_error("bench", "out of memory");
-    const int status = cli_config_load("bench", options->model, config);
+    const int status = cli_config_load("bench", options->engine.model, config);
     b->geometry = config->geometry;
     free(config);
     return status;
@@ -95,12 +95,12 @@ static int choose_contexts(benchmark *b)
 /* --isa as a list; one empty name where there is none. */
 static int choose_isas(benchmark *b)
 {
-    const char *rest = b->options->isa;
+    const char *rest = b->options->engine.isa;
     do {
         const int length = rest ? (int)strcspn(rest, ",") : 0;
         if (b->n_isas == MAX_ISAS || length >= ISA_BYTES || (rest && length == 0))
             return cli_error("bench", "--isa: '%.60s' is not a list of up to %d ISAs",
-                             b->options->isa, MAX_ISAS);
+                             b->options->engine.isa, MAX_ISAS);
         snprintf(b->isas[b->n_isas++], ISA_BYTES, "%.*s", length, rest ? rest : "");
         rest = rest && rest[length] == ',' ? rest + length + 1 : NULL;
     } while (rest);
@@ -158,11 +158,12 @@ static int open_device(benchmark *b, const char *isa)
 {
     const cli_options *options = b->options;
     kvf_error error;
-    if (options->backend && strcmp(options->backend, "metal") == 0)
+    if (options->engine.backend && strcmp(options->engine.backend, "metal") == 0)
         return cli_error("bench", "--backend metal: bench times the CPU's kernels against its "
                                   "peaks, cpu or ref");
-    const kvf_device_options device_options = {
-        .backend = options->backend, .isa = isa[0] ? isa : NULL, .n_threads = options->n_threads};
+    const kvf_device_options device_options = {.backend = options->engine.backend,
+                                               .isa = isa[0] ? isa : NULL,
+                                               .n_threads = options->engine.n_threads};
     if (kvf_device_open(&device_options, &b->device, &error) != KVF_OK)
         return cli_error("bench", "%s%s", error.message,
                          options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
@@ -252,8 +253,8 @@ static bool fits(const benchmark *b, const bench_input *input)
     if (needed_bytes <= b->memory_bytes)
         return true;
     fprintf(stderr, "kvfold: bench: left out: %s needs %s; %s has %s for it\n",
-            describe(input, what, sizeof what), kvf_show_bytes(needed_bytes, needed),
-            b->limit.name, kvf_show_bytes(b->memory_bytes, available));
+            describe(input, what, sizeof what), kvf_show_bytes(needed_bytes, needed), b->limit.name,
+            kvf_show_bytes(b->memory_bytes, available));
     return false;
 }
 
@@ -418,9 +419,9 @@ static int check_matmul(const cli_options *options)
     const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
     if (!matmul && (options->bench_types || options->bench_folder))
         return cli_error("bench", "--type and --dir only matter with --stage matmul");
-    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+    if (matmul && options->engine.backend && strcmp(options->engine.backend, "cpu") != 0)
         return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
-                         options->backend);
+                         options->engine.backend);
     if (matmul && others && options->output == CLI_OUTPUT_CSV)
         return cli_error("bench", "--csv: matmul has other columns than the other stages; "
                                   "measure it alone, or take --json");

@@ -6,12 +6,12 @@
 
 #include "bench/matmul.h"
 #include "cli/bench_names.h"
-#include "cli/budget.h"
 #include "cli/interrupt.h"
-#include "engine/limits.h"
 #include "cli/message.h"
 #include "cli/table.h"
 #include "engine/amounts.h"
+#include "engine/budget.h"
+#include "engine/limits.h"
 
 /* Weights of a round: so many times what the caches hold. */
 static const uint64_t times_the_caches = 8;

@@ -6,15 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/budget.h"
 #include "cli/commands.h"
 #include "cli/inspect_check.h"
 #include "cli/lost_files.h"
 #include "cli/message.h"
 #include "cli/sha256.h"
 #include "cli/table.h"
-#include "engine/amounts.h"
 #include "cli/weights.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
 #include "error.h"
 #include "file/json.h"
 #include "file/metadata.h"
@@ -93,7 +93,7 @@ static void name_it(inspection *i)
 static void try_to_load(inspection *i)
 {
     kvf_weights weights;
-    if (kvf_weights_load(i->device, &i->config, i->options->model, i->files, &weights,
+    if (kvf_weights_load(i->device, &i->config, i->options->engine.model, i->files, &weights,
                          &i->refused) != KVF_OK)
         return;
     kvf_weights_free(&weights);
@@ -102,7 +102,7 @@ static void try_to_load(inspection *i)
 static void find_fitting(inspection *i)
 {
     const cli_options *options = i->options;
-    const cli_budget budget = {.options = options,
+    const kvf_budget budget = {.options = &options->engine,
                                .config = &i->config,
                                .n_threads = kvf_device_n_threads(i->device),
                                .takes_stored_weights = true,
@@ -117,20 +117,20 @@ static void find_fitting(inspection *i)
     }
     if (i->memory_bytes >= all)
         i->largest_beside =
-            cli_budget_largest_context(&budget, options->profile, i->memory_bytes - all);
+            kvf_budget_largest_context(&budget, options->engine.profile, i->memory_bytes - all);
     if (i->memory_bytes >= copied)
         i->largest_from_disk =
-            cli_budget_largest_context(&budget, options->profile, i->memory_bytes - copied);
+            kvf_budget_largest_context(&budget, options->engine.profile, i->memory_bytes - copied);
 }
 
 static int look(inspection *i)
 {
     const cli_options *options = i->options;
-    const kvf_device_options device = {.n_threads = options->n_threads};
+    const kvf_device_options device = {.n_threads = options->engine.n_threads};
     kvf_error error;
     kvf_file json = {NULL, 0, {0}};
     cli_lost_files_watch(&i->files);
-    if (kvf_tensor_set_open(options->model, &i->files, &error) != KVF_OK ||
+    if (kvf_tensor_set_open(options->engine.model, &i->files, &error) != KVF_OK ||
         kvf_device_open(&device, &i->device, &error) != KVF_OK)
         return cli_error("inspect", "%s", error.message);
     name_it(i);
@@ -190,8 +190,7 @@ static void print_geometry(const inspection *i)
            "%u shared),\nvocabulary %s, context %s\n",
            geometry->n_layers, kinds[KVF_LAYER_WINDOW], kinds[KVF_LAYER_CSA], kinds[KVF_LAYER_HCA],
            config->hidden, geometry->n_heads, config->n_experts, config->expert_ffn,
-           config->n_experts_used, config->n_shared_experts,
-           kvf_show_count(geometry->vocab, vocab),
+           config->n_experts_used, config->n_shared_experts, kvf_show_count(geometry->vocab, vocab),
            kvf_show_count(geometry->max_tokens, context));
 }
 
@@ -208,9 +207,9 @@ static void print_use(const inspection *i)
     char head[KVF_NUMBER_BYTES];
     printf("a token reads %s: %s of attention and what all tokens use, %s of %u experts a layer,\n"
            "%s of the head\n",
-           kvf_show_bytes(token_total(&i->token), total),
-           kvf_show_bytes(i->token.layers, layers), kvf_show_bytes(i->token.experts, experts),
-           i->config.n_experts_used, kvf_show_bytes(i->token.head, head));
+           kvf_show_bytes(token_total(&i->token), total), kvf_show_bytes(i->token.layers, layers),
+           kvf_show_bytes(i->token.experts, experts), i->config.n_experts_used,
+           kvf_show_bytes(i->token.head, head));
     printf("copied into memory: %s; all else is used where it lies in the mapped files\n",
            kvf_show_bytes(i->weights.copied_bytes, total));
 }
@@ -229,8 +228,7 @@ static void print_skipped(const inspection *i)
     for (uint32_t n = 0; (file = kvf_tensor_set_file(i->files, n)); n++) {
         if (file->surplus_bytes == 0)
             continue;
-        printf("behind the last tensor: %s bytes of ",
-               kvf_show_count(file->surplus_bytes, bytes));
+        printf("behind the last tensor: %s bytes of ", kvf_show_count(file->surplus_bytes, bytes));
         cli_put_path(file->path);
         putchar('\n');
     }
@@ -247,7 +245,8 @@ static void print_fitting(const inspection *i)
     char memory[KVF_NUMBER_BYTES];
     if (!i->has_config || i->memory_bytes == 0)
         return;
-    printf("largest context of %s in %s of memory\n", kvf_profile_get(i->options->profile)->name,
+    printf("largest context of %s in %s of memory\n",
+           kvf_profile_get(i->options->engine.profile)->name,
            kvf_show_bytes(i->memory_bytes, memory));
     print_context(i->largest_beside, "with all weights in memory");
     print_context(i->largest_from_disk, "with weights read from the disk as they are needed");
@@ -289,7 +288,7 @@ static void print_sums(const inspection *i)
 static int print_report(const inspection *i)
 {
     char bytes[KVF_NUMBER_BYTES];
-    cli_put_path(i->options->model);
+    cli_put_path(i->options->engine.model);
     printf(": %s", container_name(i));
     if (i->architecture[0])
         printf(", %s", i->architecture);
@@ -466,7 +465,7 @@ static void add_answers(const inspection *i, cli_record *record)
 static int print_object(const inspection *i)
 {
     cli_record record = cli_record_new();
-    cli_record_text(&record, "path", i->options->model);
+    cli_record_text(&record, "path", i->options->engine.model);
     cli_record_text(&record, "container", container_name(i));
     add_text(&record, "architecture", i->architecture);
     add_text(&record, "name", i->name);

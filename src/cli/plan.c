@@ -6,15 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/budget.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
 #include "cli/svg.h"
 #include "cli/table.h"
-#include "engine/amounts.h"
 #include "cli/weights.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
 #include "model/model.h"
 
 /* One profile at one context. */
@@ -34,7 +34,7 @@ typedef enum shown { SHOW_SESSION, SHOW_TOTAL, SHOW_CHECKPOINTS } shown;
 typedef struct planning {
     const cli_options *options;
     kvf_model_config config;
-    cli_budget budget;
+    kvf_budget budget;
     bool built_in;       /* no checkpoint, only a geometry */
     cli_weights weights; /* all 0 where there are none beside a config.json */
     bool weights_known;
@@ -73,12 +73,12 @@ static void count_weights(planning *p)
     p->weights_known = true;
     if (p->built_in) {
         cli_weights_of_v4_flash(&p->config, &p->weights);
-    } else if (kvf_tensor_set_open(p->options->model, &files, &p->no_weights) == KVF_OK) {
+    } else if (kvf_tensor_set_open(p->options->engine.model, &files, &p->no_weights) == KVF_OK) {
         cli_weights_count(files, &p->config, p->budget.takes_stored_weights, &p->weights);
         kvf_tensor_set_close(files);
     } else {
         p->weights_known = false;
-        p->weights.copied_bytes = cli_budget_weight_bytes(&p->budget);
+        p->weights.copied_bytes = kvf_budget_weight_bytes(&p->budget);
         if (p->no_weights.status != KVF_FILE_NOT_FOUND && !p->options->memory_bytes)
             cli_note("plan", "the weights are not counted: %s", p->no_weights.message);
     }
@@ -89,14 +89,14 @@ static int load_config(planning *p)
 {
     const cli_options *options = p->options;
     int status = CLI_EXIT_OK;
-    p->built_in = strcmp(options->model, "v4-flash") == 0;
+    p->built_in = strcmp(options->engine.model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
     else
-        status = cli_config_load("plan", options->model, &p->config);
-    p->budget = (cli_budget){.options = options,
+        status = cli_config_load("plan", options->engine.model, &p->config);
+    p->budget = (kvf_budget){.options = &options->engine,
                              .config = &p->config,
-                             .n_threads = options->n_threads ? options->n_threads : 1,
+                             .n_threads = options->engine.n_threads ? options->engine.n_threads : 1,
                              .takes_stored_weights = true}; /* as the default backend */
     if (status != CLI_EXIT_OK)
         return status;
@@ -148,9 +148,9 @@ static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context
                      kvf_plan *plan, totals *t)
 {
     kvf_error error;
-    if (cli_budget_plan(&p->budget, profile, context_tokens, plan, &error) != KVF_OK)
+    if (kvf_budget_plan(&p->budget, profile, context_tokens, plan, &error) != KVF_OK)
         return cli_error("plan", "%s", error.message);
-    const uint32_t chunk = cli_options_chunk_tokens(p->options, context_tokens);
+    const uint32_t chunk = kvf_engine_chunk_tokens(&p->options->engine, context_tokens);
     const uint32_t n = kvf_model_activations(&p->config, chunk, NULL, 0);
     const uint32_t n_session = plan->n_buffers;
     kvf_plan_buffer *all = realloc(plan->buffers, ((size_t)n_session + n) * sizeof *all);
@@ -246,8 +246,7 @@ static int print_buffers(kvf_profile_id profile, uint64_t context_tokens, const 
                                      d ? " x " : "", (unsigned long long)buffer->shape[d]);
         kvf_show_count(buffer->bytes, cells[4]);
     }
-    printf("%s at %s\n", kvf_profile_get(profile)->name,
-           kvf_show_context(context_tokens, context));
+    printf("%s at %s\n", kvf_profile_get(profile)->name, kvf_show_context(context_tokens, context));
     cli_table_print(&table, true);
     putchar('\n');
     cli_table_free(&table);
@@ -329,8 +328,8 @@ static int print_weights(const planning *p)
 
 static int print_tables(const planning *p)
 {
-    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->model,
-           p->options->chunk_tokens);
+    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->engine.model,
+           p->options->engine.chunk_tokens);
     int status = p->weights_known ? print_weights(p) : CLI_EXIT_OK;
     printf("Session bytes: rows held, no page padding\n");
     if (status == CLI_EXIT_OK)
@@ -420,11 +419,11 @@ static int print_largest(const planning *p)
         found[i].beside =
             memory_bytes < weights_bytes
                 ? 0
-                : cli_budget_largest_context(&p->budget, id, memory_bytes - weights_bytes);
+                : kvf_budget_largest_context(&p->budget, id, memory_bytes - weights_bytes);
         found[i].without =
             memory_bytes < least_bytes
                 ? 0
-                : cli_budget_largest_context(&p->budget, id, memory_bytes - least_bytes);
+                : kvf_budget_largest_context(&p->budget, id, memory_bytes - least_bytes);
     }
     if (p->options->output != CLI_OUTPUT_TABLE)
         return print_largest_records(p, memory_bytes, weights_bytes, found);
@@ -442,9 +441,9 @@ static int print_largest(const planning *p)
 static int print_allowed(const planning *p)
 {
     cli_options options = *p->options;
-    options.counts_checkpoints = false; /* a run keeps none */
-    cli_budget budget = p->budget;
-    budget.options = &options;
+    options.engine.counts_checkpoints = false; /* a run keeps none */
+    kvf_budget budget = p->budget;
+    budget.options = &options.engine;
     const uint64_t weights_bytes = p->weights.copied_bytes;
     char left[KVF_NUMBER_BYTES];
     char weights[KVF_NUMBER_BYTES];
@@ -453,10 +452,10 @@ static int print_allowed(const planning *p)
     kvf_limits_read(&limits);
     const kvf_limit *limit = &limits.tightest[KVF_LIMIT_MEMORY];
     for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
-        const cli_request request = {.profile = (kvf_profile_id)i,
+        const kvf_request request = {.profile = (kvf_profile_id)i,
                                      .context_tokens = p->config.geometry.max_tokens};
         found[i].without =
-            cli_budget_fitting_context(&budget, &request, options.chunk_tokens, &limits);
+            kvf_budget_fitting_context(&budget, &request, options.engine.chunk_tokens, &limits);
         found[i].beside = found[i].without; /* mapped files are refused nowhere */
     }
     if (options.output != CLI_OUTPUT_TABLE)
@@ -485,7 +484,7 @@ static int write_svg(const planning *p)
     uint64_t contexts[CLI_MAX_CONTEXTS];
     double bytes[KVF_PROFILE_COUNT][CLI_MAX_CONTEXTS];
     cli_chart chart = {.title = "Session bytes against context",
-                       .subject = options->model,
+                       .subject = options->engine.model,
                        .note = "rows held, without page padding; 1 MB = 1,000,000 bytes",
                        .unit = CLI_CHART_BYTES,
                        .contexts = contexts};

@@ -13,9 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clock.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/interrupt.h"
 #include "cli/isa_names.h"
 #include "cli/message.h"
@@ -23,6 +22,7 @@
 #include "cli/reference.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "clock.h"
 #include "engine/amounts.h"
 
 static const uint64_t max_reference_bytes = UINT64_C(1) << 30;
@@ -43,7 +43,8 @@ typedef struct result {
 typedef struct verification {
     cli_options chosen; /* the user's, with ISA, threads and chunk of the combination that runs */
     const cli_options *options; /* of these */
-    cli_engine engine;
+    kvf_engine engine;
+    cli_listener listener;
     const char *isas[CLI_ISA_COUNT]; /* one of NULL: the best */
     uint32_t n_isas;
     uint32_t vocab;
@@ -79,7 +80,7 @@ static uint64_t session_tokens(const cli_options *options, uint64_t context_toke
 
 static uint32_t chunk_of(const verification *v, uint64_t context_tokens)
 {
-    return cli_options_chunk_tokens(v->options, session_tokens(v->options, context_tokens));
+    return kvf_engine_chunk_tokens(&v->options->engine, session_tokens(v->options, context_tokens));
 }
 
 static bool compares_every_position(const verification *v, uint64_t context_tokens)
@@ -141,7 +142,7 @@ static comparison_size size_of_comparison(const verification *v, uint64_t most_s
                                  ? most_session_tokens - v->options->decode_tokens
                                  : 1;
         if (v->options->n_chunks)
-            with.chosen.chunk_tokens = (uint32_t)v->options->chunks[i % n_chunks];
+            with.chosen.engine.chunk_tokens = (uint32_t)v->options->chunks[i % n_chunks];
         const uint32_t longest = chunk_of(&with, context_tokens);
         const uint32_t chunk = longest < most_chunk_tokens ? longest : most_chunk_tokens;
         uint64_t *kept = keeps_checksums(v, context_tokens) ? &size.n_digests : &size.n_rows;
@@ -151,7 +152,7 @@ static comparison_size size_of_comparison(const verification *v, uint64_t most_s
     return size;
 }
 
-/* Logits that are kept, and the tokens of the prompt, twice (cli_request). */
+/* Logits that are kept, and the tokens of the prompt, twice (kvf_request). */
 static uint64_t comparison_bytes(const void *command, uint64_t context_tokens,
                                  uint32_t chunk_tokens)
 {
@@ -166,8 +167,8 @@ static void choose_largest_chunk(verification *v)
 {
     for (uint32_t i = 0; i < v->chosen.n_chunks; i++) {
         const uint32_t chunk = (uint32_t)v->chosen.chunks[i];
-        v->chosen.chunk_tokens =
-            i == 0 || chunk > v->chosen.chunk_tokens ? chunk : v->chosen.chunk_tokens;
+        v->chosen.engine.chunk_tokens =
+            i == 0 || chunk > v->chosen.engine.chunk_tokens ? chunk : v->chosen.engine.chunk_tokens;
     }
 }
 
@@ -207,10 +208,10 @@ static int forward(pass *p, const int32_t *tokens, uint32_t n_tokens, float *all
     const kvf_status status =
         kvf_model_forward(p->v->engine.model, p->session, tokens, n_tokens, all_logits, &error);
     *seconds += kvf_seconds() - started;
-    if (status != KVF_OK)
-        return cli_engine_error(&p->v->engine, &error, p->result.profile,
-                                session_tokens(p->v->options, p->context_tokens));
-    return CLI_EXIT_OK;
+    if (status == KVF_OK)
+        return CLI_EXIT_OK;
+    kvf_engine_explain(p->result.profile, session_tokens(p->v->options, p->context_tokens), &error);
+    return cli_fail("verify", &error);
 }
 
 static int prefill(pass *p)
@@ -276,14 +277,15 @@ static void label_pass(const pass *p, char *label, size_t label_bytes)
 static int run_pass(verification *v, uint64_t context_tokens, result *out)
 {
     pass p = {.v = v, .context_tokens = context_tokens, .result = *out};
-    int status = cli_engine_open_session(&v->engine, out->profile,
-                                         session_tokens(v->options, context_tokens), &p.session);
-    if (status != CLI_EXIT_OK)
-        return status;
+    kvf_error error;
+    if (kvf_engine_open_session(&v->engine, out->profile,
+                                session_tokens(v->options, context_tokens), &p.session,
+                                &error) != KVF_OK)
+        return cli_fail("verify", &error);
     char label[80];
     label_pass(&p, label, sizeof label);
     cli_progress_start(&p.progress, label, session_tokens(v->options, context_tokens));
-    status = prefill(&p);
+    int status = prefill(&p);
     if (status == CLI_EXIT_OK)
         status = decode(&p);
     cli_progress_finish(&p.progress);
@@ -409,12 +411,13 @@ static void print_heading(const verification *v)
     if (v->options->combines)
         printf(
             "%s: %s; %s repeated to length\nEach line's logits are compared with the first's\n\n",
-            v->options->model, kvf_device_backend_name(device), text);
+            v->options->engine.model, kvf_device_backend_name(device), text);
     else
         printf("%s: %s/%s, %u thread%s, chunks of up to %u tokens; %s repeated to length\n"
                "reduction and x (speed) are against legacy; 1 MB = 1,000,000 bytes\n\n",
-               v->options->model, kvf_device_backend_name(device), kvf_device_isa_name(device),
-               n_threads, n_threads == 1 ? "" : "s", v->options->chunk_tokens, text);
+               v->options->engine.model, kvf_device_backend_name(device),
+               kvf_device_isa_name(device), n_threads, n_threads == 1 ? "" : "s",
+               v->options->engine.chunk_tokens, text);
     fflush(stdout);
 }
 
@@ -445,25 +448,28 @@ static void print_verdict(const verification *v)
 static int choose_device(verification *v, uint32_t isa, uint32_t threads)
 {
     cli_options *chosen = &v->chosen;
-    const uint32_t n_threads =
-        chosen->n_thread_counts ? (uint32_t)chosen->thread_counts[threads] : chosen->n_threads;
+    const uint32_t n_threads = chosen->n_thread_counts ? (uint32_t)chosen->thread_counts[threads]
+                                                       : chosen->engine.n_threads;
     const bool is_loaded = v->engine.model && v->engine.model->chunk_tokens > 0;
-    if (is_loaded && chosen->isa == v->isas[isa] && chosen->n_threads == n_threads)
+    if (is_loaded && chosen->engine.isa == v->isas[isa] && chosen->engine.n_threads == n_threads)
         return CLI_EXIT_OK;
-    chosen->isa = v->isas[isa];
-    chosen->n_threads = n_threads;
+    chosen->engine.isa = v->isas[isa];
+    chosen->engine.n_threads = n_threads;
     choose_largest_chunk(v);
-    const int status = cli_engine_open_device(&v->engine);
-    return status == CLI_EXIT_OK
-               ? cli_engine_load(&v->engine, session_tokens(chosen, largest_context(chosen)))
-               : status;
+    const int status = cli_open_device(chosen, &v->engine);
+    if (status != CLI_EXIT_OK)
+        return status;
+    kvf_error error;
+    const uint64_t context_tokens = session_tokens(chosen, largest_context(chosen));
+    return cli_result("verify", kvf_engine_load(&v->engine, context_tokens, &error), &error);
 }
 
 /* *first: the results of the first combination, which may be this one. */
 static int verify_profile(verification *v, uint64_t context_tokens, kvf_profile_id profile,
                           bool is_first, result *first)
 {
-    result r = {.profile = profile, .chunk_tokens = v->chosen.chunk_tokens, .is_first = is_first};
+    result r = {
+        .profile = profile, .chunk_tokens = v->chosen.engine.chunk_tokens, .is_first = is_first};
     const int status = run_pass(v, context_tokens, &r);
     if (status != CLI_EXIT_OK)
         return status;
@@ -486,7 +492,7 @@ static int verify_device(verification *v, uint64_t context_tokens, bool is_first
         if (!v->chosen.profiles[profile])
             continue;
         if (v->chosen.n_chunks)
-            v->chosen.chunk_tokens = (uint32_t)v->chosen.chunks[i / KVF_PROFILE_COUNT];
+            v->chosen.engine.chunk_tokens = (uint32_t)v->chosen.chunks[i / KVF_PROFILE_COUNT];
         status = verify_profile(v, context_tokens, (kvf_profile_id)profile, is_first, first);
         is_first = false;
     }
@@ -518,11 +524,14 @@ static int check_contexts(verification *v)
 {
     const cli_options *options = v->options;
     const uint64_t model_tokens = v->engine.config.geometry.max_tokens;
-    cli_request request = {.context_tokens = session_tokens(options, largest_context(options)),
+    kvf_request request = {.context_tokens = session_tokens(options, largest_context(options)),
                            .least_tokens = session_tokens(options, 1),
+                           .decode_tokens = options->decode_tokens,
+                           .fixed_profile = true,
                            .own_bytes = comparison_bytes,
                            .command = v};
     int status = CLI_EXIT_OK;
+    kvf_error error;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
         char context[KVF_NUMBER_BYTES];
         char limit[KVF_NUMBER_BYTES];
@@ -530,13 +539,14 @@ static int check_contexts(verification *v)
             return cli_error("verify",
                              "--ctx %s and %u decode steps are more than the model's maximum of "
                              "%s tokens",
-                             kvf_show_count(options->contexts[i], context),
-                             options->decode_tokens, kvf_show_count(model_tokens, limit));
+                             kvf_show_count(options->contexts[i], context), options->decode_tokens,
+                             kvf_show_count(model_tokens, limit));
     }
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
         request.profile = (kvf_profile_id)i;
         if (options->profiles[i])
-            status = cli_engine_check_memory(&v->engine, &request);
+            status =
+                cli_result("verify", kvf_engine_check_memory(&v->engine, &request, &error), &error);
     }
     return status;
 }
@@ -559,7 +569,10 @@ static int make_tokens(verification *v)
     } else if (!v->tokens) {
         status = cli_error("verify", "out of memory for %zu tokens", n_tokens);
     } else {
-        status = cli_engine_encode(&v->engine, text.data, text.bytes, true, &once);
+        kvf_error error;
+        status = cli_result(
+            "verify", kvf_engine_encode(&v->engine, text.data, text.bytes, true, &once, &error),
+            &error);
     }
     if (status == CLI_EXIT_OK) {
         const size_t n_bos = v->engine.config.bos_token >= 0;
@@ -597,11 +610,11 @@ static int find_isas(verification *v)
     const uint32_t set = v->chosen.isas;
     char missing[80] = "";
     kvf_error error = {.message = ""};
-    v->isas[0] = v->chosen.isa;
+    v->isas[0] = v->chosen.engine.isa;
     v->n_isas = set ? 0 : 1;
     for (uint32_t i = 0; i < CLI_ISA_COUNT; i++) {
         const kvf_device_options options = {
-            .backend = v->chosen.backend, .isa = cli_isa_name(i), .n_threads = 1};
+            .backend = v->chosen.engine.backend, .isa = cli_isa_name(i), .n_threads = 1};
         kvf_device *device = NULL;
         if (!(set & 1u << i))
             continue;
@@ -627,8 +640,8 @@ static int check_devices(verification *v)
 {
     int status = check_contexts(v);
     for (uint32_t i = 1; i < v->chosen.n_thread_counts && status == CLI_EXIT_OK; i++) {
-        v->chosen.n_threads = (uint32_t)v->chosen.thread_counts[i];
-        status = cli_engine_open_device(&v->engine);
+        v->chosen.engine.n_threads = (uint32_t)v->chosen.thread_counts[i];
+        status = cli_open_device(&v->chosen, &v->engine);
         if (status == CLI_EXIT_OK)
             status = check_contexts(v);
     }
@@ -639,14 +652,14 @@ static int prepare(verification *v)
 {
     kvf_error error;
     choose_largest_chunk(v);
-    int status = cli_engine_open(v->options, &v->engine);
+    int status = cli_open_engine(v->options, &v->listener, &v->engine);
     if (status == CLI_EXIT_OK)
         status = find_isas(v);
     if (status != CLI_EXIT_OK)
         return status;
     v->vocab = v->engine.config.geometry.vocab;
-    if (cli_engine_open_tokenizer(&v->engine, &error) != KVF_OK)
-        return cli_error("verify", "%s", error.message);
+    if (kvf_engine_open_tokenizer(&v->engine, &error) != KVF_OK)
+        return cli_fail("verify", &error);
     status = check_devices(v);
     if (status == CLI_EXIT_OK)
         status = make_tokens(v);
@@ -680,6 +693,6 @@ int cli_verify(const cli_options *options)
     free(v.rows);
     free(v.digests);
     free(v.chunk_logits);
-    cli_engine_close(&v.engine);
+    kvf_engine_close(&v.engine);
     return status;
 }

@@ -4,7 +4,8 @@
  * The form: in thinking mode reasoning up to </think>; content up to the end of sentence or to
  * "\n\n<" MARK "tool_calls"; then, to the end, calls as kvf_chat_render writes them. Nothing is
  * lost: the raw bytes of all events, in their order, are what was fed. How the answer is cut into
- * pieces changes only into how many events a text comes.
+ * pieces changes only into how many events a text comes. An answer belongs to one thread at a
+ * time.
  */
 #ifndef KVF_TEXT_ANSWER_H
 #define KVF_TEXT_ANSWER_H

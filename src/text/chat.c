@@ -305,7 +305,7 @@ static kvf_status choose_effort(const kvf_chat_settings *settings, kvf_release r
 static void decide(const kvf_chat_settings *settings, const kvf_turns *turns,
                    kvf_chat_report *report)
 {
-    const bool has_texts = settings->texts && settings->texts->source != KVF_TEXTS_NOWHERE;
+    const bool has_texts = settings->texts && settings->texts->efforts[0].data;
     report->release = settings->release;
     report->release_by = KVF_DECIDED_BY_CALLER;
     if (settings->release == KVF_RELEASE_BY_TEXTS) {

@@ -3,6 +3,7 @@
  *
  * A conversation is an array of messages; kvf_messages_read takes it from JSON as OpenAI's
  * interface has it, a program may also fill it itself. kvf_chat_render writes all of it.
+ * Nothing here keeps state: threads may do what they want with arguments of their own.
  *
  * A conversation that goes on, with a session that holds its earlier turns:
  *   - Append: n_context says how many messages the session holds already; only the others are
@@ -112,7 +113,8 @@ kvf_status kvf_tools_check(const kvf_node *tools, const char *where, kvf_error *
  * What the format passes over and the one who wrote the messages should hear of:
  * KVF_INVALID_ARGUMENT for an unknown role (before the last question it would vanish), a
  * developer's message without content (likewise), a tool's result whose id is none of the
- * calls of the last assistant's message with calls (it would count as the first one's).
+ * calls of the last assistant's message with calls (it would count as the first one's); no
+ * ids at all are fine.
  */
 kvf_status kvf_messages_check(const kvf_message *messages, size_t n, const char *where,
                               kvf_error *error);
@@ -137,7 +139,7 @@ typedef struct kvf_chat_settings {
 } kvf_chat_settings;
 
 typedef enum kvf_decided_by {
-    KVF_DECIDED_BY_DEFAULT, /* there are no texts: it may be wrong */
+    KVF_DECIDED_BY_DEFAULT, /* there is no text of effort: it may be wrong */
     KVF_DECIDED_BY_TEXTS,
     KVF_DECIDED_BY_CALLER
 } kvf_decided_by;

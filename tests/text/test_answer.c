@@ -148,6 +148,8 @@ static void test_what_deviates_comes_as_it_is(void **state)
         HEAD INVOKE("f", PARAMETER("a", "true", "s") "\n") TAIL,
         HEAD OPEN("invoke") " name=f>\n" SHUT("invoke") "\n" TAIL,
         HEAD INVOKE("f", "") EOS TAIL,
+        HEAD INVOKE("f", PARAMETER("a" DSML "b", "true", "s")) TAIL,
+        HEAD INVOKE("f" DSML, "") TAIL,
         HEAD "</think>" TAIL,
         HEAD INVOKE("f", "") INVOKE("g", "x") TAIL};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {

@@ -110,6 +110,34 @@ static void test_results_come_in_the_order_of_the_calls(void **state)
                                                                              "<think>");
 }
 
+#define TWO_CALLS(first, second)                                                                   \
+    "{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"" first                                     \
+    "\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}},{\"id\":\"" second                     \
+    "\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}"
+#define RESULTS                                                                                    \
+    "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"R1\"},"                               \
+    "{\"role\":\"tool\",\"tool_call_id\":\"2\",\"content\":\"R2\"}"
+#define TWO_INVOKES                                                                                \
+    "\n\n<" DSML "tool_calls>\n<" DSML "invoke name=\"f\">\n\n</" DSML "invoke>\n<" DSML           \
+    "invoke name=\"f\">\n\n</" DSML "invoke>\n</" DSML "tool_calls>" EOS
+
+static void test_each_round_of_calls_has_its_own_order(void **state)
+{
+    (void)state;
+    check_render("[" TWO_CALLS("2", "1") "," RESULTS "," TWO_CALLS("1", "2") "," RESULTS "]",
+                 &chat_mode,
+                 BOS TWO_INVOKES USER RESULT("R2") "\n\n" RESULT("R1") ASSISTANT
+                 "</think>" TWO_INVOKES USER RESULT("R1") "\n\n" RESULT("R2") ASSISTANT "</think>");
+}
+
+static void test_a_result_has_no_task(void **state)
+{
+    (void)state;
+    check_render("[{\"role\":\"tool\",\"content\":\"R\",\"task\":\"title\"},"
+                 "{\"role\":\"user\",\"content\":\"q\"}]",
+                 &chat_mode, BOS USER RESULT("R") "\n\nq" ASSISTANT "</think>");
+}
+
 static void test_only_what_the_format_writes_is_a_marker(void **state)
 {
     (void)state;
@@ -368,6 +396,10 @@ static void test_what_the_format_passes_over(void **state)
     expect_refusal(check, "[" CALL("1", "{}") "," CALL("2", "{}") "," TOOL("1") "]",
                    "messages[2].tool_call_id is");
     expect_refusal(check, "[" CALL("1", "{}") "," TOOL("1") "," TOOL("1") "]", NULL);
+    expect_refusal(check, "[" CALL("", "{}") "," TOOL("") "]", NULL);
+    expect_refusal(check, "[" CALL("", "{}") "," TOOL("1") "]",
+                   "messages[1].tool_call_id is \"1\"");
+    expect_refusal(check, "[" CALL("1", "{}") "," CALL("2", "{}") "," TOOL("2") "]", NULL);
     expect_refusal(check, "[]", NULL);
 }
 
@@ -396,16 +428,17 @@ static void test_effort_of_both_releases(void **state)
         {{none, NULL, none, NULL}, {none, NULL, none, NULL}, {none, none, NULL, NULL}},
         {{none, NULL, none, first}, {none, NULL, none, first}, {none, none, first, NULL}},
         {{none, none, first, second}, {none, NULL, none, first}, {none, none, first, second}}};
-    const kvf_chat_texts *const texts[3] = {NULL, &one, &two};
-    for (int i = 0; i < 36; i++) {
-        const int which = i / 12;
+    const kvf_chat_texts tools = {.source = KVF_TEXTS_CHAT_TEMPLATE, .tools = KVF_SPAN("t")};
+    const kvf_chat_texts *const texts[4] = {NULL, &one, &two, &tools}; /* the last is as none */
+    for (int i = 0; i < 48; i++) {
+        const int which = i / 12 % 3; /* of the prompts */
         const int release = i / 4 % 3;
         const int effort = i % 4;
         const char *expected = want[which][release][effort];
         kvf_prompt prompt = {0};
         kvf_chat_report report;
         kvf_error error;
-        kvf_status status = render_effort((kvf_effort)effort, (kvf_release)release, texts[which],
+        kvf_status status = render_effort((kvf_effort)effort, (kvf_release)release, texts[i / 12],
                                           &prompt, &report, &error);
         assert_int_equal(status == KVF_OK, expected != NULL);
         if (expected) {
@@ -462,6 +495,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_examples_of_the_description),
         cmocka_unit_test(test_results_come_in_the_order_of_the_calls),
+        cmocka_unit_test(test_each_round_of_calls_has_its_own_order),
+        cmocka_unit_test(test_a_result_has_no_task),
         cmocka_unit_test(test_only_what_the_format_writes_is_a_marker),
         cmocka_unit_test(test_an_empty_conversation_is_its_beginning),
         cmocka_unit_test(test_turns_that_are_appended),
