@@ -5,6 +5,7 @@
 #include "text/decoder.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct kvf_answer_stream {
     const kvf_conversation *conversation;
@@ -12,13 +13,76 @@ struct kvf_answer_stream {
     kvf_answer *answer; /* NULL: plain text */
     kvf_answer_sink sink;
     void *user;
-    bool failed; /* memory was short */
+    bool failed;        /* memory was short */
+    size_t fed_bytes;   /* of all ids, .. */
+    size_t given_bytes; /* .. and of all events */
     /* What is held of an answer is fed again, and given to nobody: */
     bool is_replay;
-    size_t fed_bytes;
-    size_t given_bytes;
     size_t shown_bytes; /* of what was held back then, and has been shown when it was left */
+    /* Texts that end it: */
+    const char *const *stops; /* [n_stops] */
+    size_t n_stops;
+    kvf_buffer kept; /* content that may be the beginning of one */
+    bool is_stopped;
 };
+
+/* ---- Texts that end an answer ------------------------------------------------------------ */
+
+static void give_content(const kvf_answer_stream *stream, size_t bytes)
+{
+    const kvf_answer_event event = {.kind = KVF_ANSWER_CONTENT, .raw = {stream->kept.data, bytes}};
+    if (bytes > 0)
+        stream->sink(stream->user, &event);
+}
+
+static void drop_kept(kvf_answer_stream *stream, size_t bytes)
+{
+    kvf_buffer *kept = &stream->kept;
+    if (bytes > 0)
+        memmove(kept->data, kept->data + bytes, kept->bytes - bytes);
+    kept->bytes -= bytes;
+}
+
+/* Whether one of the texts stands at this place; *begins: all that is there may become one. */
+static bool stops_at(const kvf_answer_stream *stream, size_t at, bool *begins)
+{
+    const size_t left = stream->kept.bytes - at;
+    for (size_t i = 0; i < stream->n_stops; i++) {
+        const size_t bytes = strlen(stream->stops[i]);
+        const bool equal =
+            memcmp(stream->kept.data + at, stream->stops[i], bytes < left ? bytes : left) == 0;
+        if (equal && bytes <= left)
+            return true;
+        *begins = *begins || equal;
+    }
+    return false;
+}
+
+/*
+ * Gives what was kept up to where an answer stops, or may stop; is_all: nothing follows. What it
+ * stops at stays there.
+ */
+static void give_kept(kvf_answer_stream *stream, bool is_all)
+{
+    size_t at = 0;
+    while (at < stream->kept.bytes) {
+        bool begins = false;
+        stream->is_stopped = stops_at(stream, at, &begins);
+        if (stream->is_stopped || (begins && !is_all))
+            break;
+        at++;
+    }
+    give_content(stream, at);
+    drop_kept(stream, at);
+}
+
+void kvf_answer_stream_stop_at(kvf_answer_stream *stream, const char *const *stops, size_t n_stops)
+{
+    stream->stops = stops;
+    stream->n_stops = n_stops;
+}
+
+/* ---- Ids ---------------------------------------------------------------------------------- */
 
 /* Cuts off what was shown already; false where nothing is left of a text. */
 static bool cut_shown(kvf_answer_stream *stream, kvf_answer_event *event)
@@ -36,24 +100,34 @@ static void take_event(void *user, const kvf_answer_event *event)
 {
     kvf_answer_stream *stream = user;
     kvf_answer_event rest = *event;
-    if (stream->is_replay)
-        stream->given_bytes += event->raw.bytes;
-    else if (cut_shown(stream, &rest))
+    const bool may_stop = event->kind == KVF_ANSWER_CONTENT && stream->n_stops > 0;
+    if (!stream->is_stopped && !may_stop)
+        give_kept(stream, true);
+    if (stream->is_stopped)
+        return;
+    stream->given_bytes += event->raw.bytes;
+    if (stream->is_replay || !cut_shown(stream, &rest))
+        return;
+    if (!may_stop) {
         stream->sink(stream->user, &rest);
+        return;
+    }
+    kvf_buffer_add_span(&stream->kept, rest.raw);
+    stream->failed = stream->failed || stream->kept.failed;
+    give_kept(stream, false);
 }
 
 static void feed_text(kvf_answer_stream *stream, const kvf_buffer *text)
 {
+    const kvf_answer_event event = {.kind = KVF_ANSWER_CONTENT, .raw = {text->data, text->bytes}};
     stream->failed = stream->failed || text->failed;
+    stream->fed_bytes += text->bytes;
     if (text->bytes == 0)
         return;
-    stream->fed_bytes += text->bytes;
-    if (stream->answer) {
+    if (stream->answer)
         kvf_answer_text(stream->answer, text->data, text->bytes);
-        return;
-    }
-    const kvf_answer_event event = {.kind = KVF_ANSWER_CONTENT, .raw = {text->data, text->bytes}};
-    stream->sink(stream->user, &event);
+    else
+        take_event(stream, &event);
 }
 
 void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id)
@@ -75,6 +149,22 @@ void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id)
         stream->fed_bytes += bytes;
         kvf_answer_marker(stream->answer, marker, bytes);
     }
+}
+
+bool kvf_answer_stream_is_stopped(const kvf_answer_stream *stream)
+{
+    return stream->is_stopped;
+}
+
+/* Bytes that a character may begin with are of the id that they came with. */
+size_t kvf_answer_stream_fed_bytes(const kvf_answer_stream *stream)
+{
+    return stream->fed_bytes + stream->decoder.n_held;
+}
+
+size_t kvf_answer_stream_given_bytes(const kvf_answer_stream *stream)
+{
+    return stream->given_bytes - stream->kept.bytes;
 }
 
 static void replay(kvf_answer_stream *stream, const int32_t *ids, size_t n)
@@ -120,6 +210,8 @@ kvf_status kvf_answer_stream_finish(kvf_answer_stream *stream, kvf_error *error)
     feed_text(stream, &text);
     kvf_buffer_free(&text);
     kvf_status status = stream->answer ? kvf_answer_finish(stream->answer, error) : kvf_ok(error);
+    if (!stream->is_stopped)
+        give_kept(stream, true);
     if (status == KVF_OK && stream->failed)
         status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the text of an answer");
     return status;
@@ -127,7 +219,9 @@ kvf_status kvf_answer_stream_finish(kvf_answer_stream *stream, kvf_error *error)
 
 void kvf_answer_stream_close(kvf_answer_stream *stream)
 {
-    if (stream)
+    if (stream) {
         kvf_answer_close(stream->answer);
+        kvf_buffer_free(&stream->kept);
+    }
     free(stream);
 }

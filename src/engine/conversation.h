@@ -152,7 +152,21 @@ kvf_status kvf_answer_stream_open(const kvf_conversation *conversation,
                                   const kvf_conversation_settings *settings, const int32_t *held,
                                   size_t n_held, kvf_answer_sink sink, void *user,
                                   kvf_answer_stream **stream, kvf_error *error);
+/*
+ * Texts, none of them empty, before the first of which the answer ends. They are looked for in
+ * its content, not in reasoning and calls. What may be the beginning of one is held back.
+ * stops[n_stops] stays the caller's and outlives the stream.
+ */
+void kvf_answer_stream_stop_at(kvf_answer_stream *stream, const char *const *stops, size_t n_stops);
+/* Whether one of these texts has come: nothing is given any more. */
+bool kvf_answer_stream_is_stopped(const kvf_answer_stream *stream);
 void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id);
+/*
+ * Bytes of the answer's ids, all parts of it, markers too; and as many of them as were given. Both
+ * are equal where nothing is held back.
+ */
+size_t kvf_answer_stream_fed_bytes(const kvf_answer_stream *stream);
+size_t kvf_answer_stream_given_bytes(const kvf_answer_stream *stream);
 /* The answer ends; what was held back is given. KVF_OUT_OF_MEMORY: events are missing. */
 kvf_status kvf_answer_stream_finish(kvf_answer_stream *stream, kvf_error *error);
 /* NULL is fine. Without kvf_answer_stream_finish what is held back is given to nobody. */

@@ -623,6 +623,117 @@ static void test_a_call_comes_whole_wherever_the_answer_was_left(void **state)
     kvf_ids_free(&held);
 }
 
+/* ---- Texts that end an answer ------------------------------------------------------------ */
+
+/* What is given of an answer of plain bytes, a token each, and the bytes before the stop. */
+static void assert_stopped(const struct fixture *fixture, const char *const *stops, size_t n_stops,
+                           const char *answer, const char *expected, bool is_stopped)
+{
+    kvf_ids ids = {.n = 0};
+    kvf_buffer seen = {.data = NULL};
+    kvf_answer_stream *stream;
+    kvf_error error;
+    assert_int_equal(kvf_encode_text(fixture->encoder, answer, strlen(answer), true, &ids, &error),
+                     KVF_OK);
+    assert_int_equal(
+        kvf_answer_stream_open(&fixture->conversation, &chat, NULL, 0, see, &seen, &stream, &error),
+        KVF_OK);
+    kvf_answer_stream_stop_at(stream, stops, n_stops);
+    size_t fed = 0;
+    for (size_t i = 0; i < ids.n && !kvf_answer_stream_is_stopped(stream); i++) {
+        size_t bytes;
+        kvf_tokenizer_bytes(fixture->tokenizer, ids.ids[i], &bytes);
+        kvf_answer_stream_add(stream, ids.ids[i]);
+        fed += bytes;
+        assert_int_equal(kvf_answer_stream_fed_bytes(stream), fed);
+        assert_true(kvf_answer_stream_given_bytes(stream) <= fed);
+    }
+    assert_int_equal(kvf_answer_stream_finish(stream, &error), KVF_OK);
+    assert_int_equal(kvf_answer_stream_is_stopped(stream), is_stopped);
+    assert_string_equal(seen.data ? seen.data : "", expected);
+    kvf_buffer joined = {.data = NULL};
+    join_texts(&seen, &joined);
+    assert_int_equal(kvf_answer_stream_given_bytes(stream), is_stopped ? joined.bytes - 1 : fed);
+    kvf_buffer_free(&joined);
+    kvf_answer_stream_close(stream);
+    kvf_buffer_free(&seen);
+    kvf_ids_free(&ids);
+}
+
+static void test_an_answer_ends_before_a_stop(void **state)
+{
+    const struct fixture *fixture = *state;
+    const char *const one[] = {"STOP"};
+    const char *const two[] = {"abcd", "bc"};
+    const char *const lines[] = {"\n\n", "\nQ"};
+    assert_stopped(fixture, one, 1, "a STOP b",
+                   "\x01"
+                   "ca ",
+                   true);
+    assert_stopped(fixture, one, 1, "STOP", "", true);
+    assert_stopped(fixture, one, 1, "SSTOP",
+                   "\x01"
+                   "cS",
+                   true);
+    assert_stopped(fixture, one, 1, "STOSTOP",
+                   "\x01"
+                   "cSTO",
+                   true);
+    assert_stopped(fixture, one, 1, "a STO",
+                   "\x01"
+                   "ca STO",
+                   false);
+    assert_stopped(fixture, one, 1, "STO b",
+                   "\x01"
+                   "cSTO b",
+                   false);
+    assert_stopped(fixture, two, 2, "xabcd",
+                   "\x01"
+                   "cx",
+                   true);
+    assert_stopped(fixture, two, 2, "xabce",
+                   "\x01"
+                   "cxa",
+                   true);
+    assert_stopped(fixture, two, 2, "xabc",
+                   "\x01"
+                   "cxa",
+                   true); /* known at the end alone */
+    assert_stopped(fixture, lines, 2, "the\ntea\n\neat",
+                   "\x01"
+                   "cthe\ntea",
+                   true);
+    assert_stopped(fixture, lines, 2, "the\n\n\n",
+                   "\x01"
+                   "cthe",
+                   true);
+    assert_stopped(fixture, one, 1,
+                   "ST"
+                   "<think>"
+                   "OP",
+                   "\x01"
+                   "cST<think>OP",
+                   false);
+    const char *const marked[] = {"T<think>O"}; /* text, where it is no part of the form */
+    assert_stopped(fixture, marked, 1,
+                   "ST"
+                   "<think>"
+                   "OP",
+                   "\x01"
+                   "cS",
+                   true);
+    /* Not in what is no content. */
+    const char *const calls[] = {"tool_calls", "tea"};
+    assert_stopped(fixture, calls, 2, "the" CALL EOS,
+                   "\x01"
+                   "cthe"
+                   "\x01"
+                   "xeat{\"tea\": 3}"
+                   "\x01"
+                   "f</" DSML "tool_calls>" EOS,
+                   false);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_fixture, close_fixture)
 
 int main(void)
@@ -647,6 +758,7 @@ int main(void)
         TEST(test_characters_are_whole_and_padding_is_none),
         TEST(test_an_answer_that_was_interrupted_goes_on),
         TEST(test_a_call_comes_whole_wherever_the_answer_was_left),
+        TEST(test_an_answer_ends_before_a_stop),
     };
     return cmocka_run_group_tests_name("conversation", tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-#include "engine/request.h"
+#include "engine/chat_request.h"
 
 #include "error.h"
 
@@ -72,7 +72,7 @@ static kvf_status check(const kvf_messages *messages, kvf_error *error)
 
 /* ---- The object ------------------------------------------------------------------------ */
 
-static void note_other_keys(const kvf_node *object, kvf_request *request)
+static void note_other_keys(const kvf_node *object, kvf_chat_request *request)
 {
     size_t used = 0;
     for (const kvf_node *node = object->first; node; node = node->next) {
@@ -128,7 +128,7 @@ static kvf_status take_tools(const kvf_node *tools, kvf_messages *messages, kvf_
     return KVF_OK;
 }
 
-static kvf_status take(const kvf_node *root, kvf_request *request, kvf_error *error)
+static kvf_status take(const kvf_node *root, kvf_chat_request *request, kvf_error *error)
 {
     const bool is_object = root->type == KVF_NODE_OBJECT;
     if (!is_object && root->type != KVF_NODE_ARRAY)
@@ -150,11 +150,11 @@ static kvf_status take(const kvf_node *root, kvf_request *request, kvf_error *er
     return status;
 }
 
-kvf_status kvf_request_read(const char *text, size_t bytes, const char *where, kvf_request *request,
-                            kvf_error *error)
+kvf_status kvf_chat_request_read(const char *text, size_t bytes, const char *where,
+                                 kvf_chat_request *request, kvf_error *error)
 {
     kvf_error inner = {.status = KVF_OK};
-    *request = (kvf_request){.passed_over = ""};
+    *request = (kvf_chat_request){.passed_over = ""};
     kvf_status status = kvf_tree_read(text, bytes, KVF_JSON_STRICT, where, &request->tree, error);
     if (status != KVF_OK)
         return status;
@@ -165,7 +165,7 @@ kvf_status kvf_request_read(const char *text, size_t bytes, const char *where, k
     return kvf_fail(error, status, "%s: %s", kvf_printable(where).text, inner.message);
 }
 
-void kvf_request_free(kvf_request *request)
+void kvf_chat_request_free(kvf_chat_request *request)
 {
     kvf_messages_free(&request->messages);
     kvf_tree_free(&request->tree);

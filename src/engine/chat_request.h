@@ -2,16 +2,16 @@
  * A whole conversation as programs write it: JSON in the form of OpenAI's interface, an array of
  * messages, or an object with "messages" and perhaps "tools". Internal.
  */
-#ifndef KVF_ENGINE_REQUEST_H
-#define KVF_ENGINE_REQUEST_H
+#ifndef KVF_ENGINE_CHAT_REQUEST_H
+#define KVF_ENGINE_CHAT_REQUEST_H
 
 #include "text/chat.h"
 
-typedef struct kvf_request {
+typedef struct kvf_chat_request {
     kvf_tree tree;
     kvf_messages messages;
     char passed_over[128]; /* other keys of the object, "a, b" as many as it can hold; or "" */
-} kvf_request;
+} kvf_chat_request;
 
 /*
  * Reads one, and sees that a model can answer it. The tools of the object become those of the
@@ -22,8 +22,8 @@ typedef struct kvf_request {
  * or the last is an assistant's that has ended, or a system's. KVF_OUT_OF_MEMORY.
  *   *request is to be freed after KVF_OK only. `text` may go.
  */
-kvf_status kvf_request_read(const char *text, size_t bytes, const char *where, kvf_request *request,
-                            kvf_error *error);
-void kvf_request_free(kvf_request *request);
+kvf_status kvf_chat_request_read(const char *text, size_t bytes, const char *where,
+                                 kvf_chat_request *request, kvf_error *error);
+void kvf_chat_request_free(kvf_chat_request *request);
 
 #endif

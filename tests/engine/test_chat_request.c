@@ -1,5 +1,5 @@
 /* Conversations that programs write: what is taken, and what of them no model could answer. */
-#include "engine/request.h"
+#include "engine/chat_request.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,27 +17,27 @@
 #define RESULT(id) "{\"role\":\"tool\",\"tool_call_id\":\"" id "\",\"content\":\"r\"}"
 #define TOOLS "[{\"function\":{\"name\":\"f\"}}]"
 
-static kvf_request taken(const char *json)
+static kvf_chat_request taken(const char *json)
 {
-    kvf_request request;
+    kvf_chat_request request;
     kvf_error error;
-    if (kvf_request_read(json, strlen(json), "FILE", &request, &error) != KVF_OK)
+    if (kvf_chat_request_read(json, strlen(json), "FILE", &request, &error) != KVF_OK)
         fail_msg("%s: %s", json, error.message);
     return request;
 }
 
 static void assert_taken(const char *json, size_t n_messages)
 {
-    kvf_request request = taken(json);
+    kvf_chat_request request = taken(json);
     assert_int_equal(request.messages.n, n_messages);
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
 }
 
 static void assert_refused(const char *json, kvf_status status, const char *expected)
 {
-    kvf_request request;
+    kvf_chat_request request;
     kvf_error error;
-    assert_int_equal(kvf_request_read(json, strlen(json), "FILE", &request, &error), status);
+    assert_int_equal(kvf_chat_request_read(json, strlen(json), "FILE", &request, &error), status);
     if (!strstr(error.message, expected) || strncmp(error.message, "FILE: ", 6) != 0)
         fail_msg("%s: %s", json, error.message);
 }
@@ -58,13 +58,13 @@ static void test_an_array_or_an_object(void **state)
 static void test_other_keys_are_named(void **state)
 {
     (void)state;
-    kvf_request request = taken("{\"model\":\"m\",\"messages\":[" USER "],\"tools\":null,"
-                                "\"a\\nb\":1}");
+    kvf_chat_request request = taken("{\"model\":\"m\",\"messages\":[" USER "],\"tools\":null,"
+                                     "\"a\\nb\":1}");
     assert_string_equal(request.passed_over, "model, a?b");
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
     request = taken("[" USER "]");
     assert_string_equal(request.passed_over, "");
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
     /* As many as there is room for. */
     char json[4096] = "{\"messages\":[" USER "]";
     for (int i = 0; i < 100; i++)
@@ -72,17 +72,17 @@ static void test_other_keys_are_named(void **state)
     request = taken(strcat(json, "}"));
     assert_int_equal(strncmp(request.passed_over, "key00, key01, ", 14), 0);
     assert_true(strlen(request.passed_over) < sizeof request.passed_over);
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
 }
 
 static void test_tools_become_the_systems(void **state)
 {
     (void)state;
-    kvf_request request = taken("{\"tools\":" TOOLS ",\"messages\":[" SYSTEM "," USER "]}");
+    kvf_chat_request request = taken("{\"tools\":" TOOLS ",\"messages\":[" SYSTEM "," USER "]}");
     assert_int_equal(request.messages.n, 2);
     assert_non_null(request.messages.list[0].tools);
     assert_string_equal(request.messages.list[0].content.data, "s");
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
     request = taken("{\"tools\":" TOOLS ",\"messages\":[" USER "," SYSTEM "," USER "]}");
     assert_int_equal(request.messages.n, 4);
     assert_int_equal(request.messages.list[0].role, KVF_ROLE_SYSTEM);
@@ -90,7 +90,7 @@ static void test_tools_become_the_systems(void **state)
     assert_non_null(request.messages.list[0].tools);
     assert_int_equal(request.messages.list[1].role, KVF_ROLE_USER);
     assert_null(request.messages.list[2].tools);
-    kvf_request_free(&request);
+    kvf_chat_request_free(&request);
     assert_taken("{\"tools\":[],\"messages\":[" USER "]}", 1);
 }
 
@@ -155,5 +155,5 @@ int main(void)
         cmocka_unit_test(test_what_is_no_conversation),
         cmocka_unit_test(test_what_no_model_could_answer),
     };
-    return cmocka_run_group_tests_name("request", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("chat_request", tests, NULL, NULL);
 }
