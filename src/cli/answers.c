@@ -11,14 +11,10 @@
 #include "clock.h"
 #include "engine/amounts.h"
 
-/* What a token is shown as: the characters that end in it, or a line with its id. */
-static void show_token(cli_stream *stream, int32_t token, kvf_buffer *text)
+/* Whether somebody reads: a little can be written without waiting. */
+static bool is_read(void)
 {
-    char line[16];
-    if (stream->shows_ids)
-        kvf_buffer_add(text, line, (size_t)snprintf(line, sizeof line, "%d\n", token));
-    else
-        kvf_decoder_add(&stream->decoder, token, text);
+    return poll(&(struct pollfd){STDOUT_FILENO, POLLOUT, 0}, 1, 0) == 1;
 }
 
 /*
@@ -31,7 +27,7 @@ static bool stream_text(const kvf_buffer *text, int *status)
     size_t done = 0;
     if (text->failed)
         *status = cli_error("run", "out of memory for the text of a token");
-    while (!text->failed && done < text->bytes && (done > 0 || !cli_interrupted())) {
+    while (!text->failed && done < text->bytes && (done > 0 || !cli_interrupted() || is_read())) {
         const ssize_t written = write(STDOUT_FILENO, text->data + done, text->bytes - done);
         if (written > 0) {
             done += (size_t)written;
@@ -45,39 +41,139 @@ static bool stream_text(const kvf_buffer *text, int *status)
     return done == text->bytes && !text->failed;
 }
 
-/* A kvf_token_sink. One that was not shown leaves nothing behind. */
-static bool stream_token(void *user, int32_t token)
+/* Writes what there is to write. */
+static bool flush_stream(void *user)
 {
     cli_stream *stream = user;
-    const kvf_decoder before = stream->decoder;
-    kvf_buffer text = {.data = NULL};
-    show_token(stream, token, &text);
-    const bool shown = stream_text(&text, &stream->status);
-    if (!shown)
-        stream->decoder = before;
-    kvf_buffer_free(&text);
+    const bool shown = stream_text(&stream->text, &stream->status);
+    kvf_buffer_free(&stream->text);
     return shown;
 }
 
-/* Half a character at the end of an answer shows that it is one. */
-static void stream_rest(cli_stream *stream)
+/* ---- What an answer looks like ----------------------------------------------------------- */
+
+/* Faint, and back to normal: ECMA-48's SGR. */
+static const char dim[] = "\033[2m";
+static const char normal[] = "\033[0m";
+
+static void add(cli_stream *stream, const char *string)
 {
-    kvf_buffer text = {.data = NULL};
-    kvf_decoder_flush(&stream->decoder, &text);
-    stream_text(&text, &stream->status);
-    kvf_buffer_free(&text);
+    kvf_buffer_add(&stream->text, string, strlen(string));
+}
+
+static void begin_reasoning(cli_stream *stream)
+{
+    if (!stream->is_reasoning)
+        add(stream, stream->dims_thinking ? dim : KVF_CHAT_THINK);
+    stream->is_reasoning = true;
+}
+
+/* Before anything else is shown, and at the end. */
+static void end_reasoning(cli_stream *stream, bool goes_on)
+{
+    if (!stream->is_reasoning)
+        return;
+    add(stream, stream->dims_thinking ? normal : KVF_CHAT_END_THINK);
+    if (goes_on)
+        add(stream, "\n\n");
+    stream->is_reasoning = false;
+}
+
+static void add_span(cli_stream *stream, kvf_span span)
+{
+    kvf_buffer_add(&stream->text, span.data, span.bytes);
+    stream->has_shown = stream->has_shown || span.bytes > 0;
+}
+
+/* A line of its own: "tool call: NAME {..}". */
+static void add_call(cli_stream *stream, const kvf_answer_event *event)
+{
+    add(stream, stream->has_shown ? "\ntool call: " : "tool call: ");
+    add_span(stream, event->name);
+    add(stream, " ");
+    add_span(stream, event->arguments);
+}
+
+static void show_event(void *user, const kvf_answer_event *event)
+{
+    cli_stream *stream = user;
+    if (event->kind == KVF_ANSWER_FRAME)
+        return;
+    if (event->kind == KVF_ANSWER_REASONING) {
+        stream->has_hidden = stream->has_hidden || !stream->shows_thinking;
+        if (stream->shows_thinking) {
+            begin_reasoning(stream);
+            kvf_buffer_add(&stream->text, event->raw.data, event->raw.bytes);
+        }
+        return;
+    }
+    end_reasoning(stream, true);
+    if (event->kind == KVF_ANSWER_CALL)
+        add_call(stream, event);
+    else
+        add_span(stream, event->raw);
+}
+
+/* ---- One answer ---------------------------------------------------------------------------- */
+
+void cli_stream_start(const cli_conversation *conversation, bool shows_ids, cli_stream *stream)
+{
+    const cli_options *options = conversation->options;
+    const bool terminal = isatty(STDOUT_FILENO) == 1;
+    *stream = (cli_stream){.conversation = conversation,
+                           .shows_ids = shows_ids,
+                           .shows_thinking = options->show_thinking || terminal,
+                           .dims_thinking = terminal && !options->plain_terminal};
+}
+
+kvf_reply_options cli_reply_options(const cli_conversation *conversation)
+{
+    return (kvf_reply_options){.conversation = &conversation->format,
+                               .settings = conversation->settings,
+                               .stops = conversation->options->stops,
+                               .n_stops = conversation->options->n_stops};
+}
+
+static kvf_taken show_id(void *user, int32_t token)
+{
+    cli_stream *stream = user;
+    char line[16];
+    snprintf(line, sizeof line, "%d\n", token);
+    add(stream, line);
+    return flush_stream(stream) ? KVF_TAKEN : KVF_TAKEN_BY_NOBODY;
+}
+
+static kvf_status answer(kvf_generator *generator, cli_stream *stream, kvf_generation *generation,
+                         kvf_error *error)
+{
+    const kvf_token_sink ids = {.take = show_id, .user = stream, .saves_between = true};
+    kvf_reply_options options = cli_reply_options(stream->conversation);
+    if (stream->shows_ids)
+        return kvf_generator_answer(generator, &ids, generation, error);
+    options.sink = show_event;
+    options.flush = flush_stream;
+    options.user = stream;
+    options.saves_between = true;
+    return kvf_reply(generator, &options, generation, error);
 }
 
 int cli_stream_answer(kvf_generator *generator, cli_stream *stream, kvf_generation *generation)
 {
     kvf_error error;
     stream->status = CLI_EXIT_OK;
-    kvf_decoder_start(&stream->decoder, generator->engine->tokenizer, true);
+    stream->has_hidden = false;
+    stream->has_shown = false;
     fflush(stdout);
-    if (kvf_generator_answer(generator, stream_token, stream, generation, &error) != KVF_OK)
-        return cli_fail("run", &error);
+    const kvf_status status = answer(generator, stream, generation, &error);
+    end_reasoning(stream, false);
     if (stream->status == CLI_EXIT_OK)
-        stream_rest(stream);
+        flush_stream(stream);
+    kvf_buffer_free(&stream->text);
+    if (status != KVF_OK)
+        return cli_fail("run", &error);
+    if (stream->has_hidden && !stream->has_shown)
+        cli_note("run", "the answer ended in its reasoning, which is not shown; --show-thinking "
+                        "shows it, -n N leaves room for more");
     return stream->status;
 }
 
@@ -109,6 +205,7 @@ const char *cli_ending_name(kvf_ending ending)
     case KVF_ENDED_EOS: return "eos";
     case KVF_ENDED_MAX_TOKENS: return "max_tokens";
     case KVF_ENDED_CONTEXT_FULL: return "context_full";
+    case KVF_ENDED_STOP: return "stop";
     default: return "interrupted";
     }
 }
@@ -119,6 +216,7 @@ static const char *describe_ending(kvf_ending ending)
     case KVF_ENDED_EOS: return "ended by the model";
     case KVF_ENDED_MAX_TOKENS: return "ended by --max-tokens";
     case KVF_ENDED_CONTEXT_FULL: return "the context is full";
+    case KVF_ENDED_STOP: return "ended before a --stop";
     default: return "interrupted";
     }
 }

@@ -186,6 +186,44 @@ static void parse_grid(parser *p, const char *text)
     }
 }
 
+/* The place of a name in a list that is "a, b or c" to people. */
+static size_t parse_choice(parser *p, const char *option, const char *text,
+                           const char *const *names, size_t n, const char *expected)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(text, names[i]) == 0)
+            return i;
+    cli_error(p->name, "%s: '%.60s' is not one of %s", option, text, expected);
+    p->failed = true;
+    return 0;
+}
+
+static void parse_effort(parser *p, const char *text)
+{
+    static const char *const names[] = {"none", "low", "high", "max"};
+    p->options->effort_given = true;
+    p->options->effort =
+        (kvf_effort)parse_choice(p, "--effort", text, names, 4, "none, low, high and max");
+}
+
+static void parse_release(parser *p, const char *text)
+{
+    static const char *const names[] = {"preview", "0731"};
+    const size_t which = parse_choice(p, "--release", text, names, 2, "preview and 0731");
+    p->options->release = which == 0 ? KVF_RELEASE_PREVIEW : KVF_RELEASE_0731;
+}
+
+static void add_stop(parser *p, const char *text)
+{
+    cli_options *o = p->options;
+    if (o->n_stops == CLI_MAX_STOPS) {
+        cli_error(p->name, "--stop: at most %d texts", CLI_MAX_STOPS);
+        p->failed = true;
+        return;
+    }
+    o->stops[o->n_stops++] = text;
+}
+
 /* ---- One option ----------------------------------------------------------------- */
 
 static void apply_sampling(parser *p, cli_option_id id, const char *value)
@@ -256,6 +294,25 @@ static void parse_session(parser *p, const char *name)
     p->options->engine.session = name;
 }
 
+static void apply_chat(parser *p, cli_option_id id, const char *value)
+{
+    cli_options *o = p->options;
+    switch (id) {
+    case OPTION_SYSTEM: o->system = value; break;
+    case OPTION_MESSAGES: o->messages_file = value; break;
+    case OPTION_THINK:
+    case OPTION_NO_THINK:
+        o->thinking = id == OPTION_THINK;
+        o->thinking_given = true;
+        break;
+    case OPTION_SHOW_THINKING: o->show_thinking = true; break;
+    case OPTION_EFFORT: parse_effort(p, value); break;
+    case OPTION_RELEASE: parse_release(p, value); break;
+    case OPTION_STOP: add_stop(p, value); break;
+    default: apply_numbers(p, id, value); break;
+    }
+}
+
 static void apply(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
@@ -292,7 +349,7 @@ static void apply(parser *p, cli_option_id id, const char *value)
     case OPTION_STORE: o->engine.store = value; break;
     case OPTION_VERIFY_SNAPSHOT: o->engine.verify_snapshot = true; break;
     case OPTION_NO_LOCK: o->engine.no_lock = true; break;
-    default: apply_numbers(p, id, value); break;
+    default: apply_chat(p, id, value); break;
     }
 }
 
@@ -363,7 +420,7 @@ static bool is_own_option(const cli_option_tables *tables, const char *value)
 static bool check_value(parser *p, const cli_option_tables *tables, cli_option_id id, char **argv)
 {
     const char *name = cli_option_specs[cli_option_index(id)].name;
-    if (!optarg || id == OPTION_PROMPT)
+    if (!optarg || id == OPTION_PROMPT || (id == OPTION_SYSTEM && *optarg))
         return true;
     if (!*optarg)
         cli_error(p->name, "--%s: the value is empty", name);
@@ -441,8 +498,22 @@ static void read_environment(parser *p)
     if (!seen(p, OPTION_THREADS) && with_threads & 1u << p->command && p->command != CLI_PLAN)
         o->engine.n_threads = cli_environment_threads(p->name);
     o->engine.profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
+    const char *terminal = cli_environment_text("TERM");
+    o->plain_terminal =
+        cli_environment_text("NO_COLOR") || !terminal || strcmp(terminal, "dumb") == 0;
     o->engine.data_home = cli_environment_text("XDG_DATA_HOME");
     o->engine.home = cli_environment_text("HOME");
+}
+
+const char *cli_chat_option(const cli_options *o)
+{
+    return o->system                            ? "--system"
+           : o->messages_file                   ? "--messages"
+           : o->thinking_given                  ? o->thinking ? "--think" : "--no-think"
+           : o->effort_given                    ? "--effort"
+           : o->release != KVF_RELEASE_BY_TEXTS ? "--release"
+           : o->show_thinking                   ? "--show-thinking"
+                                                : NULL;
 }
 
 /* ---- What must hold between options ---------------------------------------------------- */
@@ -467,6 +538,32 @@ static bool check_sessions(const parser *p)
     return false;
 }
 
+static bool check_chat(const parser *p)
+{
+    const cli_options *o = p->options;
+    const char *prompt = o->prompt ? "-p" : o->file ? "-f" : o->ids_file ? "--ids" : NULL;
+    if (o->messages_file && prompt)
+        cli_error(p->name, "--messages and %s are both given; the prompt is one of them", prompt);
+    else if (o->messages_file && o->system)
+        cli_error(p->name, "--messages and --system are both given; a system's text is one of the "
+                           "messages");
+    else if (seen(p, OPTION_THINK) && seen(p, OPTION_NO_THINK))
+        cli_error(p->name, "--think and --no-think are both given; choose one");
+    else if (seen(p, OPTION_NO_THINK) && o->effort != KVF_EFFORT_NONE)
+        cli_error(p->name, "--effort is of the thinking, which --no-think leaves out");
+    else if (o->raw && cli_chat_option(o))
+        cli_error(p->name, "%s is for conversations; --raw takes the text as it is",
+                  cli_chat_option(o));
+    else if (o->ids_file && cli_chat_option(o))
+        cli_error(p->name, "%s is for conversations; --ids takes tokens as they are",
+                  cli_chat_option(o));
+    else if (o->ids_file && o->n_stops > 0)
+        cli_error(p->name, "--stop is for text; with --ids the answer is token ids");
+    else
+        return check_sessions(p);
+    return false;
+}
+
 static bool check_run(const parser *p)
 {
     const cli_options *o = p->options;
@@ -477,18 +574,17 @@ static bool check_run(const parser *p)
                   o->prompt ? "-p" : "-f");
     else if (o->ids_file && o->interactive)
         cli_error(p->name, "--ids is for single answers; a conversation (-i) is text");
-    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->engine.session)
-        cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --ids FILE or -i");
+    else if (!o->prompt && !o->file && !o->ids_file && !o->messages_file && !o->interactive &&
+             !o->engine.session)
+        cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --messages FILE, --ids FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
         cli_error(p->name, "-f - and -i both want standard input; give one of them");
-    else if (o->engine.temperature == 0 && (!o->engine.session || seen(p, OPTION_TEMPERATURE)) &&
-             (seen(p, OPTION_TOP_P) || seen(p, OPTION_MIN_P) || seen(p, OPTION_SEED)))
-        cli_error(p->name, "--top-p, --min-p and --seed need --temperature above 0 "
-                           "(at 0 the likeliest token is taken)");
+    else if (o->interactive && o->messages_file && strcmp(o->messages_file, "-") == 0)
+        cli_error(p->name, "--messages - and -i both want standard input; give one of them");
     else
-        return check_sessions(p);
+        return check_chat(p);
     return false;
 }
 
@@ -519,7 +615,9 @@ static bool check_tokenize(const parser *p)
 static bool wants_stdin(cli_command command, const cli_options *o)
 {
     return o->interactive || (command == CLI_TOKENIZE && !o->prompt && !o->file) ||
-           (o->file && strcmp(o->file, "-") == 0) || (o->ids_file && strcmp(o->ids_file, "-") == 0);
+           (o->file && strcmp(o->file, "-") == 0) ||
+           (o->messages_file && strcmp(o->messages_file, "-") == 0) ||
+           (o->ids_file && strcmp(o->ids_file, "-") == 0);
 }
 
 static bool check(const parser *p)

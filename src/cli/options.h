@@ -6,6 +6,7 @@
 #define KVF_CLI_OPTIONS_H
 
 #include "engine/options.h"
+#include "text/chat.h"
 
 typedef enum cli_command {
     CLI_RUN,
@@ -21,7 +22,7 @@ typedef enum cli_command {
 
 typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
 
-enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16 };
+enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16, CLI_MAX_STOPS = 16 };
 
 typedef struct cli_options {
     const char *command; /* its name, for messages */
@@ -49,6 +50,17 @@ typedef struct cli_options {
     /* run */
     bool raw; /* the text as it is, not in the chat format */
     bool interactive;
+    const char *system;        /* NULL: not given */
+    const char *messages_file; /* a whole conversation instead of a text */
+    bool thinking;
+    bool thinking_given;
+    kvf_effort effort;
+    bool effort_given;
+    kvf_release release; /* KVF_RELEASE_BY_TEXTS: not given */
+    bool show_thinking;
+    bool plain_terminal;              /* NO_COLOR, or a terminal that is none: TERM=dumb */
+    const char *stops[CLI_MAX_STOPS]; /* [n_stops] texts that end an answer */
+    size_t n_stops;
 
     /* session: "list" and the like, and what follows it. */
     char **arguments; /* [n_arguments] */
@@ -91,6 +103,9 @@ typedef struct cli_options {
 /* "run" .. ; and back, CLI_COMMAND_COUNT for an unknown name. */
 const char *cli_command_name(cli_command command);
 cli_command cli_command_find(const char *name);
+
+/* An option that was given and that only a conversation has; NULL: none. */
+const char *cli_chat_option(const cli_options *options);
 
 /*
  * Reads the options of a command (argv[0] is the command's name) and the

@@ -14,6 +14,7 @@
 #include "cli/text.h"
 #include "clock.h"
 #include "engine/amounts.h"
+#include "engine/defaults.h"
 
 /* A context that nobody asked for is rounded up to this, so that it reads well. */
 static const uint64_t context_step_tokens = 1024;
@@ -32,6 +33,8 @@ typedef struct running {
     cli_text text; /* or the file of ids; no data: none was given */
     bool is_ids;
     bool shows_ids; /* the answer is shown as ids, too */
+    cli_conversation conversation;
+    cli_prompt prompt;
 } running;
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
@@ -82,26 +85,76 @@ static int choose_context(const running *r, uint64_t n_prompt_tokens, uint64_t *
 
 /* ---- One answer ----------------------------------------------------------------- */
 
-/* null where tokens are shown by their ids. */
-static void add_text(const running *r, const kvf_generation *answer, cli_record *record)
+/* An answer's parts, for JSON. */
+typedef struct parts {
+    kvf_buffer text; /* all of it, as the model wrote it */
+    kvf_buffer reasoning;
+    kvf_buffer content;
+    cJSON *calls;
+    bool failed; /* memory was short */
+} parts;
+
+/* As messages of a later --messages have them; ids are by their order. */
+static void add_call(parts *p, const kvf_answer_event *event)
 {
-    kvf_buffer text = {.data = NULL};
-    kvf_decoder decoder;
-    if (r->shows_ids) {
-        cli_record_list(record, "text", cJSON_CreateNull());
-        return;
-    }
-    kvf_decoder_start(&decoder, r->engine.tokenizer, true);
-    for (uint64_t i = 0; i < answer->n_tokens; i++)
-        kvf_decoder_add(&decoder, answer->tokens[i], &text);
-    kvf_decoder_flush(&decoder, &text);
-    cli_record_bytes(record, "text", text.data, text.bytes);
-    record->failed = record->failed || text.failed;
-    kvf_buffer_free(&text);
+    cli_record call = cli_record_new();
+    cli_record function = cli_record_new();
+    char id[24];
+    snprintf(id, sizeof id, "call_%d", cJSON_GetArraySize(p->calls));
+    cli_record_text(&call, "id", id);
+    cli_record_text(&call, "type", "function");
+    cli_record_bytes(&function, "name", event->name.data, event->name.bytes);
+    cli_record_bytes(&function, "arguments", event->arguments.data, event->arguments.bytes);
+    p->failed = p->failed || function.failed;
+    cli_record_list(&call, "function", function.object);
+    p->failed = p->failed || call.failed || !cJSON_AddItemToArray(p->calls, call.object);
+}
+
+static void take_part(void *user, const kvf_answer_event *event)
+{
+    parts *p = user;
+    kvf_buffer_add(&p->text, event->raw.data, event->raw.bytes);
+    if (event->kind == KVF_ANSWER_REASONING)
+        kvf_buffer_add(&p->reasoning, event->raw.data, event->raw.bytes);
+    else if (event->kind == KVF_ANSWER_CALL)
+        add_call(p, event);
+    else if (event->kind != KVF_ANSWER_FRAME)
+        kvf_buffer_add(&p->content, event->raw.data, event->raw.bytes);
+}
+
+static void free_parts(parts *p)
+{
+    kvf_buffer_free(&p->text);
+    kvf_buffer_free(&p->reasoning);
+    kvf_buffer_free(&p->content);
+    cJSON_Delete(p->calls);
+}
+
+/* A text, or null where it does not apply. */
+static void add_part(cli_record *record, const char *key, const kvf_buffer *text, bool applies)
+{
+    if (applies)
+        cli_record_bytes(record, key, text->data ? text->data : "", text->bytes);
+    else
+        cli_record_list(record, key, cJSON_CreateNull());
+    record->failed = record->failed || text->failed;
+}
+
+/* null where tokens are shown by their ids; what only a conversation has, elsewhere. */
+static void add_parts(const running *r, parts *p, cli_record *record)
+{
+    const bool is_chat = r->conversation.settings.is_chat && !r->shows_ids;
+    add_part(record, "text", &p->text, !r->shows_ids);
+    add_part(record, "reasoning", &p->reasoning, is_chat);
+    add_part(record, "content", &p->content, is_chat);
+    cli_record_list(record, "calls", is_chat ? p->calls : cJSON_CreateNull());
+    if (is_chat)
+        p->calls = NULL;
+    record->failed = record->failed || p->failed;
 }
 
 static int print_json(const running *r, const kvf_generator *generator, uint64_t n_resumed_tokens,
-                      const kvf_generation *answer)
+                      const kvf_generation *answer, parts *p)
 {
     const uint64_t n_decoded = answer->n_tokens ? answer->n_tokens - 1 : 0;
     const kvf_device *device = r->engine.device;
@@ -122,7 +175,7 @@ static int print_json(const running *r, const kvf_generator *generator, uint64_t
     for (uint64_t i = 0; tokens && i < answer->n_tokens; i++)
         cJSON_AddItemToArray(tokens, cJSON_CreateNumber(answer->tokens[i]));
     cli_record_list(&record, "tokens", tokens);
-    add_text(r, answer, &record);
+    add_parts(r, p, &record);
     const int status = cli_record_print("run", &record, CLI_OUTPUT_JSON, false);
     if (status == CLI_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout)))
         return cli_error("run", "cannot write to standard output: %s", strerror(errno));
@@ -143,6 +196,17 @@ static void say_resumed(const kvf_generator *generator, uint64_t n_resumed_token
                 resumed);
 }
 
+/* Takes the answer apart; nothing is saved before it got out. */
+static kvf_status answer_apart(const running *r, kvf_generator *generator, parts *p,
+                               kvf_generation *answer, kvf_error *error)
+{
+    kvf_reply_options options = cli_reply_options(&r->conversation);
+    options.sink = take_part;
+    options.user = p;
+    return r->shows_ids ? kvf_generator_answer(generator, NULL, answer, error)
+                        : kvf_reply(generator, &options, answer, error);
+}
+
 /*
  * Answers as one JSON object, which is all that anybody sees of it: where it does not get
  * out, the answer is taken back.
@@ -153,19 +217,20 @@ static int answer_as_json(const running *r, kvf_generator *generator, uint64_t n
     kvf_error error;
     const kvf_sampler sampler = generator->sampler;
     kvf_kept before = {.session = NULL};
+    parts p = {.calls = cJSON_CreateArray()};
     int status = CLI_EXIT_OK;
     if (generator->saver->path)
         kvf_generator_keep(generator, &before);
     if (prompt_read)
-        status =
-            cli_result("run", kvf_generator_answer(generator, NULL, NULL, answer, &error), &error);
+        status = cli_result("run", answer_apart(r, generator, &p, answer, &error), &error);
     if (status == CLI_EXIT_OK)
-        status = print_json(r, generator, n_resumed, answer);
+        status = print_json(r, generator, n_resumed, answer, &p);
     if (status != CLI_EXIT_OK && before.session) {
         kvf_generator_take_back(generator, &before);
         generator->sampler = sampler;
     }
     kvf_kept_free(&before);
+    free_parts(&p);
     return status;
 }
 
@@ -173,11 +238,12 @@ static int answer_as_json(const running *r, kvf_generator *generator, uint64_t n
 static int answer_once(running *r, kvf_generator *generator, const int32_t *tokens,
                        uint64_t n_tokens)
 {
-    cli_stream stream = {.shows_ids = r->shows_ids};
+    cli_stream stream;
     const bool json = r->options.output == CLI_OUTPUT_JSON;
     const uint64_t n_resumed = kvf_generator_n_tokens(generator);
     const uint64_t n_found = generator->saver->store ? n_resumed : 0;
     kvf_generation answer;
+    cli_stream_start(&r->conversation, r->shows_ids, &stream);
     if (n_resumed > 0)
         say_resumed(generator, n_resumed, n_tokens);
     int status =
@@ -224,28 +290,68 @@ static int check_memory(running *r, uint64_t context_tokens, uint64_t n_held_tok
     const kvf_request request = {.profile = options->engine.profile,
                                  .context_tokens = context_tokens,
                                  .least_tokens = n_held_tokens,
-                                 .n_forks = options->interactive ? CLI_CHAT_FORKS : 0,
+                                 .n_forks = (options->interactive ? CLI_CHAT_FORKS : 0) +
+                                            (options->n_stops > 0),
                                  .own_bytes = record_bytes,
                                  .command = options};
     kvf_error error;
     return cli_result("run", kvf_engine_check_memory(&r->engine, &request, &error), &error);
 }
 
-/* tokens: of the prompt; a conversation takes the text instead, turn by turn. */
-static int converse(running *r, kvf_generator *generator, const int32_t *tokens, uint64_t n_tokens)
+/*
+ * Goes back to what the session has in common with a conversation that is written anew; where it
+ * cannot, nothing is kept, and all of it is read.
+ */
+static int go_back(running *r, kvf_generator *generator)
 {
+    cli_prompt *prompt = &r->prompt;
+    kvf_error error;
+    if (!r->conversation.has_request || prompt->n_kept == kvf_generator_n_tokens(generator))
+        return CLI_EXIT_OK;
+    const kvf_status status = kvf_generator_rewind(generator, prompt->n_kept, &error);
+    if (status != KVF_NOT_COVERED)
+        return cli_result("run", status, &error);
+    cli_note("run",
+             "the session went on otherwise than this conversation from token %llu on; all of it "
+             "is read anew",
+             (unsigned long long)prompt->n_kept);
+    kvf_generator_reset(generator);
+    prompt->n_held = 0;
+    return CLI_EXIT_OK;
+}
+
+/* A conversation takes its text turn by turn. */
+static int converse(running *r, kvf_generator *generator)
+{
+    cli_conversation *conversation = &r->conversation;
+    cli_prompt *prompt = &r->prompt;
+    const uint64_t n_before = kvf_generator_n_tokens(generator);
+    int status = r->saver.store ? CLI_EXIT_OK : go_back(r, generator);
+    cli_conversation_keep(conversation, generator);
+    const int32_t *tokens = prompt->ids.ids + prompt->n_held;
+    const uint64_t n_tokens = prompt->ids.n - prompt->n_held;
+    if (status != CLI_EXIT_OK)
+        return status;
     if (!r->options.interactive)
         return answer_once(r, generator, tokens, n_tokens);
     if (r->saver.exists)
-        say_resumed(generator, kvf_generator_n_tokens(generator), 0);
-    const int status = cli_chat(generator, &r->listener, r->text.bytes > 0 ? &r->text : NULL);
+        say_resumed(generator, n_before, 0);
+    const cli_first_turn first = {.text = r->text.bytes > 0 ? &r->text : NULL,
+                                  .ids = conversation->has_request ? tokens : NULL,
+                                  .n_ids = n_tokens};
+    status = cli_chat(generator, &r->listener, conversation, &first);
     cli_summarise_saved(&r->saver);
     return status;
 }
 
-static int run_with(running *r, const int32_t *tokens, uint64_t n_tokens)
+static int run_with(running *r)
 {
+    const cli_prompt *prompt = &r->prompt;
+    const int32_t *tokens = prompt->ids.ids + prompt->n_held;
     const uint64_t n_held = kvf_saver_held_tokens(&r->saver);
+    /* What a session goes back from makes room. */
+    const uint64_t n_all = prompt->ids.n - prompt->n_held + prompt->n_kept;
+    const uint64_t n_tokens = n_all > n_held ? n_all - n_held : 0;
     uint64_t context = 0;
     kvf_error error;
     int status = choose_context(r, n_tokens, &context);
@@ -256,12 +362,12 @@ static int run_with(running *r, const int32_t *tokens, uint64_t n_tokens)
     if (status != CLI_EXIT_OK)
         return status;
     kvf_generator generator;
-    status = cli_result(
-        "run",
-        kvf_generator_open(&r->engine, &r->saver, context, tokens, n_tokens, &generator, &error),
-        &error);
+    status = cli_result("run",
+                        kvf_generator_open(&r->engine, &r->saver, context, tokens,
+                                           prompt->ids.n - prompt->n_held, &generator, &error),
+                        &error);
     if (status == CLI_EXIT_OK)
-        status = converse(r, &generator, tokens, n_tokens);
+        status = converse(r, &generator);
     kvf_generator_close(&generator);
     return status;
 }
@@ -306,15 +412,10 @@ static int open_tokenizer(running *r)
     const bool opened = kvf_engine_open_tokenizer(&r->engine, &error) == KVF_OK;
     r->is_ids = options->ids_file != NULL;
     r->shows_ids = r->is_ids || !opened;
-    if (!(options->prompt || options->file || options->interactive))
+    if (opened || !(options->prompt || options->file || options->messages_file ||
+                    options->interactive || options->n_stops > 0))
         return CLI_EXIT_OK;
-    if (!opened)
-        return cli_error("run", "%s; --ids FILE takes token ids and answers with such",
-                         error.message);
-    if (!options->raw && !kvf_tokenizer_is_bytes(r->engine.tokenizer))
-        return cli_error("run", "the chat format of this model is not written yet; --raw takes "
-                                "the text as it is");
-    return CLI_EXIT_OK;
+    return cli_error("run", "%s; --ids FILE takes token ids and answers with such", error.message);
 }
 
 /* Neither a prompt nor a text that could go on: there is nothing to answer. */
@@ -350,42 +451,73 @@ static int take_ids(const running *r, kvf_ids *taken)
     return used < text->bytes || taken->n > most ? refuse_longer(r, path) : CLI_EXIT_OK;
 }
 
-/* The prompt as tokens, without those that the named session holds of it already. */
-static int run_tokens(running *r, kvf_ids *ids)
+/* Plain text, or ids, without what the named session holds of it already. */
+static int plain_prompt(running *r)
 {
     const cli_text *text = &r->text;
     const kvf_engine *engine = &r->engine;
+    kvf_ids *ids = &r->prompt.ids;
     uint64_t n_held = 0;
     kvf_error error;
     const bool bos = !r->is_ids && kvf_saver_at_start(&r->saver) && text->bytes > 0;
     int status = CLI_EXIT_OK;
+    r->prompt.n_kept = kvf_saver_held_tokens(&r->saver);
     if (r->is_ids)
         status = take_ids(r, ids);
     else if (text->bytes > 0)
         status = cli_result(
             "run", kvf_engine_encode(&r->engine, text->data, text->bytes, bos, ids, &error),
             &error);
-    if (status == CLI_EXIT_OK && text->bytes == 0 && !r->options.interactive &&
-        kvf_saver_held_tokens(&r->saver) == 0)
-        status = refuse_nothing(r);
-    else if (status == CLI_EXIT_OK && !r->options.interactive)
+    if (status == CLI_EXIT_OK && !r->options.interactive)
         status =
             cli_result("run", kvf_saver_skip(&r->saver, ids->ids, ids->n, &n_held, &error), &error);
     /* Another prompt than the one that was interrupted comes after what is there, without BOS. */
     const bool drops_bos =
         bos && n_held == 0 && kvf_saver_held_tokens(&r->saver) > 0 && engine->config.bos_token >= 0;
-    const uint64_t n_passed = n_held + drops_bos;
-    return status == CLI_EXIT_OK ? run_with(r, ids->ids + n_passed, ids->n - n_passed) : status;
+    r->prompt.n_held = n_held + drops_bos;
+    return status;
 }
 
 static int run_prompt(running *r)
 {
-    kvf_ids ids = {.n = 0};
-    const int status = kvf_ids_reserve(&ids, 1) /* so that there is an array, of none too */
-                           ? run_tokens(r, &ids)
-                           : cli_error("run", "out of memory for a prompt");
-    kvf_ids_free(&ids);
-    return status;
+    const bool has_request = r->conversation.has_request;
+    int status = CLI_EXIT_OK;
+    if (r->text.bytes == 0 && !has_request && !r->options.interactive &&
+        kvf_saver_held_tokens(&r->saver) == 0)
+        return refuse_nothing(r);
+    if (!kvf_ids_reserve(&r->prompt.ids, 1)) /* so that there is an array, of none too */
+        return cli_error("run", "out of memory for a prompt");
+    if (!r->conversation.settings.is_chat || r->is_ids)
+        status = plain_prompt(r);
+    else if (r->text.bytes > 0 || has_request || !r->options.interactive)
+        status = cli_conversation_prompt(&r->conversation, &r->saver, &r->text, &r->prompt);
+    else
+        r->prompt.n_kept = kvf_saver_held_tokens(&r->saver);
+    return status == CLI_EXIT_OK ? run_with(r) : status;
+}
+
+/* How the checkpoint's makers mean its answers to be drawn, where the options do not say. */
+static int take_defaults(running *r)
+{
+    kvf_engine_options *options = &r->options.engine;
+    const bool given = options->top_p_given || options->min_p_given || options->seed_given;
+    kvf_draw_defaults defaults;
+    kvf_error error;
+    if (kvf_draw_defaults_read(r->engine.files, &defaults, &error) != KVF_OK)
+        return cli_fail("run", &error);
+    if (!options->temperature_given)
+        options->temperature = defaults.temperature;
+    if (!options->top_p_given)
+        options->top_p = defaults.top_p;
+    if (!options->min_p_given)
+        options->min_p = defaults.min_p;
+    if (options->temperature <= 0 && given && (!options->session || options->temperature_given))
+        return cli_error("run", "--top-p, --min-p and --seed need --temperature above 0 (at 0 the "
+                                "likeliest token is taken)");
+    if (defaults.passed_over[0] && !options->temperature_given)
+        cli_note("run", "the checkpoint asks for ways to draw that are not followed: %s",
+                 defaults.passed_over);
+    return CLI_EXIT_OK;
 }
 
 int cli_run(const cli_options *options)
@@ -396,6 +528,8 @@ int cli_run(const cli_options *options)
         cli_interrupt_save_first();
     int status = cli_open_engine(&r.options, &r.listener, &r.engine);
     if (status == CLI_EXIT_OK)
+        status = take_defaults(&r);
+    if (status == CLI_EXIT_OK)
         status = open_tokenizer(&r);
     if (status == CLI_EXIT_OK)
         status = read_prompt(&r);
@@ -403,7 +537,11 @@ int cli_run(const cli_options *options)
         status = cli_result(
             "run", kvf_saver_open(&r.options.engine, &r.engine.events, &r.saver, &error), &error);
     if (status == CLI_EXIT_OK)
+        status = cli_conversation_open(&r.options, &r.engine, &r.saver, &r.conversation);
+    if (status == CLI_EXIT_OK)
         status = run_prompt(&r);
+    cli_prompt_free(&r.prompt);
+    cli_conversation_close(&r.conversation);
     kvf_saver_close(&r.saver);
     cli_text_free(&r.text);
     kvf_engine_close(&r.engine);

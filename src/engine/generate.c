@@ -156,6 +156,48 @@ kvf_status kvf_generator_save_rest(kvf_generator *generator, kvf_error *error)
     return kvf_ok(error);
 }
 
+kvf_status kvf_generator_append(kvf_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                                kvf_error *error)
+{
+    const uint32_t chunk =
+        kvf_engine_chunk_tokens(generator->engine->options, generator->context_tokens);
+    kvf_status status = append_pending(generator, error);
+    for (uint64_t at = 0; at < n_tokens && status == KVF_OK; at += chunk) {
+        const uint64_t left = n_tokens - at;
+        status = forward(generator, tokens + at, left < chunk ? (uint32_t)left : chunk, error);
+    }
+    return status;
+}
+
+kvf_status kvf_generator_rewind(kvf_generator *generator, uint64_t n_tokens, kvf_error *error)
+{
+    const uint64_t held = kvf_session_n_tokens(generator->session);
+    kvf_status status = kvf_ok(error);
+    if (n_tokens > held)
+        return status;
+    if (n_tokens < held)
+        status = kvf_model_rewind(generator->engine->model, generator->session, n_tokens, error);
+    if (status != KVF_OK)
+        return status;
+    generator->pending = -1;
+    generator->pending_failed = false;
+    kvf_saver_end_prompt(generator->saver);
+    return status;
+}
+
+kvf_status kvf_generator_ids(const kvf_generator *generator, kvf_ids *ids, kvf_error *error)
+{
+    const uint64_t held = kvf_session_n_tokens(generator->session);
+    if (!kvf_ids_reserve(ids, held + 1))
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %llu tokens",
+                        (unsigned long long)held + 1);
+    memcpy(ids->ids + ids->n, kvf_session_tokens(generator->session), held * sizeof *ids->ids);
+    ids->n += held;
+    if (generator->pending >= 0)
+        ids->ids[ids->n++] = generator->pending;
+    return kvf_ok(error);
+}
+
 /* ---- A prompt --------------------------------------------------------------------------- */
 
 /* One chunk of the prompt, whose first *done tokens are in the session. */
@@ -247,11 +289,24 @@ static bool has_ended(const kvf_generator *generator, kvf_generation *generation
     return true;
 }
 
+/* The end of the answer that what became of its token means; false: it goes on. */
+static bool ends_at(kvf_taken taken, kvf_ending *ending)
+{
+    static const kvf_ending endings[] = {[KVF_TAKEN_BY_NOBODY] = KVF_ENDED_INTERRUPTED,
+                                         [KVF_TAKEN_AS_END] = KVF_ENDED_EOS,
+                                         [KVF_TAKEN_AS_STOP] = KVF_ENDED_STOP};
+    if (taken == KVF_TAKEN)
+        return false;
+    *ending = endings[taken];
+    return true;
+}
+
 /* Draws a token and shows it. False where the answer ends without it, or with *status. */
-static bool answer_token(kvf_generator *generator, kvf_token_sink sink, void *user,
+static bool answer_token(kvf_generator *generator, const kvf_token_sink *sink,
                          kvf_generation *generation, kvf_status *status, kvf_error *error)
 {
     const kvf_sampler before = generator->sampler;
+    kvf_taken taken = KVF_TAKEN;
     const int32_t token =
         (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
                             vocab_of(generator), generator->candidates);
@@ -259,28 +314,31 @@ static bool answer_token(kvf_generator *generator, kvf_token_sink sink, void *us
         generation->ending = KVF_ENDED_EOS;
         return false;
     }
-    if (!sink)
+    if (sink)
+        taken = sink->take(sink->user, token);
+    else
         *status = keep_token(generation, token, error);
-    if (sink ? !sink(user, token) : *status != KVF_OK) {
+    if (*status != KVF_OK)
+        taken = KVF_TAKEN_BY_NOBODY;
+    if (taken == KVF_TAKEN_BY_NOBODY)
         generator->sampler = before; /* it is drawn again when the text goes on */
-        generation->ending = KVF_ENDED_INTERRUPTED;
+    if (ends_at(taken, &generation->ending))
         return false;
-    }
     generation->n_tokens++;
     generator->pending = token;
     return true;
 }
 
-kvf_status kvf_generator_answer(kvf_generator *generator, kvf_token_sink sink, void *user,
+kvf_status kvf_generator_answer(kvf_generator *generator, const kvf_token_sink *sink,
                                 kvf_generation *generation, kvf_error *error)
 {
     const double started = kvf_seconds();
     kvf_status status = kvf_ok(error);
     while (status == KVF_OK && !has_ended(generator, generation) &&
-           answer_token(generator, sink, user, generation, &status, error) &&
+           answer_token(generator, sink, generation, &status, error) &&
            !has_ended(generator, generation)) {
         status = append_pending(generator, error);
-        if (status == KVF_OK && sink)
+        if (status == KVF_OK && sink && sink->saves_between)
             kvf_saver_tick(generator->saver, generator->engine, generator->session,
                            &generator->sampler);
     }

@@ -13,6 +13,7 @@ typedef enum kvf_ending {
     KVF_ENDED_EOS,
     KVF_ENDED_MAX_TOKENS,
     KVF_ENDED_CONTEXT_FULL,
+    KVF_ENDED_STOP, /* by a text that ends it */
     KVF_ENDED_INTERRUPTED
 } kvf_ending;
 
@@ -76,19 +77,38 @@ kvf_status kvf_generator_save_rest(kvf_generator *generator, kvf_error *error);
 kvf_status kvf_generator_read(kvf_generator *generator, const int32_t *tokens, uint64_t n_tokens,
                               kvf_generation *generation, kvf_error *error);
 
-/*
- * Takes an answered token before it counts. False: it was not shown and is not part of the
- * text; the answer ends as one that was interrupted.
- */
-typedef bool (*kvf_token_sink)(void *user, int32_t token);
+/* What becomes of an answered token. */
+typedef enum kvf_taken {
+    KVF_TAKEN,           /* it was shown, and is part of the text */
+    KVF_TAKEN_BY_NOBODY, /* it could not be shown: the answer ends as one that was interrupted */
+    KVF_TAKEN_AS_END,    /* the answer ends before it, as the model means it */
+    KVF_TAKEN_AS_STOP    /* the same, as the caller means it */
+} kvf_taken;
+
+/* Takes a token before it counts. The session holds all that came before it. */
+typedef struct kvf_token_sink {
+    kvf_taken (*take)(void *user, int32_t token);
+    void *user;
+    bool saves_between; /* the saver may save, between two tokens, what was taken */
+} kvf_token_sink;
 
 /*
- * Answers what was read with up to max_tokens tokens, and no more than the context holds. With a
- * sink the saver may save between them; without one they are kept in generation->tokens (free
- * them), and nothing is saved before the end. The model's end of text is given to nobody and
- * not held: what comes next stands in its place.
+ * Answers what was read with up to max_tokens tokens, and no more than the context holds. Without
+ * a sink they are kept in generation->tokens (free them), and nothing is saved before the end.
+ * The model's end of text is given to nobody and not held: what comes next stands in its place.
  */
-kvf_status kvf_generator_answer(kvf_generator *generator, kvf_token_sink sink, void *user,
+kvf_status kvf_generator_answer(kvf_generator *generator, const kvf_token_sink *sink,
                                 kvf_generation *generation, kvf_error *error);
+
+/* Appends tokens that were shown already, in place of others; they fit the context. */
+kvf_status kvf_generator_append(kvf_generator *generator, const int32_t *tokens, uint64_t n_tokens,
+                                kvf_error *error);
+/*
+ * Goes back to the first n_tokens of those held or shown. KVF_NOT_COVERED, and nothing changed,
+ * where the session cannot: kvf_generator_reset always can, and they are read again.
+ */
+kvf_status kvf_generator_rewind(kvf_generator *generator, uint64_t n_tokens, kvf_error *error);
+/* Appends the ids of all that is held or shown. KVF_OUT_OF_MEMORY. */
+kvf_status kvf_generator_ids(const kvf_generator *generator, kvf_ids *ids, kvf_error *error);
 
 #endif

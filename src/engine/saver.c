@@ -153,6 +153,19 @@ uint64_t kvf_saver_held_tokens(const kvf_saver *saver)
     return saver->exists ? kvf_saver_n_tokens(&saver->info) : 0;
 }
 
+kvf_status kvf_saver_ids(const kvf_saver *saver, kvf_ids *ids, kvf_error *error)
+{
+    const uint64_t held = saver->exists ? saver->info.n_tokens : 0;
+    if (!kvf_ids_reserve(ids, held + 1))
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for the text so far");
+    if (held > 0 && kvf_snapshot_tokens(saver->path, ids->ids + ids->n, held, error) != KVF_OK)
+        return error->status;
+    ids->n += held;
+    if (held > 0 && saver->pending >= 0)
+        ids->ids[ids->n++] = saver->pending;
+    return kvf_ok(error);
+}
+
 bool kvf_saver_at_start(const kvf_saver *saver)
 {
     return kvf_saver_held_tokens(saver) == 0 ||

@@ -62,6 +62,8 @@ int32_t kvf_saver_pending(const kvf_snapshot_info *info);
 uint64_t kvf_saver_n_tokens(const kvf_snapshot_info *info);
 /* Tokens of the text so far, with those of a prompt that was interrupted. */
 uint64_t kvf_saver_held_tokens(const kvf_saver *saver);
+/* Appends the ids of that text, as the named session's file has them. */
+kvf_status kvf_saver_ids(const kvf_saver *saver, kvf_ids *ids, kvf_error *error);
 /* Whether the next prompt is the first of the text, and so begins with BOS. */
 bool kvf_saver_at_start(const kvf_saver *saver);
 /*

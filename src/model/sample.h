@@ -12,7 +12,8 @@ typedef struct kvf_sampler {
 } kvf_sampler;
 
 /*
- * The sampler in the bytes that a session keeps for its caller (docs/FORMAT.md 10.7).
+ * The sampler in the bytes that a session keeps for its caller (docs/FORMAT.md 10.7): in the
+ * first 24 of them, the others are not touched.
  * Restoring returns false where they hold none, and leaves the sampler as it is.
  */
 void kvf_sampler_store(const kvf_sampler *sampler, uint8_t bytes[KVF_CALLER_STATE_BYTES]);

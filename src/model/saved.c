@@ -104,7 +104,6 @@ void kvf_sampler_store(const kvf_sampler *sampler, uint8_t bytes[KVF_CALLER_STAT
                                    .min_p = sampler->min_p,
                                    .is_there = 1,
                                    .state = sampler->state};
-    memset(bytes, 0, KVF_CALLER_STATE_BYTES);
     memcpy(bytes, &stored, sizeof stored);
 }
 
