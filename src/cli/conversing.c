@@ -24,6 +24,24 @@ static bool wants_thinking(const cli_options *options)
     return options->thinking_given ? options->thinking : options->effort != KVF_EFFORT_NONE;
 }
 
+/* Those of a session all of which was taken back, where the options say nothing else. */
+static void take_saved(cli_conversation *c)
+{
+    const cli_options *options = c->options;
+    kvf_conversation_settings saved = {.is_chat = false};
+    kvf_error error;
+    if (!c->saver->exists ||
+        kvf_conversation_restore(c->saver->info.caller_state, &saved, &error) != KVF_OK ||
+        !saved.is_chat)
+        return;
+    if (!options->thinking_given && !options->effort_given)
+        c->settings.thinking = saved.thinking;
+    if (!options->effort_given)
+        c->settings.effort = saved.effort;
+    if (options->release == KVF_RELEASE_BY_TEXTS)
+        c->settings.release = saved.release;
+}
+
 /* Of a text that begins now. */
 static int begin_settings(cli_conversation *c)
 {
@@ -42,6 +60,7 @@ static int begin_settings(cli_conversation *c)
     c->settings.thinking = wants_thinking(options);
     c->settings.effort = options->effort;
     c->settings.release = options->release;
+    take_saved(c);
     if (kvf_conversation_settle(&c->format, &c->settings, &is_assumed, &error) != KVF_OK)
         return cli_fail("run", &error);
     if (is_assumed && options->effort != KVF_EFFORT_NONE)

@@ -14,6 +14,7 @@ from support import KVFOLD, MODEL, PATIENCE_SECONDS, CliTest, environment, main
 RUN_KEYS = [
     "ctx", "profile", "isa", "backend", "resumed_tokens", "prompt_tokens", "answer_tokens", "ended",
     "prefill_tps", "decode_tps", "session_bytes", "tokens", "text",
+    "reasoning", "content", "calls",
 ]
 
 

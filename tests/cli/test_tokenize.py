@@ -133,8 +133,11 @@ class WithAModel(TokenizeTest):
             record = self.json_lines(*options)[0]
             self.assertEqual(self.good(*options).stdout.decode(), record["text"] + "\n")
 
-    def test_without_raw_the_chat_format_is_wanted(self):
-        self.refused("--raw", "run", "-m", self.checkpoint(), "-p", "a")
+    def test_without_raw_a_text_is_a_turn_of_a_conversation(self):
+        model = self.checkpoint()
+        n_raw, n_turn = (self.json_lines("run", "-m", model, *raw, "-p", "eat", "-n", "1")[0]["prompt_tokens"]
+                         for raw in (["--raw"], []))
+        self.assertEqual(n_turn, n_raw + 3)  # who speaks, who answers and how
 
     def test_a_conversation_and_a_session(self):
         model = self.checkpoint()

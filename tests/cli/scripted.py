@@ -1,0 +1,67 @@
+"""A model that says what a test wants: the tiny one, in which a token decides alone what comes next.
+
+Attention and experts are switched off, so that a layer leaves the token's embedding as it is: a one in a
+column of its own, among zeros. The output head knows which token comes behind which column.
+"""
+
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import checkpoints
+
+TEXT = Path(__file__).resolve().parent.parent / "text"
+sys.path.insert(0, str(TEXT))
+from reference import BYTE  # noqa: E402
+
+FIXTURE = TEXT / "fixture" / "tokenizer.json"
+ONE = struct.pack("<H", 0x3F80)  # as bf16
+N_IDS, WIDTH = 320, 256  # of the tiny model
+BAR = "\uff5c"
+BOS, EOS = (f"<{BAR}{word}\u2581of\u2581sentence{BAR}>" for word in ("begin", "end"))
+USER, ASSISTANT, QUERY = (f"<{BAR}{word}{BAR}>" for word in ("User", "Assistant", "query"))
+DSML, THINK, END_THINK = f"{BAR}DSML{BAR}", "<think>", "</think>"
+
+
+def _vocabulary():
+    """Ids by text: what bytes mean, and markers as they are."""
+    described = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    found = {}
+    for token, id_ in described["model"]["vocab"].items():
+        if all(character in BYTE for character in token):
+            found[bytes(BYTE[character] for character in token).decode("latin-1")] = id_
+    found.update((added["content"], added["id"]) for added in described["added_tokens"])
+    return found
+
+
+IDS = _vocabulary()
+
+
+def _matrix(ones):
+    """[N_IDS][WIDTH] with a one at each (row, column)."""
+    data = bytearray(2 * N_IDS * WIDTH)
+    for row, column in ones:
+        at = 2 * (row * WIDTH + column)
+        data[at:at + 2] = ONE
+    return bytes(data)
+
+
+def write(path, model, follows, default=EOS):
+    """A folder. `follows`: what comes behind a token, both by text; behind others `default` does."""
+    columns = {IDS[token]: column for column, token in enumerate(follows, 1)}
+    ones = {"model.embed_tokens.weight": [(id_, columns.get(id_, 0)) for id_ in range(N_IDS)],
+            "head.weight": [(IDS[default], 0),
+                            *((IDS[token], column) for column, token in enumerate(follows.values(), 1))]}
+    tensors = checkpoints.read(model)
+    for name, tensor in tensors.items():
+        if name in ones:
+            tensors[name] = tensor._replace(data=_matrix(ones[name]))
+        elif name == "model.norm.weight":
+            tensors[name] = tensor._replace(data=struct.pack("<f", 1) * WIDTH)
+        elif name.endswith(("wo_b.weight", "w2.weight")):
+            tensors[name] = tensor._replace(data=bytes(len(tensor.data)))
+    checkpoints.write_folder(path, model, tensors)
+    os.symlink(FIXTURE, os.path.join(path, "tokenizer.json"))
+    return path
