@@ -251,6 +251,8 @@ static void test_chat_templates_that_are_not_certain(void **state)
     static const char *const bad[] = {
         "",
         "{{",
+        "Reasoning Effort: \xff",
+        "{{ 'Reasoning Effort: \xe4' }}",
         "{% set a = 'b",
         "text",
         "{%- set tools_header = '" GRAMMAR(DSML) "' -%}",
