@@ -1,5 +1,7 @@
 #include "text/bpe.h"
 
+#include "error.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +26,39 @@ void kvf_bpe_free(kvf_bpe *bpe)
     *bpe = (kvf_bpe){.symbols = NULL};
 }
 
+/* ---- The first symbols ------------------------------------------------------------------- */
+
+/*
+ * A piece whose first character is of the CJK blocks is all of such: at each of its characters
+ * whole.h may have the token, else bytes are.
+ */
+static const int32_t *whole_characters(const kvf_tokenizer *t, const unsigned char *piece,
+                                       size_t bytes)
+{
+    if (!t->whole || bytes < 3 || piece[0] < 0xe3 || piece[0] > 0xe9)
+        return NULL;
+    const uint32_t code = (piece[0] & 0xfu) << 12 | (piece[1] & 0x3fu) << 6 | (piece[2] & 0x3fu);
+    /* Half a character is of no class. */
+    return kvf_utf8_bytes((const char *)piece, bytes) == 3 && t->classes.of[code] & KVF_CLASS_CJK
+               ? t->whole
+               : NULL;
+}
+
+/* The symbol that begins at piece[at], *n bytes of it. whole: as above. */
+static inline uint32_t symbol_at(const kvf_tokenizer *t, const int32_t *whole,
+                                 const unsigned char *piece, size_t at, uint32_t *n)
+{
+    const unsigned char *c = piece + at;
+    *n = 1;
+    if (whole && (c[0] & 0xc0) == 0xc0) {
+        const uint32_t code = (c[0] & 0xfu) << 12 | (c[1] & 0x3fu) << 6 | (c[2] & 0x3fu);
+        const int32_t id = whole[code - KVF_WHOLE_FIRST];
+        *n = id >= 0 ? 3 : 1;
+        return id >= 0 ? (uint32_t)id : (uint32_t)t->byte_ids[c[0]];
+    }
+    return (uint32_t)t->byte_ids[c[0]];
+}
+
 /* ---- Short pieces ------------------------------------------------------------------------- */
 
 typedef struct few_symbols {
@@ -39,35 +74,48 @@ static void rank_few(const kvf_tokenizer *t, few_symbols *s, size_t i)
     s->joined[i] = pair->joined;
 }
 
-static size_t encode_few(const kvf_tokenizer *t, const unsigned char *piece, size_t n, int32_t *ids)
+/* The symbols of a piece, their number; 0: they are more than FEW. */
+static size_t start_few(const kvf_tokenizer *t, const unsigned char *piece, size_t bytes,
+                        few_symbols *s)
 {
-    few_symbols s;
-    for (size_t i = 0; i < n; i++)
-        s.id[i] = (uint32_t)t->byte_ids[piece[i]];
+    const int32_t *whole = whole_characters(t, piece, bytes);
+    size_t n = 0;
+    uint32_t taken;
+    for (size_t at = 0; at < bytes; at += taken) {
+        if (n == FEW)
+            return 0;
+        s->id[n++] = symbol_at(t, whole, piece, at, &taken);
+    }
     for (size_t i = 0; i + 1 < n; i++)
-        rank_few(t, &s, i);
-    s.rank[n - 1] = no_rank; /* moved along, and of no meaning */
-    s.joined[n - 1] = 0;
+        rank_few(t, s, i);
+    s->rank[n - 1] = no_rank; /* moved along, and of no meaning */
+    s->joined[n - 1] = 0;
+    return n;
+}
+
+/* The ids of n symbols, their number. */
+static size_t join_few(const kvf_tokenizer *t, few_symbols *s, size_t n, int32_t *ids)
+{
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
-            best = s.rank[i] < s.rank[best] ? i : best;
-        if (s.rank[best] == no_rank)
+            best = s->rank[i] < s->rank[best] ? i : best;
+        if (s->rank[best] == no_rank)
             break;
-        s.id[best] = s.joined[best];
+        s->id[best] = s->joined[best];
         n--;
         for (size_t i = best + 1; i < n; i++) {
-            s.id[i] = s.id[i + 1];
-            s.rank[i] = s.rank[i + 1];
-            s.joined[i] = s.joined[i + 1];
+            s->id[i] = s->id[i + 1];
+            s->rank[i] = s->rank[i + 1];
+            s->joined[i] = s->joined[i + 1];
         }
         if (best + 1 < n)
-            rank_few(t, &s, best);
+            rank_few(t, s, best);
         if (best > 0)
-            rank_few(t, &s, best - 1);
+            rank_few(t, s, best - 1);
     }
     for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)s.id[i];
+        ids[i] = (int32_t)s->id[i];
     return n;
 }
 
@@ -147,16 +195,21 @@ static bool reserve(kvf_bpe *bpe, size_t bytes)
 
 static size_t start(kvf_bpe *bpe, const kvf_tokenizer *t, const unsigned char *piece, uint32_t n)
 {
+    const int32_t *whole = whole_characters(t, piece, n);
     kvf_bpe_symbol *symbols = bpe->symbols;
     size_t n_entries = 0;
-    for (uint32_t i = 0; i < n; i++)
-        symbols[i] = (kvf_bpe_symbol){.id = (uint32_t)t->byte_ids[piece[i]],
-                                      .before = i > 0 ? i - 1 : UINT32_MAX,
-                                      .next = i + 1 < n ? i + 1 : UINT32_MAX};
-    for (uint32_t i = 0; i < n; i++) {
-        rank_symbol(t, symbols, i);
-        if (symbols[i].rank != no_rank)
-            bpe->heap[n_entries++] = entry_of(symbols, i);
+    uint32_t before = UINT32_MAX;
+    uint32_t taken;
+    for (uint32_t at = 0; at < n; at += taken) {
+        const uint32_t id = symbol_at(t, whole, piece, at, &taken);
+        symbols[at] = (kvf_bpe_symbol){
+            .id = id, .before = before, .next = at + taken < n ? at + taken : UINT32_MAX};
+        before = at;
+    }
+    for (uint32_t at = 0; at != UINT32_MAX; at = symbols[at].next) {
+        rank_symbol(t, symbols, at);
+        if (symbols[at].rank != no_rank)
+            bpe->heap[n_entries++] = entry_of(symbols, at);
     }
     for (size_t i = n_entries / 2; i-- > 0;)
         sift_down(bpe->heap, n_entries, i);
@@ -182,25 +235,32 @@ static void join(kvf_bpe *bpe, const kvf_tokenizer *t, uint32_t at, size_t *n_en
         push(bpe->heap, n_entries, entry_of(symbols, s->before));
 }
 
-bool kvf_bpe_encode(kvf_bpe *bpe, const kvf_tokenizer *tokenizer, const unsigned char *piece,
-                    size_t bytes, int32_t *ids, size_t *n)
+static bool encode_many(kvf_bpe *bpe, const kvf_tokenizer *t, const unsigned char *piece,
+                        size_t bytes, int32_t *ids, size_t *n)
 {
-    if (bytes <= FEW) {
-        *n = encode_few(tokenizer, piece, bytes, ids);
-        return true;
-    }
     if (!reserve(bpe, bytes))
         return false;
-    size_t n_entries = start(bpe, tokenizer, piece, (uint32_t)bytes);
+    size_t n_entries = start(bpe, t, piece, (uint32_t)bytes);
     while (n_entries > 0) {
         const uint64_t entry = pop(bpe->heap, &n_entries);
         const uint32_t at = (uint32_t)entry;
-        if (bpe->symbols[at].rank ==
-            entry >> 32) /* else it has another neighbour since, or is gone */
-            join(bpe, tokenizer, at, &n_entries);
+        /* Else it has another neighbour since, or is gone. */
+        if (bpe->symbols[at].rank == entry >> 32)
+            join(bpe, t, at, &n_entries);
     }
     *n = 0;
     for (uint32_t at = 0; at != UINT32_MAX; at = bpe->symbols[at].next)
         ids[(*n)++] = (int32_t)bpe->symbols[at].id;
+    return true;
+}
+
+bool kvf_bpe_encode(kvf_bpe *bpe, const kvf_tokenizer *tokenizer, const unsigned char *piece,
+                    size_t bytes, int32_t *ids, size_t *n)
+{
+    few_symbols few;
+    const size_t n_few = bytes <= 3 * FEW ? start_few(tokenizer, piece, bytes, &few) : 0;
+    if (n_few == 0)
+        return encode_many(bpe, tokenizer, piece, bytes, ids, n);
+    *n = join_few(tokenizer, &few, n_few, ids);
     return true;
 }

@@ -114,6 +114,7 @@ void kvf_tokenizer_close(kvf_tokenizer *tokenizer)
     kvf_buffer_free(&tokenizer->bytes);
     free(tokenizer->tokens);
     free(tokenizer->pairs);
+    free(tokenizer->whole);
     kvf_added_free(&tokenizer->added[0]);
     kvf_added_free(&tokenizer->added[1]);
     free(tokenizer);

@@ -170,10 +170,10 @@ kvf_status kvf_tokenizer_read_gguf(const kvf_tensor_set *files, uint32_t vocab,
         status = kvf_vocabulary_check(&v, error);
     if (status == KVF_OK)
         status = add_merges(&v, &k, error);
-    if (status == KVF_OK) {
-        *tokenizer = kvf_vocabulary_finish(&v);
+    if (status == KVF_OK)
+        status = kvf_vocabulary_finish(&v, tokenizer, error);
+    if (status == KVF_OK)
         (*tokenizer)->n_ids = vocab; /* the rows of the embedding that are left have no text */
-    }
     kvf_vocabulary_free(&v);
     return status == KVF_OK ? kvf_ok(error) : status;
 }

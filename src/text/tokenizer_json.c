@@ -529,7 +529,7 @@ kvf_status kvf_tokenizer_open_json(const char *path, uint32_t vocab, kvf_tokeniz
         status = read_all(&r, vocab);
     }
     if (status == KVF_OK)
-        *tokenizer = kvf_vocabulary_finish(&r.vocabulary);
+        status = kvf_vocabulary_finish(&r.vocabulary, tokenizer, error);
     kvf_vocabulary_free(&r.vocabulary);
     kvf_buffer_free(&r.text);
     kvf_buffer_free(&r.other);

@@ -46,32 +46,43 @@ static bool bytes_of(const char *written, size_t bytes, char *out, size_t *n)
 
 /* ---- Tokens by their bytes --------------------------------------------------------------- */
 
-static uint64_t hash_of(const char *text, size_t bytes)
+static uint32_t hash_of(const char *text, size_t bytes)
 {
     const uint64_t factor = UINT64_C(0x9e3779b97f4a7c15); /* 2^64 / phi */
     uint64_t hash = bytes * factor;
-    while (bytes > 0) {
-        uint64_t word = 0;
-        const size_t n = bytes < sizeof word ? bytes : sizeof word;
-        memcpy(&word, text, n);
+    uint64_t word;
+    for (; bytes >= sizeof word; text += sizeof word, bytes -= sizeof word) {
+        memcpy(&word, text, sizeof word);
         hash = (hash ^ word) * factor;
         hash ^= hash >> 29;
-        text += n;
-        bytes -= n;
     }
-    return hash ^ hash >> 32;
+    for (word = 0; bytes > 0; bytes--)
+        word = word << 8 | (unsigned char)text[bytes - 1];
+    hash = (hash ^ word) * factor;
+    return (uint32_t)(hash >> 32);
+}
+
+static bool has_text(const kvf_tokenizer *t, uint32_t id, const char *text, size_t bytes)
+{
+    return t->tokens[id].bytes == bytes &&
+           memcmp(t->bytes.data + t->tokens[id].at, text, bytes) == 0;
 }
 
 /* The slot of the token of these bytes, or the free one where it would be. */
-static uint32_t *slot_of(const kvf_vocabulary *v, const char *text, size_t bytes)
+static kvf_vocabulary_slot *slot_of(const kvf_vocabulary *v, const char *text, size_t bytes,
+                                    uint32_t hash)
 {
-    uint32_t at = (uint32_t)hash_of(text, bytes) & v->slot_mask;
-    for (; v->slots[at]; at = (at + 1) & v->slot_mask) {
-        const kvf_token *token = &v->tokenizer->tokens[v->slots[at] - 1];
-        if (token->bytes == bytes && memcmp(v->tokenizer->bytes.data + token->at, text, bytes) == 0)
-            break;
-    }
+    uint32_t at = hash & v->slot_mask;
+    while (v->slots[at].id &&
+           (v->slots[at].hash != hash || !has_text(v->tokenizer, v->slots[at].id - 1, text, bytes)))
+        at = (at + 1) & v->slot_mask;
     return &v->slots[at];
+}
+
+/* The id of the token of these bytes; -1: there is none. */
+static int64_t find_bytes(const kvf_vocabulary *v, const char *text, size_t bytes)
+{
+    return (int64_t)slot_of(v, text, bytes, hash_of(text, bytes))->id - 1;
 }
 
 static kvf_status fail_memory(const kvf_vocabulary *v, kvf_error *error)
@@ -83,22 +94,21 @@ static kvf_status fail_memory(const kvf_vocabulary *v, kvf_error *error)
 /* Twice as many slots, and all tokens into them. */
 static bool grow_slots(kvf_vocabulary *v)
 {
-    const uint32_t n = v->slots ? 2 * (v->slot_mask + 1) : 1u << 10;
-    uint32_t *old = v->slots;
-    const uint32_t n_old = old ? v->slot_mask + 1 : 0;
-    v->slots = calloc(n, sizeof *v->slots);
-    if (!v->slots) {
-        v->slots = old;
+    const uint32_t n_old = v->slots ? v->slot_mask + 1 : 0;
+    const uint32_t n = n_old ? 2 * n_old : 1u << 10;
+    kvf_vocabulary_slot *larger = calloc(n, sizeof *larger);
+    if (!larger)
         return false;
-    }
-    v->slot_mask = n - 1;
     for (uint32_t i = 0; i < n_old; i++) {
-        if (!old[i])
-            continue;
-        const kvf_token *token = &v->tokenizer->tokens[old[i] - 1];
-        *slot_of(v, v->tokenizer->bytes.data + token->at, token->bytes) = old[i];
+        uint32_t at = v->slots[i].hash & (n - 1);
+        while (v->slots[i].id && larger[at].id)
+            at = (at + 1) & (n - 1);
+        if (v->slots[i].id)
+            larger[at] = v->slots[i];
     }
-    free(old);
+    free(v->slots);
+    v->slots = larger;
+    v->slot_mask = n - 1;
     return true;
 }
 
@@ -167,12 +177,13 @@ static kvf_status index_token(kvf_vocabulary *v, uint32_t id, const char *writte
     const char *text = t->bytes.data + token->at;
     if (2 * (uint64_t)v->n_indexed > v->slot_mask && !grow_slots(v))
         return fail_memory(v, error);
-    uint32_t *slot = slot_of(v, text, token->bytes);
-    if (*slot)
+    const uint32_t hash = hash_of(text, token->bytes);
+    kvf_vocabulary_slot *slot = slot_of(v, text, token->bytes, hash);
+    if (slot->id)
         return kvf_fail(
             error, KVF_FILE_FORMAT, "%s: the vocabulary has \"%s\" twice (ids %u and %u)",
-            kvf_printable(v->where).text, print_text(written, bytes).text, *slot - 1, id);
-    *slot = id + 1;
+            kvf_printable(v->where).text, print_text(written, bytes).text, slot->id - 1, id);
+    *slot = (kvf_vocabulary_slot){id + 1, hash};
     v->n_indexed++;
     if (token->bytes == 1)
         t->byte_ids[(unsigned char)text[0]] = (int32_t)id;
@@ -341,7 +352,18 @@ static int64_t find_written(const kvf_vocabulary *v, const char *written, size_t
 {
     if (!bytes_of(written, bytes, out, n) || *n == 0)
         return -1;
-    return (int64_t)*slot_of(v, out, *n) - 1;
+    return find_bytes(v, out, *n);
+}
+
+/* Files that were trained number tokens as they were made: it is the next one, nearly always. */
+static int64_t find_joined(const kvf_vocabulary *v, const char *text, size_t bytes)
+{
+    const kvf_tokenizer *t = v->tokenizer;
+    const uint32_t next = v->last_joined + 1;
+    return next < t->n_ids && t->tokens[next].kind == KVF_TOKEN_TEXT &&
+                   has_text(t, next, text, bytes)
+               ? (int64_t)next
+               : find_bytes(v, text, bytes);
 }
 
 kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t left_bytes,
@@ -357,7 +379,7 @@ kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t l
         return fail_memory(v, error);
     const int64_t a = find_written(v, left, left_bytes, both, &n_left);
     const int64_t b = a < 0 ? -1 : find_written(v, right, right_bytes, both + n_left, &n_right);
-    const int64_t joined = b < 0 ? -1 : (int64_t)*slot_of(v, both, n_left + n_right) - 1;
+    const int64_t joined = b < 0 ? -1 : find_joined(v, both, n_left + n_right);
     if (!fits)
         free(both);
     if (joined < 0)
@@ -379,6 +401,7 @@ kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t l
                         kvf_printable(v->where).text, v->n_pairs, print_text(left, left_bytes).text,
                         print_text(right, right_bytes).text);
     *slot = (kvf_pair){(uint32_t)a, (uint32_t)b, v->n_pairs++, (uint32_t)joined};
+    v->last_joined = (uint32_t)joined;
     return KVF_OK;
 }
 
@@ -394,12 +417,14 @@ kvf_status kvf_vocabulary_add_merge(kvf_vocabulary *v, const char *written, size
                                    error);
 }
 
-kvf_tokenizer *kvf_vocabulary_finish(kvf_vocabulary *v)
+kvf_status kvf_vocabulary_finish(kvf_vocabulary *v, kvf_tokenizer **tokenizer, kvf_error *error)
 {
-    kvf_tokenizer *t = v->tokenizer;
+    if (!kvf_whole_make(v->tokenizer))
+        return fail_memory(v, error);
+    *tokenizer = v->tokenizer;
     v->tokenizer = NULL;
     kvf_vocabulary_free(v);
-    return t;
+    return KVF_OK;
 }
 
 void kvf_vocabulary_free(kvf_vocabulary *v)

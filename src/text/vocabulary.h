@@ -6,6 +6,7 @@
 #include "text/buffer.h"
 #include "text/split.h"
 #include "text/tokenizer.h"
+#include "text/whole.h"
 
 /* More than the largest vocabulary that a config may have (2^24): sizes have a bound. */
 #define KVF_MAX_IDS (1u << 24)
@@ -43,6 +44,7 @@ struct kvf_tokenizer {
     int32_t byte_ids[256];
     kvf_pair *pairs; /* [pair_mask + 1], at most half of them used */
     uint32_t pair_mask;
+    int32_t *whole;     /* [KVF_WHOLE_COUNT] (whole.h); NULL: no character is known to be so */
     kvf_added added[2]; /* the passes that look for added tokens, one after the other */
     kvf_classes classes;
 };
@@ -66,14 +68,21 @@ typedef struct kvf_added_token {
     int pass; /* 0 or 1 */
 } kvf_added_token;
 
+/* A token to be found by its bytes. */
+typedef struct kvf_vocabulary_slot {
+    uint32_t id;   /* and 1; 0: the slot is free */
+    uint32_t hash; /* of the bytes: most others are told apart by it */
+} kvf_vocabulary_slot;
+
 /* A tokenizer that is being made. `where` names the file in messages. */
 typedef struct kvf_vocabulary {
     kvf_tokenizer *tokenizer;
     const char *where;
-    uint32_t *slots; /* [slot_mask + 1], at most half of them used: an id + 1, or 0 */
+    kvf_vocabulary_slot *slots; /* [slot_mask + 1], at most half of them used */
     uint32_t slot_mask;
     uint32_t n_indexed;
     uint32_t n_pairs;
+    uint32_t last_joined; /* the token of the last pair */
 } kvf_vocabulary;
 
 /* An empty one. To be freed also after a failure. */
@@ -98,8 +107,8 @@ kvf_status kvf_vocabulary_add_pair(kvf_vocabulary *v, const char *left, size_t l
 /* The same, both with one space between them. */
 kvf_status kvf_vocabulary_add_merge(kvf_vocabulary *v, const char *written, size_t bytes,
                                     kvf_error *error);
-/* Hands the tokenizer over; v is empty then. */
-kvf_tokenizer *kvf_vocabulary_finish(kvf_vocabulary *v);
+/* After all pairs: hands the tokenizer over; v is empty then. */
+kvf_status kvf_vocabulary_finish(kvf_vocabulary *v, kvf_tokenizer **tokenizer, kvf_error *error);
 void kvf_vocabulary_free(kvf_vocabulary *v);
 
 /* The readers of files; as kvf_tokenizer_open_json. */

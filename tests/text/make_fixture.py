@@ -29,17 +29,40 @@ SPECIAL = [f"<{BAR}begin{SPACE}of{SPACE}sentence{BAR}>", f"<{BAR}end{SPACE}of{SP
 ADDED = [("<think>", True), ("</think>", True), (f"<{BAR}User{BAR}>", True), (f"{BAR}DSML{BAR}", True),
          ("<dsml:", True), ("<dsml:calls", True), ("ab<", False), ("b<think>x", True), ("\u00e9\u00e9", False),
          (" two words ", True)]
+# Characters of a few bytes, so that many share the first two, or the last.
+CJK = "".join(bytes((first, second, third)).decode() for first in (0xe4, 0xe5) for second in (0xb8, 0xbc)
+              for third in (0x80, 0x81, 0x87))
 # Bytes that meet often in texts.py, so that merges of them are used.
 FEW = [*b"etahn ", *"\u4e2d".encode()]
 COMMON = [*b"etaoinshrdlu ETAI\n.-=0123", 0xc3, 0xa9, 0xe4, 0xb8, 0xad, 0xe3, 0x81, 0x82, 0xf0, 0x9f, 0x98]
 
 
-def merges_of(chooser, count, common):
+def pairs_of_characters(chooser, characters):
+    """Pairs that make most of the characters, from either end, and between them some of parts of two."""
+    written = [character.encode().decode("latin-1") for character in characters]
+    pairs = []
+    for c in chooser.sample(written, len(written)):
+        if chooser.random() < 0.3:
+            left, right = chooser.choice(written), chooser.choice(written)
+            pairs.append(chooser.choice([(left[2], right[0]), (left[1:], right[0]), (left[2], right[:2])]))
+        if chooser.random() < 0.9:
+            pairs += chooser.choice([[(c[0], c[1]), (c[:2], c[2])], [(c[1], c[2]), (c[0], c[1:])]])
+    known = set(map(chr, range(256)))
+    kept = []
+    for left, right in dict.fromkeys(pairs):
+        if left in known and right in known:
+            kept.append((left, right))
+            known.add(left + right)
+    return kept
+
+
+def merges_of(chooser, count, common, first):
     """Pairs that make `count` tokens and, now and then, one that is there already in another way."""
     known = {chr(byte): None for byte in range(256)}  # a token as its bytes in Latin-1
-    pool = [chr(byte) for byte in common]
-    pairs = {}
-    made = 0
+    known.update((left + right, None) for left, right in first)
+    pool = [chr(byte) for byte in common] + [left + right for left, right in first]
+    pairs = dict.fromkeys(first)
+    made = len(known) - 256
     while made < count:
         left, right = chooser.choice(pool), chooser.choice(pool)
         if (left, right) in pairs or len(left + right) > 12:
@@ -54,15 +77,34 @@ def merges_of(chooser, count, common):
             other = whole[:at], whole[at:]
             if other not in pairs and other[0] in known and other[1] in known and chooser.random() < 0.5:
                 pairs[other] = None
-    ordered = list(pairs)
-    chooser.shuffle(ordered)  # rank has nothing to do with length or id
-    return ordered, [token for token in known if len(token) > 1]
+    return list(pairs), [token for token in known if len(token) > 1]
 
 
-def describe(seed, n_merged, common=tuple(COMMON)):
-    """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones."""
+def describe_pairs(seed):
+    """Of the same kind, with a merge for every two bytes: the ids show where pieces begin and end."""
     chooser = random.Random(seed)
-    pairs, merged = merges_of(chooser, n_merged, common)
+    pairs = [(chr(left), chr(right)) for left in range(256) for right in range(256)]
+    chooser.shuffle(pairs)
+    return _describe(chooser, pairs, [left + right for left, right in pairs])
+
+
+def describe_merges(merges):
+    """Of the same kind, with these merges of bytes, the first of the lowest rank."""
+    pairs = [(left.decode("latin-1"), right.decode("latin-1")) for left, right in merges]
+    return _describe(random.Random(1), pairs, list(dict.fromkeys(left + right for left, right in pairs)))
+
+
+def describe(seed, n_merged, common=tuple(COMMON), characters="", trained=False):
+    """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones.
+    characters become tokens first. trained: a merge ranks behind those that make its tokens; else anywhere."""
+    chooser = random.Random(seed)
+    pairs, merged = merges_of(chooser, n_merged, common, pairs_of_characters(chooser, characters))
+    if not trained:
+        chooser.shuffle(pairs)  # rank has nothing to do with length or id
+    return _describe(chooser, pairs, merged)
+
+
+def _describe(chooser, pairs, merged):
     written = {chr(byte): character for byte, character in CHARACTER.items()}
     write = lambda token: "".join(written[byte] for byte in token)
     vocab = [write(chr(byte)) for byte in chooser.sample(range(256), 256)] + SPECIAL + [write(t) for t in merged]
