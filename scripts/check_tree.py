@@ -45,7 +45,8 @@ LAYERS = {
     "file": (),
     "text": ("file/",),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
-    "cli": ("file/", "text/", "model/", "bench/"),
+    "engine": ("clock.h", "file/", "text/", "model/"),
+    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "bench/"),
 }
 
 

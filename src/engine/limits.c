@@ -1,4 +1,4 @@
-#include "cli/limits.h"
+#include "engine/limits.h"
 
 #include <limits.h>
 #include <stdbool.h>
@@ -105,7 +105,7 @@ static bool read_key(const char *root, const char *folder, const char *name, con
 
 /* ---- The machine and the process --------------------------------------------------------- */
 
-static void lower(cli_limit *limit, const char *name, uint64_t bytes, uint64_t left_bytes)
+static void lower(kvf_limit *limit, const char *name, uint64_t bytes, uint64_t left_bytes)
 {
     left_bytes = min_u64(left_bytes, bytes);
     if (bytes == UINT64_MAX || left_bytes >= limit->left_bytes)
@@ -115,7 +115,7 @@ static void lower(cli_limit *limit, const char *name, uint64_t bytes, uint64_t l
     limit->left_bytes = left_bytes;
 }
 
-void cli_limits_lower(cli_limits *limits, cli_limit_kind kind, const char *name, uint64_t bytes,
+void kvf_limits_lower(kvf_limits *limits, kvf_limit_kind kind, const char *name, uint64_t bytes,
                       uint64_t left_bytes)
 {
     lower(&limits->tightest[kind], name, bytes, left_bytes);
@@ -125,7 +125,7 @@ void cli_limits_lower(cli_limits *limits, cli_limit_kind kind, const char *name,
  * Memory that others do not use, with what they can be swapped out for. Nothing is planned
  * that the machine could only hold by swapping this process itself.
  */
-static void add_machine(const cli_system *system, cli_limits *limits, uint64_t *swap_bytes)
+static void add_machine(const kvf_system *system, kvf_limits *limits, uint64_t *swap_bytes)
 {
     uint64_t total = system->machine_bytes;
     uint64_t available = UINT64_MAX;
@@ -133,11 +133,11 @@ static void add_machine(const cli_system *system, cli_limits *limits, uint64_t *
     read_key(system->root, "/proc", "meminfo", "MemTotal", &total);
     read_key(system->root, "/proc", "meminfo", "MemAvailable", &available);
     read_key(system->root, "/proc", "meminfo", "SwapFree", swap_bytes);
-    cli_limits_lower(limits, CLI_LIMIT_MEMORY, "this machine", total, plus(available, *swap_bytes));
+    kvf_limits_lower(limits, KVF_LIMIT_MEMORY, "this machine", total, plus(available, *swap_bytes));
 }
 
 /* Overcommit off: every byte that is asked for needs memory or swap behind it. */
-static void add_commitment(const cli_system *system, cli_limits *limits)
+static void add_commitment(const kvf_system *system, kvf_limits *limits)
 {
     uint64_t mode = 0;
     uint64_t limit;
@@ -145,11 +145,11 @@ static void add_commitment(const cli_system *system, cli_limits *limits)
     if (read_number(system->root, "/proc/sys/vm", "overcommit_memory", &mode) && mode == 2 &&
         read_key(system->root, "/proc", "meminfo", "CommitLimit", &limit) &&
         read_key(system->root, "/proc", "meminfo", "Committed_AS", &committed))
-        cli_limits_lower(limits, CLI_LIMIT_DATA, "the system (vm.overcommit_memory is 2)", limit,
+        kvf_limits_lower(limits, KVF_LIMIT_DATA, "the system (vm.overcommit_memory is 2)", limit,
                          minus(limit, committed));
 }
 
-static void add_process(const cli_system *system, cli_limits *limits)
+static void add_process(const kvf_system *system, kvf_limits *limits)
 {
     unsigned long long pages = 0;
     unsigned long long data_pages = 0;
@@ -161,9 +161,9 @@ static void add_process(const cli_system *system, cli_limits *limits)
         fclose(file);
     }
     const uint64_t data_bytes = data_pages * system->page_bytes;
-    cli_limits_lower(limits, CLI_LIMIT_DATA, "this process's data limit (ulimit -d)",
+    kvf_limits_lower(limits, KVF_LIMIT_DATA, "this process's data limit (ulimit -d)",
                      system->data_bytes, minus(system->data_bytes, data_bytes));
-    cli_limits_lower(limits, CLI_LIMIT_ADDRESSES, "this process's address limit (ulimit -v)",
+    kvf_limits_lower(limits, KVF_LIMIT_ADDRESSES, "this process's address limit (ulimit -v)",
                      system->address_bytes,
                      minus(system->address_bytes, pages * system->page_bytes));
     add_commitment(system, limits);
@@ -202,10 +202,10 @@ static uint64_t held_bytes(const char *root, const char *folder, const version *
     return minus(usage, plus(active, inactive));
 }
 
-static void lower_by_file(cli_limit *limit, const char *folder, const char *file, uint64_t bytes,
+static void lower_by_file(kvf_limit *limit, const char *folder, const char *file, uint64_t bytes,
                           uint64_t left_bytes)
 {
-    char name[CLI_LIMIT_NAME_BYTES];
+    char name[KVF_LIMIT_NAME_BYTES];
     const int room = (int)(sizeof name - strlen(file) - sizeof " of the cgroup ");
     const size_t length = strlen(folder);
     /* The end of a long path tells more than its beginning. */
@@ -226,10 +226,10 @@ static uint64_t group_swap_bytes(const char *root, const char *folder)
 }
 
 static void add_group(const char *root, const tree *t, const char *folder, uint64_t swap_bytes,
-                      cli_limits *limits)
+                      kvf_limits *limits)
 {
     const version *names = &versions[t->v2];
-    cli_limit *tightest = &limits->tightest[CLI_LIMIT_MEMORY];
+    kvf_limit *tightest = &limits->tightest[KVF_LIMIT_MEMORY];
     const uint64_t held = held_bytes(root, folder, names);
     uint64_t bytes;
     uint64_t both_bytes;
@@ -260,7 +260,7 @@ static bool go_up(const char *root, const tree *t, char *folder)
     return counted != 0;
 }
 
-static void add_tree(const char *root, const tree *t, uint64_t swap_bytes, cli_limits *limits)
+static void add_tree(const char *root, const tree *t, uint64_t swap_bytes, kvf_limits *limits)
 {
     char folder[PATH_MAX];
     if (!t->found)
@@ -399,12 +399,12 @@ static void find_trees(const char *root, tree trees[2])
 /* ---- All of them ------------------------------------------------------------------------------
  */
 
-void cli_limits_find(const cli_system *system, cli_limits *limits)
+void kvf_limits_find(const kvf_system *system, kvf_limits *limits)
 {
-    static const cli_limit none = {"", UINT64_MAX, UINT64_MAX};
+    static const kvf_limit none = {"", UINT64_MAX, UINT64_MAX};
     tree trees[2];
     uint64_t swap_bytes;
-    for (int i = 0; i < CLI_LIMIT_KINDS; i++)
+    for (int i = 0; i < KVF_LIMIT_KINDS; i++)
         limits->tightest[i] = none;
     limits->slow = none;
     add_machine(system, limits, &swap_bytes);
@@ -422,16 +422,16 @@ static uint64_t own_limit(int resource)
                : UINT64_MAX;
 }
 
-void cli_limits_read(cli_limits *limits)
+void kvf_limits_read(kvf_limits *limits)
 {
     const long pages = sysconf(_SC_PHYS_PAGES);
     const long page_bytes = sysconf(_SC_PAGESIZE);
     const bool known = pages > 0 && page_bytes > 0;
-    const cli_system system = {.root = "",
+    const kvf_system system = {.root = "",
                                .machine_bytes =
                                    known ? (uint64_t)pages * (uint64_t)page_bytes : UINT64_MAX,
                                .data_bytes = own_limit(RLIMIT_DATA),
                                .address_bytes = own_limit(RLIMIT_AS),
                                .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096};
-    cli_limits_find(&system, limits);
+    kvf_limits_find(&system, limits);
 }

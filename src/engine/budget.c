@@ -1,4 +1,4 @@
-#include "cli/budget.h"
+#include "engine/budget.h"
 
 #include <string.h>
 
@@ -7,11 +7,11 @@
 /* More than forward.c has (about 30); kvf_model_activations says how many there are. */
 enum { MAX_ACTIVATIONS = 128 };
 
-uint64_t cli_budget_activation_bytes(const cli_budget *budget, uint64_t context_tokens)
+uint64_t kvf_budget_activation_bytes(const kvf_budget *budget, uint64_t context_tokens)
 {
     kvf_plan_buffer buffers[MAX_ACTIVATIONS];
     uint32_t n = kvf_model_activations(budget->config,
-                                       cli_options_chunk_tokens(budget->options, context_tokens),
+                                       kvf_engine_chunk_tokens(budget->options, context_tokens),
                                        buffers, MAX_ACTIVATIONS);
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < n && i < MAX_ACTIVATIONS; i++)
@@ -19,33 +19,34 @@ uint64_t cli_budget_activation_bytes(const cli_budget *budget, uint64_t context_
     return bytes;
 }
 
-uint64_t cli_budget_weight_bytes(const cli_budget *budget)
+uint64_t kvf_budget_weight_bytes(const kvf_budget *budget)
 {
     return kvf_model_weight_bytes(budget->config, budget->takes_stored_weights);
 }
 
-kvf_status cli_budget_plan(const cli_budget *budget, kvf_profile_id profile,
+kvf_status kvf_budget_plan(const kvf_budget *budget, kvf_profile_id profile,
                            uint64_t context_tokens, kvf_plan *plan, kvf_error *error)
 {
-    kvf_session_options session = cli_options_session(budget->options, profile, context_tokens);
+    kvf_session_options session =
+        kvf_engine_session_options(budget->options, profile, context_tokens);
     session.n_threads = budget->n_threads;
     return kvf_plan_make(&budget->config->geometry, &session, context_tokens, plan, error);
 }
 
-kvf_status cli_budget_total_bytes(const cli_budget *budget, kvf_profile_id profile,
+kvf_status kvf_budget_total_bytes(const kvf_budget *budget, kvf_profile_id profile,
                                   uint64_t context_tokens, uint64_t *bytes, kvf_error *error)
 {
     kvf_plan plan;
-    const kvf_status status = cli_budget_plan(budget, profile, context_tokens, &plan, error);
+    const kvf_status status = kvf_budget_plan(budget, profile, context_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
     *bytes = plan.allocated_bytes + plan.scratch_bytes + plan.checkpoint_bytes +
-             plan.chunk_undo_bytes + cli_budget_activation_bytes(budget, context_tokens);
+             plan.chunk_undo_bytes + kvf_budget_activation_bytes(budget, context_tokens);
     kvf_plan_free(&plan);
     return KVF_OK;
 }
 
-uint64_t cli_budget_largest_context(const cli_budget *budget, kvf_profile_id profile,
+uint64_t kvf_budget_largest_context(const kvf_budget *budget, kvf_profile_id profile,
                                     uint64_t bytes)
 {
     uint64_t fits = 0;
@@ -53,7 +54,7 @@ uint64_t cli_budget_largest_context(const cli_budget *budget, kvf_profile_id pro
     while (too_large - fits > 1) {
         const uint64_t middle = fits + (too_large - fits) / 2;
         uint64_t total;
-        if (cli_budget_total_bytes(budget, profile, middle, &total, NULL) == KVF_OK &&
+        if (kvf_budget_total_bytes(budget, profile, middle, &total, NULL) == KVF_OK &&
             total <= bytes)
             fits = middle;
         else
@@ -114,20 +115,20 @@ static uint64_t fork_bytes(const kvf_plan *plan)
     return bytes;
 }
 
-kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
-                           uint64_t context_tokens, uint32_t chunk_tokens, cli_need *need,
+kvf_status kvf_budget_need(const kvf_budget *budget, const kvf_request *request,
+                           uint64_t context_tokens, uint32_t chunk_tokens, kvf_need *need,
                            kvf_error *error)
 {
-    cli_options options = *budget->options;
+    kvf_engine_options options = *budget->options;
     options.chunk_tokens = chunk_tokens;
-    cli_budget changed = *budget;
+    kvf_budget changed = *budget;
     changed.options = &options;
     kvf_plan plan;
     uint64_t session_bytes;
     kvf_status status =
-        cli_budget_total_bytes(&changed, request->profile, context_tokens, &session_bytes, error);
+        kvf_budget_total_bytes(&changed, request->profile, context_tokens, &session_bytes, error);
     if (status == KVF_OK)
-        status = cli_budget_plan(&changed, request->profile, context_tokens, &plan, error);
+        status = kvf_budget_plan(&changed, request->profile, context_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
     session_bytes += table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
@@ -138,35 +139,35 @@ kvf_status cli_budget_need(const cli_budget *budget, const cli_request *request,
     kvf_plan_free(&plan);
     if (request->own_bytes)
         session_bytes += request->own_bytes(request->command, context_tokens,
-                                            cli_options_chunk_tokens(&options, context_tokens));
+                                            kvf_engine_chunk_tokens(&options, context_tokens));
     need->session_bytes = session_bytes;
-    uint64_t bytes = session_bytes + cli_budget_weight_bytes(budget);
+    uint64_t bytes = session_bytes + kvf_budget_weight_bytes(budget);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
-    need->bytes[CLI_LIMIT_MEMORY] = bytes;
+    need->bytes[KVF_LIMIT_MEMORY] = bytes;
     bytes += (budget->n_threads - 1) * thread_bytes + view_bytes;
-    need->bytes[CLI_LIMIT_DATA] = bytes;
-    need->bytes[CLI_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
+    need->bytes[KVF_LIMIT_DATA] = bytes;
+    need->bytes[KVF_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
     return KVF_OK;
 }
 
-cli_limit_kind cli_need_beyond(const cli_need *need, const cli_limits *limits)
+kvf_limit_kind kvf_need_beyond(const kvf_need *need, const kvf_limits *limits)
 {
     int kind = 0;
-    while (kind < CLI_LIMIT_KINDS && need->bytes[kind] <= limits->tightest[kind].left_bytes)
+    while (kind < KVF_LIMIT_KINDS && need->bytes[kind] <= limits->tightest[kind].left_bytes)
         kind++;
-    return (cli_limit_kind)kind;
+    return (kvf_limit_kind)kind;
 }
 
-uint64_t cli_budget_fitting_context(const cli_budget *budget, const cli_request *request,
-                                    uint32_t chunk_tokens, const cli_limits *limits)
+uint64_t kvf_budget_fitting_context(const kvf_budget *budget, const kvf_request *request,
+                                    uint32_t chunk_tokens, const kvf_limits *limits)
 {
     uint64_t fits = 0;
     uint64_t too_large = request->context_tokens + 1;
     while (too_large - fits > 1) {
         const uint64_t middle = fits + (too_large - fits) / 2;
-        cli_need need;
-        if (cli_budget_need(budget, request, middle, chunk_tokens, &need, NULL) == KVF_OK &&
-            cli_need_beyond(&need, limits) == CLI_LIMIT_KINDS)
+        kvf_need need;
+        if (kvf_budget_need(budget, request, middle, chunk_tokens, &need, NULL) == KVF_OK &&
+            kvf_need_beyond(&need, limits) == KVF_LIMIT_KINDS)
             fits = middle;
         else
             too_large = middle;

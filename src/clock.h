@@ -1,10 +1,10 @@
 /* Seconds of a clock that never jumps; only differences mean anything. */
-#ifndef KVF_CLI_CLOCK_H
-#define KVF_CLI_CLOCK_H
+#ifndef KVF_CLOCK_H
+#define KVF_CLOCK_H
 
 #include <time.h>
 
-static inline double cli_seconds(void)
+static inline double kvf_seconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -12,7 +12,7 @@ static inline double cli_seconds(void)
 }
 
 /* n things in that time, a second; 0 where no time passed. */
-static inline double cli_rate(double n, double seconds)
+static inline double kvf_rate(double n, double seconds)
 {
     return seconds > 0 ? n / seconds : 0;
 }
