@@ -612,10 +612,9 @@ static bool check_tokenize(const parser *p)
     return false;
 }
 
-static bool wants_stdin(cli_command command, const cli_options *o)
+static bool wants_stdin(const cli_options *o)
 {
-    return o->interactive || (command == CLI_TOKENIZE && !o->prompt && !o->file) ||
-           (o->file && strcmp(o->file, "-") == 0) ||
+    return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
            (o->messages_file && strcmp(o->messages_file, "-") == 0) ||
            (o->ids_file && strcmp(o->ids_file, "-") == 0);
 }
@@ -641,7 +640,7 @@ static bool check(const parser *p)
                   kvf_profile_get(o->engine.profile)->name);
     else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
         cli_error(p->name, "--weights only matters with --memory; give both");
-    else if (wants_stdin(p->command, o) && cli_stream_was_closed(STDIN_FILENO))
+    else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
     else if (o->memory_auto &&
@@ -715,6 +714,8 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
         return false;
     }
     read_environment(&p);
+    if (command == CLI_TOKENIZE && !options->prompt && !options->file)
+        options->file = "-";
     options->engine.grid_given = seen(&p, OPTION_GRID);
     options->engine.temperature_given = seen(&p, OPTION_TEMPERATURE);
     options->engine.top_p_given = seen(&p, OPTION_TOP_P);

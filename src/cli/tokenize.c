@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "cli/commands.h"
+#include "cli/lost_files.h"
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/text.h"
@@ -33,12 +34,14 @@ static kvf_status open_checkpoint(const char *path, kvf_tokenizer **tokenizer, k
     kvf_tensor_set *files = NULL;
     kvf_file json = {NULL, 0, {0, 0, 0, 0, 0}};
     kvf_model_config config;
+    cli_lost_files_watch(&files);
     kvf_status status = kvf_tensor_set_open(path, &files, error);
     if (status == KVF_OK)
         status = kvf_config_of(files, &json, &config, error);
     if (status == KVF_OK)
         status = kvf_tokenizer_open(files, config.geometry.vocab, tokenizer, error);
     kvf_file_unmap(&json);
+    cli_lost_files_forget(&files);
     kvf_tensor_set_close(files);
     return status;
 }
@@ -155,13 +158,12 @@ static int decode(const cli_options *options, const kvf_tokenizer *tokenizer, co
 
 static int read_text(const cli_options *options, cli_text *text)
 {
-    const char *path = options->file ? options->file : "-";
     if (options->prompt)
         return cli_text_copy("tokenize", options->prompt, strlen(options->prompt), text);
-    const int status = cli_text_read("tokenize", path, max_text_bytes, true, text);
+    const int status = cli_text_read("tokenize", options->file, max_text_bytes, true, text);
     if (status == CLI_EXIT_OK && text->longer)
-        return cli_error("tokenize", "'%s' has more than the %zu bytes that are read at once", path,
-                         max_text_bytes);
+        return cli_error("tokenize", "'%s' has more than the %zu bytes that are read at once",
+                         options->file, max_text_bytes);
     return status;
 }
 

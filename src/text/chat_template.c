@@ -473,7 +473,7 @@ kvf_status kvf_chat_texts_of_template(const char *source, size_t bytes, kvf_chat
                                       kvf_error *error)
 {
     *texts = (kvf_chat_texts){.source = KVF_TEXTS_NOWHERE};
-    if (bytes > MAX_SOURCE_BYTES)
+    if (bytes > MAX_SOURCE_BYTES || !kvf_span_is_utf8((kvf_span){source, bytes}))
         return kvf_ok(error);
     kvf_arena scratch = {0};
     struct reader reader = {.rest = {source, bytes}, .arena = &texts->arena};

@@ -1,6 +1,5 @@
 #include "text/python.h"
 
-#include "error.h"
 #include "text/json.h"
 
 #include <string.h>
@@ -148,15 +147,10 @@ static enum target look_at(kvf_python *python, const char *name)
     return ASSIGNED;
 }
 
-static bool is_utf8(kvf_span text)
+/* Python reads none with one. */
+static bool has_nul(kvf_span source)
 {
-    for (size_t at = 0; at < text.bytes;) {
-        const size_t n = kvf_utf8_bytes(text.data + at, text.bytes - at);
-        if (n == 0 || text.data[at] == '\0')
-            return false;
-        at += n;
-    }
-    return true;
+    return source.bytes > 0 && memchr(source.data, '\0', source.bytes);
 }
 
 /* Whether the name that ends at `at` is given a value there: = += .., not == <= >= !=. */
@@ -212,7 +206,7 @@ bool kvf_python_find(kvf_python *python, const char *name)
     size_t n_assigned = 0;
     python->depth = 0;
     python->at = kvf_span_begins(python->source, "\xef\xbb\xbf") ? 3 : 0;
-    if (!is_utf8(python->source))
+    if (!kvf_span_is_utf8(python->source) || has_nul(python->source))
         return false;
     while (python->at < python->source.bytes) {
         const size_t line = python->at;

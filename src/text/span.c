@@ -12,6 +12,17 @@ bool kvf_span_is(kvf_span span, const char *literal)
     return kvf_span_equal(span, (kvf_span){literal, strlen(literal)});
 }
 
+bool kvf_span_is_utf8(kvf_span span)
+{
+    for (size_t at = 0; at < span.bytes;) {
+        const size_t n = kvf_utf8_bytes(span.data + at, span.bytes - at);
+        if (n == 0)
+            return false;
+        at += n;
+    }
+    return true;
+}
+
 bool kvf_span_begins(kvf_span span, const char *literal)
 {
     const size_t n = strlen(literal);

@@ -16,6 +16,7 @@ typedef struct kvf_span {
 /* Whether it is that literal, or has the same bytes as another. */
 bool kvf_span_is(kvf_span span, const char *literal);
 bool kvf_span_equal(kvf_span a, kvf_span b);
+bool kvf_span_is_utf8(kvf_span span);
 bool kvf_span_begins(kvf_span span, const char *literal);
 /* Without its first n bytes; it has as many. */
 kvf_span kvf_span_after(kvf_span span, size_t n);

@@ -174,6 +174,14 @@ kvf_status kvf_tokenizer_read_gguf(const kvf_tensor_set *files, uint32_t vocab,
         status = kvf_vocabulary_finish(&v, tokenizer, error);
     if (status == KVF_OK)
         (*tokenizer)->n_ids = vocab; /* the rows of the embedding that are left have no text */
+    /* Zeros in the place of what was there are no fault of the file. */
+    const char *lost = kvf_tensor_set_lost(files);
+    if (lost) {
+        kvf_tokenizer_close(*tokenizer);
+        *tokenizer = NULL;
+        status = kvf_fail(error, KVF_FILE_IO, "%s: could not be read to its end any more",
+                          kvf_printable(lost).text);
+    }
     kvf_vocabulary_free(&v);
     return status == KVF_OK ? kvf_ok(error) : status;
 }

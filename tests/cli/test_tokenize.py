@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import shutil
+import subprocess
 
-from support import CliTest, MODEL, main
+from support import CliTest, KVFOLD, MODEL, main
 
 FIXTURE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "text", "fixture", "tokenizer.json")
 THINK, USER = 308, 310  # of FIXTURE
@@ -85,6 +87,16 @@ class Command(TokenizeTest):
                 (("-m", FIXTURE, "--decode=5"), "takes no value")]:
             self.refused(expected, "tokenize", *arguments)
         self.refused("--decode", "verify", "-m", MODEL, "--decode")
+
+    def test_output_that_would_go_into_the_input_is_refused(self):
+        for arguments in (("-f", "t"), (), ("-p", "a")):
+            copy = shutil.copy(FIXTURE, self.path("tokenizer.json"))
+            name = copy if "-p" in arguments else self.write("t", "eat")
+            with open(self.path("t") if arguments == () else FIXTURE, "rb") as stdin, open(name, "ab") as stdout:
+                result = subprocess.run([KVFOLD, "tokenize", "-m", copy, *arguments], cwd=self.folder, stdin=stdin,
+                                        stdout=stdout, stderr=subprocess.PIPE, check=False)
+            self.assertEqual(result.returncode, 2, arguments)
+            self.assertIn(b"which is read", result.stderr)
 
     def test_a_tokenizer_that_is_not_that_of_the_model(self):
         with open(FIXTURE, encoding="utf-8") as file:

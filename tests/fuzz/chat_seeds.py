@@ -96,6 +96,7 @@ def chat_texts():
         "surrogate": python("TOOLS_TEMPLATE = '\\ud800{tool_schemas}'\n"),
         "ends_in_backslash": python("TOOLS_TEMPLATE = '\\"),
         "template_of_nothing": template(""),
+        "template_not_utf8": b"\1Reasoning Effort: \xff",
         "template": template("{%- macro render_tools(tools) -%}\n## A\n<{{ dsml_token }}tool_calls>\n"
                              "{%- for tool in tools -%}\n{{ tool | tojson }}\n{%- endfor -%}\n{%- endmacro -%}"),
     }

@@ -251,6 +251,8 @@ static void test_chat_templates_that_are_not_certain(void **state)
     static const char *const bad[] = {
         "",
         "{{",
+        "Reasoning Effort: \xff",
+        "{{ 'Reasoning Effort: \xe4' }}",
         "{% set a = 'b",
         "text",
         "{%- set tools_header = '" GRAMMAR(DSML) "' -%}",
@@ -329,6 +331,95 @@ static void test_a_folder_with_and_without_the_file(void **state)
     rmdir(folder);
 }
 
+static void put(FILE *file, uint64_t value, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        fputc((int)(value >> (8 * i) & 0xFF), file);
+}
+
+static void put_text(FILE *file, const char *text)
+{
+    put(file, strlen(text), 8);
+    fputs(text, file);
+}
+
+/* One tensor of one value, and a key of the type (8: text, 4: u32). */
+static void write_gguf(const char *path, uint32_t type, const char *text)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    fputs("GGUF", file);
+    put(file, 3, 4);
+    put(file, 1, 8); /* tensors */
+    put(file, 2, 8); /* keys */
+    put_text(file, "general.architecture");
+    put(file, 8, 4);
+    put_text(file, "x");
+    put_text(file, "tokenizer.chat_template");
+    put(file, type, 4);
+    if (type == 8)
+        put_text(file, text);
+    else
+        put(file, 7, 4);
+    put_text(file, "t");
+    put(file, 1, 4); /* dimensions */
+    put(file, 1, 8);
+    put(file, 0, 4); /* F32 */
+    put(file, 0, 8);
+    while (ftell(file) % 32 != 0)
+        fputc(0, file);
+    put(file, 0, 4);
+    fclose(file);
+}
+
+static kvf_texts_source read_gguf(const char *folder, uint32_t type, const char *text)
+{
+    char path[128];
+    kvf_tensor_set *files;
+    kvf_chat_texts texts;
+    kvf_error error;
+    snprintf(path, sizeof path, "%s/t.gguf", folder);
+    write_gguf(path, type, text);
+    if (kvf_tensor_set_open(path, &files, &error) != KVF_OK)
+        fail_msg("%s", error.message);
+    assert_int_equal(kvf_chat_texts_read(folder, files, &texts, &error), KVF_OK);
+    const kvf_texts_source found = texts.source;
+    if (found == KVF_TEXTS_CHAT_TEMPLATE)
+        expect_text(texts.efforts[0], EFFORT("a\n\n"), path);
+    kvf_chat_texts_free(&texts);
+    kvf_tensor_set_close(files);
+    unlink(path);
+    return found;
+}
+
+static void test_a_gguf_with_and_without_a_template(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/kvf_texts_XXXXXX";
+    char path[128];
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(read_gguf(folder, 8, "{{ '" EFFORT("a") "' }}"), KVF_TEXTS_CHAT_TEMPLATE);
+    assert_int_equal(read_gguf(folder, 8, "{{ x }}"), KVF_TEXTS_NOWHERE);
+    assert_int_equal(read_gguf(folder, 4, ""), KVF_TEXTS_NOWHERE);
+    /* The file beside it comes first, if it has any text. */
+    snprintf(path, sizeof path, "%s/encoding", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/" KVF_ENCODING_FILE, folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_int_equal(read_gguf(folder, 8, "{{ '" EFFORT("a") "' }}"), KVF_TEXTS_CHAT_TEMPLATE);
+    file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("REASONING_EFFORT_MAX = 'b'\n", file);
+    fclose(file);
+    assert_int_equal(read_gguf(folder, 8, "{{ '" EFFORT("a") "' }}"), KVF_TEXTS_ENCODING_FILE);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/encoding", folder);
+    rmdir(path);
+    rmdir(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_chat_templates_that_are_not_certain),
         cmocka_unit_test(test_efforts_of_a_chat_template),
         cmocka_unit_test(test_a_folder_with_and_without_the_file),
+        cmocka_unit_test(test_a_gguf_with_and_without_a_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
