@@ -130,12 +130,22 @@ static void feed_text(kvf_answer_stream *stream, const kvf_buffer *text)
         take_event(stream, &event);
 }
 
+/* Added tokens; of those that are no part of a text (a GGUF may call all of the format's so) these.
+ */
+static bool is_marker_token(const kvf_conversation *conversation, int32_t id)
+{
+    if (kvf_tokenizer_kind(conversation->tokenizer, id) == KVF_TOKEN_ADDED)
+        return true;
+    for (int mark = 0; mark < KVF_MARKS; mark++)
+        if (id >= 0 && conversation->marks[mark] == id)
+            return true;
+    return false;
+}
+
 void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id)
 {
     const kvf_tokenizer *tokenizer = stream->conversation->tokenizer;
-    const kvf_token_kind kind = kvf_tokenizer_kind(tokenizer, id);
-    const bool is_marker = stream->answer && (kind == KVF_TOKEN_ADDED ||
-                                              id == stream->conversation->marks[KVF_MARK_EOS]);
+    const bool is_marker = stream->answer && is_marker_token(stream->conversation, id);
     kvf_buffer text = {.data = NULL};
     if (is_marker)
         kvf_decoder_flush(&stream->decoder, &text);

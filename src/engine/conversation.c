@@ -10,8 +10,8 @@
 static const char *mark_text(kvf_mark mark)
 {
     static const char *const texts[KVF_MARK_TASKS] = {
-        KVF_CHAT_BOS,   KVF_CHAT_EOS,       KVF_CHAT_USER,    KVF_CHAT_ASSISTANT,
-        KVF_CHAT_THINK, KVF_CHAT_END_THINK, KVF_CHAT_REMINDER};
+        KVF_CHAT_BOS,   KVF_CHAT_EOS,       KVF_CHAT_USER, KVF_CHAT_ASSISTANT,
+        KVF_CHAT_THINK, KVF_CHAT_END_THINK, KVF_CHAT_DSML, KVF_CHAT_REMINDER};
     return mark < KVF_MARK_TASKS ? texts[mark] : kvf_chat_task_marks[mark - KVF_MARK_TASKS + 1];
 }
 

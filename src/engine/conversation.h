@@ -22,7 +22,8 @@ typedef enum kvf_mark {
     KVF_MARK_THINK,
     KVF_MARK_END_THINK,
     KVF_MARKS_NEEDED, /* a vocabulary that lacks one of those before has no chat format */
-    KVF_MARK_REMINDER = KVF_MARKS_NEEDED,
+    KVF_MARK_DSML = KVF_MARKS_NEEDED,
+    KVF_MARK_REMINDER,
     KVF_MARK_TASKS, /* one each but for KVF_CHAT_TASK_NONE */
     KVF_MARKS = KVF_MARK_TASKS + KVF_CHAT_TASKS - 1
 } kvf_mark;

@@ -14,6 +14,8 @@ import checkpoints
 
 TEXT = Path(__file__).resolve().parent.parent / "text"
 sys.path.insert(0, str(TEXT))
+import gguf  # noqa: E402  (checkpoints has put its folder on the path)
+import v4  # noqa: E402
 from reference import BYTE  # noqa: E402
 
 FIXTURE = TEXT / "fixture" / "tokenizer.json"
@@ -46,6 +48,20 @@ def _matrix(ones):
         at = 2 * (row * WIDTH + column)
         data[at:at + 2] = ONE
     return bytes(data)
+
+
+def write_gguf(path, folder, more=None):
+    """The folder's model as llama.cpp converts it: to that, what looks like a marker is one of control."""
+    described = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    tokens, types, merges = v4.gguf_keys(described)
+    types = [3 if kind == 4 and text.startswith(f"<{BAR}") else kind for text, kind in zip(tokens, types)]
+    metadata, tensors = checkpoints.gguf_parts(folder)
+    metadata.update({"tokenizer.ggml.model": gguf.text("gpt2"), "tokenizer.ggml.pre": gguf.text("deepseek-v3"),
+                     "tokenizer.ggml.tokens": gguf.array(map(gguf.text, tokens)),
+                     "tokenizer.ggml.token_type": gguf.array(map(gguf.i32, types)),
+                     "tokenizer.ggml.merges": gguf.array(map(gguf.text, merges)), **(more or {})})
+    gguf.write(path, metadata, tensors)
+    return path
 
 
 def write(path, model, follows, default=EOS):

@@ -199,6 +199,33 @@ class PromptTest(ConversationTest):
         self.refused("need --temperature above 0", "run", "-m", folder, "-p", "b", "--top-p", "0.5")
 
 
+class GgufTest(ConversationTest):
+    def gguf(self, **more):
+        return scripted.write_gguf(self.path("model.gguf"), model(), more)
+
+    def test_it_is_the_same_conversation(self):
+        """Though all of the roles' markers are no text in it."""
+        file = self.gguf()
+        for name, of in (("folder", model()), ("file", file)):
+            self.record(name, "-p", "b", "--think", "--system", "he", of=of)
+            record = self.record(name, "-p", "c", of=of)
+            self.assertEqual((record["reasoning"], record["content"], record["ended"]), ("rR", "CD", "eos"))
+        self.assertEqual(self.held("file"), self.held("folder"))
+
+    def test_its_template_has_words_for_efforts(self):
+        template = "{%- set reasoning_effort_max = \"hah\\n\\n\" -%}"
+        self.refuses("needs a text", "run", "-m", self.gguf(), "-p", "b", "--effort", "max")
+        self.gguf(**{"tokenizer.chat_template": scripted.gguf.text(template)})  # of no structure that is known
+        self.refuses("needs a text", "run", "-m", self.path("model.gguf"), "-p", "b", "--effort", "max")
+
+    def test_how_answers_are_drawn(self):
+        file = self.gguf(**{"general.sampling.temp": scripted.gguf.f32(0.5)})
+        self.record("a", "-p", "b", of=file)
+        self.assertEqual(self.json_lines("session", "show", "a", "--store", "s")[0]["temperature"], 0.5)
+        self.gguf(**{"general.sampling.top_p": scripted.gguf.f32(1.5)})
+        self.refused("general.sampling.top_p is 1.5", "run", "-m", file, "-p", "b")
+
+
 class ThinkingTest(ConversationTest):
     def test_it_is_left_out_of_a_pipe_unless_asked_for(self):
         self.assertEqual(self.plain("-p", "b", "--think").stdout, b"CD\n")
