@@ -11,10 +11,11 @@
 #include "clock.h"
 #include "engine/amounts.h"
 
-/* Whether somebody reads: a little can be written without waiting. */
+/* Whether somebody reads: a little can be written without waiting, and without an error. */
 static bool is_read(void)
 {
-    return poll(&(struct pollfd){STDOUT_FILENO, POLLOUT, 0}, 1, 0) == 1;
+    struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
+    return poll(&out, 1, 0) == 1 && out.revents == POLLOUT;
 }
 
 /*

@@ -68,7 +68,7 @@ static void test_other_keys_are_named(void **state)
     /* As many as there is room for. */
     char json[4096] = "{\"messages\":[" USER "]";
     for (int i = 0; i < 100; i++)
-        snprintf(json + strlen(json), 16, ",\"key%02d\":0", i);
+        snprintf(json + strlen(json), 32, ",\"key%02d\":0", i);
     request = taken(strcat(json, "}"));
     assert_int_equal(strncmp(request.passed_over, "key00, key01, ", 14), 0);
     assert_true(strlen(request.passed_over) < sizeof request.passed_over);
