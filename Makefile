@@ -17,7 +17,7 @@ build: ## build the command and the library (the default)
 demo: build ## the main job on the bundled checkpoint; with the build about a minute
 	@./scripts/demo.sh $(TREE)/kvfold
 
-check: ## build and run the tests: about 10 minutes on 2 cores
+check: ## build and run the tests: 6 minutes on 2 cores
 	@./scripts/bootstrap.sh check
 	@cmake --preset $(BUILD) --log-level=NOTICE -DKVF_TESTS=ON
 	@cmake --build $(TREE) -j $(JOBS)

@@ -6,7 +6,7 @@
 #include "backend/cpu/cpus.h"
 #include "backend/cpu/pool.h"
 #include "bench/peak.h"
-#include "cli/clock.h"
+#include "clock.h"
 #include "error.h"
 
 /* ---- What it is ---------------------------------------------------------------- */
@@ -138,9 +138,9 @@ static void run_parts(void *context, size_t first, size_t end, uint32_t thread)
 static double run_all(peak_work *work)
 {
     work->count = 0;
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     kvf_pool_run(work->pool, work->n_threads, 1, run_parts, work);
-    return (double)work->count / (cli_seconds() - started);
+    return (double)work->count / (kvf_seconds() - started);
 }
 
 /* The best of several tries that together last `seconds`. */
@@ -151,9 +151,9 @@ static double best_of(peak_work *work, double seconds)
     /* As many rounds as take one try's time. */
     work->rounds = 1000;
     while (work->kind != PEAK_READ) {
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         run_all(work);
-        const double taken = cli_seconds() - started;
+        const double taken = kvf_seconds() - started;
         if (taken >= seconds / n_tries / 2)
             break;
         work->rounds *= 2;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "bench/stages.h"
-#include "cli/clock.h"
+#include "clock.h"
 #include "error.h"
 
 const char *bench_limit_name(bench_limit limit)
@@ -128,9 +128,9 @@ static kvf_status run_once(bench_case *c, double *seconds, kvf_error *error)
 {
     if (c->prepare)
         c->prepare(c);
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     const kvf_status status = c->run(c, error);
-    *seconds = cli_seconds() - started;
+    *seconds = kvf_seconds() - started;
     return status;
 }
 

@@ -12,7 +12,7 @@
 #include "bench/peer.h"
 #include "bench/stages.h"
 #include "bench/weight_file.h"
-#include "cli/clock.h"
+#include "clock.h"
 #include "error.h"
 #include "weight/weight.h"
 
@@ -60,12 +60,12 @@ static void multiply(matmul_run *run, const kvf_matrix *weight, uint32_t n)
 /* Seconds of a product with each matrix of the file. */
 static double multiply_all(matmul_run *run)
 {
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     for (uint32_t i = 0; i < run->file.n_matrices; i++) {
         const kvf_matrix matrix = bench_weight_file_at(&run->file, i);
         multiply(run, &matrix, 1);
     }
-    return cli_seconds() - started;
+    return kvf_seconds() - started;
 }
 
 typedef struct read_work {
@@ -99,10 +99,10 @@ static double read_all(matmul_run *run)
     double least = INFINITY;
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         read_work work = {run, pieces[i]};
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         kvf_device_run(run->input->device, (bytes + pieces[i] - 1) / pieces[i], 1, read_pieces,
                        &work);
-        const double seconds = cli_seconds() - started;
+        const double seconds = kvf_seconds() - started;
         least = seconds < least ? seconds : least;
     }
     return least;
@@ -140,7 +140,7 @@ static double measure_clock(void)
     uint64_t sum = 1;
     uint64_t step = 3; /* in a register: adding a constant may cost nothing */
     KEEP(step);
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     for (int i = 0; i < ROUNDS; i++) {
         for (int k = 0; k < ADDS; k += 4) {
             sum += step;
@@ -153,7 +153,7 @@ static double measure_clock(void)
             KEEP(sum);
         }
     }
-    return (double)ADDS * ROUNDS / (cli_seconds() - started);
+    return (double)ADDS * ROUNDS / (kvf_seconds() - started);
 }
 
 typedef struct decode_work {
@@ -174,11 +174,11 @@ static void decode_parts(void *context, size_t first, size_t end, uint32_t threa
         float out[L1_ROWS];
         volatile float kept;
         const double before = measure_clock();
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         for (uint32_t i = 0; i < work->repeats; i++)
             work->run->kernels->products[matrix->type].dot(matrix, 0, L1_ROWS, work->run->in, NULL,
                                                            out);
-        const double seconds = cli_seconds() - started;
+        const double seconds = kvf_seconds() - started;
         const double after = measure_clock();
         kept = out[0];
         (void)kept;
@@ -291,9 +291,9 @@ static void run_fma(void *context, size_t first, size_t end, uint32_t thread)
 static double fma_rate(matmul_run *run, fma_work *work)
 {
     work->ops = 0;
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     kvf_device_run(run->input->device, run->n_threads, 1, run_fma, work);
-    return (double)work->ops / (cli_seconds() - started);
+    return (double)work->ops / (kvf_seconds() - started);
 }
 
 /* Rounds of some milliseconds. */
@@ -305,18 +305,18 @@ static void find_rounds(fma_work *work)
         work->rounds *= 2;
         least = INFINITY;
         for (int i = 0; i < TRIES; i++) {
-            const double started = cli_seconds();
+            const double started = kvf_seconds();
             run_fma(work, 0, 1, 0);
-            least = fmin(least, cli_seconds() - started);
+            least = fmin(least, kvf_seconds() - started);
         }
     } while (least < 4e-3);
 }
 
 static double tile_rate(matmul_run *run, const kvf_matrix *matrix)
 {
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     multiply(run, matrix, BENCH_MATMUL_TOKENS);
-    return 2.0 * BENCH_MATMUL_TOKENS * matrix->rows * matrix->cols / (cli_seconds() - started);
+    return 2.0 * BENCH_MATMUL_TOKENS * matrix->rows * matrix->cols / (kvf_seconds() - started);
 }
 
 static double sgemm_rate(matmul_run *run, const kvf_matrix *matrix)
@@ -331,9 +331,9 @@ static double sgemm_rate(matmul_run *run, const kvf_matrix *matrix)
                                          .in_stride = BENCH_MATMUL_COLS,
                                          .out = run->out,
                                          .out_stride = BENCH_MATMUL_ROWS};
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     bench_peer_matmul(&args);
-    return 2.0 * BENCH_MATMUL_TOKENS * matrix->rows * matrix->cols / (cli_seconds() - started);
+    return 2.0 * BENCH_MATMUL_TOKENS * matrix->rows * matrix->cols / (kvf_seconds() - started);
 }
 
 static void measure_tokens(matmul_run *run, uint32_t cols, bench_matmul_tokens *result)

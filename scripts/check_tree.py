@@ -34,6 +34,7 @@ INEXACT_CALLS = re.compile(
 MAY_BE_INEXACT = (("src", "cli"), ("src", "backend", "metal"))
 COMMENT_OR_LITERAL = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
+MERGE_MARK = re.compile(r"(<{7}|={7}|>{7})( |$)")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 # What each folder of src/ may include, besides itself, kvfold.h, error.h and checksum.h.
 LAYERS = {
@@ -45,7 +46,8 @@ LAYERS = {
     "file": (),
     "text": ("file/",),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
-    "cli": ("file/", "text/", "model/", "bench/"),
+    "engine": ("clock.h", "file/", "text/", "model/"),
+    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "bench/"),
 }
 
 
@@ -144,6 +146,10 @@ def findings(root):
             found += check_c(relative, text)
         for number, message in found:
             yield f"{relative}:{number}: {message}"
+    for path in sorted([*root.glob("*.md"), *(root / "docs").glob("*.md")]):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if MERGE_MARK.match(line):
+                yield f"{path.relative_to(root)}:{number}: a mark of a merge"
     for path in [root / name for name in BUILD_FILES] + sorted((root / "cmake").iterdir()):
         for number, message in check_build_file(path.read_text(encoding="utf-8")):
             yield f"{path.relative_to(root)}:{number}: {message}"

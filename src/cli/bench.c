@@ -6,17 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/peer.h"
 #include "cli/bench_matmul.h"
 #include "cli/bench_names.h"
 #include "cli/bench_report.h"
-#include "cli/budget.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
-#include "cli/units.h"
-#include "bench/peer.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
 #include "model/config.h"
 
 enum { MAX_ISAS = 8, ISA_BYTES = 32, DESCRIPTION_BYTES = 128 };
@@ -35,7 +35,7 @@ typedef struct benchmark {
     const char *model;
     kvf_geometry geometry;
     bench_machine machine;
-    cli_limit limit;       /* with the least left, of all kinds */
+    kvf_limit limit;       /* with the least left, of all kinds */
     uint64_t memory_bytes; /* that cases may take */
     uint64_t cold_bytes;
     uint64_t contexts[CLI_MAX_CONTEXTS];
@@ -56,15 +56,15 @@ typedef struct benchmark {
 static int load_geometry(benchmark *b)
 {
     const cli_options *options = b->options;
-    b->model = options->model ? options->model : "DeepSeek-V4-Flash";
-    if (!options->model) {
+    b->model = options->engine.model ? options->engine.model : "DeepSeek-V4-Flash";
+    if (!options->engine.model) {
         kvf_geometry_v4_flash(&b->geometry);
         return CLI_EXIT_OK;
     }
     kvf_model_config *config = calloc(1, sizeof *config);
     if (!config)
         return cli_error("bench", "out of memory");
-    const int status = cli_config_load("bench", options->model, config);
+    const int status = cli_config_load("bench", options->engine.model, config);
     b->geometry = config->geometry;
     free(config);
     return status;
@@ -76,14 +76,14 @@ static int choose_contexts(benchmark *b)
     const cli_options *options = b->options;
     const uint64_t most = b->geometry.max_tokens;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char limit[KVF_NUMBER_BYTES];
         if (options->contexts[i] <= most)
             b->contexts[b->n_contexts++] = options->contexts[i];
         else if (options->contexts_given)
             return cli_error("bench", "--ctx %s is more than the model's maximum of %s tokens",
-                             cli_format_count(options->contexts[i], context),
-                             cli_format_count(most, limit));
+                             kvf_show_count(options->contexts[i], context),
+                             kvf_show_count(most, limit));
     }
     if (!options->contexts_given && (options->quick || b->n_contexts == 0)) {
         b->contexts[0] = quick_context_tokens < most ? quick_context_tokens : most;
@@ -95,12 +95,12 @@ static int choose_contexts(benchmark *b)
 /* --isa as a list; one empty name where there is none. */
 static int choose_isas(benchmark *b)
 {
-    const char *rest = b->options->isa;
+    const char *rest = b->options->engine.isa;
     do {
         const int length = rest ? (int)strcspn(rest, ",") : 0;
         if (b->n_isas == MAX_ISAS || length >= ISA_BYTES || (rest && length == 0))
             return cli_error("bench", "--isa: '%.60s' is not a list of up to %d ISAs",
-                             b->options->isa, MAX_ISAS);
+                             b->options->engine.isa, MAX_ISAS);
         snprintf(b->isas[b->n_isas++], ISA_BYTES, "%.*s", length, rest ? rest : "");
         rest = rest && rest[length] == ',' ? rest + length + 1 : NULL;
     } while (rest);
@@ -122,22 +122,22 @@ static int check_peer(const benchmark *b)
 
 static int choose_sizes(benchmark *b)
 {
-    cli_limits limits;
-    cli_limits_read(&limits);
+    kvf_limits limits;
+    kvf_limits_read(&limits);
     b->limit = limits.tightest[0];
-    for (int i = 1; i < CLI_LIMIT_KINDS; i++)
+    for (int i = 1; i < KVF_LIMIT_KINDS; i++)
         if (limits.tightest[i].left_bytes < b->limit.left_bytes)
             b->limit = limits.tightest[i];
     uint64_t left = b->limit.left_bytes;
     /* In this order: OpenBLAS waits for ever for memory that it cannot get as it is loaded. */
     if (left >= least_memory_bytes && bench_peer_available() && left >= peer_memory_bytes)
         left -= peer_memory_bytes;
-    char least[CLI_NUMBER_BYTES];
-    char available[CLI_NUMBER_BYTES];
+    char least[KVF_NUMBER_BYTES];
+    char available[KVF_NUMBER_BYTES];
     if (left < least_memory_bytes)
         return cli_error("bench", "needs %s at the least; %s leaves %s",
-                         cli_format_bytes(least_memory_bytes, least), b->limit.name,
-                         cli_format_bytes(left, available));
+                         kvf_show_bytes(least_memory_bytes, least), b->limit.name,
+                         kvf_show_bytes(left, available));
     bench_machine_describe(&b->machine);
     b->memory_bytes = left / 10 * 9; /* the rest is the system's, and the process's own */
     b->cold_bytes = b->options->quick ? quick_cold_bytes : b->machine.l3_bytes / 2 * 3;
@@ -158,11 +158,12 @@ static int open_device(benchmark *b, const char *isa)
 {
     const cli_options *options = b->options;
     kvf_error error;
-    if (options->backend && strcmp(options->backend, "metal") == 0)
+    if (options->engine.backend && strcmp(options->engine.backend, "metal") == 0)
         return cli_error("bench", "--backend metal: bench times the CPU's kernels against its "
                                   "peaks, cpu or ref");
-    const kvf_device_options device_options = {
-        .backend = options->backend, .isa = isa[0] ? isa : NULL, .n_threads = options->n_threads};
+    const kvf_device_options device_options = {.backend = options->engine.backend,
+                                               .isa = isa[0] ? isa : NULL,
+                                               .n_threads = options->engine.n_threads};
     if (kvf_device_open(&device_options, &b->device, &error) != KVF_OK)
         return cli_error("bench", "%s%s", error.message,
                          options->isa_from_environment ? " (KVFOLD_ISA asked for it)" : "");
@@ -235,9 +236,9 @@ static bench_sampling sampling_of(const benchmark *b, bench_stage stage)
 /* "select, fold at 96k, 8 queries" */
 static const char *describe(const bench_input *input, char *text, size_t text_bytes)
 {
-    char context[CLI_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     snprintf(text, text_bytes, "%s, %s at %s, %u %s", bench_stage_name(input->stage),
-             bench_profile_name(input->profile), cli_format_context(input->context_tokens, context),
+             bench_profile_name(input->profile), kvf_show_context(input->context_tokens, context),
              input->n_queries, input->n_queries == 1 ? "query" : "queries");
     return text;
 }
@@ -247,13 +248,13 @@ static bool fits(const benchmark *b, const bench_input *input)
 {
     const uint64_t needed_bytes = bench_input_bytes(input);
     char what[DESCRIPTION_BYTES];
-    char needed[CLI_NUMBER_BYTES];
-    char available[CLI_NUMBER_BYTES];
+    char needed[KVF_NUMBER_BYTES];
+    char available[KVF_NUMBER_BYTES];
     if (needed_bytes <= b->memory_bytes)
         return true;
     fprintf(stderr, "kvfold: bench: left out: %s needs %s; %s has %s for it\n",
-            describe(input, what, sizeof what), cli_format_bytes(needed_bytes, needed),
-            b->limit.name, cli_format_bytes(b->memory_bytes, available));
+            describe(input, what, sizeof what), kvf_show_bytes(needed_bytes, needed), b->limit.name,
+            kvf_show_bytes(b->memory_bytes, available));
     return false;
 }
 
@@ -361,12 +362,12 @@ static int check_device(benchmark *b)
     int status = CLI_EXIT_OK;
     for (int i = 0; i < 2 && status == CLI_EXIT_OK; i++) {
         kvf_error error;
-        char needed[CLI_NUMBER_BYTES];
+        char needed[KVF_NUMBER_BYTES];
         bool agrees = true;
         input.profile = compared[i];
         if (bench_input_bytes(&input) > b->memory_bytes)
             status = cli_error("bench", "the profiles' check needs %s; %s leaves less",
-                               cli_format_bytes(bench_input_bytes(&input), needed), b->limit.name);
+                               kvf_show_bytes(bench_input_bytes(&input), needed), b->limit.name);
         else if (bench_input_exists(&input) &&
                  bench_measure(&input, &b->peaks, NULL, &expected, &agrees, NULL, &error) != KVF_OK)
             status = cli_error("bench", "%s", error.message);
@@ -418,9 +419,9 @@ static int check_matmul(const cli_options *options)
     const bool others = (options->bench_stages & ~CLI_BENCH_MATMUL) != 0;
     if (!matmul && (options->bench_types || options->bench_folder))
         return cli_error("bench", "--type and --dir only matter with --stage matmul");
-    if (matmul && options->backend && strcmp(options->backend, "cpu") != 0)
+    if (matmul && options->engine.backend && strcmp(options->engine.backend, "cpu") != 0)
         return cli_error("bench", "--stage matmul times the kernels of --backend cpu, not of %.40s",
-                         options->backend);
+                         options->engine.backend);
     if (matmul && others && options->output == CLI_OUTPUT_CSV)
         return cli_error("bench", "--csv: matmul has other columns than the other stages; "
                                   "measure it alone, or take --json");

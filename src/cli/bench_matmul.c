@@ -6,12 +6,12 @@
 
 #include "bench/matmul.h"
 #include "cli/bench_names.h"
-#include "cli/budget.h"
 #include "cli/interrupt.h"
-#include "cli/limits.h"
 #include "cli/message.h"
 #include "cli/table.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
+#include "engine/limits.h"
 
 /* Weights of a round: so many times what the caches hold. */
 static const uint64_t times_the_caches = 8;
@@ -127,7 +127,7 @@ static void fill_cells(kvf_weight_id type, const bench_matmul_result *result,
 
 static void print_table(kvf_device *device, uint64_t file_bytes, cli_table *table)
 {
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     const uint32_t n_threads = kvf_device_n_threads(device);
     printf("\nmatmul on cpu/%s, %u thread%s\n"
            "vector: 4096 x 4096 matrices times a vector out of %s mapped, GB/s of weights; read: "
@@ -135,7 +135,7 @@ static void print_table(kvf_device *device, uint64_t file_bytes, cli_table *tabl
            "GB/s of all threads;\nof limit: of the lower one of read and in L1; K: 2048 x K times "
            "512 tokens, Gop/s\n",
            kvf_device_isa_name(device), n_threads, n_threads == 1 ? "" : "s",
-           cli_format_bytes(file_bytes, bytes));
+           kvf_show_bytes(file_bytes, bytes));
     cli_table_print(table, true);
 }
 
@@ -144,11 +144,11 @@ static void print_table(kvf_device *device, uint64_t file_bytes, cli_table *tabl
 /* Where memory is short, less: what does not stay in it would measure the disk. */
 static uint64_t choose_file_bytes(const cli_options *options, const bench_machine *machine)
 {
-    cli_limits limits;
-    cli_limits_read(&limits);
-    const uint64_t most = limits.tightest[CLI_LIMIT_MEMORY].left_bytes / 4;
+    kvf_limits limits;
+    kvf_limits_read(&limits);
+    const uint64_t most = limits.tightest[KVF_LIMIT_MEMORY].left_bytes / 4;
     const uint64_t wanted = times_the_caches * machine->l3_bytes;
-    char some[CLI_NUMBER_BYTES];
+    char some[KVF_NUMBER_BYTES];
     if (options->quick)
         return quick_file_bytes;
     if (wanted <= most)
@@ -156,7 +156,7 @@ static uint64_t choose_file_bytes(const cli_options *options, const bench_machin
     cli_note("bench",
              "matmul: a file of %s, less than %llu times the largest cache: a quarter of "
              "the memory",
-             cli_format_bytes(most, some), (unsigned long long)times_the_caches);
+             kvf_show_bytes(most, some), (unsigned long long)times_the_caches);
     return most;
 }
 

@@ -8,7 +8,7 @@
 #include "cli/message.h"
 #include "cli/svg.h"
 #include "cli/table.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /* ---- Rows ------------------------------------------------------------------------- */
 
@@ -50,12 +50,12 @@ static const cli_bench_row *find_row(const cli_bench_rows *rows, const cli_bench
 void cli_bench_print_machine(FILE *out, const char *model, const kvf_geometry *geometry,
                              const bench_machine *machine)
 {
-    char cache[CLI_NUMBER_BYTES];
+    char cache[KVF_NUMBER_BYTES];
     fprintf(out, "kvfold %s bench: %s, %u layers, %u heads, %u index heads, top-k %u, window %u\n",
             kvf_version_string(), model, geometry->n_layers, geometry->n_heads,
             geometry->n_index_heads, geometry->top_k, geometry->window_tokens);
     fprintf(out, "CPU: %s, %u cores, largest cache %s%s\n", machine->cpu, machine->n_cores,
-            cli_format_bytes(machine->l3_bytes, cache), machine->l3_known ? "" : " (a guess)");
+            kvf_show_bytes(machine->l3_bytes, cache), machine->l3_known ? "" : " (a guess)");
     if (bench_peer_available()) {
         char version[64];
         fprintf(out, "Peer: %s with its %s kernels (OPENBLAS_CORETYPE selects others)\n",
@@ -158,15 +158,15 @@ static void fill_cells(const cli_bench_rows *rows, const cli_bench_row *row,
                        char (*cells)[CLI_CELL_BYTES])
 {
     const bench_result *result = &row->result;
-    cli_format_context(row->context_tokens, cells[COLUMN_CONTEXT]);
-    cli_format_count(result->rows, cells[COLUMN_ROWS]);
+    kvf_show_context(row->context_tokens, cells[COLUMN_CONTEXT]);
+    kvf_show_count(result->rows, cells[COLUMN_ROWS]);
     snprintf(cells[COLUMN_QUERIES], CLI_CELL_BYTES, "%u", row->n_queries);
     snprintf(cells[COLUMN_PROFILE], CLI_CELL_BYTES, "%s", bench_profile_name(row->profile));
-    cli_format_microseconds(result->median_us, cells[COLUMN_MEDIAN]);
-    cli_format_microseconds(result->p10_us, cells[COLUMN_P10]);
-    cli_format_microseconds(result->p90_us, cells[COLUMN_P90]);
+    kvf_show_microseconds(result->median_us, cells[COLUMN_MEDIAN]);
+    kvf_show_microseconds(result->p10_us, cells[COLUMN_P10]);
+    kvf_show_microseconds(result->p90_us, cells[COLUMN_P90]);
     snprintf(cells[COLUMN_RUNS], CLI_CELL_BYTES, "%u", result->n_runs);
-    cli_format_bytes((uint64_t)result->bytes, cells[COLUMN_BYTES]);
+    kvf_show_bytes((uint64_t)result->bytes, cells[COLUMN_BYTES]);
     snprintf(cells[COLUMN_LIMIT], CLI_CELL_BYTES, "%s", bench_limit_name(result->limit));
     snprintf(cells[COLUMN_SHARE], CLI_CELL_BYTES, "%.1f%%", 100 * result->limit_share);
     print_ratio(rows, row, BENCH_LEGACY, cells[COLUMN_LEGACY]);

@@ -10,7 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/lines.h"
 #include "cli/message.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /*
  * Of a line, no more than the context's tokens, each of the longest, or a command is kept. One that
@@ -23,10 +23,12 @@ enum { MAX_COMMAND_BYTES = 256, MAX_LINE_CONTEXTS = 256 };
  * since, the compressors' state and the rings.
  */
 typedef struct chat {
-    cli_generator *generator;
-    cli_kept before[CLI_CHAT_TURNS]; /* [n_kept] the states before the last turns, the last last */
+    kvf_generator *generator;
+    cli_listener *listener;
+    cli_stream stream;
+    kvf_kept before[CLI_CHAT_TURNS]; /* [n_kept] the states before the last turns, the last last */
     int n_kept;
-    cli_kept asked; /* the last turn is read, and not answered yet */
+    kvf_kept asked; /* the last turn is read, and not answered yet */
     int unsaved;    /* the exit status of the last save, where that failed */
 } chat;
 
@@ -40,37 +42,37 @@ static const char chat_help[] =
     "  /quit   leave (also Ctrl-D, or Ctrl-C at the prompt)\n"
     "Ctrl-C during an answer ends the answer and keeps the session.\n";
 
-static void print_stats(const cli_generator *generator)
+static void print_stats(const kvf_generator *generator)
 {
-    char held[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
-    char cache[CLI_NUMBER_BYTES];
-    char allocated[CLI_NUMBER_BYTES];
-    char scratch[CLI_NUMBER_BYTES];
+    char held[KVF_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
+    char cache[KVF_NUMBER_BYTES];
+    char allocated[KVF_NUMBER_BYTES];
+    char scratch[KVF_NUMBER_BYTES];
     const kvf_device *device = generator->engine->device;
     printf("%s on %s/%s: %s of %s tokens, cache %s (%s allocated), scratch %s\n",
            kvf_profile_get(generator->engine->options->profile)->name,
            kvf_device_backend_name(device), kvf_device_isa_name(device),
-           cli_format_count(cli_generator_n_tokens(generator), held),
-           cli_format_count(generator->context_tokens, context),
-           cli_format_bytes(kvf_session_held_bytes(generator->session), cache),
-           cli_format_bytes(kvf_session_allocated_bytes(generator->session), allocated),
-           cli_format_bytes(kvf_session_scratch_bytes(generator->session), scratch));
+           kvf_show_count(kvf_generator_n_tokens(generator), held),
+           kvf_show_count(generator->context_tokens, context),
+           kvf_show_bytes(kvf_session_held_bytes(generator->session), cache),
+           kvf_show_bytes(kvf_session_allocated_bytes(generator->session), allocated),
+           kvf_show_bytes(kvf_session_scratch_bytes(generator->session), scratch));
 }
 
 /* A turn that does not fit is refused before anything is changed. */
-static bool fits(const cli_generator *generator, uint64_t n_tokens)
+static bool fits(const kvf_generator *generator, uint64_t n_tokens)
 {
-    const uint64_t held = cli_generator_n_tokens(generator);
+    const uint64_t held = kvf_generator_n_tokens(generator);
     const uint64_t most = generator->context_tokens;
     if (held <= most && n_tokens <= most - held)
         return true;
-    char held_text[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
-    char needed[CLI_NUMBER_BYTES];
-    cli_format_count(held, held_text);
-    cli_format_count(most, context);
-    cli_format_count(n_tokens, needed);
+    char held_text[KVF_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
+    char needed[KVF_NUMBER_BYTES];
+    kvf_show_count(held, held_text);
+    kvf_show_count(most, context);
+    kvf_show_count(n_tokens, needed);
     if (n_tokens > most)
         cli_error(
             "run",
@@ -97,62 +99,62 @@ static void finish_line(void)
 /* A disk that is full ends no conversation: the next save may do, and the last one counts. */
 static void save(chat *c)
 {
-    c->unsaved = cli_generator_save(c->generator);
+    c->unsaved = cli_save(c->generator);
 }
 
 /* Keeps the state before something that /undo takes back; the oldest kept one leaves. */
 static void keep_before(chat *c)
 {
-    cli_kept_free(&c->asked);
+    kvf_kept_free(&c->asked);
     if (c->n_kept == CLI_CHAT_TURNS) {
-        cli_kept_free(&c->before[0]);
+        kvf_kept_free(&c->before[0]);
         memmove(c->before, c->before + 1, --c->n_kept * sizeof c->before[0]);
     }
-    cli_generator_keep(c->generator, &c->before[c->n_kept]);
+    kvf_generator_keep(c->generator, &c->before[c->n_kept]);
     /* A state that could not be kept must not be jumped over. */
     if (c->before[c->n_kept].session)
         c->n_kept++;
     else
         while (c->n_kept > 0)
-            cli_kept_free(&c->before[--c->n_kept]);
+            kvf_kept_free(&c->before[--c->n_kept]);
 }
 
 static void forget_all(chat *c)
 {
-    cli_kept_free(&c->asked);
+    kvf_kept_free(&c->asked);
     while (c->n_kept > 0)
-        cli_kept_free(&c->before[--c->n_kept]);
+        kvf_kept_free(&c->before[--c->n_kept]);
 }
 
 static void undo(chat *c)
 {
-    char held[CLI_NUMBER_BYTES];
+    char held[KVF_NUMBER_BYTES];
     if (c->n_kept == 0) {
         puts("nothing is left to take back");
         return;
     }
-    cli_kept_free(&c->asked);
-    cli_generator_take_back(c->generator, &c->before[--c->n_kept]);
-    printf("back at %s tokens\n", cli_format_count(cli_generator_n_tokens(c->generator), held));
+    kvf_kept_free(&c->asked);
+    kvf_generator_take_back(c->generator, &c->before[--c->n_kept]);
+    printf("back at %s tokens\n", kvf_show_count(kvf_generator_n_tokens(c->generator), held));
     save(c);
 }
 
 static void reset(chat *c)
 {
     keep_before(c);
-    cli_generator_reset(c->generator);
+    kvf_generator_reset(c->generator);
     save(c);
 }
 
 /* ---- Turns -------------------------------------------------------------------------------- */
 
 /* Answers what was read, and saves: whatever ends the conversation, it is there up to here. */
-static int give_answer(chat *c, cli_answer *answer)
+static int give_answer(chat *c, kvf_generation *answer)
 {
-    const int status = cli_answer_prompt(c->generator, true, answer);
+    const int status = cli_stream_answer(c->generator, &c->stream, answer);
     finish_line();
     if (status == CLI_EXIT_OK) {
-        cli_answer_summarise(c->generator, answer);
+        cli_summarise_answer(c->generator, answer);
         save(c);
     }
     cli_interrupt_clear();
@@ -165,26 +167,26 @@ static int retry(chat *c)
         puts("no turn to answer again");
         return CLI_EXIT_OK;
     }
-    cli_answer again = {.n_tokens = 0};
-    cli_generator_take_back(c->generator, &c->asked);
-    cli_generator_keep(c->generator, &c->asked);
+    kvf_generation again = {.n_tokens = 0};
+    kvf_generator_take_back(c->generator, &c->asked);
+    kvf_generator_keep(c->generator, &c->asked);
     return give_answer(c, &again);
 }
 
 static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
 {
-    cli_answer begun;
+    kvf_generation begun;
     keep_before(c);
-    cli_saver_end_prompt(c->generator->saver); /* one that was interrupted is text now */
-    const int status = cli_read_prompt(c->generator, tokens, n_tokens, &begun);
+    kvf_saver_end_prompt(c->generator->saver); /* one that was interrupted is text now */
+    const int status = cli_read_prompt(c->generator, c->listener, tokens, n_tokens, &begun);
     if (status != CLI_EXIT_OK)
         return status;
     if (begun.n_prompt_tokens == n_tokens) {
-        cli_generator_keep(c->generator, &c->asked);
+        kvf_generator_keep(c->generator, &c->asked);
         return give_answer(c, &begun);
     }
     finish_line();
-    cli_answer_summarise(c->generator, &begun);
+    cli_summarise_answer(c->generator, &begun);
     save(c);
     cli_interrupt_clear();
     return CLI_EXIT_OK;
@@ -197,8 +199,9 @@ static int ask(chat *c, const int32_t *tokens, size_t n_tokens)
  */
 static int take_turn(chat *c, const char *text, size_t text_bytes)
 {
-    cli_engine *engine = c->generator->engine;
-    const bool first = cli_generator_n_tokens(c->generator) == 0;
+    kvf_engine *engine = c->generator->engine;
+    kvf_error error;
+    const bool first = kvf_generator_n_tokens(c->generator) == 0;
     const size_t n_before = first ? engine->config.bos_token >= 0 : 0;
     const size_t longest = kvf_tokenizer_longest(engine->tokenizer);
     kvf_buffer turn = {.data = NULL};
@@ -207,8 +210,12 @@ static int take_turn(chat *c, const char *text, size_t text_bytes)
         return CLI_EXIT_OK;
     kvf_buffer_add(&turn, "\n", !first);
     kvf_buffer_add(&turn, text, text_bytes);
-    int status = turn.failed ? cli_error("run", "out of memory for a turn of %zu bytes", text_bytes)
-                             : cli_engine_encode(engine, turn.data, turn.bytes, first, &ids);
+    int status =
+        turn.failed
+            ? cli_error("run", "out of memory for a turn of %zu bytes", text_bytes)
+            : cli_result("run",
+                         kvf_engine_encode(engine, turn.data, turn.bytes, first, &ids, &error),
+                         &error);
     kvf_buffer_free(&turn);
     if (status == CLI_EXIT_OK && fits(c->generator, ids.n))
         status = ask(c, ids.ids, ids.n);
@@ -279,20 +286,20 @@ static cli_lines_result next_line(cli_lines *lines, bool terminal)
 /* What the last line says of the exit status, where nothing failed before it. */
 static int end_of_lines(cli_lines_result result, const cli_lines *lines)
 {
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     if (result == CLI_LINES_TOO_LONG)
         return cli_error("run",
                          "line %zu of standard input is longer than %s, more than the context "
                          "can hold; nothing of it was taken",
-                         lines->n_lines + 1, cli_format_bytes(lines->max_bytes, bytes));
+                         lines->n_lines + 1, kvf_show_bytes(lines->max_bytes, bytes));
     if (result == CLI_LINES_FAILED)
         return cli_error("run", "cannot read standard input: %s", strerror(errno));
     return CLI_EXIT_OK;
 }
 
-int cli_chat(cli_generator *generator, const cli_text *first)
+int cli_chat(kvf_generator *generator, cli_listener *listener, const cli_text *first)
 {
-    chat c = {.generator = generator};
+    chat c = {.generator = generator, .listener = listener};
     cli_lines lines;
     cli_lines_result result = CLI_LINE;
     int status = CLI_EXIT_OK;
@@ -318,7 +325,7 @@ int cli_chat(cli_generator *generator, const cli_text *first)
     forget_all(&c);
     cli_lines_free(&lines);
     if (status != CLI_EXIT_OK)
-        cli_generator_save_rest(generator);
+        cli_save_rest(generator);
     else
         status = c.unsaved;
     return status == CLI_EXIT_OK && cli_leaving() ? CLI_EXIT_INTERRUPTED : status;

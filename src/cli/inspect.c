@@ -6,15 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/budget.h"
 #include "cli/commands.h"
 #include "cli/inspect_check.h"
 #include "cli/lost_files.h"
 #include "cli/message.h"
 #include "cli/sha256.h"
 #include "cli/table.h"
-#include "cli/units.h"
 #include "cli/weights.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
 #include "error.h"
 #include "file/json.h"
 #include "file/metadata.h"
@@ -93,7 +93,7 @@ static void name_it(inspection *i)
 static void try_to_load(inspection *i)
 {
     kvf_weights weights;
-    if (kvf_weights_load(i->device, &i->config, i->options->model, i->files, &weights,
+    if (kvf_weights_load(i->device, &i->config, i->options->engine.model, i->files, &weights,
                          &i->refused) != KVF_OK)
         return;
     kvf_weights_free(&weights);
@@ -102,35 +102,35 @@ static void try_to_load(inspection *i)
 static void find_fitting(inspection *i)
 {
     const cli_options *options = i->options;
-    const cli_budget budget = {.options = options,
+    const kvf_budget budget = {.options = &options->engine,
                                .config = &i->config,
                                .n_threads = kvf_device_n_threads(i->device),
                                .takes_stored_weights = true,
                                .mapped_bytes = i->weights.mapped_bytes};
     const uint64_t copied = i->weights.copied_bytes;
     const uint64_t all = i->weights.mapped_bytes + copied;
-    cli_limits limits;
+    kvf_limits limits;
     i->memory_bytes = options->memory_bytes;
     if (options->memory_auto) {
-        cli_limits_read(&limits);
-        i->memory_bytes = limits.tightest[CLI_LIMIT_MEMORY].left_bytes;
+        kvf_limits_read(&limits);
+        i->memory_bytes = limits.tightest[KVF_LIMIT_MEMORY].left_bytes;
     }
     if (i->memory_bytes >= all)
         i->largest_beside =
-            cli_budget_largest_context(&budget, options->profile, i->memory_bytes - all);
+            kvf_budget_largest_context(&budget, options->engine.profile, i->memory_bytes - all);
     if (i->memory_bytes >= copied)
         i->largest_from_disk =
-            cli_budget_largest_context(&budget, options->profile, i->memory_bytes - copied);
+            kvf_budget_largest_context(&budget, options->engine.profile, i->memory_bytes - copied);
 }
 
 static int look(inspection *i)
 {
     const cli_options *options = i->options;
-    const kvf_device_options device = {.n_threads = options->n_threads};
+    const kvf_device_options device = {.n_threads = options->engine.n_threads};
     kvf_error error;
     kvf_file json = {NULL, 0, {0}};
     cli_lost_files_watch(&i->files);
-    if (kvf_tensor_set_open(options->model, &i->files, &error) != KVF_OK ||
+    if (kvf_tensor_set_open(options->engine.model, &i->files, &error) != KVF_OK ||
         kvf_device_open(&device, &i->device, &error) != KVF_OK)
         return cli_error("inspect", "%s", error.message);
     name_it(i);
@@ -182,17 +182,16 @@ static void print_geometry(const inspection *i)
     const kvf_model_config *config = &i->config;
     const kvf_geometry *geometry = &config->geometry;
     uint32_t kinds[3] = {0, 0, 0};
-    char vocab[CLI_NUMBER_BYTES];
-    char context[CLI_NUMBER_BYTES];
+    char vocab[KVF_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     for (uint32_t n = 0; n < geometry->n_layers; n++)
         kinds[geometry->layers[n].kind]++;
     printf("%u layers (%u window, %u CSA, %u HCA), hidden %u, %u heads, %u experts of %u (%u used, "
            "%u shared),\nvocabulary %s, context %s\n",
            geometry->n_layers, kinds[KVF_LAYER_WINDOW], kinds[KVF_LAYER_CSA], kinds[KVF_LAYER_HCA],
            config->hidden, geometry->n_heads, config->n_experts, config->expert_ffn,
-           config->n_experts_used, config->n_shared_experts,
-           cli_format_count(geometry->vocab, vocab),
-           cli_format_count(geometry->max_tokens, context));
+           config->n_experts_used, config->n_shared_experts, kvf_show_count(geometry->vocab, vocab),
+           kvf_show_count(geometry->max_tokens, context));
 }
 
 static uint64_t token_total(const kvf_token_bytes *token)
@@ -202,35 +201,34 @@ static uint64_t token_total(const kvf_token_bytes *token)
 
 static void print_use(const inspection *i)
 {
-    char total[CLI_NUMBER_BYTES];
-    char layers[CLI_NUMBER_BYTES];
-    char experts[CLI_NUMBER_BYTES];
-    char head[CLI_NUMBER_BYTES];
+    char total[KVF_NUMBER_BYTES];
+    char layers[KVF_NUMBER_BYTES];
+    char experts[KVF_NUMBER_BYTES];
+    char head[KVF_NUMBER_BYTES];
     printf("a token reads %s: %s of attention and what all tokens use, %s of %u experts a layer,\n"
            "%s of the head\n",
-           cli_format_bytes(token_total(&i->token), total),
-           cli_format_bytes(i->token.layers, layers), cli_format_bytes(i->token.experts, experts),
-           i->config.n_experts_used, cli_format_bytes(i->token.head, head));
+           kvf_show_bytes(token_total(&i->token), total), kvf_show_bytes(i->token.layers, layers),
+           kvf_show_bytes(i->token.experts, experts), i->config.n_experts_used,
+           kvf_show_bytes(i->token.head, head));
     printf("copied into memory: %s; all else is used where it lies in the mapped files\n",
-           cli_format_bytes(i->weights.copied_bytes, total));
+           kvf_show_bytes(i->weights.copied_bytes, total));
 }
 
 static void print_skipped(const inspection *i)
 {
-    char count[CLI_NUMBER_BYTES];
-    char bytes[CLI_NUMBER_BYTES];
+    char count[KVF_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     const kvf_tensor_file *file;
     for (int kind = 0; kind < CLI_SKIPPED_KINDS; kind++) {
         const cli_tensors *skipped = &i->weights.skipped[kind];
         if (skipped->n > 0)
             printf("not run: %s, %s tensors, %s\n", cli_skipped_name((cli_skipped)kind),
-                   cli_format_count(skipped->n, count), cli_format_bytes(skipped->bytes, bytes));
+                   kvf_show_count(skipped->n, count), kvf_show_bytes(skipped->bytes, bytes));
     }
     for (uint32_t n = 0; (file = kvf_tensor_set_file(i->files, n)); n++) {
         if (file->surplus_bytes == 0)
             continue;
-        printf("behind the last tensor: %s bytes of ",
-               cli_format_count(file->surplus_bytes, bytes));
+        printf("behind the last tensor: %s bytes of ", kvf_show_count(file->surplus_bytes, bytes));
         cli_put_path(file->path);
         putchar('\n');
     }
@@ -238,17 +236,18 @@ static void print_skipped(const inspection *i)
 
 static void print_context(uint64_t tokens, const char *how)
 {
-    char number[CLI_NUMBER_BYTES];
-    printf("  %11s tokens %s\n", tokens ? cli_format_count(tokens, number) : "no", how);
+    char number[KVF_NUMBER_BYTES];
+    printf("  %11s tokens %s\n", tokens ? kvf_show_count(tokens, number) : "no", how);
 }
 
 static void print_fitting(const inspection *i)
 {
-    char memory[CLI_NUMBER_BYTES];
+    char memory[KVF_NUMBER_BYTES];
     if (!i->has_config || i->memory_bytes == 0)
         return;
-    printf("largest context of %s in %s of memory\n", kvf_profile_get(i->options->profile)->name,
-           cli_format_bytes(i->memory_bytes, memory));
+    printf("largest context of %s in %s of memory\n",
+           kvf_profile_get(i->options->engine.profile)->name,
+           kvf_show_bytes(i->memory_bytes, memory));
     print_context(i->largest_beside, "with all weights in memory");
     print_context(i->largest_from_disk, "with weights read from the disk as they are needed");
 }
@@ -256,13 +255,13 @@ static void print_fitting(const inspection *i)
 static void print_faults(const inspection *i)
 {
     const kvf_tensor *tensor;
-    char count[CLI_NUMBER_BYTES];
+    char count[KVF_NUMBER_BYTES];
     uint32_t shown = 0;
     for (uint32_t n = 0; i->check.n_faults && (tensor = kvf_tensor_set_at(i->files, n)); n++) {
         if (i->check.n_faults[n] == 0 || shown++ >= MAX_SHOWN_FAULTS)
             continue;
         printf("%s: %s %s, in ", kvf_printable(tensor->name).text,
-               cli_format_count(i->check.n_faults[n], count), kvf_tensor_check_what(tensor));
+               kvf_show_count(i->check.n_faults[n], count), kvf_tensor_check_what(tensor));
         cli_put_path(tensor->file);
         putchar('\n');
     }
@@ -288,15 +287,15 @@ static void print_sums(const inspection *i)
 
 static int print_report(const inspection *i)
 {
-    char bytes[CLI_NUMBER_BYTES];
-    cli_put_path(i->options->model);
+    char bytes[KVF_NUMBER_BYTES];
+    cli_put_path(i->options->engine.model);
     printf(": %s", container_name(i));
     if (i->architecture[0])
         printf(", %s", i->architecture);
     if (i->name[0])
         printf(", \"%s\"", i->name);
     printf(", %u file%s, %s\n", i->weights.n_files, i->weights.n_files == 1 ? "" : "s",
-           cli_format_bytes(i->weights.mapped_bytes, bytes));
+           kvf_show_bytes(i->weights.mapped_bytes, bytes));
     if (i->has_config)
         print_geometry(i);
     putchar('\n');
@@ -466,7 +465,7 @@ static void add_answers(const inspection *i, cli_record *record)
 static int print_object(const inspection *i)
 {
     cli_record record = cli_record_new();
-    cli_record_text(&record, "path", i->options->model);
+    cli_record_text(&record, "path", i->options->engine.model);
     cli_record_text(&record, "container", container_name(i));
     add_text(&record, "architecture", i->architecture);
     add_text(&record, "name", i->name);

@@ -44,6 +44,14 @@ void cli_note(const char *command, const char *format, ...)
     va_end(arguments);
 }
 
+void cli_warn(const char *command, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    print_line(command, "warning: ", format, arguments);
+    va_end(arguments);
+}
+
 void cli_put_path(const char *path)
 {
     const size_t room_bytes = strlen(path) + 8; /* nothing becomes longer */

@@ -24,4 +24,7 @@ void cli_put_path(const char *path);
 /* As cli_error, "kvfold: COMMAND: note: message", where the command goes on. */
 void cli_note(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same with "warning: ". */
+void cli_warn(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

@@ -13,9 +13,9 @@
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/option_table.h"
-#include "cli/session_files.h"
 #include "cli/streams.h"
 #include "cli/units.h"
+#include "engine/session_files.h"
 
 static const uint64_t max_context_tokens = UINT64_C(1) << 40; /* the model's own limit is lower */
 static const uint32_t max_chunk_tokens = 1u << 16;            /* what a session serves */
@@ -124,7 +124,7 @@ static void parse_threads(parser *p, const char *text)
     parse_sizes(p, "--threads", text, KVF_MAX_THREADS,
                 p->command == CLI_VERIFY ? CLI_MAX_THREAD_COUNTS : 1, o->thread_counts,
                 &o->n_thread_counts);
-    o->n_threads = (uint32_t)o->thread_counts[0];
+    o->engine.n_threads = (uint32_t)o->thread_counts[0];
 }
 
 static kvf_profile_id parse_profile(parser *p, const char *source, const char *name)
@@ -165,7 +165,7 @@ static void parse_profiles(parser *p, const char *source, const char *text)
         return;
     }
     if (p->command == CLI_RUN || p->command == CLI_SCORE) {
-        o->profile = parse_profile(p, source, text);
+        o->engine.profile = parse_profile(p, source, text);
         return;
     }
     memset(o->profiles, 0, sizeof o->profiles);
@@ -179,8 +179,8 @@ static void parse_profiles(parser *p, const char *source, const char *text)
 
 static void parse_grid(parser *p, const char *text)
 {
-    p->options->grid_off = strcmp(text, "off") == 0;
-    if (!p->options->grid_off && strcmp(text, "on") != 0) {
+    p->options->engine.grid_off = strcmp(text, "off") == 0;
+    if (!p->options->engine.grid_off && strcmp(text, "on") != 0) {
         cli_error(p->name, "--grid: '%.60s' is neither 'on' nor 'off'", text);
         p->failed = true;
     }
@@ -193,14 +193,14 @@ static void apply_sampling(parser *p, cli_option_id id, const char *value)
     cli_options *o = p->options;
     switch (id) {
     case OPTION_MAX_TOKENS:
-        o->max_tokens = parse_size(p, "--max-tokens", value, 1, max_context_tokens);
+        o->engine.max_tokens = parse_size(p, "--max-tokens", value, 1, max_context_tokens);
         break;
     case OPTION_TEMPERATURE:
-        o->temperature = parse_fraction(p, "--temperature", value, 0, 100);
+        o->engine.temperature = parse_fraction(p, "--temperature", value, 0, 100);
         break;
-    case OPTION_TOP_P: o->top_p = parse_fraction(p, "--top-p", value, 0, 1); break;
-    case OPTION_MIN_P: o->min_p = parse_fraction(p, "--min-p", value, 0, 1); break;
-    default: o->seed = parse_size(p, "--seed", value, 0, UINT64_MAX); break;
+    case OPTION_TOP_P: o->engine.top_p = parse_fraction(p, "--top-p", value, 0, 1); break;
+    case OPTION_MIN_P: o->engine.min_p = parse_fraction(p, "--min-p", value, 0, 1); break;
+    default: o->engine.seed = parse_size(p, "--seed", value, 0, UINT64_MAX); break;
     }
 }
 
@@ -214,7 +214,7 @@ static void apply_numbers(parser *p, cli_option_id id, const char *value)
                     &o->n_chunks);
         break;
     case OPTION_CHUNK:
-        o->chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
+        o->engine.chunk_tokens = (uint32_t)parse_size(p, "--chunk", value, 1, max_chunk_tokens);
         break;
     case OPTION_WINDOW:
         o->window_tokens = parse_size(p, "--window", value, 2, max_context_tokens);
@@ -235,10 +235,11 @@ static void apply_numbers(parser *p, cli_option_id id, const char *value)
         o->decode_tokens = (uint32_t)parse_size(p, "--decode", value, 1, max_decode_tokens);
         break;
     case OPTION_STORE_MAX:
-        o->store_max_bytes = parse_size(p, "--store-max", value, 1, max_store_bytes);
+        o->engine.store_max_bytes = parse_size(p, "--store-max", value, 1, max_store_bytes);
         break;
     case OPTION_SAVE_EVERY:
-        o->save_every_seconds = parse_size(p, "--save-every", value, 1, max_save_every_seconds);
+        o->engine.save_every_seconds =
+            parse_size(p, "--save-every", value, 1, max_save_every_seconds);
         break;
     default: apply_sampling(p, id, value); break;
     }
@@ -248,20 +249,20 @@ static void apply_numbers(parser *p, cli_option_id id, const char *value)
 static void parse_session(parser *p, const char *name)
 {
     char reason[256];
-    if (!cli_session_name_check(name, reason, sizeof reason)) {
+    if (!kvf_session_name_check(name, reason, sizeof reason)) {
         cli_error(p->name, "--session: %s", reason);
         p->failed = true;
     }
-    p->options->session = name;
+    p->options->engine.session = name;
 }
 
 static void apply(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
     switch (id) {
-    case OPTION_MODEL: o->model = value; break;
-    case OPTION_BACKEND: o->backend = value; break;
-    case OPTION_ISA: o->isa = value; break;
+    case OPTION_MODEL: o->engine.model = value; break;
+    case OPTION_BACKEND: o->engine.backend = value; break;
+    case OPTION_ISA: o->engine.isa = value; break;
     case OPTION_ISAS: parse_names(p, "--isas", value, cli_isa_find, &o->isas); break;
     case OPTION_PROFILE: parse_profiles(p, "--profile", value); break;
     case OPTION_PROFILES: parse_profiles(p, "--profiles", value); break;
@@ -288,9 +289,9 @@ static void apply(parser *p, cli_option_id id, const char *value)
     case OPTION_CHECK: o->check_values = true; break;
     case OPTION_SHA256: o->print_sha256 = true; break;
     case OPTION_SESSION: parse_session(p, value); break;
-    case OPTION_STORE: o->store = value; break;
-    case OPTION_VERIFY_SNAPSHOT: o->verify_snapshot = true; break;
-    case OPTION_NO_LOCK: o->no_lock = true; break;
+    case OPTION_STORE: o->engine.store = value; break;
+    case OPTION_VERIFY_SNAPSHOT: o->engine.verify_snapshot = true; break;
+    case OPTION_NO_LOCK: o->engine.no_lock = true; break;
     default: apply_numbers(p, id, value); break;
     }
 }
@@ -404,8 +405,8 @@ static bool parse_arguments(parser *p, int argc, char **argv)
     if (p->command == CLI_SESSION) {
         p->options->arguments = argv + optind;
         p->options->n_arguments = argc - optind;
-    } else if (p->command == CLI_INSPECT && !p->options->model && optind + 1 == argc) {
-        p->options->model = argv[optind];
+    } else if (p->command == CLI_INSPECT && !p->options->engine.model && optind + 1 == argc) {
+        p->options->engine.model = argv[optind];
     } else if (optind < argc) {
         cli_error(p->name, "unexpected argument '%.60s'; see kvfold %s --help", argv[optind],
                   p->name);
@@ -425,23 +426,23 @@ static void read_environment(parser *p)
     p->failed = p->failed || !cli_environment_switch(p->name, "DS4_DISABLE_KV_OPTS", &legacy) ||
                 !cli_environment_switch(p->name, "DS4_METAL_FP8_KV_STORE", &packed);
     if (!seen(p, OPTION_PROFILE) && legacy)
-        o->profile = KVF_PROFILE_LEGACY;
+        o->engine.profile = KVF_PROFILE_LEGACY;
     else if (!seen(p, OPTION_PROFILE) && packed)
-        o->profile = KVF_PROFILE_PACKED;
+        o->engine.profile = KVF_PROFILE_PACKED;
     const char *tile = cli_environment_text("DS4_INDEXER_SCORE_TILE");
     if (tile)
-        o->score_tile_tokens =
+        o->engine.score_tile_tokens =
             (uint32_t)parse_size(p, "DS4_INDEXER_SCORE_TILE", tile, 1, max_chunk_tokens);
-    if (!o->isa && !o->isas) {
-        o->isa = cli_environment_text("KVFOLD_ISA");
-        o->isa_from_environment = o->isa != NULL;
+    if (!o->engine.isa && !o->isas) {
+        o->engine.isa = cli_environment_text("KVFOLD_ISA");
+        o->isa_from_environment = o->engine.isa != NULL;
     }
     const unsigned with_threads = cli_option_specs[cli_option_index(OPTION_THREADS)].commands;
     if (!seen(p, OPTION_THREADS) && with_threads & 1u << p->command && p->command != CLI_PLAN)
-        o->n_threads = cli_environment_threads(p->name);
-    o->profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
-    o->data_home = cli_environment_text("XDG_DATA_HOME");
-    o->home = cli_environment_text("HOME");
+        o->engine.n_threads = cli_environment_threads(p->name);
+    o->engine.profile_given = seen(p, OPTION_PROFILE) || legacy || packed;
+    o->engine.data_home = cli_environment_text("XDG_DATA_HOME");
+    o->engine.home = cli_environment_text("HOME");
 }
 
 /* ---- What must hold between options ---------------------------------------------------- */
@@ -449,17 +450,17 @@ static void read_environment(parser *p)
 static bool check_sessions(const parser *p)
 {
     const cli_options *o = p->options;
-    if (seen(p, OPTION_STORE_MAX) && !o->store)
+    if (seen(p, OPTION_STORE_MAX) && !o->engine.store)
         cli_error(p->name, "--store-max only matters with --store; give both");
-    else if (seen(p, OPTION_STORE_MAX) && o->session)
+    else if (seen(p, OPTION_STORE_MAX) && o->engine.session)
         cli_error(p->name, "--store-max is for prefixes; a named session is never removed");
-    else if (seen(p, OPTION_SAVE_EVERY) && !o->session)
+    else if (seen(p, OPTION_SAVE_EVERY) && !o->engine.session)
         cli_error(p->name, "--save-every only matters with --session; give both");
-    else if (o->verify_snapshot && !o->session && !o->store)
+    else if (o->engine.verify_snapshot && !o->engine.session && !o->engine.store)
         cli_error(p->name, "--verify-snapshot only matters with --session or --store");
-    else if (o->no_lock && !o->session && !o->store)
+    else if (o->engine.no_lock && !o->engine.session && !o->engine.store)
         cli_error(p->name, "--no-lock only matters with --session or --store");
-    else if (o->store && o->interactive && !o->session)
+    else if (o->engine.store && o->interactive && !o->engine.session)
         cli_error(p->name, "--store finds single prompts; with -i give --session NAME as well");
     else
         return true;
@@ -476,13 +477,13 @@ static bool check_run(const parser *p)
                   o->prompt ? "-p" : "-f");
     else if (o->ids_file && o->interactive)
         cli_error(p->name, "--ids is for single answers; a conversation (-i) is text");
-    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->session)
+    else if (!o->prompt && !o->file && !o->ids_file && !o->interactive && !o->engine.session)
         cli_error(p->name, "no prompt; give -p TEXT, -f FILE, --ids FILE or -i");
     else if (o->interactive && o->output == CLI_OUTPUT_JSON)
         cli_error(p->name, "--json is for single answers; leave it out with -i");
     else if (o->interactive && o->file && strcmp(o->file, "-") == 0)
         cli_error(p->name, "-f - and -i both want standard input; give one of them");
-    else if (o->temperature == 0 && (!o->session || seen(p, OPTION_TEMPERATURE)) &&
+    else if (o->engine.temperature == 0 && (!o->engine.session || seen(p, OPTION_TEMPERATURE)) &&
              (seen(p, OPTION_TOP_P) || seen(p, OPTION_MIN_P) || seen(p, OPTION_SEED)))
         cli_error(p->name, "--top-p, --min-p and --seed need --temperature above 0 "
                            "(at 0 the likeliest token is taken)");
@@ -524,7 +525,7 @@ static bool wants_stdin(const cli_options *o)
 static bool check(const parser *p)
 {
     const cli_options *o = p->options;
-    if (!o->model && p->command != CLI_BENCH && p->command != CLI_SESSION)
+    if (!o->engine.model && p->command != CLI_BENCH && p->command != CLI_SESSION)
         cli_error(p->name, "no model; give %s",
                   p->command == CLI_INSPECT ? "a checkpoint: FILE or DIR"
                   : p->command == CLI_PLAN  ? "-m FILE, -m DIR or v4-flash"
@@ -537,15 +538,16 @@ static bool check(const parser *p)
         cli_error(p->name, "--chunk and --chunks are both given; choose one");
     else if (seen(p, OPTION_ISA) && seen(p, OPTION_ISAS))
         cli_error(p->name, "--isa and --isas are both given; choose one");
-    else if (o->grid_off && o->profile != KVF_PROFILE_LEGACY)
+    else if (o->engine.grid_off && o->engine.profile != KVF_PROFILE_LEGACY)
         cli_error(p->name, "--grid off needs --profile legacy: %s stores grid values only",
-                  kvf_profile_get(o->profile)->name);
+                  kvf_profile_get(o->engine.profile)->name);
     else if (seen(p, OPTION_WEIGHTS) && !seen(p, OPTION_MEMORY))
         cli_error(p->name, "--weights only matters with --memory; give both");
     else if (wants_stdin(o) && cli_stream_was_closed(STDIN_FILENO))
         cli_error(p->name, "standard input is closed; give it a terminal, a file or a pipe, or "
                            "the text in another way");
-    else if (o->memory_auto && (seen(p, OPTION_WEIGHTS) || strcmp(o->model, "v4-flash") == 0))
+    else if (o->memory_auto &&
+             (seen(p, OPTION_WEIGHTS) || strcmp(o->engine.model, "v4-flash") == 0))
         cli_error(p->name, "--memory auto is what a checkpoint's run would be allowed here; give "
                            "its folder as -m, and no --weights");
     else if (p->command == CLI_RUN)
@@ -567,18 +569,18 @@ static void set_defaults(cli_options *o, cli_command command)
     static const uint64_t bench_contexts[] = {8192, 32768, 98304, 262144, 1048576};
     memset(o, 0, sizeof *o);
     o->command = cli_command_name(command);
-    o->profile = KVF_PROFILE_FOLD;
+    o->engine.profile = KVF_PROFILE_FOLD;
     for (int i = 0; i < KVF_PROFILE_COUNT; i++)
         o->profiles[i] = true;
-    o->chunk_tokens = default_chunk_tokens;
-    o->max_tokens = 256;
-    o->top_p = 1;
-    o->seed = 1;
+    o->engine.chunk_tokens = default_chunk_tokens;
+    o->engine.max_tokens = 256;
+    o->engine.top_p = 1;
+    o->engine.seed = 1;
     o->window_tokens = 4096;
     o->decode_tokens = 64;
-    o->store_max_bytes = default_store_bytes;
-    o->save_every_seconds = 30;
-    o->counts_checkpoints = command == CLI_PLAN;
+    o->engine.store_max_bytes = default_store_bytes;
+    o->engine.save_every_seconds = 30;
+    o->engine.counts_checkpoints = command == CLI_PLAN;
     if (command == CLI_VERIFY) {
         memcpy(o->contexts, verify_contexts, sizeof verify_contexts);
         o->n_contexts = sizeof verify_contexts / sizeof verify_contexts[0];
@@ -617,14 +619,14 @@ bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *
     read_environment(&p);
     if (command == CLI_TOKENIZE && !options->prompt && !options->file)
         options->file = "-";
-    options->grid_given = seen(&p, OPTION_GRID);
-    options->temperature_given = seen(&p, OPTION_TEMPERATURE);
-    options->top_p_given = seen(&p, OPTION_TOP_P);
-    options->min_p_given = seen(&p, OPTION_MIN_P);
-    options->seed_given = seen(&p, OPTION_SEED);
+    options->engine.grid_given = seen(&p, OPTION_GRID);
+    options->engine.temperature_given = seen(&p, OPTION_TEMPERATURE);
+    options->engine.top_p_given = seen(&p, OPTION_TOP_P);
+    options->engine.min_p_given = seen(&p, OPTION_MIN_P);
+    options->engine.seed_given = seen(&p, OPTION_SEED);
     /* Without a grid there is only one profile to mean. */
-    if (options->grid_off && !seen(&p, OPTION_PROFILE))
-        options->profile = KVF_PROFILE_LEGACY;
+    if (options->engine.grid_off && !seen(&p, OPTION_PROFILE))
+        options->engine.profile = KVF_PROFILE_LEGACY;
     if (command == CLI_VERIFY)
         choose_combinations(&p);
     *status = CLI_EXIT_BAD_INPUT;

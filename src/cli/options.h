@@ -5,7 +5,7 @@
 #ifndef KVF_CLI_OPTIONS_H
 #define KVF_CLI_OPTIONS_H
 
-#include "kvfold.h"
+#include "engine/options.h"
 
 typedef enum cli_command {
     CLI_RUN,
@@ -26,21 +26,11 @@ enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16 };
 typedef struct cli_options {
     const char *command; /* its name, for messages */
 
-    /* Model and device. */
-    const char *model; /* a checkpoint; plan: or "v4-flash"; bench: NULL for that */
-    const char *backend;
-    const char *isa;           /* NULL: the best here; bench: a list "avx2,avx512" */
+    kvf_engine_options engine; /* bench: no model is that of V4-Flash; isa is a list there */
     bool isa_from_environment; /* KVFOLD_ISA, for messages */
-    uint32_t n_threads;        /* 0: all; plan: 1 */
 
-    /* Cache. */
-    kvf_profile_id profile;           /* run, score */
-    bool profile_given;               /* else a saved session's own is taken */
-    bool profiles[KVF_PROFILE_COUNT]; /* verify, plan: which of them */
-    uint32_t chunk_tokens;
-    uint32_t score_tile_tokens; /* 0: the profile's own */
-    bool grid_off;
-    bool grid_given;
+    /* Which of them: verify, plan. */
+    bool profiles[KVF_PROFILE_COUNT];
     uint64_t contexts[CLI_MAX_CONTEXTS]; /* --ctx, in tokens; run: at most one */
     uint32_t n_contexts;
     bool contexts_given; /* else they are defaults */
@@ -59,25 +49,6 @@ typedef struct cli_options {
     /* run */
     bool raw; /* the text as it is, not in the chat format */
     bool interactive;
-    uint64_t max_tokens;
-    float temperature;
-    float top_p;
-    float min_p;
-    uint64_t seed;
-    bool temperature_given; /* else a saved session's own are taken */
-    bool top_p_given;
-    bool min_p_given;
-    bool seed_given;
-
-    /* Sessions in files: run and session. */
-    const char *session; /* --session NAME; NULL: the session ends with the process */
-    const char *store;   /* --store DIR; NULL: the default folder, and no prefixes */
-    uint64_t store_max_bytes;
-    uint64_t save_every_seconds;
-    bool verify_snapshot;
-    bool no_lock;          /* go on where files cannot be locked */
-    const char *data_home; /* $XDG_DATA_HOME, $HOME; NULL: not set */
-    const char *home;
 
     /* session: "list" and the like, and what follows it. */
     char **arguments; /* [n_arguments] */
@@ -94,7 +65,6 @@ typedef struct cli_options {
     bool weights_given;
     const char *svg_file; /* and bench */
     bool list_buffers;
-    bool counts_checkpoints; /* a session of the library's defaults; the command's has none */
 
     /* inspect; --memory too */
     bool check_values;
@@ -129,12 +99,5 @@ cli_command cli_command_find(const char *name);
  */
 bool cli_options_parse(cli_command command, int argc, char **argv, cli_options *options,
                        int *status);
-
-/* The chunk that a session of that context is opened with: never longer than the context. */
-uint32_t cli_options_chunk_tokens(const cli_options *options, uint64_t context_tokens);
-
-/* A session's options for a profile and a context. */
-kvf_session_options cli_options_session(const cli_options *options, kvf_profile_id profile,
-                                        uint64_t context_tokens);
 
 #endif

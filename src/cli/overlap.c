@@ -8,8 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/events.h"
 #include "cli/message.h"
-#include "cli/session_files.h"
+#include "engine/session_files.h"
 
 /* Only what has a content of its own can be replaced: not a terminal, a pipe, /dev/null. */
 static bool same_file(const struct stat *a, const struct stat *b)
@@ -100,7 +101,7 @@ static bool is_input(const cli_options *options, const struct stat *output, char
         snprintf(name, name_bytes, "standard input");
         return true;
     }
-    return options->model && is_model_file(options->model, output, name, name_bytes);
+    return options->engine.model && is_model_file(options->engine.model, output, name, name_bytes);
 }
 
 static int check_output(const cli_options *options, const char *what, const char *path)
@@ -131,13 +132,17 @@ static int check_stdout(const cli_options *options)
 /* The session's file, and those beside it that a save makes and removes. */
 static int check_session(const cli_options *options)
 {
-    static const char *const suffixes[] = {CLI_SESSION_SUFFIX, CLI_SESSION_SUFFIX ".saving",
-                                           CLI_LOCK_SUFFIX};
+    static const char *const suffixes[] = {KVF_SESSION_SUFFIX, KVF_SESSION_SUFFIX ".saving",
+                                           KVF_LOCK_SUFFIX};
     char *folder = NULL;
-    int status = cli_session_folder(options, &folder);
+    kvf_error error;
+    int status =
+        cli_result(options->command, kvf_session_folder(&options->engine, &folder, &error), &error);
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && status == CLI_EXIT_OK; i++) {
         char *path;
-        status = cli_path(options, folder, options->session, suffixes[i], &path);
+        status = cli_result(
+            options->command,
+            kvf_session_path(folder, options->engine.session, suffixes[i], &path, &error), &error);
         if (status == CLI_EXIT_OK)
             status = check_output(options, "the session's", path);
         free(path);
@@ -153,7 +158,7 @@ int cli_overlap_check(const cli_options *options)
         status = check_output(options, "--logits", options->logits_file);
     if (status == CLI_EXIT_OK && options->svg_file)
         status = check_output(options, "--svg", options->svg_file);
-    if (status == CLI_EXIT_OK && options->session)
+    if (status == CLI_EXIT_OK && options->engine.session)
         status = check_session(options);
     return status;
 }

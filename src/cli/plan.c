@@ -6,15 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/budget.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/message.h"
 #include "cli/outfile.h"
 #include "cli/svg.h"
 #include "cli/table.h"
-#include "cli/units.h"
 #include "cli/weights.h"
+#include "engine/amounts.h"
+#include "engine/budget.h"
 #include "model/model.h"
 
 /* One profile at one context. */
@@ -34,7 +34,7 @@ typedef enum shown { SHOW_SESSION, SHOW_TOTAL, SHOW_CHECKPOINTS } shown;
 typedef struct planning {
     const cli_options *options;
     kvf_model_config config;
-    cli_budget budget;
+    kvf_budget budget;
     bool built_in;       /* no checkpoint, only a geometry */
     cli_weights weights; /* all 0 where there are none beside a config.json */
     bool weights_known;
@@ -73,12 +73,12 @@ static void count_weights(planning *p)
     p->weights_known = true;
     if (p->built_in) {
         cli_weights_of_v4_flash(&p->config, &p->weights);
-    } else if (kvf_tensor_set_open(p->options->model, &files, &p->no_weights) == KVF_OK) {
+    } else if (kvf_tensor_set_open(p->options->engine.model, &files, &p->no_weights) == KVF_OK) {
         cli_weights_count(files, &p->config, p->budget.takes_stored_weights, &p->weights);
         kvf_tensor_set_close(files);
     } else {
         p->weights_known = false;
-        p->weights.copied_bytes = cli_budget_weight_bytes(&p->budget);
+        p->weights.copied_bytes = kvf_budget_weight_bytes(&p->budget);
         if (p->no_weights.status != KVF_FILE_NOT_FOUND && !p->options->memory_bytes)
             cli_note("plan", "the weights are not counted: %s", p->no_weights.message);
     }
@@ -89,14 +89,14 @@ static int load_config(planning *p)
 {
     const cli_options *options = p->options;
     int status = CLI_EXIT_OK;
-    p->built_in = strcmp(options->model, "v4-flash") == 0;
+    p->built_in = strcmp(options->engine.model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
     else
-        status = cli_config_load("plan", options->model, &p->config);
-    p->budget = (cli_budget){.options = options,
+        status = cli_config_load("plan", options->engine.model, &p->config);
+    p->budget = (kvf_budget){.options = &options->engine,
                              .config = &p->config,
-                             .n_threads = options->n_threads ? options->n_threads : 1,
+                             .n_threads = options->engine.n_threads ? options->engine.n_threads : 1,
                              .takes_stored_weights = true}; /* as the default backend */
     if (status != CLI_EXIT_OK)
         return status;
@@ -114,14 +114,14 @@ static int choose_contexts(planning *p)
     const cli_options *options = p->options;
     const uint64_t model_tokens = p->config.geometry.max_tokens;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char limit[KVF_NUMBER_BYTES];
         if (options->contexts[i] <= model_tokens)
             p->contexts[p->n_contexts++] = options->contexts[i];
         else if (options->contexts_given)
             return cli_error("plan", "--ctx %s is more than the model's maximum of %s tokens",
-                             cli_format_count(options->contexts[i], context),
-                             cli_format_count(model_tokens, limit));
+                             kvf_show_count(options->contexts[i], context),
+                             kvf_show_count(model_tokens, limit));
     }
     if (p->n_contexts == 0)
         p->contexts[p->n_contexts++] = model_tokens;
@@ -148,9 +148,9 @@ static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context
                      kvf_plan *plan, totals *t)
 {
     kvf_error error;
-    if (cli_budget_plan(&p->budget, profile, context_tokens, plan, &error) != KVF_OK)
+    if (kvf_budget_plan(&p->budget, profile, context_tokens, plan, &error) != KVF_OK)
         return cli_error("plan", "%s", error.message);
-    const uint32_t chunk = cli_options_chunk_tokens(p->options, context_tokens);
+    const uint32_t chunk = kvf_engine_chunk_tokens(&p->options->engine, context_tokens);
     const uint32_t n = kvf_model_activations(&p->config, chunk, NULL, 0);
     const uint32_t n_session = plan->n_buffers;
     kvf_plan_buffer *all = realloc(plan->buffers, ((size_t)n_session + n) * sizeof *all);
@@ -228,7 +228,7 @@ static int print_buffers(kvf_profile_id profile, uint64_t context_tokens, const 
                                          {"shape", 20, true},
                                          {"bytes", 15, false}};
     cli_table table;
-    char context[CLI_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     cli_table_start(&table, columns, 5);
     for (uint32_t i = 0; i < plan->n_buffers; i++) {
         const kvf_plan_buffer *buffer = &plan->buffers[i];
@@ -244,10 +244,9 @@ static int print_buffers(kvf_profile_id profile, uint64_t context_tokens, const 
         for (uint32_t d = 0; d < buffer->n_dims && used < CLI_CELL_BYTES; d++)
             used += (size_t)snprintf(cells[3] + used, CLI_CELL_BYTES - used, "%s%llu",
                                      d ? " x " : "", (unsigned long long)buffer->shape[d]);
-        cli_format_count(buffer->bytes, cells[4]);
+        kvf_show_count(buffer->bytes, cells[4]);
     }
-    printf("%s at %s\n", kvf_profile_get(profile)->name,
-           cli_format_context(context_tokens, context));
+    printf("%s at %s\n", kvf_profile_get(profile)->name, kvf_show_context(context_tokens, context));
     cli_table_print(&table, true);
     putchar('\n');
     cli_table_free(&table);
@@ -291,13 +290,13 @@ static int print_totals(const planning *p, shown what)
             cli_table_free(&table);
             return cli_error("plan", "out of memory for a table");
         }
-        cli_format_context(p->contexts[i], cells[n++]);
+        kvf_show_context(p->contexts[i], cells[n++]);
         for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
             bytes[profile] = shown_bytes(&p->results[i][profile], what);
             if (p->options->profiles[profile] && what == SHOW_SESSION)
-                cli_format_count(bytes[profile], cells[n++]);
+                kvf_show_count(bytes[profile], cells[n++]);
             else if (p->options->profiles[profile])
-                cli_format_bytes(bytes[profile], cells[n++]);
+                kvf_show_bytes(bytes[profile], cells[n++]);
         }
         if (n < table.n_columns)
             snprintf(cells[n], CLI_CELL_BYTES, "%.1f%%",
@@ -312,25 +311,25 @@ static int print_totals(const planning *p, shown what)
 static int print_weights(const planning *p)
 {
     const cli_tensors *skipped = &p->weights.skipped[CLI_SKIPPED_MTP];
-    char mapped[CLI_NUMBER_BYTES];
-    char copied[CLI_NUMBER_BYTES];
-    char bytes[CLI_NUMBER_BYTES];
+    char mapped[KVF_NUMBER_BYTES];
+    char copied[KVF_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     printf("Weights as they are stored%s\n", p->built_in ? " in the release of April 2026" : "");
     const int status = cli_weights_print("plan", &p->weights);
     for (int i = 0; i < CLI_SKIPPED_KINDS; i++, skipped++)
         if (skipped->n > 0)
             printf("not run: %s, %s of them\n", cli_skipped_name((cli_skipped)i),
-                   cli_format_bytes(skipped->bytes, bytes));
+                   kvf_show_bytes(skipped->bytes, bytes));
     printf("Used where they lie in the mapped files, %s; copied into memory: %s\n\n",
-           cli_format_bytes(p->weights.mapped_bytes, mapped),
-           cli_format_bytes(p->weights.copied_bytes, copied));
+           kvf_show_bytes(p->weights.mapped_bytes, mapped),
+           kvf_show_bytes(p->weights.copied_bytes, copied));
     return status;
 }
 
 static int print_tables(const planning *p)
 {
-    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->model,
-           p->options->chunk_tokens);
+    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->engine.model,
+           p->options->engine.chunk_tokens);
     int status = p->weights_known ? print_weights(p) : CLI_EXIT_OK;
     printf("Session bytes: rows held, no page padding\n");
     if (status == CLI_EXIT_OK)
@@ -371,12 +370,12 @@ static int print_largest_record(const planning *p, kvf_profile_id profile, uint6
 
 static void print_largest_line(const planning *p, kvf_profile_id profile, uint64_t largest_context)
 {
-    char context[CLI_NUMBER_BYTES];
+    char context[KVF_NUMBER_BYTES];
     const char *name = kvf_profile_get(profile)->name;
     if (largest_context == 0)
         printf("  %-6s  does not fit\n", name);
     else
-        printf("  %-6s  %11s tokens%s\n", name, cli_format_count(largest_context, context),
+        printf("  %-6s  %11s tokens%s\n", name, kvf_show_count(largest_context, context),
                largest_context == p->config.geometry.max_tokens ? " (the model's maximum)" : "");
 }
 
@@ -408,8 +407,8 @@ static int print_largest(const planning *p)
 {
     const uint64_t memory_bytes = p->options->memory_bytes;
     const uint64_t copied_bytes = p->weights.copied_bytes;
-    char memory[CLI_NUMBER_BYTES];
-    char weights[CLI_NUMBER_BYTES];
+    char memory[KVF_NUMBER_BYTES];
+    char weights[KVF_NUMBER_BYTES];
     largest found[KVF_PROFILE_COUNT];
     uint64_t weights_bytes = p->options->weights_bytes;
     if (!p->options->weights_given)
@@ -420,20 +419,20 @@ static int print_largest(const planning *p)
         found[i].beside =
             memory_bytes < weights_bytes
                 ? 0
-                : cli_budget_largest_context(&p->budget, id, memory_bytes - weights_bytes);
+                : kvf_budget_largest_context(&p->budget, id, memory_bytes - weights_bytes);
         found[i].without =
             memory_bytes < least_bytes
                 ? 0
-                : cli_budget_largest_context(&p->budget, id, memory_bytes - least_bytes);
+                : kvf_budget_largest_context(&p->budget, id, memory_bytes - least_bytes);
     }
     if (p->options->output != CLI_OUTPUT_TABLE)
         return print_largest_records(p, memory_bytes, weights_bytes, found);
     printf("\nLargest context in %s bytes beside %s of weights\n",
-           cli_format_context(memory_bytes, memory), cli_format_bytes(weights_bytes, weights));
+           kvf_show_context(memory_bytes, memory), kvf_show_bytes(weights_bytes, weights));
     print_largest_lines(p, found, false);
     printf("\nLargest context in %s bytes with weights that are read from the disk as they are\n"
            "needed, %s of copies beside them\n",
-           memory, cli_format_bytes(least_bytes, weights));
+           memory, kvf_show_bytes(least_bytes, weights));
     print_largest_lines(p, found, true);
     return CLI_EXIT_OK;
 }
@@ -442,29 +441,29 @@ static int print_largest(const planning *p)
 static int print_allowed(const planning *p)
 {
     cli_options options = *p->options;
-    options.counts_checkpoints = false; /* a run keeps none */
-    cli_budget budget = p->budget;
-    budget.options = &options;
+    options.engine.counts_checkpoints = false; /* a run keeps none */
+    kvf_budget budget = p->budget;
+    budget.options = &options.engine;
     const uint64_t weights_bytes = p->weights.copied_bytes;
-    char left[CLI_NUMBER_BYTES];
-    char weights[CLI_NUMBER_BYTES];
+    char left[KVF_NUMBER_BYTES];
+    char weights[KVF_NUMBER_BYTES];
     largest found[KVF_PROFILE_COUNT];
-    cli_limits limits;
-    cli_limits_read(&limits);
-    const cli_limit *limit = &limits.tightest[CLI_LIMIT_MEMORY];
+    kvf_limits limits;
+    kvf_limits_read(&limits);
+    const kvf_limit *limit = &limits.tightest[KVF_LIMIT_MEMORY];
     for (int i = 0; i < KVF_PROFILE_COUNT; i++) {
-        const cli_request request = {.profile = (kvf_profile_id)i,
+        const kvf_request request = {.profile = (kvf_profile_id)i,
                                      .context_tokens = p->config.geometry.max_tokens};
         found[i].without =
-            cli_budget_fitting_context(&budget, &request, options.chunk_tokens, &limits);
+            kvf_budget_fitting_context(&budget, &request, options.engine.chunk_tokens, &limits);
         found[i].beside = found[i].without; /* mapped files are refused nowhere */
     }
     if (options.output != CLI_OUTPUT_TABLE)
         return print_largest_records(p, limit->left_bytes, weights_bytes, found);
     printf("\nLargest context that a run may have here (%s leaves %s of memory), with %s of "
            "weights copied\n",
-           limit->name, cli_format_bytes(limit->left_bytes, left),
-           cli_format_bytes(weights_bytes, weights));
+           limit->name, kvf_show_bytes(limit->left_bytes, left),
+           kvf_show_bytes(weights_bytes, weights));
     print_largest_lines(p, found, true);
     return CLI_EXIT_OK;
 }
@@ -485,7 +484,7 @@ static int write_svg(const planning *p)
     uint64_t contexts[CLI_MAX_CONTEXTS];
     double bytes[KVF_PROFILE_COUNT][CLI_MAX_CONTEXTS];
     cli_chart chart = {.title = "Session bytes against context",
-                       .subject = options->model,
+                       .subject = options->engine.model,
                        .note = "rows held, without page padding; 1 MB = 1,000,000 bytes",
                        .unit = CLI_CHART_BYTES,
                        .contexts = contexts};

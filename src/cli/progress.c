@@ -5,8 +5,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "cli/clock.h"
-#include "cli/units.h"
+#include "clock.h"
+#include "engine/amounts.h"
 
 enum { BAR_CELLS = 24, DEFAULT_COLUMNS = 80 };
 static const double redraw_seconds = 0.1;
@@ -18,7 +18,7 @@ static void start(cli_progress *progress, const char *label, uint64_t total, boo
     progress->shown = isatty(STDERR_FILENO) == 1;
     snprintf(progress->label, sizeof progress->label, "%s", label);
     progress->total = total;
-    progress->started = cli_seconds();
+    progress->started = kvf_seconds();
     cli_progress_update(progress, 0);
 }
 
@@ -58,25 +58,25 @@ static int terminal_columns(void)
 
 void cli_progress_update(cli_progress *progress, uint64_t done)
 {
-    const double now = cli_seconds();
+    const double now = kvf_seconds();
     if (!progress->shown || progress->total == 0 || now - progress->redrawn < redraw_seconds)
         return;
     const double share = (double)done / (double)progress->total;
-    const double rate = cli_rate((double)done, now - progress->started);
+    const double rate = kvf_rate((double)done, now - progress->started);
     char bar[BAR_CELLS + 1];
     const int filled = (int)(share * BAR_CELLS);
     for (int i = 0; i < BAR_CELLS; i++)
         bar[i] = i < filled ? '#' : '.';
     bar[BAR_CELLS] = '\0';
-    char speed[CLI_NUMBER_BYTES];
-    char left[CLI_NUMBER_BYTES] = "-";
+    char speed[KVF_NUMBER_BYTES];
+    char left[KVF_NUMBER_BYTES] = "-";
     if (rate > 0)
         format_left((double)(progress->total - done) / rate, left, sizeof left);
     char line[192];
     snprintf(line, sizeof line, "%s [%s] %3d%%  %s%s/s  %s left", progress->label, bar,
              (int)(share * 100),
-             progress->in_bytes ? cli_format_bytes((uint64_t)rate, speed)
-                                : cli_format_rate(rate, speed),
+             progress->in_bytes ? kvf_show_bytes((uint64_t)rate, speed)
+                                : kvf_show_rate(rate, speed),
              progress->in_bytes ? "" : " tok", left);
     /*
      * A line that wraps could not be cleared. Blanks clear it on every terminal, also on one

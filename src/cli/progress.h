@@ -11,7 +11,7 @@ typedef struct cli_progress {
     int drawn;      /* columns of the line that the bar takes now */
     char label[48]; /* "fold 8k" */
     uint64_t total;
-    double started; /* cli_seconds() */
+    double started; /* kvf_seconds() */
     double redrawn;
 } cli_progress;
 

@@ -8,9 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/clock.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/ids.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
@@ -18,7 +17,8 @@
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/text.h"
-#include "cli/units.h"
+#include "clock.h"
+#include "engine/amounts.h"
 
 /* --logits writes floats as they lie in memory and promises little-endian. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian machine must swap bytes");
@@ -29,7 +29,8 @@ enum { MAX_UNCUT_BYTES = 64 << 20 };
 
 typedef struct scoring {
     const cli_options *options;
-    cli_engine engine;
+    kvf_engine engine;
+    cli_listener listener;
     uint32_t vocab;
     /* The sequence, of which one window is in memory at a time. Items are tokens. */
     cli_source source;
@@ -123,7 +124,10 @@ static int encode_more(scoring *s)
                              "space behind a word; at most %d are encoded at once",
                              s->source.path, s->text.bytes, MAX_UNCUT_BYTES);
     }
-    const int status = cli_engine_encode(&s->engine, s->text.data, cut, false, &s->encoded);
+    kvf_error error;
+    const int status = cli_result(
+        "score", kvf_engine_encode(&s->engine, s->text.data, cut, false, &s->encoded, &error),
+        &error);
     if (cut > 0)
         memmove(s->text.data, s->text.data + cut, s->text.bytes - cut);
     s->text.bytes -= cut;
@@ -219,12 +223,12 @@ static int check_window(const scoring *s)
     const uint64_t model_tokens = s->engine.config.geometry.max_tokens;
     const uint64_t n_items = s->window_tokens - s->n_bos;
     const bool whole = s->window_tokens == s->options->window_tokens;
-    char window[CLI_NUMBER_BYTES];
-    char limit[CLI_NUMBER_BYTES];
+    char window[KVF_NUMBER_BYTES];
+    char limit[KVF_NUMBER_BYTES];
     if (s->window_tokens > model_tokens)
         return cli_error("score", "a window of %s tokens is more than the model's maximum of %s",
-                         cli_format_count(s->options->window_tokens, window),
-                         cli_format_count(model_tokens, limit));
+                         kvf_show_count(s->options->window_tokens, window),
+                         kvf_show_count(model_tokens, limit));
     if (n_items == 0)
         return cli_error("score", "'%s' is empty", s->source.path);
     if (s->window_tokens < 2)
@@ -241,7 +245,7 @@ static int open_sequence(scoring *s)
     kvf_error error;
     const char *path = s->options->ids_file ? s->options->ids_file : s->options->file;
     uint64_t n_items = 0;
-    if (cli_engine_open_tokenizer(&s->engine, &error) != KVF_OK && !s->options->ids_file)
+    if (kvf_engine_open_tokenizer(&s->engine, &error) != KVF_OK && !s->options->ids_file)
         return cli_error("score", "%s; --ids FILE takes token ids", error.message);
     s->n_bos = !s->options->ids_file && s->engine.config.bos_token >= 0;
     s->block = malloc(BLOCK_BYTES);
@@ -308,23 +312,24 @@ static int take_logits(scoring *s, const int32_t *window, uint64_t first, uint32
 
 static int score_window(scoring *s)
 {
-    const uint32_t chunk = cli_options_chunk_tokens(s->options, s->window_tokens);
+    const uint32_t chunk = kvf_engine_chunk_tokens(&s->options->engine, s->window_tokens);
     kvf_session *session;
     kvf_error error;
-    int status =
-        cli_engine_open_session(&s->engine, s->options->profile, s->window_tokens, &session);
-    if (status != CLI_EXIT_OK)
-        return status;
+    const kvf_profile_id profile = s->options->engine.profile;
+    int status = CLI_EXIT_OK;
+    if (kvf_engine_open_session(&s->engine, profile, s->window_tokens, &session, &error) != KVF_OK)
+        return cli_fail("score", &error);
     for (uint64_t first = 0; first < s->window_tokens && status == CLI_EXIT_OK; first += chunk) {
         const uint64_t left = s->window_tokens - first;
         const uint32_t n = left < chunk ? (uint32_t)left : chunk;
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         if (cli_interrupted())
             status = CLI_EXIT_INTERRUPTED;
         else if (kvf_model_forward(s->engine.model, session, s->tokens + first, n, s->chunk_logits,
                                    &error) != KVF_OK)
-            status = cli_engine_error(&s->engine, &error, s->options->profile, s->window_tokens);
-        s->seconds += cli_seconds() - started;
+            status =
+                cli_result("score", kvf_engine_explain(profile, s->window_tokens, &error), &error);
+        s->seconds += kvf_seconds() - started;
         if (status == CLI_EXIT_OK)
             status = take_logits(s, s->tokens, first, n);
         cli_progress_update(&s->progress, s->n_windows * s->window_tokens + first + n);
@@ -362,7 +367,7 @@ static int print_record(const scoring *s)
 {
     cli_record record = cli_record_new();
     const double n_predicted = (double)s->n_predicted;
-    cli_record_text(&record, "profile", kvf_profile_get(s->options->profile)->name);
+    cli_record_text(&record, "profile", kvf_profile_get(s->options->engine.profile)->name);
     cli_record_text(&record, "isa", kvf_device_isa_name(s->engine.device));
     cli_record_text(&record, "backend", kvf_device_backend_name(s->engine.device));
     cli_record_count(&record, "window", s->window_tokens);
@@ -374,7 +379,7 @@ static int print_record(const scoring *s)
     cli_record_number(&record, "perplexity", exp(s->nats / n_predicted));
     cli_record_number(&record, "bits_per_byte", bits_per_byte(s));
     cli_record_number(&record, "tps",
-                      cli_rate((double)(s->n_windows * s->window_tokens), s->seconds));
+                      kvf_rate((double)(s->n_windows * s->window_tokens), s->seconds));
     return cli_record_print("score", &record, s->options->output, true);
 }
 
@@ -383,26 +388,25 @@ static int print_result(const scoring *s)
     if (s->options->output != CLI_OUTPUT_TABLE)
         return print_record(s);
     const double nats = s->nats / (double)s->n_predicted;
-    char text[CLI_NUMBER_BYTES];
-    printf("profile         %s on %s/%s\n", kvf_profile_get(s->options->profile)->name,
+    char text[KVF_NUMBER_BYTES];
+    printf("profile         %s on %s/%s\n", kvf_profile_get(s->options->engine.profile)->name,
            kvf_device_backend_name(s->engine.device), kvf_device_isa_name(s->engine.device));
-    printf("windows         %s", cli_format_count(s->n_windows, text));
-    printf(" of %s tokens", cli_format_count(s->window_tokens, text));
-    printf(", %s %s dropped at the end\n", cli_format_count(s->n_dropped, text),
-           item_name(s, true));
-    printf("predicted       %s tokens", cli_format_count(s->n_predicted, text));
-    printf(", %s bytes\n", cli_format_count(s->n_bytes, text));
+    printf("windows         %s", kvf_show_count(s->n_windows, text));
+    printf(" of %s tokens", kvf_show_count(s->window_tokens, text));
+    printf(", %s %s dropped at the end\n", kvf_show_count(s->n_dropped, text), item_name(s, true));
+    printf("predicted       %s tokens", kvf_show_count(s->n_predicted, text));
+    printf(", %s bytes\n", kvf_show_count(s->n_bytes, text));
     if (s->n_bytes)
         printf("bits per byte   %.4f\n", bits_per_byte(s));
     printf("perplexity      %.4f per token (%.5f nats)\n", exp(nats), nats);
     printf("speed           %s tok/s\n",
-           cli_format_rate(cli_rate((double)(s->n_windows * s->window_tokens), s->seconds), text));
+           kvf_show_rate(kvf_rate((double)(s->n_windows * s->window_tokens), s->seconds), text));
     return CLI_EXIT_OK;
 }
 
 /* ---- The command ----------------------------------------------------------------------- */
 
-/* Logits of a chunk, and a window's tokens (cli_request). */
+/* Logits of a chunk, and a window's tokens (kvf_request). */
 static uint64_t scoring_bytes(const void *command, uint64_t context_tokens, uint32_t chunk_tokens)
 {
     const scoring *s = command;
@@ -412,26 +416,28 @@ static uint64_t scoring_bytes(const void *command, uint64_t context_tokens, uint
 static int prepare(scoring *s)
 {
     const cli_options *options = s->options;
-    int status = cli_engine_open(options, &s->engine);
+    kvf_error error;
+    int status = cli_open_engine(options, &s->listener, &s->engine);
     if (status != CLI_EXIT_OK)
         return status;
     s->vocab = s->engine.config.geometry.vocab;
     status = open_sequence(s);
     if (status != CLI_EXIT_OK)
         return status;
-    const cli_request request = {.profile = options->profile,
+    const kvf_request request = {.profile = options->engine.profile,
                                  .context_tokens = s->window_tokens,
                                  .least_tokens = 2,
+                                 .context_option = "window",
                                  .own_bytes = scoring_bytes,
                                  .command = s};
-    status = cli_engine_check_memory(&s->engine, &request);
+    status = cli_result("score", kvf_engine_check_memory(&s->engine, &request, &error), &error);
     if (status == CLI_EXIT_OK && options->logits_file)
         status = cli_outfile_open("score", options->logits_file, &s->logits_file);
     if (status == CLI_EXIT_OK)
-        status = cli_engine_load(&s->engine, s->window_tokens);
+        status = cli_result("score", kvf_engine_load(&s->engine, s->window_tokens, &error), &error);
     if (status != CLI_EXIT_OK)
         return status;
-    const size_t chunk = cli_options_chunk_tokens(options, s->window_tokens);
+    const size_t chunk = kvf_engine_chunk_tokens(&options->engine, s->window_tokens);
     const size_t logits_bytes = chunk * s->vocab * sizeof(float);
     s->chunk_logits = malloc(logits_bytes);
     if (!s->chunk_logits)
@@ -459,6 +465,6 @@ int cli_score(const cli_options *options)
     kvf_ids_free(&s.encoded);
     free(s.tokens);
     free(s.chunk_logits);
-    cli_engine_close(&s.engine);
+    kvf_engine_close(&s.engine);
     return status;
 }

@@ -10,19 +10,20 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/events.h"
 #include "cli/interrupt.h"
 #include "cli/message.h"
 #include "cli/nearest.h"
 #include "cli/overlap.h"
-#include "cli/saver.h"
-#include "cli/session_files.h"
 #include "cli/table.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
+#include "engine/saver.h"
+#include "engine/session_files.h"
 #include "model/sample.h"
 #include "text/decoder.h"
 
 enum {
-    MAX_NAME = sizeof CLI_PREFIXES + CLI_MAX_SESSION_NAME,
+    MAX_NAME = sizeof KVF_PREFIXES + KVF_MAX_SESSION_NAME,
     TAIL_TOKENS = 60,
     TAIL_IDS = 8,
     TIME_BYTES = 32
@@ -69,11 +70,11 @@ static int add_entry(const cli_options *options, const char *folder, const char 
     entry *e = &all->list[all->n];
     memset(e, 0, sizeof *e);
     e->is_prefix = is_prefix;
-    snprintf(e->name, sizeof e->name, "%s%.*s", is_prefix ? CLI_PREFIXES "/" : "",
-             CLI_MAX_SESSION_NAME, name);
-    const int status = cli_path(options, folder, e->name, CLI_SESSION_SUFFIX, &e->path);
-    if (status != CLI_EXIT_OK)
-        return status;
+    snprintf(e->name, sizeof e->name, "%s%.*s", is_prefix ? KVF_PREFIXES "/" : "",
+             KVF_MAX_SESSION_NAME, name);
+    kvf_error error;
+    if (kvf_session_path(folder, e->name, KVF_SESSION_SUFFIX, &e->path, &error) != KVF_OK)
+        return cli_fail(options->command, &error);
     all->n++;
     kvf_snapshot_info_read(e->path, &e->info, &e->error);
     e->is_link = lstat(e->path, &e->file) == 0 && S_ISLNK(e->file.st_mode);
@@ -101,22 +102,25 @@ static int add_folder(const cli_options *options, const char *folder, bool is_pr
 {
     char *path;
     char reason[256];
-    int status = cli_path(options, folder, is_prefix ? CLI_PREFIXES : "", "", &path);
+    kvf_error error;
+    int status = cli_result(
+        options->command,
+        kvf_session_path(folder, is_prefix ? KVF_PREFIXES : "", "", &path, &error), &error);
     DIR *listing = status == CLI_EXIT_OK ? opendir(path) : NULL;
-    if (status == CLI_EXIT_OK && !listing && errno == ENOENT && options->store && !is_prefix)
+    if (status == CLI_EXIT_OK && !listing && errno == ENOENT && options->engine.store && !is_prefix)
         status = cli_error(options->command, "there is no folder %s", path);
     else if (status == CLI_EXIT_OK && !listing && errno != ENOENT)
         status = cli_error(options->command, "cannot list %s: %s", path, strerror(errno));
     const struct dirent *found;
     while (listing && status == CLI_EXIT_OK && (found = readdir(listing))) {
-        char name[CLI_MAX_SESSION_NAME + 1];
+        char name[KVF_MAX_SESSION_NAME + 1];
         const size_t length = strlen(found->d_name);
-        const size_t suffix = strlen(CLI_SESSION_SUFFIX);
-        if (length <= suffix || length - suffix > CLI_MAX_SESSION_NAME ||
-            strcmp(found->d_name + length - suffix, CLI_SESSION_SUFFIX) != 0)
+        const size_t suffix = strlen(KVF_SESSION_SUFFIX);
+        if (length <= suffix || length - suffix > KVF_MAX_SESSION_NAME ||
+            strcmp(found->d_name + length - suffix, KVF_SESSION_SUFFIX) != 0)
             continue;
         snprintf(name, sizeof name, "%.*s", (int)(length - suffix), found->d_name);
-        if (cli_session_name_check(name, reason, sizeof reason))
+        if (kvf_session_name_check(name, reason, sizeof reason))
             status = add_entry(options, folder, name, is_prefix, all);
     }
     if (listing)
@@ -139,13 +143,13 @@ static int find_all(const cli_options *options, const char *folder, entries *all
 static int find_named(const cli_options *options, const char *folder, char **names, int n_names,
                       entries *all)
 {
-    static const char prefix[] = CLI_PREFIXES "/";
+    static const char prefix[] = KVF_PREFIXES "/";
     char reason[256];
     int status = CLI_EXIT_OK;
     for (int i = 0; i < n_names && status == CLI_EXIT_OK; i++) {
         const bool is_prefix = strncmp(names[i], prefix, sizeof prefix - 1) == 0;
         const char *name = names[i] + (is_prefix ? sizeof prefix - 1 : 0);
-        if (!cli_session_name_check(name, reason, sizeof reason))
+        if (!kvf_session_name_check(name, reason, sizeof reason))
             return cli_error(options->command, "%s", reason);
         status = add_entry(options, folder, name, is_prefix, all);
         const entry *e = all->n > 0 ? &all->list[all->n - 1] : NULL;
@@ -176,7 +180,7 @@ static cli_record record_of(const entry *e)
     snprintf(model, sizeof model, "%016llx", (unsigned long long)info->model_fingerprint);
     cli_record_text(&record, "name", e->name);
     cli_record_text(&record, "path", e->path);
-    cli_record_count(&record, "tokens", cli_saver_n_tokens(info));
+    cli_record_count(&record, "tokens", kvf_saver_n_tokens(info));
     cli_record_count(&record, "ctx", info->max_tokens);
     cli_record_text(&record, "profile", kvf_profile_get(info->profile)->name);
     cli_record_bool(&record, "grid", !info->grid_off);
@@ -200,7 +204,7 @@ static int print_list(const cli_options *options, const entries *all)
     cli_table_start(&table, columns, sizeof columns / sizeof *columns);
     for (size_t i = 0; i < all->n; i++) {
         const entry *e = &all->list[i];
-        char number[CLI_NUMBER_BYTES];
+        char number[KVF_NUMBER_BYTES];
         char when[TIME_BYTES];
         if (e->error.status != KVF_OK)
             continue;
@@ -210,10 +214,10 @@ static int print_list(const cli_options *options, const entries *all)
             return cli_error(options->command, "out of memory for the table");
         }
         snprintf(cells[0], CLI_CELL_BYTES, "%s", e->name);
-        strcpy(cells[1], cli_format_count(cli_saver_n_tokens(&e->info), number));
-        strcpy(cells[2], cli_format_context(e->info.max_tokens, number));
+        strcpy(cells[1], kvf_show_count(kvf_saver_n_tokens(&e->info), number));
+        strcpy(cells[2], kvf_show_context(e->info.max_tokens, number));
         snprintf(cells[3], CLI_CELL_BYTES, "%s", kvf_profile_get(e->info.profile)->name);
-        strcpy(cells[4], cli_format_bytes(e->info.file_bytes, number));
+        strcpy(cells[4], kvf_show_bytes(e->info.file_bytes, number));
         strcpy(cells[5], format_time(e, when));
         snprintf(cells[6], CLI_CELL_BYTES, "%016llx",
                  (unsigned long long)e->info.model_fingerprint);
@@ -281,7 +285,7 @@ static void print_tail(const entry *e)
 {
     const uint64_t n = e->info.n_tokens;
     const uint64_t first = n > TAIL_TOKENS ? n - TAIL_TOKENS : 0;
-    const int32_t pending = cli_saver_pending(&e->info);
+    const int32_t pending = kvf_saver_pending(&e->info);
     int32_t *tokens = malloc((n + 1) * sizeof *tokens);
     kvf_tokenizer *tokenizer = NULL;
     kvf_error error;
@@ -305,27 +309,27 @@ static void print_tail(const entry *e)
 static void print_entry(const entry *e)
 {
     const kvf_snapshot_info *info = &e->info;
-    char a[CLI_NUMBER_BYTES];
-    char b[CLI_NUMBER_BYTES];
+    char a[KVF_NUMBER_BYTES];
+    char b[KVF_NUMBER_BYTES];
     char when[TIME_BYTES];
     kvf_sampler sampler;
     printf("name       %s\n", e->name);
     printf("file       ");
     cli_put_path(e->path);
     putchar('\n');
-    printf("tokens     %s of a context of %s\n", cli_format_count(cli_saver_n_tokens(info), a),
-           cli_format_context(info->max_tokens, b));
+    printf("tokens     %s of a context of %s\n", kvf_show_count(kvf_saver_n_tokens(info), a),
+           kvf_show_context(info->max_tokens, b));
     printf("profile    %s%s\n", kvf_profile_get(info->profile)->name,
            info->grid_off ? ", without the grid" : "");
-    printf("bytes      %s", cli_format_bytes(info->file_bytes, a));
+    printf("bytes      %s", kvf_show_bytes(info->file_bytes, a));
     if (info->unused_bytes > 0)
-        printf(", %s of them from earlier saves", cli_format_bytes(info->unused_bytes, b));
+        printf(", %s of them from earlier saves", kvf_show_bytes(info->unused_bytes, b));
     printf("%s\n", info->compressed ? ", compressed" : "");
-    printf("saved      %s, %s time%s\n", format_time(e, when),
-           cli_format_count(info->generation, a), info->generation == 1 ? "" : "s");
+    printf("saved      %s, %s time%s\n", format_time(e, when), kvf_show_count(info->generation, a),
+           info->generation == 1 ? "" : "s");
     printf("model      %016llx (%u layers, a vocabulary of %s)\n",
            (unsigned long long)info->model_fingerprint, info->geometry.n_layers,
-           cli_format_count(info->geometry.vocab, a));
+           kvf_show_count(info->geometry.vocab, a));
     if (kvf_sampler_restore(&sampler, info->caller_state) && sampler.temperature > 0)
         printf("sampler    temperature %g, top-p %g, min-p %g\n", (double)sampler.temperature,
                (double)sampler.top_p, (double)sampler.min_p);
@@ -363,15 +367,14 @@ static int check_sessions(const cli_options *options, const char *folder, const 
         say_none(folder);
     for (size_t i = 0; i < all->n; i++) {
         const entry *e = &all->list[i];
-        char bytes[CLI_NUMBER_BYTES];
+        char bytes[KVF_NUMBER_BYTES];
         kvf_error error;
         const bool good = kvf_snapshot_verify(e->path, &error) == KVF_OK;
         if (!good)
             status = CLI_EXIT_DIFFERENT;
         if (options->output == CLI_OUTPUT_TABLE) {
             if (good)
-                printf("%s: good, all of %s\n", e->name,
-                       cli_format_bytes(e->info.file_bytes, bytes));
+                printf("%s: good, all of %s\n", e->name, kvf_show_bytes(e->info.file_bytes, bytes));
             else
                 printf("%s: %s\n", e->name, error.message);
             continue;
@@ -389,25 +392,31 @@ static int check_sessions(const cli_options *options, const char *folder, const 
 /* A link goes alone, wherever it leads; otherwise the file and what a save left beside it. */
 static int remove_session(const cli_options *options, const char *folder, const entry *e)
 {
-    char bytes[CLI_NUMBER_BYTES];
-    cli_lock lock = {-1, NULL};
+    char bytes[KVF_NUMBER_BYTES];
+    kvf_session_lock lock = {-1, NULL};
+    cli_listener listener;
+    const kvf_engine_events events = cli_events(&listener, options->command);
+    kvf_error error;
     if (!e->is_link && !S_ISREG(e->file.st_mode))
         return cli_error(options->command, "%s is not a regular file; it is not removed", e->path);
     int status = CLI_EXIT_OK;
     if (!e->is_prefix)
-        status = cli_session_lock(options, folder, e->name, &lock);
+        status = cli_result(
+            options->command,
+            kvf_session_lock_take(&options->engine, &events, folder, e->name, &lock, &error),
+            &error);
     if (status == CLI_EXIT_OK && unlink(e->path) != 0)
         status = cli_error(options->command, "cannot remove %s: %s", e->path, strerror(errno));
     /* With the lock nobody writes it. */
-    char *saving = e->is_link || e->is_prefix ? NULL : cli_saving_path(e->path);
+    char *saving = e->is_link || e->is_prefix ? NULL : kvf_saving_path(e->path);
     if (status == CLI_EXIT_OK && saving)
         unlink(saving);
     free(saving);
-    cli_session_unlock(&lock);
+    kvf_session_lock_give(&events, &lock);
     if (status == CLI_EXIT_OK && e->is_link)
         printf("removed the link %s, and not what it leads to\n", e->name);
     else if (status == CLI_EXIT_OK)
-        printf("removed %s, %s\n", e->name, cli_format_bytes((uint64_t)e->file.st_size, bytes));
+        printf("removed %s, %s\n", e->name, kvf_show_bytes((uint64_t)e->file.st_size, bytes));
     return status;
 }
 
@@ -428,17 +437,17 @@ static int export_session(const cli_options *options, const entry *e, const char
         return cli_error(options->command, "%s is there already; it is not replaced", file);
     const kvf_device_options device_options = {.n_threads = 1};
     const kvf_load_options load = {.verify = true};
-    const kvf_save_options compressed = {.compress = true, .no_lock = options->no_lock};
+    const kvf_save_options compressed = {.compress = true, .no_lock = options->engine.no_lock};
     kvf_save_report report = {0};
     kvf_device *device = NULL;
     kvf_session *session = NULL;
     kvf_error error;
-    char before[CLI_NUMBER_BYTES];
-    char after[CLI_NUMBER_BYTES];
+    char before[KVF_NUMBER_BYTES];
+    char after[KVF_NUMBER_BYTES];
     kvf_status status = kvf_device_open(&device_options, &device, &error);
     if (status == KVF_OK)
         status = kvf_session_load(device, e->path, &load, &session, &error);
-    char *saving = cli_saving_path(file);
+    char *saving = kvf_saving_path(file);
     cli_interrupt_remove(saving);
     if (status == KVF_OK)
         status = kvf_session_save(session, file, &compressed, &report, &error);
@@ -450,8 +459,8 @@ static int export_session(const cli_options *options, const entry *e, const char
         return cli_error(options->command, "%s", error.message);
     printf("exported %s to ", e->name);
     cli_put_path(file);
-    printf(": %s, compressed from %s\n", cli_format_bytes(report.file_bytes, after),
-           cli_format_bytes(e->info.file_bytes, before));
+    printf(": %s, compressed from %s\n", kvf_show_bytes(report.file_bytes, after),
+           kvf_show_bytes(e->info.file_bytes, before));
     return CLI_EXIT_OK;
 }
 
@@ -510,6 +519,7 @@ int cli_session(const cli_options *options)
 {
     entries all = {NULL, 0, 0};
     char *folder = NULL;
+    kvf_error error;
     if (options->n_arguments == 0)
         return cli_error("session", "no action; there are list, show, check, rm and export");
     const action *what = find_action(options->arguments[0]);
@@ -519,7 +529,8 @@ int cli_session(const cli_options *options)
     const int n_names = options->n_arguments - 1;
     int status = check_arguments(options, what, n_names);
     if (status == CLI_EXIT_OK)
-        status = cli_session_folder(options, &folder);
+        status =
+            cli_result("session", kvf_session_folder(&options->engine, &folder, &error), &error);
     if (status == CLI_EXIT_OK && n_names == 0)
         status = find_all(options, folder, &all);
     else if (status == CLI_EXIT_OK)

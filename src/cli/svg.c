@@ -6,7 +6,7 @@
 
 #include "cli/message.h"
 #include "cli/outfile.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 
 /* Pixels. The right margin holds the lines' labels. */
 enum { WIDTH = 880, HEIGHT = 520, LEFT = 84, RIGHT = 168, TOP = 72, BOTTOM = 64, LABEL_GAP = 19 };
@@ -235,12 +235,12 @@ static void print_x_axis(FILE *out, const axis *x)
     const double octaves = log2(x->high / x->low);
     const int step = 1 + (int)(44 * octaves / (x->last - x->first));
     for (int power = power_up(x->low); power <= power_down(x->high); power += step) {
-        char context[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
         const double at = place(x, ldexp(1, power));
         fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", at, at,
                 TOP, HEIGHT - BOTTOM);
         fprintf(out, "<text class=\"tick\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n",
-                at, HEIGHT - BOTTOM + 22, cli_format_context(UINT64_C(1) << power, context));
+                at, HEIGHT - BOTTOM + 22, kvf_show_context(UINT64_C(1) << power, context));
     }
     fprintf(out,
             "<text class=\"note\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">context, tokens"
@@ -249,14 +249,14 @@ static void print_x_axis(FILE *out, const axis *x)
 }
 
 /* A value as text: every byte of a count, a time in microseconds. */
-static const char *value_text(const cli_chart *chart, double value, char text[CLI_NUMBER_BYTES])
+static const char *value_text(const cli_chart *chart, double value, char text[KVF_NUMBER_BYTES])
 {
     if (chart->unit == CLI_CHART_MICROSECONDS) {
-        snprintf(text, CLI_NUMBER_BYTES, "%.4g us", value);
+        snprintf(text, KVF_NUMBER_BYTES, "%.4g us", value);
         return text;
     }
-    cli_format_count((uint64_t)value, text);
-    strncat(text, " bytes", CLI_NUMBER_BYTES - strlen(text) - 1);
+    kvf_show_count((uint64_t)value, text);
+    strncat(text, " bytes", KVF_NUMBER_BYTES - strlen(text) - 1);
     return text;
 }
 
@@ -274,15 +274,15 @@ static void print_line(FILE *out, const cli_chart *chart, const cli_chart_line *
     }
     fputs("\"/>\n", out);
     for (uint32_t i = 0; i < chart->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char value[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char value[KVF_NUMBER_BYTES];
         if (!is_drawn(line->values[i]))
             continue;
         fprintf(out,
                 "<circle class=\"%s-fill\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"><title>%s at %s: "
                 "%s</title></circle>\n",
                 line->name, place(x, (double)chart->contexts[i]), place(y, line->values[i]),
-                line->name, cli_format_context(chart->contexts[i], context),
+                line->name, kvf_show_context(chart->contexts[i], context),
                 value_text(chart, line->values[i], value));
     }
 }
@@ -336,12 +336,12 @@ static void print_labels(FILE *out, const cli_chart *chart, const axis *x, const
     for (uint32_t i = n; i-- > 0;)
         at[i] = fmin(at[i], i + 1 < n ? at[i + 1] - LABEL_GAP : HEIGHT - BOTTOM + 4.5);
     for (uint32_t i = 0; i < n; i++) {
-        char text[CLI_NUMBER_BYTES];
+        char text[KVF_NUMBER_BYTES];
         const double value = sorted[i]->values[last_value(chart, sorted[i])];
         if (chart->unit == CLI_CHART_BYTES)
-            cli_format_bytes((uint64_t)value, text);
+            kvf_show_bytes((uint64_t)value, text);
         else
-            cli_format_microseconds(value, text);
+            kvf_show_microseconds(value, text);
         fprintf(out, "<text class=\"label %s-fill\" x=\"%.1f\" y=\"%.1f\">%s, %s</text>\n",
                 sorted[i]->name, x->last + 12, at[i], sorted[i]->name, text);
     }

@@ -173,7 +173,7 @@ int cli_tokenize(const cli_options *options)
     cli_text text = {NULL, 0, false};
     kvf_error error;
     int status = CLI_EXIT_OK;
-    if (open_path(options->model, &tokenizer, &error) != KVF_OK)
+    if (open_path(options->engine.model, &tokenizer, &error) != KVF_OK)
         status = cli_error("tokenize", "%s", error.message);
     if (status == CLI_EXIT_OK)
         status = read_text(options, &text);

@@ -1,5 +1,7 @@
 #include "cli/units.h"
 
+#include "engine/amounts.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,10 +77,10 @@ bool cli_parse_size(const char *text, uint64_t min, uint64_t max, uint64_t *valu
         return false;
     }
     if (overflow || negative || number < min || number > max) {
-        char low[CLI_NUMBER_BYTES];
-        char high[CLI_NUMBER_BYTES];
+        char low[KVF_NUMBER_BYTES];
+        char high[KVF_NUMBER_BYTES];
         snprintf(reason, reason_bytes, "%s is outside %s .. %s", show(text).text,
-                 cli_format_context(min, low), cli_format_context(max, high));
+                 kvf_show_context(min, low), kvf_show_context(max, high));
         return false;
     }
     *value = number;
@@ -131,81 +133,4 @@ bool cli_parse_fraction(const char *text, double min, double max, float *value, 
         return false;
     }
     return true;
-}
-
-const char *cli_format_bytes(uint64_t bytes, char text[CLI_NUMBER_BYTES])
-{
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
-    double value = (double)bytes;
-    unsigned unit = 0;
-    /* 999.95 would be shown as 1000.0; the next unit shows it as 1.000. */
-    while (value >= 999.95 && unit < 6) {
-        value /= 1000;
-        unit++;
-    }
-    if (unit == 0)
-        snprintf(text, CLI_NUMBER_BYTES, "%u B", (unsigned)bytes);
-    else
-        snprintf(text, CLI_NUMBER_BYTES, "%.*f %s",
-                 value < 9.9995   ? 3
-                 : value < 99.995 ? 2
-                                  : 1,
-                 value, units[unit]);
-    return text;
-}
-
-const char *cli_format_count(uint64_t count, char text[CLI_NUMBER_BYTES])
-{
-    char digits[24];
-    const int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)count);
-    char *out = text;
-    for (int i = 0; i < length; i++) {
-        if (i && (length - i) % 3 == 0)
-            *out++ = ',';
-        *out++ = digits[i];
-    }
-    *out = '\0';
-    return text;
-}
-
-const char *cli_format_context(uint64_t tokens, char text[CLI_NUMBER_BYTES])
-{
-    static const char suffixes[] = "kMGT";
-    int unit = -1;
-    while (tokens && tokens % 1024 == 0 && unit < 3) {
-        tokens /= 1024;
-        unit++;
-    }
-    cli_format_count(tokens, text);
-    if (unit >= 0)
-        strncat(text, (const char[]){suffixes[unit], '\0'}, 2);
-    return text;
-}
-
-const char *cli_format_microseconds(double microseconds, char text[CLI_NUMBER_BYTES])
-{
-    static const char *const units[] = {"us", "ms", "s"};
-    double value = microseconds;
-    unsigned unit = 0;
-    while (value >= 999.95 && unit < 2) {
-        value /= 1000;
-        unit++;
-    }
-    snprintf(text, CLI_NUMBER_BYTES, "%.*f %s",
-             value < 9.9995   ? 3
-             : value < 99.995 ? 2
-                              : 1,
-             value, units[unit]);
-    return text;
-}
-
-const char *cli_format_rate(double tokens_per_second, char text[CLI_NUMBER_BYTES])
-{
-    if (!(tokens_per_second > 0) || !isfinite(tokens_per_second) || tokens_per_second > 1e15)
-        snprintf(text, CLI_NUMBER_BYTES, "-");
-    else if (tokens_per_second < 99.95)
-        snprintf(text, CLI_NUMBER_BYTES, "%.1f", tokens_per_second);
-    else
-        cli_format_count((uint64_t)(tokens_per_second + 0.5), text);
-    return text;
 }

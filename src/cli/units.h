@@ -1,4 +1,4 @@
-/* Numbers as people write and read them. */
+/* Numbers as people write them. */
 #ifndef KVF_CLI_UNITS_H
 #define KVF_CLI_UNITS_H
 
@@ -21,18 +21,5 @@ bool cli_parse_size(const char *text, uint64_t min, uint64_t max, uint64_t *valu
  */
 bool cli_parse_fraction(const char *text, double min, double max, float *value, char *reason,
                         size_t reason_bytes);
-
-enum { CLI_NUMBER_BYTES = 32 }; /* room for any of the texts below */
-
-/* "44.76 MB": decimal units (1 MB = 1,000,000 bytes), four digits; below 1000 "640 B". */
-const char *cli_format_bytes(uint64_t bytes, char text[CLI_NUMBER_BYTES]);
-/* "12,206,080". */
-const char *cli_format_count(uint64_t count, char text[CLI_NUMBER_BYTES]);
-/* "8k", "1M", "96G" where it is a whole multiple of 1024, else "8,000". */
-const char *cli_format_context(uint64_t tokens, char text[CLI_NUMBER_BYTES]);
-/* "12.34 us", "1.234 ms", "5.678 s": four digits. */
-const char *cli_format_microseconds(double microseconds, char text[CLI_NUMBER_BYTES]);
-/* Tokens a second: "1,234" from 100 on, else "12.3"; "-" for none. */
-const char *cli_format_rate(double tokens_per_second, char text[CLI_NUMBER_BYTES]);
 
 #endif

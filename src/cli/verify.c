@@ -13,9 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/clock.h"
 #include "cli/commands.h"
-#include "cli/engine.h"
+#include "cli/events.h"
 #include "cli/interrupt.h"
 #include "cli/isa_names.h"
 #include "cli/message.h"
@@ -23,7 +22,8 @@
 #include "cli/reference.h"
 #include "cli/table.h"
 #include "cli/text.h"
-#include "cli/units.h"
+#include "clock.h"
+#include "engine/amounts.h"
 
 static const uint64_t max_reference_bytes = UINT64_C(1) << 30;
 
@@ -43,7 +43,8 @@ typedef struct result {
 typedef struct verification {
     cli_options chosen; /* the user's, with ISA, threads and chunk of the combination that runs */
     const cli_options *options; /* of these */
-    cli_engine engine;
+    kvf_engine engine;
+    cli_listener listener;
     const char *isas[CLI_ISA_COUNT]; /* one of NULL: the best */
     uint32_t n_isas;
     uint32_t vocab;
@@ -79,7 +80,7 @@ static uint64_t session_tokens(const cli_options *options, uint64_t context_toke
 
 static uint32_t chunk_of(const verification *v, uint64_t context_tokens)
 {
-    return cli_options_chunk_tokens(v->options, session_tokens(v->options, context_tokens));
+    return kvf_engine_chunk_tokens(&v->options->engine, session_tokens(v->options, context_tokens));
 }
 
 static bool compares_every_position(const verification *v, uint64_t context_tokens)
@@ -141,7 +142,7 @@ static comparison_size size_of_comparison(const verification *v, uint64_t most_s
                                  ? most_session_tokens - v->options->decode_tokens
                                  : 1;
         if (v->options->n_chunks)
-            with.chosen.chunk_tokens = (uint32_t)v->options->chunks[i % n_chunks];
+            with.chosen.engine.chunk_tokens = (uint32_t)v->options->chunks[i % n_chunks];
         const uint32_t longest = chunk_of(&with, context_tokens);
         const uint32_t chunk = longest < most_chunk_tokens ? longest : most_chunk_tokens;
         uint64_t *kept = keeps_checksums(v, context_tokens) ? &size.n_digests : &size.n_rows;
@@ -151,7 +152,7 @@ static comparison_size size_of_comparison(const verification *v, uint64_t most_s
     return size;
 }
 
-/* Logits that are kept, and the tokens of the prompt, twice (cli_request). */
+/* Logits that are kept, and the tokens of the prompt, twice (kvf_request). */
 static uint64_t comparison_bytes(const void *command, uint64_t context_tokens,
                                  uint32_t chunk_tokens)
 {
@@ -166,8 +167,8 @@ static void choose_largest_chunk(verification *v)
 {
     for (uint32_t i = 0; i < v->chosen.n_chunks; i++) {
         const uint32_t chunk = (uint32_t)v->chosen.chunks[i];
-        v->chosen.chunk_tokens =
-            i == 0 || chunk > v->chosen.chunk_tokens ? chunk : v->chosen.chunk_tokens;
+        v->chosen.engine.chunk_tokens =
+            i == 0 || chunk > v->chosen.engine.chunk_tokens ? chunk : v->chosen.engine.chunk_tokens;
     }
 }
 
@@ -203,14 +204,14 @@ static int forward(pass *p, const int32_t *tokens, uint32_t n_tokens, float *all
     kvf_error error;
     if (cli_interrupted())
         return CLI_EXIT_INTERRUPTED;
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     const kvf_status status =
         kvf_model_forward(p->v->engine.model, p->session, tokens, n_tokens, all_logits, &error);
-    *seconds += cli_seconds() - started;
-    if (status != KVF_OK)
-        return cli_engine_error(&p->v->engine, &error, p->result.profile,
-                                session_tokens(p->v->options, p->context_tokens));
-    return CLI_EXIT_OK;
+    *seconds += kvf_seconds() - started;
+    if (status == KVF_OK)
+        return CLI_EXIT_OK;
+    kvf_engine_explain(p->result.profile, session_tokens(p->v->options, p->context_tokens), &error);
+    return cli_fail("verify", &error);
 }
 
 static int prefill(pass *p)
@@ -238,7 +239,7 @@ static int prefill(pass *p)
             take_rows(p, kvf_session_logits(p->session), 1);
         cli_progress_update(&p->progress, first + n);
     }
-    p->result.prefill_tps = cli_rate((double)p->context_tokens, seconds);
+    p->result.prefill_tps = kvf_rate((double)p->context_tokens, seconds);
     p->result.session_bytes = kvf_session_held_bytes(p->session);
     return CLI_EXIT_OK;
 }
@@ -253,7 +254,7 @@ static int decode(pass *p)
         take_rows(p, kvf_session_logits(p->session), 1);
         cli_progress_update(&p->progress, p->context_tokens + i + 1);
     }
-    p->result.decode_tps = cli_rate(p->v->options->decode_tokens, seconds);
+    p->result.decode_tps = kvf_rate(p->v->options->decode_tokens, seconds);
     return CLI_EXIT_OK;
 }
 
@@ -262,8 +263,8 @@ static void label_pass(const pass *p, char *label, size_t label_bytes)
 {
     const char *profile = kvf_profile_get(p->result.profile)->name;
     const kvf_device *device = p->v->engine.device;
-    char context[CLI_NUMBER_BYTES];
-    cli_format_context(p->context_tokens, context);
+    char context[KVF_NUMBER_BYTES];
+    kvf_show_context(p->context_tokens, context);
     if (p->v->options->combines)
         snprintf(label, label_bytes, "%s, %u thread%s, %u: %s %s", kvf_device_isa_name(device),
                  kvf_device_n_threads(device), kvf_device_n_threads(device) == 1 ? "" : "s",
@@ -276,14 +277,15 @@ static void label_pass(const pass *p, char *label, size_t label_bytes)
 static int run_pass(verification *v, uint64_t context_tokens, result *out)
 {
     pass p = {.v = v, .context_tokens = context_tokens, .result = *out};
-    int status = cli_engine_open_session(&v->engine, out->profile,
-                                         session_tokens(v->options, context_tokens), &p.session);
-    if (status != CLI_EXIT_OK)
-        return status;
+    kvf_error error;
+    if (kvf_engine_open_session(&v->engine, out->profile,
+                                session_tokens(v->options, context_tokens), &p.session,
+                                &error) != KVF_OK)
+        return cli_fail("verify", &error);
     char label[80];
     label_pass(&p, label, sizeof label);
     cli_progress_start(&p.progress, label, session_tokens(v->options, context_tokens));
-    status = prefill(&p);
+    int status = prefill(&p);
     if (status == CLI_EXIT_OK)
         status = decode(&p);
     cli_progress_finish(&p.progress);
@@ -355,7 +357,7 @@ static void fill_comparison(const result *r, char (*cells)[CLI_CELL_BYTES])
 {
     if (r->is_first)
         return;
-    cli_format_count(r->comparison.n_differing, cells[0]);
+    kvf_show_count(r->comparison.n_differing, cells[0]);
     snprintf(cells[1], CLI_CELL_BYTES, "%.3g", r->comparison.max_abs_difference);
     snprintf(cells[2], CLI_CELL_BYTES, "%s", r->comparison.argmax_differs ? "DIFFER" : "equal");
 }
@@ -363,14 +365,14 @@ static void fill_comparison(const result *r, char (*cells)[CLI_CELL_BYTES])
 static void fill_profile(char (*cells)[CLI_CELL_BYTES], const result *r, const result *first)
 {
     snprintf(cells[1], CLI_CELL_BYTES, "%s", kvf_profile_get(r->profile)->name);
-    cli_format_bytes(r->session_bytes, cells[2]);
-    cli_format_bytes(r->scratch_peak_bytes, cells[4]);
+    kvf_show_bytes(r->session_bytes, cells[2]);
+    kvf_show_bytes(r->scratch_peak_bytes, cells[4]);
     if (!r->is_first)
         snprintf(cells[3], CLI_CELL_BYTES, "%.1f%%", 100 * reduction(r, first));
     fill_comparison(r, cells + 5);
-    cli_format_rate(r->prefill_tps, cells[8]);
+    kvf_show_rate(r->prefill_tps, cells[8]);
     format_ratio(r->prefill_tps, first->prefill_tps, cells[9]);
-    cli_format_rate(r->decode_tps, cells[10]);
+    kvf_show_rate(r->decode_tps, cells[10]);
     format_ratio(r->decode_tps, first->decode_tps, cells[11]);
 }
 
@@ -382,8 +384,8 @@ static void fill_combination(const verification *v, char (*cells)[CLI_CELL_BYTES
     snprintf(cells[3], CLI_CELL_BYTES, "%u", r->chunk_tokens);
     snprintf(cells[4], CLI_CELL_BYTES, "%s", kvf_profile_get(r->profile)->name);
     fill_comparison(r, cells + 5);
-    cli_format_rate(r->prefill_tps, cells[8]);
-    cli_format_rate(r->decode_tps, cells[9]);
+    kvf_show_rate(r->prefill_tps, cells[8]);
+    kvf_show_rate(r->decode_tps, cells[9]);
 }
 
 static int add_row(verification *v, uint64_t context_tokens, const result *r, const result *first)
@@ -392,7 +394,7 @@ static int add_row(verification *v, uint64_t context_tokens, const result *r, co
     if (!cells)
         return cli_error("verify", "out of memory for a line of results");
     if (r->is_first)
-        cli_format_context(context_tokens, cells[0]);
+        kvf_show_context(context_tokens, cells[0]);
     if (v->options->combines)
         fill_combination(v, cells, r);
     else
@@ -409,27 +411,28 @@ static void print_heading(const verification *v)
     if (v->options->combines)
         printf(
             "%s: %s; %s repeated to length\nEach line's logits are compared with the first's\n\n",
-            v->options->model, kvf_device_backend_name(device), text);
+            v->options->engine.model, kvf_device_backend_name(device), text);
     else
         printf("%s: %s/%s, %u thread%s, chunks of up to %u tokens; %s repeated to length\n"
                "reduction and x (speed) are against legacy; 1 MB = 1,000,000 bytes\n\n",
-               v->options->model, kvf_device_backend_name(device), kvf_device_isa_name(device),
-               n_threads, n_threads == 1 ? "" : "s", v->options->chunk_tokens, text);
+               v->options->engine.model, kvf_device_backend_name(device),
+               kvf_device_isa_name(device), n_threads, n_threads == 1 ? "" : "s",
+               v->options->engine.chunk_tokens, text);
     fflush(stdout);
 }
 
 static void print_verdict(const verification *v)
 {
-    char compared[CLI_NUMBER_BYTES];
-    char differing[CLI_NUMBER_BYTES];
-    char inexact[CLI_NUMBER_BYTES];
+    char compared[KVF_NUMBER_BYTES];
+    char differing[KVF_NUMBER_BYTES];
+    char inexact[KVF_NUMBER_BYTES];
     const char *first = v->options->combines ? "the first combination" : "legacy";
-    cli_format_count(v->n_compared, compared);
-    cli_format_count(v->n_differing, differing);
+    kvf_show_count(v->n_compared, compared);
+    kvf_show_count(v->n_differing, differing);
     putchar('\n');
     if (v->n_inexact_rows)
         printf("tiled could not hold %s rows exactly in f16 (a block scale outside -15..7).\n",
-               cli_format_count(v->n_inexact_rows, inexact));
+               kvf_show_count(v->n_inexact_rows, inexact));
     if (v->n_differing)
         printf("DIFFERENT: %s of %s logits compared differ from %s's.\n", differing, compared,
                first);
@@ -445,25 +448,28 @@ static void print_verdict(const verification *v)
 static int choose_device(verification *v, uint32_t isa, uint32_t threads)
 {
     cli_options *chosen = &v->chosen;
-    const uint32_t n_threads =
-        chosen->n_thread_counts ? (uint32_t)chosen->thread_counts[threads] : chosen->n_threads;
+    const uint32_t n_threads = chosen->n_thread_counts ? (uint32_t)chosen->thread_counts[threads]
+                                                       : chosen->engine.n_threads;
     const bool is_loaded = v->engine.model && v->engine.model->chunk_tokens > 0;
-    if (is_loaded && chosen->isa == v->isas[isa] && chosen->n_threads == n_threads)
+    if (is_loaded && chosen->engine.isa == v->isas[isa] && chosen->engine.n_threads == n_threads)
         return CLI_EXIT_OK;
-    chosen->isa = v->isas[isa];
-    chosen->n_threads = n_threads;
+    chosen->engine.isa = v->isas[isa];
+    chosen->engine.n_threads = n_threads;
     choose_largest_chunk(v);
-    const int status = cli_engine_open_device(&v->engine);
-    return status == CLI_EXIT_OK
-               ? cli_engine_load(&v->engine, session_tokens(chosen, largest_context(chosen)))
-               : status;
+    const int status = cli_open_device(chosen, &v->engine);
+    if (status != CLI_EXIT_OK)
+        return status;
+    kvf_error error;
+    const uint64_t context_tokens = session_tokens(chosen, largest_context(chosen));
+    return cli_result("verify", kvf_engine_load(&v->engine, context_tokens, &error), &error);
 }
 
 /* *first: the results of the first combination, which may be this one. */
 static int verify_profile(verification *v, uint64_t context_tokens, kvf_profile_id profile,
                           bool is_first, result *first)
 {
-    result r = {.profile = profile, .chunk_tokens = v->chosen.chunk_tokens, .is_first = is_first};
+    result r = {
+        .profile = profile, .chunk_tokens = v->chosen.engine.chunk_tokens, .is_first = is_first};
     const int status = run_pass(v, context_tokens, &r);
     if (status != CLI_EXIT_OK)
         return status;
@@ -486,7 +492,7 @@ static int verify_device(verification *v, uint64_t context_tokens, bool is_first
         if (!v->chosen.profiles[profile])
             continue;
         if (v->chosen.n_chunks)
-            v->chosen.chunk_tokens = (uint32_t)v->chosen.chunks[i / KVF_PROFILE_COUNT];
+            v->chosen.engine.chunk_tokens = (uint32_t)v->chosen.chunks[i / KVF_PROFILE_COUNT];
         status = verify_profile(v, context_tokens, (kvf_profile_id)profile, is_first, first);
         is_first = false;
     }
@@ -518,25 +524,29 @@ static int check_contexts(verification *v)
 {
     const cli_options *options = v->options;
     const uint64_t model_tokens = v->engine.config.geometry.max_tokens;
-    cli_request request = {.context_tokens = session_tokens(options, largest_context(options)),
+    kvf_request request = {.context_tokens = session_tokens(options, largest_context(options)),
                            .least_tokens = session_tokens(options, 1),
+                           .decode_tokens = options->decode_tokens,
+                           .fixed_profile = true,
                            .own_bytes = comparison_bytes,
                            .command = v};
     int status = CLI_EXIT_OK;
+    kvf_error error;
     for (uint32_t i = 0; i < options->n_contexts; i++) {
-        char context[CLI_NUMBER_BYTES];
-        char limit[CLI_NUMBER_BYTES];
+        char context[KVF_NUMBER_BYTES];
+        char limit[KVF_NUMBER_BYTES];
         if (session_tokens(options, options->contexts[i]) > model_tokens)
             return cli_error("verify",
                              "--ctx %s and %u decode steps are more than the model's maximum of "
                              "%s tokens",
-                             cli_format_count(options->contexts[i], context),
-                             options->decode_tokens, cli_format_count(model_tokens, limit));
+                             kvf_show_count(options->contexts[i], context), options->decode_tokens,
+                             kvf_show_count(model_tokens, limit));
     }
     for (int i = 0; i < KVF_PROFILE_COUNT && status == CLI_EXIT_OK; i++) {
         request.profile = (kvf_profile_id)i;
         if (options->profiles[i])
-            status = cli_engine_check_memory(&v->engine, &request);
+            status =
+                cli_result("verify", kvf_engine_check_memory(&v->engine, &request, &error), &error);
     }
     return status;
 }
@@ -559,7 +569,10 @@ static int make_tokens(verification *v)
     } else if (!v->tokens) {
         status = cli_error("verify", "out of memory for %zu tokens", n_tokens);
     } else {
-        status = cli_engine_encode(&v->engine, text.data, text.bytes, true, &once);
+        kvf_error error;
+        status = cli_result(
+            "verify", kvf_engine_encode(&v->engine, text.data, text.bytes, true, &once, &error),
+            &error);
     }
     if (status == CLI_EXIT_OK) {
         const size_t n_bos = v->engine.config.bos_token >= 0;
@@ -586,9 +599,9 @@ static int allocate(verification *v)
     v->digests = allocate_zeros(size.n_digests, sizeof *v->digests);
     if (v->rows && v->chunk_logits && v->digests)
         return CLI_EXIT_OK;
-    char bytes[CLI_NUMBER_BYTES];
+    char bytes[KVF_NUMBER_BYTES];
     return cli_error("verify", "out of memory for %s of logits to compare",
-                     cli_format_bytes(comparison_bytes(v, 0, UINT32_MAX), bytes));
+                     kvf_show_bytes(comparison_bytes(v, 0, UINT32_MAX), bytes));
 }
 
 /* Those of the set that are here; what "all" stands for may be elsewhere, and is said to be. */
@@ -597,11 +610,11 @@ static int find_isas(verification *v)
     const uint32_t set = v->chosen.isas;
     char missing[80] = "";
     kvf_error error = {.message = ""};
-    v->isas[0] = v->chosen.isa;
+    v->isas[0] = v->chosen.engine.isa;
     v->n_isas = set ? 0 : 1;
     for (uint32_t i = 0; i < CLI_ISA_COUNT; i++) {
         const kvf_device_options options = {
-            .backend = v->chosen.backend, .isa = cli_isa_name(i), .n_threads = 1};
+            .backend = v->chosen.engine.backend, .isa = cli_isa_name(i), .n_threads = 1};
         kvf_device *device = NULL;
         if (!(set & 1u << i))
             continue;
@@ -627,8 +640,8 @@ static int check_devices(verification *v)
 {
     int status = check_contexts(v);
     for (uint32_t i = 1; i < v->chosen.n_thread_counts && status == CLI_EXIT_OK; i++) {
-        v->chosen.n_threads = (uint32_t)v->chosen.thread_counts[i];
-        status = cli_engine_open_device(&v->engine);
+        v->chosen.engine.n_threads = (uint32_t)v->chosen.thread_counts[i];
+        status = cli_open_device(&v->chosen, &v->engine);
         if (status == CLI_EXIT_OK)
             status = check_contexts(v);
     }
@@ -639,14 +652,14 @@ static int prepare(verification *v)
 {
     kvf_error error;
     choose_largest_chunk(v);
-    int status = cli_engine_open(v->options, &v->engine);
+    int status = cli_open_engine(v->options, &v->listener, &v->engine);
     if (status == CLI_EXIT_OK)
         status = find_isas(v);
     if (status != CLI_EXIT_OK)
         return status;
     v->vocab = v->engine.config.geometry.vocab;
-    if (cli_engine_open_tokenizer(&v->engine, &error) != KVF_OK)
-        return cli_error("verify", "%s", error.message);
+    if (kvf_engine_open_tokenizer(&v->engine, &error) != KVF_OK)
+        return cli_fail("verify", &error);
     status = check_devices(v);
     if (status == CLI_EXIT_OK)
         status = make_tokens(v);
@@ -680,6 +693,6 @@ int cli_verify(const cli_options *options)
     free(v.rows);
     free(v.digests);
     free(v.chunk_logits);
-    cli_engine_close(&v.engine);
+    kvf_engine_close(&v.engine);
     return status;
 }

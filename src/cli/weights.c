@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli/message.h"
-#include "cli/units.h"
+#include "engine/amounts.h"
 #include "model/weight_source.h"
 
 /* ---- Counting ------------------------------------------------------------------------- */
@@ -85,14 +85,14 @@ const char *cli_skipped_name(cli_skipped kind)
 
 static bool add_row(cli_table *table, const char *name, const cli_tensors *tensors)
 {
-    char number[CLI_NUMBER_BYTES];
+    char number[KVF_NUMBER_BYTES];
     char(*cells)[CLI_CELL_BYTES] = cli_table_row(table);
     if (!cells)
         return false;
     snprintf(cells[0], CLI_CELL_BYTES, "%s", name);
-    strcpy(cells[1], cli_format_count(tensors->n, number));
-    strcpy(cells[2], cli_format_count(tensors->bytes, number));
-    strcpy(cells[3], cli_format_bytes(tensors->bytes, number));
+    strcpy(cells[1], kvf_show_count(tensors->n, number));
+    strcpy(cells[2], kvf_show_count(tensors->bytes, number));
+    strcpy(cells[3], kvf_show_bytes(tensors->bytes, number));
     return true;
 }
 

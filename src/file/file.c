@@ -135,7 +135,10 @@ void kvf_file_advise(const void *data, size_t bytes, kvf_file_advice advice)
     for (uintptr_t at = begin; bytes > 0 && at < end;) {
         const uintptr_t left = end - at;
         const uintptr_t piece = left < step ? left : step;
-        posix_madvise((void *)at, piece, numbers[advice]);
+        if (advice == KVF_ADVICE_DONE)
+            madvise((void *)at, piece, MADV_DONTNEED); /* glibc's posix_madvise ignores this one */
+        else
+            posix_madvise((void *)at, piece, numbers[advice]);
         at += piece;
     }
 }

@@ -41,7 +41,8 @@ typedef enum kvf_file_advice {
     KVF_ADVICE_NORMAL,
     KVF_ADVICE_SEQUENTIAL, /* once, upwards: read ahead */
     KVF_ADVICE_RANDOM,     /* here and there: read ahead nothing */
-    KVF_ADVICE_WILL_NEED   /* soon: begin to read now */
+    KVF_ADVICE_WILL_NEED,  /* soon: begin to read now */
+    KVF_ADVICE_DONE        /* not again: its pages need not stay in this process */
 } kvf_file_advice;
 void kvf_file_advise(const void *data, size_t bytes, kvf_file_advice advice);
 

@@ -198,6 +198,8 @@ static kvf_status add_shard(kvf_tensor_set *set, char *path, kvf_error *error)
                                 file->path, &header, error);
     if (status == KVF_OK)
         status = add_tensors(set, file, header, header_bytes, error);
+    if (header)
+        kvf_file_advise(file->map.data, LENGTH_BYTES + header_bytes, KVF_ADVICE_DONE);
     cJSON_Delete(header);
     return status;
 }
@@ -312,6 +314,7 @@ kvf_status kvf_safetensors_read_index(kvf_tensor_set *set, const char *dir, cons
     kvf_status status = kvf_json_parse(file->data, file->bytes, index, &json, error);
     if (status != KVF_OK)
         return status;
+    kvf_file_advise(file->data, file->bytes, KVF_ADVICE_DONE);
     const cJSON *weight_map = kvf_json_get(json, "weight_map");
     if (!cJSON_IsObject(weight_map))
         status = kvf_fail(error, KVF_FILE_FORMAT, "%s: has no \"weight_map\" that is an object",

@@ -76,11 +76,30 @@ static uint64_t text_checksum(const char *text)
 /* ---- Checksums of the data ------------------------------------------------------- */
 
 /* docs/FORMAT.md 10.6. */
-#define WHOLE_BYTES (UINT64_C(1) << 20)
+#define MAX_WHOLE_BYTES (UINT64_C(1) << 20)
+#define MAX_ALL_WHOLE_BYTES (UINT64_C(256) << 20)
 #define SAMPLE_BYTES UINT64_C(4096)
 #define SAMPLE_EVERY_BYTES (UINT64_C(4) << 20)
 /* Tensors whose samples are asked for before the first is read: a disk works on many at once. */
 #define TENSORS_AHEAD 32
+
+/*
+ * Tensors up to so many bytes are read whole. DeepSeek's own form has 34,000 planes of scales of
+ * 256 KiB, 9 GB in all: so less where the sum would be too long to read before a save.
+ */
+static uint64_t whole_bytes_of(const kvf_tensor_set *files)
+{
+    uint64_t limit = MAX_WHOLE_BYTES;
+    for (; limit > SAMPLE_BYTES; limit /= 2) {
+        uint64_t sum = 0;
+        const kvf_tensor *tensor;
+        for (uint32_t i = 0; (tensor = kvf_tensor_set_at(files, i)); i++)
+            sum += tensor->bytes <= limit ? tensor->bytes : 0;
+        if (sum <= MAX_ALL_WHOLE_BYTES)
+            break;
+    }
+    return limit;
+}
 
 static uint64_t count_samples(uint64_t bytes)
 {
@@ -95,9 +114,9 @@ static const char *sample_of(const kvf_tensor *tensor, uint64_t i)
     return (const char *)tensor->data + room / steps * i + room % steps * i / steps;
 }
 
-static void ask_for_samples(const kvf_tensor *tensor)
+static void ask_for_samples(const kvf_tensor *tensor, uint64_t whole_bytes)
 {
-    if (tensor->bytes <= WHOLE_BYTES) {
+    if (tensor->bytes <= whole_bytes) {
         kvf_file_advise(tensor->data, tensor->bytes, KVF_ADVICE_WILL_NEED);
         return;
     }
@@ -105,9 +124,9 @@ static void ask_for_samples(const kvf_tensor *tensor)
         kvf_file_advise(sample_of(tensor, i), SAMPLE_BYTES, KVF_ADVICE_WILL_NEED);
 }
 
-static uint64_t sampled_checksum(const kvf_tensor *tensor)
+static uint64_t sampled_checksum(const kvf_tensor *tensor, uint64_t whole_bytes)
 {
-    if (tensor->bytes <= WHOLE_BYTES)
+    if (tensor->bytes <= whole_bytes)
         return kvf_checksum(tensor->data, tensor->bytes);
     kvf_checksum_state state;
     kvf_checksum_begin(&state);
@@ -118,6 +137,7 @@ static uint64_t sampled_checksum(const kvf_tensor *tensor)
 
 typedef struct hash_work {
     const kvf_tensor_set *files;
+    uint64_t whole_bytes; /* of sum_samples */
     uint64_t *sums;
 } hash_work;
 
@@ -126,9 +146,10 @@ static void sum_samples(void *context, size_t first, size_t end, uint32_t thread
     const hash_work *work = context;
     (void)thread;
     for (size_t i = first; i < end; i++)
-        ask_for_samples(kvf_tensor_set_at(work->files, (uint32_t)i));
+        ask_for_samples(kvf_tensor_set_at(work->files, (uint32_t)i), work->whole_bytes);
     for (size_t i = first; i < end; i++)
-        work->sums[i] = sampled_checksum(kvf_tensor_set_at(work->files, (uint32_t)i));
+        work->sums[i] =
+            sampled_checksum(kvf_tensor_set_at(work->files, (uint32_t)i), work->whole_bytes);
 }
 
 static void sum_all(void *context, size_t first, size_t end, uint32_t thread)
@@ -181,7 +202,7 @@ static kvf_status make(uint64_t version, const kvf_model_config *config,
     if (!list.numbers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to fingerprint %u tensors", n_tensors);
     if (!sums) {
-        hash_work work = {files, list.numbers + n_numbers};
+        hash_work work = {files, whole_bytes_of(files), list.numbers + n_numbers};
         kvf_device_run(device, n_tensors, task == sum_samples ? TENSORS_AHEAD : 1, task, &work);
         sums = work.sums;
     }

@@ -201,10 +201,39 @@ static void copy_jobs(void *context, size_t first, size_t end, uint32_t thread)
     }
 }
 
+static void advise_files(const kvf_tensor_set *files, kvf_file_advice advice)
+{
+    const kvf_tensor_file *file;
+    for (uint32_t i = 0; (file = kvf_tensor_set_file(files, i)); i++)
+        kvf_file_advise(file->map.data, file->map.bytes, advice);
+}
+
+/*
+ * Vectors lie among matrices that nobody reads yet: where the system reads ahead at each of
+ * them, it brings in gigabytes of a large checkpoint. So all are asked for at once, each alone.
+ * A backend that copies its matrices reads nearly everything, upwards.
+ */
+static void advise_copies(const struct loader *loader)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < loader->n_jobs; i++)
+        bytes += loader->jobs[i].place.bytes;
+    if (bytes > kvf_tensor_set_mapped_bytes(loader->weights->files) / 2) {
+        advise_files(loader->weights->files, KVF_ADVICE_SEQUENTIAL);
+        return;
+    }
+    advise_files(loader->weights->files, KVF_ADVICE_RANDOM);
+    for (size_t i = 0; i < loader->n_jobs; i++)
+        kvf_file_advise(loader->jobs[i].place.data, loader->jobs[i].place.bytes,
+                        KVF_ADVICE_WILL_NEED);
+}
+
 static kvf_status copy_all(struct loader *loader)
 {
     const size_t n = loader->n_jobs;
+    advise_copies(loader);
     kvf_device_run(loader->weights->device, n, 1, copy_jobs, loader);
+    advise_files(loader->weights->files, KVF_ADVICE_NORMAL);
     for (size_t i = 0; i < n; i++) { /* in order, so that the message does not depend on threads */
         const struct job *job = &loader->jobs[i];
         if (job->bad < job->n_values)

@@ -13,6 +13,7 @@
 #include "cli/nearest.h"
 #include "cli/options.h"
 #include "cli/units.h"
+#include "engine/amounts.h"
 
 #include <getopt.h>
 #include <stdarg.h>
@@ -104,19 +105,19 @@ static void check_fraction(const char *text)
 /* A number as it is shown must be one that can be typed, where it is shown exactly. */
 static void check_shown(uint64_t number)
 {
-    char text[CLI_NUMBER_BYTES];
+    char text[KVF_NUMBER_BYTES];
     char reason[256];
     uint64_t value;
-    cli_format_context(number, text);
+    kvf_show_context(number, text);
     FUZZ_REQUIRE(
         strchr(text, ',') ||
         (cli_parse_size(text, 0, UINT64_MAX, &value, reason, sizeof reason) && value == number));
-    FUZZ_REQUIRE(strlen(cli_format_bytes(number, text)) < CLI_NUMBER_BYTES);
-    FUZZ_REQUIRE(strlen(cli_format_count(number, text)) < CLI_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_bytes(number, text)) < KVF_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_count(number, text)) < KVF_NUMBER_BYTES);
     double real;
     memcpy(&real, &number, sizeof real);
-    FUZZ_REQUIRE(strlen(cli_format_microseconds(real, text)) < CLI_NUMBER_BYTES);
-    FUZZ_REQUIRE(strlen(cli_format_rate(real, text)) < CLI_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_microseconds(real, text)) < KVF_NUMBER_BYTES);
+    FUZZ_REQUIRE(strlen(kvf_show_rate(real, text)) < KVF_NUMBER_BYTES);
 }
 
 static void check_number(const char *text)
@@ -137,16 +138,18 @@ static void check_number(const char *text)
 /* What an accepted command line promises, whatever it was. */
 static void check_options(const cli_options *o)
 {
-    FUZZ_REQUIRE(o->profile < KVF_PROFILE_COUNT && o->n_threads <= KVF_MAX_THREADS);
-    FUZZ_REQUIRE(o->chunk_tokens >= 1 && o->chunk_tokens <= 65536);
-    FUZZ_REQUIRE(o->score_tile_tokens <= 65536 && o->n_contexts <= CLI_MAX_CONTEXTS);
-    FUZZ_REQUIRE(o->temperature >= 0 && o->temperature <= 100);
-    FUZZ_REQUIRE(o->top_p >= 0 && o->top_p <= 1 && o->min_p >= 0 && o->min_p <= 1);
-    FUZZ_REQUIRE(o->window_tokens >= 2 && o->max_tokens >= 1 && o->n_runs <= 200);
+    FUZZ_REQUIRE(o->engine.profile < KVF_PROFILE_COUNT && o->engine.n_threads <= KVF_MAX_THREADS);
+    FUZZ_REQUIRE(o->engine.chunk_tokens >= 1 && o->engine.chunk_tokens <= 65536);
+    FUZZ_REQUIRE(o->engine.score_tile_tokens <= 65536 && o->n_contexts <= CLI_MAX_CONTEXTS);
+    FUZZ_REQUIRE(o->engine.temperature >= 0 && o->engine.temperature <= 100);
+    FUZZ_REQUIRE(o->engine.top_p >= 0 && o->engine.top_p <= 1 && o->engine.min_p >= 0 &&
+                 o->engine.min_p <= 1);
+    FUZZ_REQUIRE(o->window_tokens >= 2 && o->engine.max_tokens >= 1 && o->n_runs <= 200);
     FUZZ_REQUIRE(!o->prompt || !o->file);
     for (uint32_t i = 0; i < o->n_contexts; i++) {
         FUZZ_REQUIRE(o->contexts[i] >= 1 && o->contexts[i] <= UINT64_C(1) << 40);
-        const kvf_session_options session = cli_options_session(o, o->profile, o->contexts[i]);
+        const kvf_session_options session =
+            kvf_engine_session_options(&o->engine, o->engine.profile, o->contexts[i]);
         FUZZ_REQUIRE(session.chunk_tokens >= 1 && session.chunk_tokens <= session.max_tokens);
     }
 }

@@ -98,6 +98,24 @@ class Fingerprint(unittest.TestCase):
                     self.with_others(fingerprint, own, found)))
                 self.assertEqual(shown == numbers["none"], all(not seen for _, seen in edits))
 
+    def test_very_many_small_tensors_are_sampled_too(self):
+        """All of up to 256 KiB have over 2^28 bytes, those of up to 128 KiB (one too, by a byte) are read whole."""
+        sizes = [256 << 10] * 1025 + [(128 << 10) + 1, 128 << 10]
+        data = {b"mtp.%d" % i: bytes([i % 251]) * size for i, size in enumerate(sizes)}
+        found = [(name, "U8", [len(content)], content) for name, content in data.items()]
+        with tempfile.TemporaryDirectory() as model:
+            self.write_model(model, data)
+            shown = self.inspected(model)["fingerprint"]
+            expected = fingerprint.numbers_of([*fingerprint.tensors(options.model), *found])
+            self.assertEqual(shown, "%016x" % fingerprint.fingerprint(self.config, expected))
+            with open(os.path.join(model, "more.safetensors"), "r+b") as file:  # the two smaller ones
+                end = file.seek(0, os.SEEK_END)
+                for back, seen in (((128 << 10) + (64 << 10), False), (64 << 10, True)):
+                    file.seek(end - back)
+                    file.write(b"\xff")
+                    file.flush()
+                    self.assertEqual(self.inspected(model)["fingerprint"] != shown, seen, back)
+
     def with_others(self, oracle, own, found):
         """Numbers of the model's tensors, which were summed, with those of others in their places."""
         names = {name for name, *_ in found}

@@ -65,9 +65,17 @@ def tensors(folder):
                 yield name.encode(), about["dtype"], about["shape"], content[at + begin : at + end]
 
 
-def sample(data):
+def whole_limit(sizes):
+    """Tensors of at most so many bytes are summed whole in version 2."""
+    for shift in range(20, 12, -1):
+        if sum(size for size in sizes if size <= 1 << shift) <= 256 << 20:
+            return 1 << shift
+    return 1 << 12
+
+
+def sample(data, limit):
     """What version 2 takes of a tensor's data."""
-    if len(data) <= 1 << 20:
+    if len(data) <= limit:
         return data
     n = 2 + len(data) // (4 << 20)
     places = [i * (len(data) - 4096) // (n - 1) for i in range(n)]
@@ -81,8 +89,10 @@ def tensor_numbers(folder, version=SAMPLED):
 def numbers_of(found, version=SAMPLED):
     """found: (name, type's name, shape, data) of all tensors."""
     numbers = b""
-    for name, dtype, shape, data in sorted(found):
-        summed = checksum(sample(data) if version == SAMPLED else data)
+    found = sorted(found)
+    limit = whole_limit([len(data) for _, _, _, data in found])
+    for name, dtype, shape, data in found:
+        summed = checksum(sample(data, limit) if version == SAMPLED else data)
         numbers += u64(checksum(name), checksum(dtype.encode()), len(shape), *shape, summed)
     return numbers
 

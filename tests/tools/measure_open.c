@@ -6,12 +6,14 @@
  *   resident_bytes   the most that the process had in memory
  *   planned_bytes    of that, what was asked of the device: vectors, tables, activations
  *   beyond_bytes     the rest: program, headers, names, pages of files that were read
+ *   fingerprint_seconds  of the samples that a save needs, afterwards
  */
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 
-#include "cli/clock.h"
+#include "clock.h"
+#include "model/fingerprint.h"
 #include "model/model.h"
 
 static unsigned long long peak_resident_bytes(void)
@@ -48,9 +50,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "measure_open: %s\n", error.message);
         return 2;
     }
-    const double started = cli_seconds();
+    const double started = kvf_seconds();
     const kvf_status status = kvf_model_load(device, argv[1], 1, &model, &error);
-    const double seconds = cli_seconds() - started;
+    const double seconds = kvf_seconds() - started;
     if (status != KVF_OK) {
         fprintf(stderr, "measure_open: %s\n", error.message);
         kvf_device_close(device);
@@ -58,11 +60,15 @@ int main(int argc, char **argv)
     }
     const unsigned long long resident = peak_resident_bytes();
     const unsigned long long planned = planned_bytes(model);
+    uint64_t fingerprint;
+    const double summed = kvf_seconds();
+    if (kvf_fingerprint(&model->config, model->files, device, &fingerprint, &error) != KVF_OK)
+        fprintf(stderr, "measure_open: %s\n", error.message);
     printf(
         "{\"path\": \"%s\", \"mapped_bytes\": %llu, \"seconds\": %.3f, \"resident_bytes\": %llu, "
-        "\"planned_bytes\": %llu, \"beyond_bytes\": %lld}\n",
+        "\"planned_bytes\": %llu, \"beyond_bytes\": %lld, \"fingerprint_seconds\": %.3f}\n",
         argv[1], (unsigned long long)kvf_tensor_set_mapped_bytes(model->files), seconds, resident,
-        planned, (long long)(resident - planned));
+        planned, (long long)(resident - planned), kvf_seconds() - summed);
     kvf_model_free(model);
     kvf_device_close(device);
     return 0;

@@ -11,7 +11,7 @@
 
 #include "bench/matmul.h"
 #include "bench/measure.h"
-#include "cli/clock.h"
+#include "clock.h"
 #include "error.h"
 #include "model/model.h"
 #include "weight/weight.h"
@@ -195,10 +195,10 @@ static bench_spread run_steps(const settings *s, kvf_model *model)
         done += n;
     }
     for (uint32_t i = 0; i <= s->n_steps; i++) { /* one more, to warm up */
-        const double started = cli_seconds();
+        const double started = kvf_seconds();
         require(kvf_model_forward(model, session, &tokens[i % 7], 1, NULL, &error), &error);
         if (i > 0)
-            seconds[i - 1] = cli_seconds() - started;
+            seconds[i - 1] = kvf_seconds() - started;
     }
     kvf_session_close(session);
     const bench_spread spread = bench_spread_of(seconds, s->n_steps);

@@ -2,7 +2,7 @@
  * Limits of a process, from trees of files as Linux shows them: both versions of cgroups,
  * every level, containers, and files that are not there or make no sense.
  */
-#include "cli/limits.h"
+#include "engine/limits.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -62,24 +62,24 @@ static void put_number(const char *folder, const char *name, uint64_t value)
     put(path, text);
 }
 
-static cli_limits find_with(uint64_t data_bytes, uint64_t address_bytes)
+static kvf_limits find_with(uint64_t data_bytes, uint64_t address_bytes)
 {
-    const cli_system system = {.root = root,
+    const kvf_system system = {.root = root,
                                .machine_bytes = 1000 * MB,
                                .data_bytes = data_bytes,
                                .address_bytes = address_bytes,
                                .page_bytes = 4096};
-    cli_limits limits;
-    cli_limits_find(&system, &limits);
+    kvf_limits limits;
+    kvf_limits_find(&system, &limits);
     return limits;
 }
 
-static cli_limit memory(void)
+static kvf_limit memory(void)
 {
-    return find_with(UINT64_MAX, UINT64_MAX).tightest[CLI_LIMIT_MEMORY];
+    return find_with(UINT64_MAX, UINT64_MAX).tightest[KVF_LIMIT_MEMORY];
 }
 
-static void expect(cli_limit limit, const char *name, uint64_t bytes, uint64_t left_bytes)
+static void expect(kvf_limit limit, const char *name, uint64_t bytes, uint64_t left_bytes)
 {
     assert_string_equal(limit.name, name);
     assert_int_equal(limit.bytes, bytes);
@@ -96,10 +96,10 @@ static void expect(cli_limit limit, const char *name, uint64_t bytes, uint64_t l
 static void without_files_there_is_the_machine(void **state)
 {
     (void)state;
-    const cli_limits limits = find_with(UINT64_MAX, UINT64_MAX);
-    expect(limits.tightest[CLI_LIMIT_MEMORY], "this machine", 1000 * MB, 1000 * MB);
-    assert_int_equal(limits.tightest[CLI_LIMIT_DATA].left_bytes, UINT64_MAX);
-    assert_int_equal(limits.tightest[CLI_LIMIT_ADDRESSES].left_bytes, UINT64_MAX);
+    const kvf_limits limits = find_with(UINT64_MAX, UINT64_MAX);
+    expect(limits.tightest[KVF_LIMIT_MEMORY], "this machine", 1000 * MB, 1000 * MB);
+    assert_int_equal(limits.tightest[KVF_LIMIT_DATA].left_bytes, UINT64_MAX);
+    assert_int_equal(limits.tightest[KVF_LIMIT_ADDRESSES].left_bytes, UINT64_MAX);
     assert_int_equal(limits.slow.left_bytes, UINT64_MAX);
 }
 
@@ -122,15 +122,15 @@ static void limits_of_the_process_count_what_it_has(void **state)
 {
     (void)state;
     put("/proc/self/statm", "25600 5000 900 300 0 12800 0\n"); /* 100 MB, 50 MB of them data */
-    const cli_limits limits = find_with(80 * MB, 300 * MB);
-    expect(limits.tightest[CLI_LIMIT_DATA], "this process's data limit (ulimit -d)", 80 * MB,
+    const kvf_limits limits = find_with(80 * MB, 300 * MB);
+    expect(limits.tightest[KVF_LIMIT_DATA], "this process's data limit (ulimit -d)", 80 * MB,
            30 * MB);
-    expect(limits.tightest[CLI_LIMIT_ADDRESSES], "this process's address limit (ulimit -v)",
+    expect(limits.tightest[KVF_LIMIT_ADDRESSES], "this process's address limit (ulimit -v)",
            300 * MB, 200 * MB);
     /* A limit that was lowered below what is there leaves nothing, and not 2^64. */
-    assert_int_equal(find_with(10 * MB, 10 * MB).tightest[CLI_LIMIT_DATA].left_bytes, 0);
+    assert_int_equal(find_with(10 * MB, 10 * MB).tightest[KVF_LIMIT_DATA].left_bytes, 0);
     put("/proc/self/statm", "who knows\n");
-    assert_int_equal(find_with(80 * MB, UINT64_MAX).tightest[CLI_LIMIT_DATA].left_bytes, 80 * MB);
+    assert_int_equal(find_with(80 * MB, UINT64_MAX).tightest[KVF_LIMIT_DATA].left_bytes, 80 * MB);
 }
 
 static void without_overcommit_all_that_is_asked_for_counts(void **state)
@@ -139,12 +139,12 @@ static void without_overcommit_all_that_is_asked_for_counts(void **state)
     put("/proc/meminfo", "MemTotal:  819200 kB\nCommitLimit:  409600 kB\n"
                          "Committed_AS:  307200 kB\n");
     put("/proc/sys/vm/overcommit_memory", "1\n");
-    assert_int_equal(find_with(UINT64_MAX, UINT64_MAX).tightest[CLI_LIMIT_DATA].left_bytes,
+    assert_int_equal(find_with(UINT64_MAX, UINT64_MAX).tightest[KVF_LIMIT_DATA].left_bytes,
                      UINT64_MAX);
     put("/proc/sys/vm/overcommit_memory", "2\n");
-    expect(find_with(UINT64_MAX, UINT64_MAX).tightest[CLI_LIMIT_DATA],
+    expect(find_with(UINT64_MAX, UINT64_MAX).tightest[KVF_LIMIT_DATA],
            "the system (vm.overcommit_memory is 2)", 400 * MB, 100 * MB);
-    expect(find_with(90 * MB, UINT64_MAX).tightest[CLI_LIMIT_DATA],
+    expect(find_with(90 * MB, UINT64_MAX).tightest[KVF_LIMIT_DATA],
            "this process's data limit (ulimit -d)", 90 * MB, 90 * MB);
 }
 
@@ -194,8 +194,8 @@ static void memory_high_slows_and_refuses_nothing(void **state)
     put("/proc/self/cgroup", "0::/a\n");
     put_number("/sys/fs/cgroup/a", "memory.high", 200 * MB);
     put_number("/sys/fs/cgroup/a", "memory.current", 50 * MB);
-    const cli_limits limits = find_with(UINT64_MAX, UINT64_MAX);
-    assert_string_equal(limits.tightest[CLI_LIMIT_MEMORY].name, "this machine");
+    const kvf_limits limits = find_with(UINT64_MAX, UINT64_MAX);
+    assert_string_equal(limits.tightest[KVF_LIMIT_MEMORY].name, "this machine");
     expect(limits.slow, "memory.high of the cgroup /sys/fs/cgroup/a", 200 * MB, 150 * MB);
 }
 
@@ -300,12 +300,12 @@ static void nonsense_sets_no_limit(void **state)
 static void this_process_has_limits(void **state)
 {
     (void)state;
-    cli_limits limits;
-    cli_limits_read(&limits);
-    assert_true(limits.tightest[CLI_LIMIT_MEMORY].bytes > 0);
-    assert_true(limits.tightest[CLI_LIMIT_MEMORY].bytes < UINT64_MAX);
-    cli_limits_lower(&limits, CLI_LIMIT_MEMORY, "the GPU", 5, 7);
-    expect(limits.tightest[CLI_LIMIT_MEMORY], "the GPU", 5, 5);
+    kvf_limits limits;
+    kvf_limits_read(&limits);
+    assert_true(limits.tightest[KVF_LIMIT_MEMORY].bytes > 0);
+    assert_true(limits.tightest[KVF_LIMIT_MEMORY].bytes < UINT64_MAX);
+    kvf_limits_lower(&limits, KVF_LIMIT_MEMORY, "the GPU", 5, 7);
+    expect(limits.tightest[KVF_LIMIT_MEMORY], "the GPU", 5, 5);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_root, remove_root)

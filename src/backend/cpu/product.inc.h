@@ -5,6 +5,7 @@
  *   v16, b16 and their operations        16 lanes, 16 bytes
  *   V16_TILE_ROWS x V16_TILE_TOKENS      outputs computed together in registers
  *   V16_FINISH                           whether v16_finish is there, for all sums at once
+ *   V16_TILE_STEP                        whether v16_tile_step is there
  * and from products_*.c, which includes this alone: KVF_PRODUCT_ISA (product_isa.inc.h).
  * Tested combinations: scalar 1x1, avx2 2x3, avx512 4x6, neon 2x3.
  *
@@ -40,6 +41,26 @@ v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *o
 }
 #endif
 
+#ifndef V16_TILE_STEP
+/* acc[t][r] += 16 values of row r times those of token t. */
+static inline __attribute__((always_inline)) void
+v16_tile_step(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const float *rows,
+              const float *const *tokens, size_t at, const int n_tokens)
+{
+    v16 row[V16_TILE_ROWS];
+    KVF_UNROLL
+    for (int r = 0; r < V16_TILE_ROWS; r++)
+        row[r] = v16_load(rows + r * 16);
+    KVF_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        const v16 token = v16_load(tokens[t] + at);
+        KVF_UNROLL
+        for (int r = 0; r < V16_TILE_ROWS; r++)
+            acc[t][r] = v16_fma(row[r], token, acc[t][r]);
+    }
+}
+#endif
+
 /* What a tile of rows and tokens begins with and ends in. */
 typedef struct tile_ends {
     bool is_first;
@@ -65,17 +86,8 @@ static inline __attribute__((always_inline)) void tile_block(const float *panel,
         acc[t][r] =
             ends.is_first ? v16_set1(0.0f) : v16_load(ends.sums + (t * KVF_PRODUCT_ROWS + r) * 16);
     for (uint32_t g = 0; g < n_groups; g++) {
-        v16 row[V16_TILE_ROWS];
-        KVF_UNROLL
-        for (int r = 0; r < V16_TILE_ROWS; r++)
-            row[r] = v16_load(panel + ((size_t)g * V16_TILE_ROWS + r) * 16);
-        KVF_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            const v16 token = v16_load(tokens[t] + (size_t)g * 16);
-            KVF_UNROLL
-            for (int r = 0; r < V16_TILE_ROWS; r++)
-                acc[t][r] = v16_fma(row[r], token, acc[t][r]);
-        }
+        v16_tile_step(acc, panel + (size_t)g * V16_TILE_ROWS * 16, tokens, (size_t)g * 16,
+                      n_tokens);
     }
     if (ends.is_last) {
         v16_finish(acc, n_tokens, ends.out, ends.stride);
@@ -145,6 +157,19 @@ void KVF_PRODUCT_NAME(swiglu)(float *gate, const float *up, float limit, size_t 
     }
 }
 
+/*
+ * Asks for the bytes that lie so far ahead, a cache line at a time, into the L2 cache. The rows
+ * of a dot are a page or less each in most types, so the processor's own streams end soon after
+ * they began: without this, fp8 came out of memory at 8.6 GB/s a core, with it at 13.3.
+ */
+static inline __attribute__((always_inline)) void
+prefetch_ahead(const uint8_t *bytes, size_t ahead_bytes, const int n_bytes)
+{
+    const char *ahead = (const char *)((uintptr_t)bytes + ahead_bytes);
+    for (int at = 0; at < n_bytes; at += 64)
+        __builtin_prefetch(ahead + at, 0, 2);
+}
+
 /* ---- Types ----------------------------------------------------------------------- */
 
 #define KVF_TYPE f32
@@ -153,13 +178,13 @@ void KVF_PRODUCT_NAME(swiglu)(float *gate, const float *up, float limit, size_t 
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE f16
-#define KVF_TYPE_UNIT 16
-#define KVF_TYPE_BYTES 32
+#define KVF_TYPE_UNIT 32
+#define KVF_TYPE_BYTES 64
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE bf16
-#define KVF_TYPE_UNIT 16
-#define KVF_TYPE_BYTES 32
+#define KVF_TYPE_UNIT 32
+#define KVF_TYPE_BYTES 64
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE fp8_e8m0

@@ -46,11 +46,14 @@ static inline __attribute__((always_inline)) void DOT_ROWS(const kvf_matrix *mat
         place[r] = place_of_row(matrix, row + (uint32_t)r, KVF_TYPE_SCALE_ROWS);
     }
     const uint32_t n_units = matrix->cols / KVF_TYPE_UNIT;
+    const size_t ahead_bytes = KVF_DOT_ROWS * matrix->row_bytes; /* the next call's */
     for (uint32_t u = 0; u < n_units; u++) {
         KVF_UNROLL
         for (int r = 0; r < n_rows; r++) {
-            const UNIT_OF unit =
-                OPEN(place[r].data + (size_t)u * KVF_TYPE_BYTES, place[r].scales, u);
+            const uint8_t *bytes = place[r].data + (size_t)u * KVF_TYPE_BYTES;
+            if (n_rows > 1)
+                prefetch_ahead(bytes, ahead_bytes, KVF_TYPE_BYTES);
+            const UNIT_OF unit = OPEN(bytes, place[r].scales, u);
             KVF_UNROLL
             for (int g = 0; g < UNIT_GROUPS; g++)
                 sums[r] = v16_fma(GROUP(&unit, g), v16_load(x + (size_t)u * KVF_TYPE_UNIT + 16 * g),

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/x86/b16.h"
 
 typedef struct v16 {
@@ -313,6 +314,41 @@ v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *o
         _mm_storeh_pi((__m64 *)(out + stride), pairs);
     if (n_tokens > 2)
         _mm_storel_pi((__m64 *)(out + 2 * stride), _mm_unpackhi_ps(low, high));
+}
+
+/* In a register: gcc would load it again for each of its multiply-adds. */
+static inline __m256 v8_load_once(const float *p)
+{
+    __m256 eight = _mm256_loadu_ps(p);
+    __asm__("" : "+x"(eight));
+    return eight;
+}
+
+/*
+ * One half of all, then the other: 12 sums, two rows and a token are 15 of 16 registers, and 10
+ * loads serve 12 multiply-adds. Whole rows would take 18 registers, or 18 loads.
+ */
+#define V16_TILE_STEP
+static inline __attribute__((always_inline)) void
+v16_tile_step(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const float *rows,
+              const float *const *tokens, size_t at, const int n_tokens)
+{
+    const __m256 low0 = _mm256_loadu_ps(rows);
+    const __m256 low1 = _mm256_loadu_ps(rows + 16);
+    KVF_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        const __m256 token = v8_load_once(tokens[t] + at);
+        acc[t][0].lo = _mm256_fmadd_ps(low0, token, acc[t][0].lo);
+        acc[t][1].lo = _mm256_fmadd_ps(low1, token, acc[t][1].lo);
+    }
+    const __m256 high0 = _mm256_loadu_ps(rows + 8);
+    const __m256 high1 = _mm256_loadu_ps(rows + 24);
+    KVF_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        const __m256 token = v8_load_once(tokens[t] + at + 8);
+        acc[t][0].hi = _mm256_fmadd_ps(high0, token, acc[t][0].hi);
+        acc[t][1].hi = _mm256_fmadd_ps(high1, token, acc[t][1].hi);
+    }
 }
 
 /* ---- Codes of weights ------------------------------------------------------------ */
