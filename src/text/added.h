@@ -6,21 +6,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/*
- * A tree of bytes: the way from the root spells a token. All zero has none. Children of a node are
- * a list, which is short: what many tokens share they share from the beginning on.
- */
-typedef struct kvf_added_node {
-    uint32_t child; /* the first; 0: none */
-    uint32_t next;  /* child of the same node; 0: none */
-    int32_t id;     /* of the token that ends here; -1: none */
+/* From a node of a tree of bytes to the one behind a byte. */
+typedef struct kvf_added_edge {
+    uint32_t child; /* 0: the place is free */
+    uint32_t node;
     unsigned char byte;
-} kvf_added_node;
+} kvf_added_edge;
 
+/*
+ * The way from the root, node 0, spells a token. Edges are in a hash, so that a step takes the same
+ * time whatever tokens there are. All zero has none.
+ */
 typedef struct kvf_added {
-    kvf_added_node *nodes; /* [n_nodes], malloc'd; the first is the root */
+    kvf_added_edge *edges; /* [edge_mask + 1], at most half of them used */
+    uint32_t edge_mask;
+    int32_t *ids; /* [id_capacity], of the tokens that end at a node; -1: none does */
     uint32_t n_nodes;
-    uint32_t capacity;
+    uint32_t id_capacity;
     bool begins[256]; /* whether a token begins with that byte */
 } kvf_added;
 

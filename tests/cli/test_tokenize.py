@@ -31,7 +31,7 @@ class TokenizeTest(CliTest):
 
 class Command(TokenizeTest):
     def test_text_in_three_ways(self):
-        text = "eat the tea, \u00e9t\u00e9 \u4e2d\u6587\n"
+        text = "haooee eehaoo, \u00e9t\u00e9 \u4e2d\u6587\n"
         expected = self.ids("-m", FIXTURE, "-p", text)
         self.assertGreater(len(expected), 5)
         self.assertLess(len(expected), len(text.encode()))
@@ -143,7 +143,8 @@ class WithAModel(TokenizeTest):
         for seed in range(3):
             options = ("run", "-m", model, "--raw", "-p", "eat", "-n", 40, "--temperature", 5, "--seed", seed)
             record = self.json_lines(*options)[0]
-            self.assertEqual(self.good(*options).stdout.decode(), record["text"] + "\n")
+            streamed = self.good(*options).stdout.decode()
+            self.assertEqual(streamed.replace("\0", "\ufffd"), record["text"] + "\n")  # cJSON has no NUL
 
     def test_without_raw_a_text_is_a_turn_of_a_conversation(self):
         model = self.checkpoint()
@@ -163,7 +164,7 @@ class WithAModel(TokenizeTest):
 
     def test_a_prompt_is_measured_in_tokens(self):
         model = self.checkpoint()
-        text = "nteeht ate " * 40
+        text = "haooee ooe " * 40
         n = len(self.ids("-m", model, "-p", text)) + 1
         self.assertLess(n, len(text))
         self.good("run", "-m", model, "--raw", "-p", text, "--ctx", n + 1, "-n", 1)
@@ -172,7 +173,7 @@ class WithAModel(TokenizeTest):
 
     def test_score_reads_text_as_it_reads_ids(self):
         model = self.checkpoint()
-        text = "".join(random.Random(2).choices(["eat ", "the", " tea\n", "\u4e2d\u6587", "12 ", "<think>", ".\n\n", "  ", "\u00e9"],
+        text = "".join(random.Random(2).choices(["haooee ", "the", " tea\n", "\u4e2d\u6587", "12 ", "<think>", ".\n\n", "  ", "\u00e9"],
                                                 k=400))
         ids = self.ids("-m", model, "-p", text)
         by_text = self.json_lines("score", "-m", model, "-f", self.write("t", text), "--window", 129)[0]
@@ -190,15 +191,15 @@ class WithAModel(TokenizeTest):
     def test_score_of_a_text_that_is_longer_than_a_block(self):
         model = self.checkpoint()
         # Around 64 KiB, where it is read in parts: what a part alone would encode otherwise.
-        text = "nteeht" * 10921 + " 123456nteeht\n\n  \u4e2d\u6587"
+        text = "o" * 65520 + " 123456haooee\n\n  \u4e2d\u6587"
         self.assertLess(len(text.encode()) - (1 << 16), 30)
         ids = self.ids("-m", model, "-f", self.write("t", text))
-        record = self.json_lines("score", "-m", model, "-f", self.path("t"), "--window", 2048)[0]
-        windows = len(ids) // 2047
-        self.assertEqual((record["windows"], record["dropped"]), (windows, len(ids) - windows * 2047))
-        with_bos = [id_ for at in range(windows) for id_ in [256, *ids[at * 2047:at * 2047 + 2047]]]
+        record = self.json_lines("score", "-m", model, "-f", self.path("t"), "--window", 512)[0]
+        windows = len(ids) // 511
+        self.assertEqual((record["windows"], record["dropped"]), (windows, len(ids) - windows * 511))
+        with_bos = [id_ for at in range(windows) for id_ in [256, *ids[at * 511:at * 511 + 511]]]
         by_ids = self.json_lines("score", "-m", model, "--ids", self.write("i", "\n".join(map(str, with_bos))),
-                                 "--window", 2048)[0]
+                                 "--window", 512)[0]
         self.assertEqual(record["nats"], by_ids["nats"])
 
     def test_verify_takes_text(self):

@@ -94,11 +94,11 @@ def describe_merges(merges):
     return _describe(random.Random(1), pairs, list(dict.fromkeys(left + right for left, right in pairs)))
 
 
-def describe(seed, n_merged, common=tuple(COMMON), characters="", trained=False):
+def describe(seed, n_merged, common=tuple(COMMON), characters="", trained=False, first=()):
     """tokenizer.json as json.load would give it: bytes, three special tokens, merged and added ones.
-    characters become tokens first. trained: a merge ranks behind those that make its tokens; else anywhere."""
+    Pairs in `first`, and characters, become tokens first. trained: a merge ranks behind those that make its tokens; else anywhere."""
     chooser = random.Random(seed)
-    pairs, merged = merges_of(chooser, n_merged, common, pairs_of_characters(chooser, characters))
+    pairs, merged = merges_of(chooser, n_merged, common, [*first, *pairs_of_characters(chooser, characters)])
     if not trained:
         chooser.shuffle(pairs)  # rank has nothing to do with length or id
     return _describe(chooser, pairs, merged)
@@ -127,7 +127,8 @@ def _describe(chooser, pairs, merged):
 
 
 def fixture():
-    described = describe(1, 320 - 256 - len(SPECIAL) - len(ADDED), FEW)
+    doubled = [("o" * n, "o" * n) for n in (1, 2, 4, 8, 16, 32)]  # long texts of few tokens
+    described = describe(1, 320 - 256 - len(SPECIAL) - len(ADDED), FEW, first=doubled)
     return json.dumps(described, ensure_ascii=False, indent=1) + "\n"
 
 
