@@ -16,7 +16,7 @@ TEXT = Path(__file__).resolve().parent.parent / "text"
 sys.path.insert(0, str(TEXT))
 import gguf  # noqa: E402  (checkpoints has put its folder on the path)
 import v4  # noqa: E402
-from reference import BYTE  # noqa: E402
+from reference import BYTE, Tokenizer  # noqa: E402
 
 FIXTURE = TEXT / "fixture" / "tokenizer.json"
 ONE = struct.pack("<H", 0x3F80)  # as bf16
@@ -39,6 +39,12 @@ def _vocabulary():
 
 
 IDS = _vocabulary()
+REFERENCE = Tokenizer(json.loads(FIXTURE.read_text(encoding="utf-8")))
+
+
+def ids_of(*parts):
+    """Of markers, and of texts in which there are none."""
+    return [id_ for part in parts for id_ in ([IDS[part]] if part in REFERENCE.added else REFERENCE.plain(part))]
 
 
 def _matrix(ones):

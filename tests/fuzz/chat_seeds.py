@@ -1,6 +1,9 @@
 """Hand-made inputs of the fuzz targets for the chat format; seeds.py writes them."""
 import json
 
+import make_fixture  # seeds.py has put its folder on the path
+from reference import CHARACTER
+
 BAR = "\uff5c"
 EOS = f"<{BAR}end\u2581of\u2581sentence{BAR}>"
 DSML = f"{BAR}DSML{BAR}"
@@ -131,4 +134,44 @@ def answer():
         "tokens": tokens("a", "</think>", "b", "<x>", "\n\n<", DSML, "tool_calls>\n</", DSML, "tool_calls>", EOS,
                          thinking=1),
         "tokens_spelled": tokens("a</think>" + EOS, "</think>", block, EOS, thinking=1, step=3),
+    }
+
+
+def conversation():
+    """Held ids and an answer's, of the small tokenizer; bytes are ids by its vocabulary."""
+    described = json.loads(make_fixture.fixture())
+    vocabulary = described["model"]["vocab"]
+    added = {token["content"]: token["id"] for token in described["added_tokens"]}
+    bos, eos, user, assistant, query = (added[f"<{BAR}{name}{BAR}>"] for name in (
+        "begin\u2581of\u2581sentence", "end\u2581of\u2581sentence", "User", "Assistant", "query"))
+    think, end_think, dsml = added["<think>"], added["</think>"], added[DSML]
+    chat, thinking, stops = 1, 2, 4
+
+    def ids(parts):
+        for part in parts:
+            yield from [part] if isinstance(part, int) else (vocabulary[CHARACTER[b]] for b in part.encode())
+
+    def case(flags, held, said, stop=b"\0"):
+        held, said = list(ids(held)), list(ids(said))
+        return bytes([flags, len(held)]) + stop + b"".join(id_.to_bytes(2, "little") for id_ in held + said)
+
+    turn = [bos, user, "a", assistant]
+    call = ["\n\n<", dsml, "tool_calls>\n<", dsml, 'invoke name="f">\n<', dsml, 'parameter name="k" string="true">v</',
+            dsml, "parameter>\n</", dsml, "invoke>\n</", dsml, "tool_calls>"]
+    return {
+        "nothing": case(chat, [], []),
+        "answer": case(chat, [*turn, end_think], ["the tea", eos]),
+        "reasoning": case(chat | thinking, [*turn, think], ["he", end_think, "ate"]),
+        "goes_on": case(chat | thinking, [*turn, think, "he\n\n"], ["\n", end_think, "ate"]),
+        "calls": case(chat, [*turn, end_think], ["e", *call, eos]),
+        "calls_go_on": case(chat, [*turn, end_think, "e", *call[:5]], call[5:]),
+        "stop": case(chat | stops, [*turn, end_think], ["the tea"], b"t"),
+        "stop_at_the_end": case(chat | stops, [*turn, end_think], ["ehet"], b"t"),
+        "stop_in_reasoning": case(chat | thinking | stops, [*turn, think], ["tea", end_think, "the"], b"t"),
+        "question": case(chat, [bos, user, "half"], ["e"]),
+        "task": case(chat, [bos, user, "a", query], ["e"]),
+        "no_mode": case(chat | thinking, turn, ["e"]),
+        "plain": case(stops, ["the"], ["tea", end_think], b"a"),
+        "between": case(chat, [*turn, end_think, "e", eos, "he"], ["e"]),
+        "markers": case(chat, [eos, user, assistant, assistant, bos, user], [user, bos, eos, eos, think]),
     }
