@@ -191,7 +191,8 @@ kvf_status kvf_generator_ids(const kvf_generator *generator, kvf_ids *ids, kvf_e
     if (!kvf_ids_reserve(ids, held + 1))
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %llu tokens",
                         (unsigned long long)held + 1);
-    memcpy(ids->ids + ids->n, kvf_session_tokens(generator->session), held * sizeof *ids->ids);
+    if (held > 0)
+        memcpy(ids->ids + ids->n, kvf_session_tokens(generator->session), held * sizeof *ids->ids);
     ids->n += held;
     if (generator->pending >= 0)
         ids->ids[ids->n++] = generator->pending;
