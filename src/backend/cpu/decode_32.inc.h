@@ -4,19 +4,28 @@
  */
 #include "shared/iquant.h"
 
-/* fp4: codes 2 i and 2 i + 1 in byte i, a power of two for 32 of them in the plane. */
-typedef v16_e2m1 fp4_unit;
+/*
+ * fp4: codes 2 i and 2 i + 1 in byte i, a power of two for 32 of them in the plane. Four such
+ * blocks are a unit: as they lie together, one is asked for with one cache line.
+ */
+typedef struct fp4_unit {
+    const uint8_t *codes;
+    const uint8_t *scales;
+} fp4_unit;
 
 static inline void fp4_open(fp4_unit *unit, const uint8_t *bytes, const uint8_t *scales, uint32_t u)
 {
-    /* half of the power, since the book has doubled values; 255 is NaN here */
-    const uint32_t code = scales[u];
-    v16_e2m1_of(unit, v16_set1(kvf_float_of(half_powers[code + (code == 255)])), bytes);
+    unit->codes = bytes;
+    unit->scales = scales + 4 * (size_t)u;
 }
 
 static inline v16 fp4_group(const fp4_unit *unit, int g)
 {
-    return v16_e2m1_get(unit, g);
+    v16_e2m1 book;
+    /* half of the power, since the book has doubled values; 255 is NaN here */
+    v16_e2m1_of(&book, v16_set1(kvf_float_of(half_powers_or_nan[unit->scales[g / 2]])),
+                unit->codes + KVF_FP4_WEIGHT_BYTES * (g / 2));
+    return v16_e2m1_get(&book, g % 2);
 }
 
 typedef struct q8_0_unit {

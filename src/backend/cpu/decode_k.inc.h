@@ -8,6 +8,40 @@
  */
 #include "shared/kquant.h"
 
+#ifndef B16_K_SCALES
+/* The 16 scales of a block, 0 to 63: four a word, as kvf_q3_k_scale has them one by one. */
+static inline b16 b16_q3_k_scales(const uint8_t *block)
+{
+    const uint8_t *packed = block + KVF_Q3_K_SCALES;
+    const uint32_t s0 = kvf_load_u32(packed);
+    const uint32_t s1 = kvf_load_u32(packed + 4);
+    const uint32_t s2 = kvf_load_u32(packed + 8);
+    const uint32_t words[4] = {
+        (s0 & 0x0f0f0f0f) | (s2 & 0x03030303) << 4,
+        (s1 & 0x0f0f0f0f) | (s2 >> 2 & 0x03030303) << 4,
+        (s0 >> 4 & 0x0f0f0f0f) | (s2 >> 4 & 0x03030303) << 4,
+        (s1 >> 4 & 0x0f0f0f0f) | (s2 >> 6 & 0x03030303) << 4,
+    };
+    return b16_load(words);
+}
+
+/* Eight scales and eight minima of a block of q4_K or q5_K, as kvf_q4_k_scale and _min. */
+static inline b16 b16_q4_k_scales(const uint8_t *block)
+{
+    const uint8_t *packed = block + KVF_Q4_K_SCALES;
+    const uint32_t s0 = kvf_load_u32(packed);
+    const uint32_t s1 = kvf_load_u32(packed + 4);
+    const uint32_t s2 = kvf_load_u32(packed + 8);
+    const uint32_t words[4] = {
+        s0 & 0x3f3f3f3f,
+        (s2 & 0x0f0f0f0f) | (s0 >> 6 & 0x03030303) << 4,
+        s1 & 0x3f3f3f3f,
+        (s2 >> 4 & 0x0f0f0f0f) | (s1 >> 6 & 0x03030303) << 4,
+    };
+    return b16_load(words);
+}
+#endif
+
 /* One scale for 16 values each; q3_K and q6_K have their codes made whole, signed. */
 typedef struct scaled_unit {
     _Alignas(32) uint8_t codes[256];
@@ -73,19 +107,8 @@ static inline void q3_k_open(q3_k_unit *unit, const uint8_t *bytes, const uint8_
 {
     (void)scales;
     (void)u;
-    const uint8_t *packed = bytes + KVF_Q3_K_SCALES;
-    const uint32_t s0 = kvf_load_u32(packed);
-    const uint32_t s1 = kvf_load_u32(packed + 4);
-    const uint32_t s2 = kvf_load_u32(packed + 8);
-    /* four scales a word, as kvf_q3_k_scale has them one by one */
-    const uint32_t words[4] = {
-        (s0 & 0x0f0f0f0f) | (s2 & 0x03030303) << 4,
-        (s1 & 0x0f0f0f0f) | (s2 >> 2 & 0x03030303) << 4,
-        (s0 >> 4 & 0x0f0f0f0f) | (s2 >> 4 & 0x03030303) << 4,
-        (s1 >> 4 & 0x0f0f0f0f) | (s2 >> 6 & 0x03030303) << 4,
-    };
-    v16_store(unit->scales, v16_mul(v16_from_i8(b16_sub(b16_load(words), b16_set1(32))),
-                                    v16_set1(v16_half(bytes + KVF_Q3_K_D))));
+    const b16 codes = b16_sub(b16_q3_k_scales(bytes), b16_set1(32));
+    v16_store(unit->scales, v16_mul(v16_from_i8(codes), v16_set1(v16_half(bytes + KVF_Q3_K_D))));
     V16_IN_MEMORY(unit->scales);
     const b32 high = b32_load(bytes + KVF_Q3_K_HIGH);
     KVF_UNROLL
@@ -103,35 +126,29 @@ static inline v16 q3_k_group(const q3_k_unit *unit, int g)
 }
 #define q6_k_group q3_k_group
 
-/* Twelve bytes of scales to eight scales and eight minima, times d and -dmin. */
-static inline void open_pairs(paired_unit *unit, const uint8_t *block, const uint8_t *packed,
-                              float d, float d_odd, float dmin)
+/*
+ * The first 16 bytes of q4_K and q5_K: d, dmin and twelve bytes of scales and minima, to be
+ * multiplied with d and -dmin; unit: V16_FIELD_UNIT of odd sub-blocks.
+ */
+static inline void open_pairs(paired_unit *unit, const uint8_t *block, const float unit_of_odd)
 {
-    const uint32_t s0 = kvf_load_u32(packed);
-    const uint32_t s1 = kvf_load_u32(packed + 4);
-    const uint32_t s2 = kvf_load_u32(packed + 8);
-    /* four a word, as kvf_q4_k_scale and kvf_q4_k_min have them one by one */
-    const uint32_t words[4] = {
-        s0 & 0x3f3f3f3f,
-        (s2 & 0x0f0f0f0f) | (s0 >> 6 & 0x03030303) << 4,
-        s1 & 0x3f3f3f3f,
-        (s2 >> 4 & 0x0f0f0f0f) | (s1 >> 6 & 0x03030303) << 4,
-    };
-    const float factors[16] = {d,     d_odd, d,     d_odd, d,     d_odd, d,     d_odd,
-                               -dmin, -dmin, -dmin, -dmin, -dmin, -dmin, -dmin, -dmin};
+    const float factors[16] = {1,  unit_of_odd, 1,  unit_of_odd, 1,  unit_of_odd, 1,  unit_of_odd,
+                               -1, -1,          -1, -1,          -1, -1,          -1, -1};
     unit->block = block;
-    v16_store(unit->scales, v16_mul(v16_from_i8(b16_load(words)), v16_load(factors)));
+    v16_store(unit->scales, v16_mul(v16_from_i8(b16_q4_k_scales(block)),
+                                    v16_mul(v16_two_halves(block), v16_load(factors))));
     V16_IN_MEMORY(unit->scales);
 }
+static_assert(KVF_Q4_K_D == 0 && KVF_Q4_K_DMIN == 2 && KVF_Q4_K_SCALES == 4 && KVF_Q5_K_D == 0 &&
+                  KVF_Q5_K_DMIN == 2 && KVF_Q5_K_SCALES == 4,
+              "open_pairs");
 
 static inline void q4_k_open(q4_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
                              uint32_t u)
 {
     (void)scales;
     (void)u;
-    const float d = v16_half_4(bytes + KVF_Q4_K_D);
-    const float dmin = v16_half_4(bytes + KVF_Q4_K_DMIN);
-    open_pairs(unit, bytes, bytes + KVF_Q4_K_SCALES, d, d * V16_FIELD_UNIT(4), dmin);
+    open_pairs(unit, bytes, V16_FIELD_UNIT(4));
 }
 
 /* Sub-blocks 2 j and 2 j + 1 share the 32 bytes j. */
@@ -148,9 +165,7 @@ static inline void q5_k_open(q5_k_unit *unit, const uint8_t *bytes, const uint8_
 {
     (void)scales;
     (void)u;
-    const float d = v16_half_4(bytes + KVF_Q5_K_D);
-    open_pairs(&unit->pairs, bytes, bytes + KVF_Q5_K_SCALES, d, d,
-               v16_half_4(bytes + KVF_Q5_K_DMIN));
+    open_pairs(&unit->pairs, bytes, 1.0f);
     const b32 high = b32_load(bytes + KVF_Q5_K_HIGH);
     KVF_UNROLL
     for (int i = 0; i < 8; i++) {

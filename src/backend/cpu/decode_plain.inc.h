@@ -5,15 +5,21 @@
 #include "shared/e4m3.h"
 #include "shared/ue8m0.h"
 
-/* 2^(code - 128) at code, the scale of mxfp4; at 256 NaN. One load and no arithmetic. */
+/*
+ * 2^(code - 128) at code, the scale of mxfp4; in the second table, for DeepSeek's scales, 255 is
+ * NaN. One load and no arithmetic.
+ */
 #define HALF_4(code) (code) << 23, ((code) + 1) << 23, ((code) + 2) << 23, ((code) + 3) << 23
 #define HALF_16(code) HALF_4(code), HALF_4((code) + 4), HALF_4((code) + 8), HALF_4((code) + 12)
 #define HALF_64(code)                                                                              \
     HALF_16(code), HALF_16((code) + 16), HALF_16((code) + 32), HALF_16((code) + 48)
-static const uint32_t half_powers[257] = {
-    0x00200000u,  0x00400000u, /* subnormal; from 2 on the exponent is code - 1 */
-    HALF_64(1u),  HALF_64(65u), HALF_64(129u), HALF_16(193u), HALF_16(209u), HALF_16(225u),
-    HALF_4(241u), HALF_4(245u), HALF_4(249u),  253u << 23,    254u << 23,    KVF_F32_NAN};
+/* 0 and 1 are subnormal; from 2 on the exponent is code - 1 */
+#define HALF_255                                                                                   \
+    0x00200000u, 0x00400000u, HALF_64(1u), HALF_64(65u), HALF_64(129u), HALF_16(193u),             \
+        HALF_16(209u), HALF_16(225u), HALF_4(241u), HALF_4(245u), HALF_4(249u), 253u << 23
+static const uint32_t half_powers[256] = {HALF_255, 254u << 23};
+static const uint32_t half_powers_or_nan[256] = {HALF_255, KVF_F32_NAN};
+#undef HALF_255
 #undef HALF_4
 #undef HALF_16
 #undef HALF_64
@@ -104,7 +110,7 @@ static inline void fp8_e8m0_open(fp8_unit *unit, const uint8_t *bytes, const uin
                                  uint32_t u)
 {
     unit->scale = scales + u;
-    open_fp8(unit, bytes, 2.0f * kvf_float_of(half_powers[scales[u] + (scales[u] == 255)]));
+    open_fp8(unit, bytes, 2.0f * kvf_float_of(half_powers_or_nan[scales[u]]));
 }
 
 static inline void fp8_f32_open(fp8_unit *unit, const uint8_t *bytes, const uint8_t *scales,

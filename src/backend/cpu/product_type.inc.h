@@ -47,17 +47,19 @@ static __attribute__((noinline)) v16 ADD_SLOWLY(const uint8_t *bytes, const uint
 #define ADD_SLOWLY(bytes, scales, u, x, sum) (sum)
 #endif
 
-/* A unit's groups, `stride` values from one to the next. */
-static inline void STORE(const UNIT_OF *unit, float *restrict values, size_t stride)
+/* The first groups of a unit, `stride` values from one to the next. */
+static inline void STORE(const UNIT_OF *unit, const int n_groups, float *restrict values,
+                         size_t stride)
 {
     if (__builtin_expect(!IS_PLAIN(unit, 1), 0)) {
-        for (int g = 0; g < UNIT_GROUPS; g++)
+        for (int g = 0; g < n_groups; g++)
             v16_store(values + (size_t)g * stride, SLOWLY(unit, g));
         return;
     }
     KVF_UNROLL
     for (int g = 0; g < UNIT_GROUPS; g++)
-        v16_store(values + (size_t)g * stride, GROUP(unit, g));
+        if (g < n_groups)
+            v16_store(values + (size_t)g * stride, GROUP(unit, g));
 }
 
 /* The n < KVF_TYPE_UNIT values behind the last whole unit, zeros after them. */
@@ -68,7 +70,7 @@ static inline void REST(weight_place place, uint32_t u, uint32_t n, float *value
            (size_t)n * KVF_TYPE_BYTES / KVF_TYPE_UNIT);
     UNIT_OF unit;
     OPEN(&unit, bytes, place.scales, u);
-    STORE(&unit, values, 16);
+    STORE(&unit, (int)(n + 15) / 16, values, 16);
     memset(values + n, 0, (KVF_TYPE_UNIT - n) * sizeof *values); /* where 0 x scale is not 0 */
 }
 
@@ -163,7 +165,8 @@ static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, u
     for (uint32_t u = 0; u < n_whole; u++) {
         UNIT_OF unit;
         OPEN(&unit, place.data + (size_t)(first + u) * KVF_TYPE_BYTES, place.scales, first + u);
-        STORE(&unit, panel + (size_t)u * UNIT_GROUPS * V16_TILE_ROWS * 16, V16_TILE_ROWS * 16);
+        STORE(&unit, UNIT_GROUPS, panel + (size_t)u * UNIT_GROUPS * V16_TILE_ROWS * 16,
+              V16_TILE_ROWS * 16);
     }
     const uint32_t n_rest = n_whole * UNIT_GROUPS < n_groups ? left % KVF_TYPE_UNIT : 0;
     if (n_rest) {

@@ -498,6 +498,15 @@ static inline float v16_half(const void *p)
 /* The same where four bytes may be read, which takes one load. */
 #define v16_half_4 v16_half
 
+/* The f16 at p in lanes 0 to 7, the next one in the others. */
+static inline v16 v16_two_halves(const void *p)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = v16_half((const uint8_t *)p + i / 8 * 2);
+    return r;
+}
+
 static inline v16 v16_set1_half(const void *p)
 {
     return v16_set1(v16_half_4(p));

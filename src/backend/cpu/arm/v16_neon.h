@@ -419,6 +419,13 @@ static inline float v16_half(const void *p)
 
 #define v16_half_4 v16_half
 
+static inline v16 v16_two_halves(const void *p)
+{
+    const v16 low = v16_set1(v16_half(p));
+    const v16 high = v16_set1(v16_half((const uint8_t *)p + 2));
+    return (v16){{low.part[0], low.part[1], high.part[2], high.part[3]}};
+}
+
 static inline v16 v16_set1_half(const void *p)
 {
     return v16_set1(v16_half_4(p));

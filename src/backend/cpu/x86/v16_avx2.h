@@ -388,6 +388,14 @@ static inline v16 v16_load_i8(const void *p)
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b16_load_8((const char *)p + 8)))};
 }
 
+static inline v16 v16_two_halves(const void *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    const __m128 values = _mm_cvtph_ps(_mm_cvtsi32_si128(two));
+    return (v16){_mm256_broadcastss_ps(values), _mm256_broadcastss_ps(_mm_movehdup_ps(values))};
+}
+
 static inline v16 v16_set1_half(const void *p)
 {
     float half = v16_half_4(p);
@@ -454,44 +462,36 @@ static inline v16 v16_book_get(const v16_book *book, int g)
     return v16_mul(v16_from_i8(_mm_shuffle_epi8(book->values, nibbles)), book->scale);
 }
 
-/* Low halves of 16 bytes, then their high halves. */
-static inline __m256i b32_nibbles(const uint8_t *codes)
-{
-    const __m256i twice = _mm256_broadcastsi128_si256(b16_load(codes));
-    const __m256i down = _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm256_and_si256(down, _mm256_set1_epi8(15));
-}
-
-/* Of an e2m1 value as f16 only the high byte is not zero: looked up, then widened. */
+/* Magnitudes, three bits of a code; the fourth is the sign. Eight codes are in order in a word. */
 typedef struct v16_e2m1 {
-    _Alignas(32) uint8_t halves[64];
-    __m256 scale;
+    __m256 values;
+    const uint8_t *codes;
 } v16_e2m1;
 
 static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
-    /* f16 of 0 1 2 3 4 6 8 12 and their negatives */
-    const __m256i high_bytes = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0x3c, 0x40, 0x42, 0x44, 0x46, 0x48, 0x4a, (char)0x80, (char)0xbc,
-                      (char)0xc0, (char)0xc2, (char)0xc4, (char)0xc6, (char)0xc8, (char)0xca));
-    const __m256i zero = _mm256_setzero_si256();
-    /* codes 0 to 15 in the lower half */
-    const __m256i eights = _mm256_permute4x64_epi64(b32_nibbles(codes), 0xd8);
-    const __m256i all = _mm256_unpacklo_epi8(eights, _mm256_bsrli_epi128(eights, 8));
-    const __m256i high = _mm256_shuffle_epi8(high_bytes, all);
-    const __m256i low = _mm256_unpacklo_epi8(zero, high);
-    const __m256i rest = _mm256_unpackhi_epi8(zero, high);
-    _mm_store_si128((__m128i *)book->halves, _mm256_castsi256_si128(low));
-    _mm_store_si128((__m128i *)book->halves + 1, _mm256_castsi256_si128(rest));
-    _mm_store_si128((__m128i *)book->halves + 2, _mm256_extracti128_si256(low, 1));
-    _mm_store_si128((__m128i *)book->halves + 3, _mm256_extracti128_si256(rest, 1));
-    book->scale = scale.lo;
+    const __m256 doubled = _mm256_setr_ps(0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f);
+    book->values = _mm256_mul_ps(doubled, scale.lo);
+    book->codes = codes;
+}
+
+static inline __m256 v8_e2m1_get(__m256 values, const uint8_t *codes)
+{
+    int32_t word;
+    memcpy(&word, codes, sizeof word);
+    const __m256i all = _mm256_set1_epi32(word);
+    /* permutevar8x32 reads the three lowest bits */
+    const __m256 value = _mm256_permutevar8x32_ps(
+        values, _mm256_srlv_epi32(all, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)));
+    const __m256i signs = _mm256_sllv_epi32(all, _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
+    return _mm256_xor_ps(
+        value, _mm256_castsi256_ps(_mm256_and_si256(signs, _mm256_set1_epi32(INT32_MIN))));
 }
 
 static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
 {
-    const v16 values = v16_load_f16(book->halves + 32 * g);
-    return (v16){_mm256_mul_ps(values.lo, book->scale), _mm256_mul_ps(values.hi, book->scale)};
+    return (v16){v8_e2m1_get(book->values, book->codes + 8 * g),
+                 v8_e2m1_get(book->values, book->codes + 8 * g + 4)};
 }
 
 #endif

@@ -435,6 +435,15 @@ static inline v16 v16_load_i8(const void *p)
     return v16_from_i8(b16_load(p));
 }
 
+static inline v16 v16_two_halves(const void *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    const __m128 values = _mm_cvtph_ps(_mm_cvtsi32_si128(two));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+                                 _mm512_castps128_ps512(values));
+}
+
 static inline v16 v16_set1_half(const void *p)
 {
     float half = v16_half_4(p);
@@ -500,25 +509,34 @@ static inline v16 v16_book_get(const v16_book *book, int g)
     return _mm512_permutexvar_ps(_mm512_srli_epi32(book->codes, 4 * (unsigned)g), book->values);
 }
 
-/* The same, the codes four times, once in each quarter. */
-typedef v16_book v16_e2m1;
+/* The same; a group's codes are in order in two words. */
+typedef struct v16_e2m1 {
+    __m512 values;
+    const uint8_t *codes;
+} v16_e2m1;
 
 static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
     const __m512 doubled = _mm512_setr_ps(0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f, -0.0f,
                                           -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f);
     book->values = _mm512_mul_ps(doubled, scale);
-    book->codes = _mm512_broadcast_i32x4(b16_load(codes));
+    book->codes = codes;
 }
 
-/* A byte of the group to two lanes each, moved down by four in the second. */
+/* Loading a word to all lanes takes none of the pipes that permutations need. */
 static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
 {
-    const __m512i two = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    const __m512i pairs =
-        _mm512_shuffle_epi8(book->codes, _mm512_add_epi32(two, _mm512_set1_epi32(8 * g)));
-    const __m512i shifts = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(pairs, shifts), book->values);
+    typedef struct word {
+        uint8_t bytes[4];
+    } word;
+    const word *words = (const word *)(book->codes + 8 * g);
+    /* in assembler, as gcc would load both at once into another register */
+    __m512i both;
+    __asm__("vpbroadcastd %1, %0" : "=v"(both) : "m"(words[0]));
+    __asm__("vpbroadcastd %1, %0%{%2%}" : "+v"(both) : "m"(words[1]), "Yk"((__mmask16)0xff00));
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(both, shifts), book->values);
 }
 
 #endif
