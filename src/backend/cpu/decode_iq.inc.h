@@ -17,7 +17,12 @@ typedef iq_unit iq2_xxs_unit;
 typedef iq_unit iq2_xs_unit;
 typedef iq_unit iq2_s_unit;
 typedef iq_unit iq3_xxs_unit;
-typedef iq_unit iq3_s_unit;
+
+/* iq3_s, with the indices of all entries, whose ninth bits lie in a byte for eight. */
+typedef struct iq3_s_unit {
+    iq_unit common;
+    _Alignas(32) uint16_t indices[64];
+} iq3_s_unit;
 
 /* d is the first field of all of them; nibbles: integers of the scales. */
 static inline void iq_open(iq_unit *unit, const uint8_t *bytes, v16 nibbles, float offset,
@@ -131,16 +136,16 @@ static inline void iq3_s_open(iq3_s_unit *unit, const uint8_t *bytes, const uint
     (void)scales;
     (void)u;
     const uint64_t pairs = kvf_load_u32(bytes + KVF_IQ3_S_SCALES);
-    iq_open(unit, bytes, iq2_nibbles((const uint8_t *)&pairs), 0.5f, 2.0f);
+    iq_open(&unit->common, bytes, iq2_nibbles((const uint8_t *)&pairs), 0.5f, 2.0f);
+    b16_add_ninth_bits(unit->indices, bytes + KVF_IQ3_S_INDEX, bytes + KVF_IQ3_S_HIGH);
+    V16_IN_MEMORY(unit->indices);
 }
 
 static inline v16 iq3_s_group(const iq3_s_unit *unit, int g)
 {
-    const uint8_t *index = unit->block + KVF_IQ3_S_INDEX + 4 * g;
-    const uint32_t high = (uint32_t)unit->block[KVF_IQ3_S_HIGH + g / 2] << 8 >> 4 * (g % 2);
-    return iq_group(b16_load_4_4_4_4(kvf_iq3_s_bytes[index[0] | (high & 256)],
-                                     kvf_iq3_s_bytes[index[1] | (high >> 1 & 256)],
-                                     kvf_iq3_s_bytes[index[2] | (high >> 2 & 256)],
-                                     kvf_iq3_s_bytes[index[3] | (high >> 3 & 256)]),
-                    signs_of_8(unit->block + KVF_IQ3_S_SIGNS + 2 * g), unit->scales[g / 2]);
+    const uint16_t *index = unit->indices + 4 * g;
+    return iq_group(b16_load_4_4_4_4(kvf_iq3_s_bytes[index[0]], kvf_iq3_s_bytes[index[1]],
+                                     kvf_iq3_s_bytes[index[2]], kvf_iq3_s_bytes[index[3]]),
+                    signs_of_8(unit->common.block + KVF_IQ3_S_SIGNS + 2 * g),
+                    unit->common.scales[g / 2]);
 }

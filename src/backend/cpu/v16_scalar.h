@@ -411,6 +411,14 @@ static inline b16 b16_interleave(b16 a, b16 b)
     return r;
 }
 
+/* sums[k] = bytes[k] + 256 times bit k. */
+static inline void b16_add_ninth_bits(uint16_t sums[64], const uint8_t *bytes,
+                                      const uint8_t *ninth_bits)
+{
+    for (int k = 0; k < 64; k++)
+        sums[k] = (uint16_t)(bytes[k] | (ninth_bits[k / 8] >> k % 8 & 1) << 8);
+}
+
 /* 32 bytes. */
 typedef struct b32 {
     uint8_t byte[32];

@@ -354,6 +354,13 @@ static inline b16 b16_interleave(b16 a, b16 b)
     return vzip1q_u8(a, b);
 }
 
+static inline void b16_add_ninth_bits(uint16_t sums[64], const uint8_t *bytes,
+                                      const uint8_t *ninth_bits)
+{
+    for (int k = 0; k < 64; k++)
+        sums[k] = (uint16_t)(bytes[k] | (ninth_bits[k / 8] >> k % 8 & 1) << 8);
+}
+
 typedef uint8x16x2_t b32;
 
 static inline b32 b32_load(const void *p)

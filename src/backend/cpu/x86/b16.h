@@ -149,6 +149,22 @@ static inline b16 b16_q4_k_scales(const uint8_t *block)
         _mm_and_si128(second, _mm_setr_epi32(0, 0x30303030, 0, 0x30303030)));
 }
 
+static inline void b16_add_ninth_bits(uint16_t sums[64], const uint8_t *bytes,
+                                      const uint8_t *ninth_bits)
+{
+    const __m256i bits = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+                                           8192, 16384, INT16_MIN);
+    for (int k = 0; k < 64; k += 16) {
+        int16_t sixteen;
+        memcpy(&sixteen, ninth_bits + k / 8, sizeof sixteen);
+        const __m256i is_set =
+            _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(sixteen), bits), bits);
+        const __m256i low = _mm256_cvtepu8_epi16(b16_load(bytes + k));
+        _mm256_store_si256((__m256i *)(sums + k),
+                           _mm256_or_si256(low, _mm256_and_si256(is_set, _mm256_set1_epi16(256))));
+    }
+}
+
 static inline float v16_half_4(const void *p)
 {
     int32_t four;
