@@ -20,7 +20,7 @@ HEADER = FOLDER.parent / "src" / "shared" / "iq_grids.h"
 SECTION = re.compile(
     r"^\[(?P<name>\w+)\] entries=(?P<entries>\d+) coordinates=(?P<coordinates>\d+) bits=(?P<bits>\d+)"
     r" alphabet=(?P<alphabet>[\d,]+) crc32_of_le16=(?P<crc>[0-9a-f]{8})\n(?P<body>[0-9a-f\s]+)", re.MULTILINE)
-PER_LINE = 12
+PER_LINE = 8
 
 TOP = """\
 /*
@@ -28,12 +28,15 @@ TOP = """\
  *
  * The code books of ggml's IQ types: Copyright (c) 2023-2026 The ggml authors, MIT licence
  * (NOTICE). An entry is packed as low as it goes, value j in its own two or three bits from
- * the lowest on, an index into the values named at the table; shared/iquant.h expands it.
+ * the lowest on, an index into the values named at the table; shared/iquant.h expands it. Each
+ * book is a list of E(entry), for tables of other forms.
  */
 #ifndef KVF_SHARED_IQ_GRIDS_H
 #define KVF_SHARED_IQ_GRIDS_H
 
 #include "shared/bits.h"
+
+#define KVF_IQ_ENTRY(entry) entry,
 """
 
 
@@ -50,11 +53,13 @@ def header():
     parts = [TOP]
     for match, numbers in sections(DATA.read_text(encoding="ascii")):
         values = match["alphabet"].replace(",", " ")
+        entries = f"KVF_{match['name'].upper()}_ENTRIES"
+        lines = ["    " + " ".join(f"E(0x{n:04x})" for n in numbers[i:i + PER_LINE])
+                 for i in range(0, len(numbers), PER_LINE)]
         parts.append(f"/* {match['coordinates']} values of {match['bits']} bits: {values} */\n"
-                     f"KVF_SHARED_TABLE uint16_t kvf_{match['name']}_grid[{len(numbers)}] = {{")
-        for i in range(0, len(numbers), PER_LINE):
-            parts.append("    " + ", ".join(f"0x{n:04x}" for n in numbers[i:i + PER_LINE]) + ",")
-        parts.append("};\n")
+                     + " \\\n".join([f"#define {entries}(E)"] + lines) + "\n"
+                     f"KVF_SHARED_TABLE uint16_t kvf_{match['name']}_grid[{len(numbers)}] = "
+                     f"{{{entries}(KVF_IQ_ENTRY)}};\n")
     return "\n".join(parts + ["#endif"]) + "\n"
 
 

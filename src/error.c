@@ -47,31 +47,42 @@ static size_t copy_printable(char *out, size_t capacity, const char *text, size_
     return used;
 }
 
-void kvf_print_line(char *out, size_t room_bytes, const char *text)
+static void print_bytes(char *out, size_t room_bytes, const char *text, size_t bytes)
 {
     static const char dots[] = "...";
     const size_t room = room_bytes - 1;
     const size_t half = (room - strlen(dots)) / 2;
-    const size_t bytes = strlen(text);
     size_t used = 0;
     if (bytes <= room) {
         used = copy_printable(out, room, text, bytes);
     } else {
         const char *tail = text + bytes - half;
-        while (((unsigned char)*tail & 0xC0) == 0x80) /* start at a character */
-            tail++;
+        while (tail < text + bytes && ((unsigned char)*tail & 0xC0) == 0x80)
+            tail++; /* start at a character */
         used = copy_printable(out, half, text, bytes);
         memcpy(out + used, dots, strlen(dots));
         used += strlen(dots);
-        used += copy_printable(out + used, half, tail, strlen(tail));
+        used += copy_printable(out + used, half, tail, (size_t)(text + bytes - tail));
     }
     out[used] = '\0';
+}
+
+void kvf_print_line(char *out, size_t room_bytes, const char *text)
+{
+    print_bytes(out, room_bytes, text, strlen(text));
 }
 
 kvf_printed kvf_printable(const char *text)
 {
     kvf_printed printed;
     kvf_print_line(printed.text, sizeof printed.text, text);
+    return printed;
+}
+
+kvf_printed kvf_printable_bytes(const char *text, size_t bytes)
+{
+    kvf_printed printed;
+    print_bytes(printed.text, sizeof printed.text, text, bytes);
     return printed;
 }
 

@@ -23,6 +23,8 @@ typedef struct kvf_printed {
     char text[148];
 } kvf_printed;
 kvf_printed kvf_printable(const char *text);
+/* The same of bytes among which a NUL may be: a '?', not the end. */
+kvf_printed kvf_printable_bytes(const char *text, size_t bytes);
 /* The same into room_bytes (8 at least), the terminating NUL included. */
 void kvf_print_line(char *out, size_t room_bytes, const char *text);
 

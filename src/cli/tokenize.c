@@ -10,6 +10,7 @@
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "error.h"
 #include "model/config.h"
 #include "text/decoder.h"
 #include "text/encoder.h"
@@ -101,6 +102,14 @@ static bool is_between(char c)
     return c == ' ' || c == ',' || c == '\t' || c == '\r' || c == '\n';
 }
 
+/* Of the byte order mark, which editors of other systems put before ids. */
+static size_t mark_bytes(const cli_text *text)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    const size_t bytes = sizeof mark - 1;
+    return text->bytes >= bytes && memcmp(text->data, mark, bytes) == 0 ? bytes : 0;
+}
+
 /* A word as an id below n_ids; -1: it is none. */
 static int32_t id_of(const char *word, size_t bytes, uint32_t n_ids)
 {
@@ -133,7 +142,7 @@ static int decode(const cli_options *options, const kvf_tokenizer *tokenizer, co
     kvf_decoder decoder;
     int status = CLI_EXIT_OK;
     kvf_decoder_start(&decoder, tokenizer, false);
-    for (size_t at = 0, end; at < text->bytes && status == CLI_EXIT_OK; at = end) {
+    for (size_t at = mark_bytes(text), end; at < text->bytes && status == CLI_EXIT_OK; at = end) {
         for (end = at; end < text->bytes && !is_between(text->data[end]);)
             end++;
         const int32_t id = id_of(text->data + at, end - at, n_ids);
@@ -141,8 +150,9 @@ static int decode(const cli_options *options, const kvf_tokenizer *tokenizer, co
             end++;
         else if (id < 0)
             status =
-                cli_error("tokenize", "'%.*s' is not a token id; those of this model are 0 to %u",
-                          (int)(end - at < 40 ? end - at : 40), text->data + at, n_ids - 1);
+                cli_error("tokenize", "'%s' is not a token id; those of this model are 0 to %u",
+                          kvf_printable_bytes(text->data + at, end - at < 40 ? end - at : 40).text,
+                          n_ids - 1);
         else
             kvf_decoder_add(&decoder, id, &out);
     }

@@ -90,10 +90,39 @@ void kvf_engine_close(kvf_engine *engine)
 
 /* ---- Text ------------------------------------------------------------------------------ */
 
+/*
+ * An id that begins or ends a text is of no token that text is made of: it would end answers in
+ * the middle of a word. The tokenizer is another model's then, or the id is.
+ */
+static kvf_status check_mark(const kvf_engine *engine, const char *key, int32_t id,
+                             kvf_error *error)
+{
+    size_t bytes;
+    if (kvf_tokenizer_is_bytes(engine->tokenizer) ||
+        kvf_tokenizer_kind(engine->tokenizer, id) != KVF_TOKEN_TEXT)
+        return KVF_OK;
+    const char *text = kvf_tokenizer_bytes(engine->tokenizer, id, &bytes);
+    return kvf_fail(error, KVF_FILE_FORMAT,
+                    "%s: the %s is %d, and that is \"%s\" in the tokenizer, a token of plain text",
+                    kvf_printable(engine->options->model).text, key, id,
+                    kvf_printable_bytes(text, bytes < 60 ? bytes : 60).text);
+}
+
+static kvf_status check_marks(const kvf_engine *engine, kvf_error *error)
+{
+    const kvf_model_config *config = &engine->config;
+    kvf_status status = check_mark(engine, "bos_token_id", config->bos_token, error);
+    for (uint32_t i = 0; i < config->n_eos_tokens && status == KVF_OK; i++)
+        status = check_mark(engine, "eos_token_id", config->eos_tokens[i], error);
+    return status;
+}
+
 kvf_status kvf_engine_open_tokenizer(kvf_engine *engine, kvf_error *error)
 {
     const uint32_t vocab = engine->config.geometry.vocab;
     kvf_status status = kvf_tokenizer_open(engine->files, vocab, &engine->tokenizer, error);
+    if (status == KVF_OK)
+        status = check_marks(engine, error);
     if (status == KVF_OK)
         status = kvf_encoder_open(engine->tokenizer, &engine->encoder, error);
     return status;

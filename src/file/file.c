@@ -62,11 +62,24 @@ static kvf_status map_descriptor(const char *path, int descriptor, kvf_file *fil
     return KVF_OK;
 }
 
+/* Its name is there, so it is no file that may be missing; errno stays as it is. */
+static bool is_broken_link(const char *path)
+{
+    struct stat info;
+    const int reason = errno;
+    const bool is_link = reason == ENOENT && lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+    errno = reason;
+    return is_link;
+}
+
 kvf_status kvf_file_map(const char *path, kvf_file *file, kvf_error *error)
 {
     *file = (kvf_file){0};
     /* O_NONBLOCK: a pipe in place of a file is refused, not waited for. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0 && is_broken_link(path))
+        return kvf_fail(error, KVF_FILE_IO, "%s: is a link to a file that is not there",
+                        kvf_printable(path).text);
     if (descriptor < 0)
         return fail_errno(path, error);
     kvf_status status = map_descriptor(path, descriptor, file, error);

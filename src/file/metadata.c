@@ -143,7 +143,7 @@ kvf_printed kvf_metadata_show_value(const kvf_metadata *metadata, uint64_t i)
         snprintf(shown, sizeof shown, "%lld",
                  (long long)((int64_t)(number << unused_bits) >> unused_bits));
     else if (!metadata->is_array && kvf_metadata_text(metadata, &at, &text))
-        snprintf(shown, sizeof shown, "\"%.*s\"", (int)(text.bytes < 99 ? text.bytes : 99),
-                 text.data);
+        snprintf(shown, sizeof shown, "\"%.120s\"",
+                 kvf_printable_bytes(text.data, text.bytes < 99 ? text.bytes : 99).text);
     return kvf_printable(shown);
 }

@@ -65,6 +65,9 @@ static const kvf_config_field fields[] = {
     /* At a base of 1 YaRN's ramp would divide by log(1). */
     FIELD("rope.freq_base", KVF_FIELD_F64, AT(config.rope_window.theta),
           2, 1e12, 0, 10000),
+    /* The name of a factor in older files. */
+    FIELD("rope.scale_linear", KVF_FIELD_F64, KVF_ONLY_CHECKED,
+          1, 1, 0, 1),
     FIELD("attention.compress_rope_freq_base", KVF_FIELD_F64, AT(config.rope_compress.theta),
           2, 1e12, 0, KVF_REQUIRED),
     FIELD("expert_count", KVF_FIELD_U32, AT(config.n_experts),
@@ -112,6 +115,11 @@ static const kvf_config_field yarn_fields[] = {
     FIELD("rope.scaling.yarn_beta_slow", KVF_FIELD_F64, AT(config.rope_compress.beta_slow),
           1e-3, 1e6, 0, 1),
     FIELD("rope.scaling.attn_factor", KVF_FIELD_F64, ALSO(magnitude),
+          1, 1, 0, 1),
+    FIELD("rope.scaling.yarn_attn_factor", KVF_FIELD_F64, KVF_ONLY_CHECKED,
+          1, 1, 0, 1),
+    /* The share of YaRN's own frequencies in the mix: all of them. */
+    FIELD("rope.scaling.yarn_ext_factor", KVF_FIELD_F64, KVF_ONLY_CHECKED,
           1, 1, 0, 1),
 };
 
@@ -356,6 +364,37 @@ static kvf_status read_clamps(const struct source *source, kvf_model_config *con
 
 /* ---- The rest ------------------------------------------------------------------------------- */
 
+/* Without YaRN a factor has no use: the type or it is another model's. */
+static kvf_status check_no_factor(const struct source *source)
+{
+    const char *key = "rope.scaling.factor";
+    const kvf_metadata *factor = find(source, key);
+    double value = 0;
+    if (!factor ||
+        (!factor->is_array && kvf_metadata_f64(factor, 0, &value) && value >= 1 && value <= 1))
+        return KVF_OK;
+    return fail(source, KVF_FILE_FORMAT, key, factor,
+                "\"deepseek4.rope.scaling.type\" is \"none\", which has no factor");
+}
+
+/* As of config.json (config_rope.c): a longest context that YaRN is not stretched to. */
+static kvf_status check_length(const struct source *source, const struct gguf_draft *draft)
+{
+    const kvf_rope_config *rope = &draft->draft.config.rope_compress;
+    const char *key = "context_length";
+    const kvf_metadata *length = find(source, key);
+    char rest[160];
+    if (!length ||
+        (double)draft->draft.config.geometry.max_tokens <= rope->factor * rope->original_max_tokens)
+        return KVF_OK;
+    snprintf(
+        rest, sizeof rest,
+        "\"rope.scaling.factor\" %.9g times \"rope.scaling.original_context_length\" %.10g are "
+        "fewer tokens",
+        rope->factor, rope->original_max_tokens);
+    return fail(source, KVF_FILE_FORMAT, key, length, rest);
+}
+
 /* YaRN is for the layers that compress; ds4 writes its numbers without naming it. */
 static kvf_status read_rope(const struct source *source, struct gguf_draft *draft)
 {
@@ -363,7 +402,7 @@ static kvf_status read_rope(const struct source *source, struct gguf_draft *draf
     const char *type_key = "rope.scaling.type";
     const kvf_metadata *type = find(source, type_key);
     if (is_text(type, "none") || (!type && !find(source, "rope.scaling.factor")))
-        return KVF_OK;
+        return check_no_factor(source);
     if (type && !is_text(type, "yarn"))
         return fail(source,
                     type->is_array || type->type != KVF_VALUE_TEXT ? KVF_FILE_FORMAT
@@ -381,7 +420,7 @@ static kvf_status read_rope(const struct source *source, struct gguf_draft *draf
                     "it must not be below yarn_beta_slow");
     rope->original_max_tokens = (double)draft->original_tokens;
     rope->yarn = true;
-    return KVF_OK;
+    return check_length(source, draft);
 }
 
 static kvf_status read_norm_top_k(const struct source *source, bool *norm_top_k)
@@ -445,6 +484,9 @@ static kvf_status check_together(const struct source *source, const kvf_config_d
                         "%s: \"deepseek4.expert_used_count\" is %u, but there are only %u experts",
                         kvf_printable(source->where).text, config->n_experts_used,
                         config->n_experts);
+    if (draft->n_hash_layers > config->geometry.n_layers)
+        return fail(source, KVF_FILE_FORMAT, "hash_layer_count", find(source, "hash_layer_count"),
+                    "the model has fewer layers");
     return KVF_OK;
 }
 

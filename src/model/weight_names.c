@@ -292,16 +292,42 @@ static bool starts_with(const char **text, const char *prefix)
     return true;
 }
 
-bool kvf_weight_is_ignored(const kvf_model_config *config, const char *name)
+/* The layer that a tensor is of, and what its name is in there. */
+static bool layer_of(const char *name, unsigned long *layer, const char **rest)
 {
     starts_with(&name, "model.");
-    if (starts_with(&name, "mtp.") || starts_with(&name, "dspark."))
-        return true;
     if (!starts_with(&name, "layers.") && !starts_with(&name, "blk."))
         return false;
     if (*name < '0' || *name > '9')
         return false;
     char *end = NULL;
-    unsigned long layer = strtoul(name, &end, 10); /* too many digits: ULONG_MAX */
-    return *end == '.' && layer >= config->geometry.n_layers;
+    *layer = strtoul(name, &end, 10); /* too many digits: ULONG_MAX */
+    *rest = end + 1;
+    return *end == '.';
+}
+
+bool kvf_weight_is_ignored(const kvf_model_config *config, const char *name)
+{
+    const char *own = name;
+    const char *rest;
+    unsigned long layer;
+    starts_with(&own, "model.");
+    if (starts_with(&own, "mtp.") || starts_with(&own, "dspark."))
+        return true;
+    return layer_of(name, &layer, &rest) && layer >= config->geometry.n_layers;
+}
+
+kvf_next_layer kvf_weight_next_layer(const kvf_model_config *config, const char *name)
+{
+    /* llama.cpp's, then those of V3 and V4: they join an embedding to a hidden state. */
+    static const char *const predicting[] = {"nextn.",  "eh_proj.", "enorm.",      "hnorm.",
+                                             "e_proj.", "h_proj.",  "shared_head."};
+    const char *rest;
+    unsigned long layer;
+    if (!layer_of(name, &layer, &rest) || layer != config->geometry.n_layers)
+        return KVF_NEXT_NOT;
+    for (size_t i = 0; i < sizeof predicting / sizeof *predicting; i++)
+        if (starts_with(&rest, predicting[i]))
+            return KVF_NEXT_PREDICTS;
+    return KVF_NEXT_LAYER;
 }

@@ -53,4 +53,15 @@ kvf_status kvf_weight_walk(const kvf_model_config *config, struct kvf_weights *w
  */
 bool kvf_weight_is_ignored(const kvf_model_config *config, const char *name);
 
+/*
+ * What a tensor says of the layer that would come after the last one: a prediction head has
+ * tensors of its own kind there, and a model that was cut has not.
+ */
+typedef enum kvf_next_layer {
+    KVF_NEXT_NOT,     /* the tensor is of no such layer */
+    KVF_NEXT_LAYER,   /* it is, and may be of a layer of any kind */
+    KVF_NEXT_PREDICTS /* only layers that predict further tokens have it */
+} kvf_next_layer;
+kvf_next_layer kvf_weight_next_layer(const kvf_model_config *config, const char *name);
+
 #endif

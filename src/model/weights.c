@@ -101,6 +101,27 @@ static bool ends_with(const char *text, const char *suffix)
     return text_bytes >= bytes && strcmp(text + text_bytes - bytes, suffix) == 0;
 }
 
+/* A config with fewer layers than there are would give answers of half a model. */
+static kvf_status refuse_more_layers(const struct loader *loader)
+{
+    const kvf_tensor *any = NULL;
+    for (uint32_t i = 0; i < loader->n_tensors; i++) {
+        const kvf_tensor *tensor = kvf_tensor_set_at(loader->weights->files, i);
+        const kvf_next_layer next = kvf_weight_next_layer(loader->config, tensor->name);
+        if (next == KVF_NEXT_PREDICTS)
+            return KVF_OK;
+        if (next == KVF_NEXT_LAYER && !any)
+            any = tensor;
+    }
+    if (!any)
+        return KVF_OK;
+    return kvf_fail(loader->error, KVF_FILE_FORMAT,
+                    "%s: tensor \"%s\" is of one layer more than the %u that the config says there "
+                    "are, and that layer is none that predicts further tokens",
+                    kvf_printable(any->file).text, kvf_printable(any->name).text,
+                    loader->config->geometry.n_layers);
+}
+
 static kvf_status refuse_surplus(const struct loader *loader)
 {
     for (uint32_t i = 0; i < loader->n_tensors; i++) {
@@ -116,7 +137,7 @@ static kvf_status refuse_surplus(const struct loader *loader)
                         "%s: tensor \"%s\" is not part of the model that the config describes",
                         kvf_printable(tensor->file).text, kvf_printable(tensor->name).text);
     }
-    return KVF_OK;
+    return refuse_more_layers(loader);
 }
 
 /* ---- Copies ------------------------------------------------------------------------ */

@@ -75,15 +75,17 @@ kvf_status kvf_tokenizer_open_folder(const char *dir, uint32_t vocab, kvf_tokeni
     return status;
 }
 
-/* "none" or nothing: whoever wrote the file had no tokenizer to put into it. */
+/* "none" or nothing, and no tokens: whoever wrote the file had no tokenizer to put into it. */
 static bool has_gguf_tokenizer(const kvf_tensor_set *files)
 {
     static const char none[] = "none";
     const kvf_metadata *model = kvf_tensor_set_metadata(files, "tokenizer.ggml.model");
     kvf_text text;
     uint64_t at = 0;
+    if (kvf_tensor_set_metadata(files, "tokenizer.ggml.tokens"))
+        return true;
     if (!model)
-        return kvf_tensor_set_metadata(files, "tokenizer.ggml.tokens") != NULL;
+        return false;
     return model->is_array || !kvf_metadata_text(model, &at, &text) || text.bytes != strlen(none) ||
            memcmp(text.data, none, strlen(none)) != 0;
 }

@@ -163,9 +163,7 @@ kvf_status kvf_vocabulary_start(kvf_vocabulary *v, const char *where, kvf_error 
 /* Texts, of which many come with no NUL behind them, for messages. */
 static kvf_printed print_text(const char *text, size_t bytes)
 {
-    char shown[64];
-    snprintf(shown, sizeof shown, "%.*s", (int)(bytes < 60 ? bytes : 60), text);
-    return kvf_printable(shown);
+    return kvf_printable_bytes(text, bytes < 60 ? bytes : 60);
 }
 
 /* A token's text as bytes, to be found by them. */
@@ -254,6 +252,14 @@ static bool is_same_text(const kvf_tokenizer *t, const kvf_token *token,
            memcmp(text, bytes, n) == 0;
 }
 
+/* The id of the vocabulary's token that is written as the added one; -1: there is none. */
+static int64_t find_same(const kvf_vocabulary *v, const kvf_added_token *added)
+{
+    char bytes[KVF_MAX_ADDED_BYTES];
+    size_t n;
+    return bytes_of(added->text, added->bytes, bytes, &n) && n > 0 ? find_bytes(v, bytes, n) : -1;
+}
+
 static kvf_status check_added(const kvf_vocabulary *v, const kvf_added_token *added,
                               kvf_error *error)
 {
@@ -272,6 +278,14 @@ static kvf_status check_added(const kvf_vocabulary *v, const kvf_added_token *ad
         if (kvf_added_find(&t->added[pass], added->text, added->bytes) >= 0)
             return kvf_fail(error, KVF_FILE_FORMAT, "%s: the added token \"%s\" is there twice",
                             kvf_printable(where).text, shown.text);
+    /* The tokenizers library gives it the vocabulary's id then, llama.cpp the later one. */
+    const int64_t other = find_same(v, added);
+    if (other >= 0 && other != added->id)
+        return kvf_fail(
+            error, KVF_FILE_FORMAT,
+            "%s: the added token \"%s\" has the id %lld, and the vocabulary has the same "
+            "text with the id %lld",
+            kvf_printable(where).text, shown.text, (long long)added->id, (long long)other);
     if (added->id >= t->n_ids || t->tokens[added->id].kind == KVF_TOKEN_NONE)
         return KVF_OK;
     const kvf_token *token = &t->tokens[added->id];

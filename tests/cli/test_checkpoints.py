@@ -114,6 +114,38 @@ class BadCheckpointTest(CliTest):
         self.folder_with(**{bias: values._replace(data=b"\x00\x00\xc0\x7f" + values.data[4:])})
         self.refuses("one", bias, "not finite")
 
+    def test_a_model_that_the_config_cuts_is_refused(self):
+        """Half of the layers give an answer, too; but not the model's."""
+        with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
+            whole = json.load(file)
+        for n in (5, 2):
+            self.folder_with()
+            cut = {**whole, "num_hidden_layers": n, "layer_types": whole["layer_types"][:n],
+                   "mlp_layer_types": whole["mlp_layer_types"][:n]}
+            self.write("one/config.json", json.dumps(cut))
+            self.refuses("one", f"layers.{n}.", f"more than the {n}")
+            metadata, tensors = checkpoints.gguf_parts(MODEL)
+            gguf.write(self.path("cut.gguf"), {**metadata, "deepseek4.block_count": gguf.u32(n)},
+                       tensors)
+            self.refuses("cut.gguf", f"blk.{n}.", f"more than the {n}")
+        # A layer that predicts further tokens is not run, whatever else it has.
+        for head in ("model.layers.6.eh_proj.weight", "layers.6.enorm.weight"):
+            self.folder_with(**{head: Tensor("F32", [2], bytes(8)),
+                                "model.layers.6.attn_norm.weight": Tensor("F32", [2], bytes(8))})
+            self.good("score", "-m", "one", "--ids", "ids")
+
+    def test_links_that_lead_nowhere(self):
+        """Of a file that may be missing, too: it is there, and its content is not."""
+        for name in ("config.json", "generation_config.json", "model.safetensors.index.json",
+                     SHARDS[1]):
+            path = os.path.join(self.copy(), name)
+            os.remove(path)
+            os.symlink("blobs/1234", path)
+            self.refuses("copy", name, "is a link to a file that is not there")
+        os.remove(os.path.join(self.copy(), "generation_config.json"))
+        self.write("ids", IDS)
+        self.good("score", "-m", "copy", "--ids", "ids")
+
     def test_planes_of_scales(self):
         matrix, expert = "model.layers.1.attn.wq_a", "model.layers.1.ffn.experts.3.w1"
         rows, columns = checkpoints.read(MODEL)[matrix + ".weight"].shape

@@ -68,6 +68,13 @@ class Command(TokenizeTest):
         # Half a character shows that it is one.
         self.assertEqual(self.good("tokenize", "-m", MODEL, "--decode", "-p", "195 104 195").stdout.decode(), "\ufffdh\ufffd")
 
+    def test_ids_of_other_systems_and_what_is_none(self):
+        for data in (b"104\r\n105\r\n", b"\xef\xbb\xbf104 105", b"\xef\xbb\xbf\n104\r105"):
+            self.assertEqual(self.good("tokenize", "-m", MODEL, "--decode", stdin=data).stdout, b"hi", data)
+        for data, shown in ((b"104\x00105", "'104?105'"), ("104".encode("utf-16"), "'??1?0?4?'"), (b"1\x1b[m", "'1?[m'"),
+                            (b"104 \xef\xbb\xbf105", "'\ufeff105'")):
+            self.refused(shown + " is not a token id", "tokenize", "-m", MODEL, "--decode", stdin=data)
+
     def test_bytes_that_are_no_text_have_ids(self):
         data = bytes(random.Random(1).choices(range(256), k=2000))
         ids = self.ids("-m", FIXTURE, stdin=data)
@@ -123,6 +130,22 @@ class Command(TokenizeTest):
 
 class WithAModel(TokenizeTest):
     """models/tiny knows nothing of these tokens: what comes out is nonsense, and the same as by ids."""
+
+    def test_ids_that_end_a_text_are_no_text(self):
+        model = self.checkpoint()
+        with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        for changes, expected in (({"bos_token_id": 5}, "the bos_token_id is 5"), ({"eos_token_id": 319}, None),
+                                  ({"eos_token_id": [257, 0]}, "the eos_token_id is 0"), ({"eos_token_id": []}, None)):
+            for name in ("config.json", "generation_config.json"):
+                os.remove(os.path.join(model, name)) if os.path.lexists(os.path.join(model, name)) else None
+            self.write("model/config.json", json.dumps({**config, **changes}))
+            if not expected:
+                self.good("run", "-m", model, "--raw", "-p", "a", "-n", 2)
+                continue
+            for arguments in (("run", "--raw", "-p", "a"), ("score", "-f", self.write("t", "a text"))):
+                self.assertIn("token of plain text", self.refused(expected, arguments[0], "-m", model, *arguments[1:]))
+            self.good("run", "-m", model, "--ids", self.write("ids", "1\n2\n"), "-n", 2)
 
     def test_run_takes_text_as_it_takes_ids(self):
         model = self.checkpoint()

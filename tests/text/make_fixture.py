@@ -108,11 +108,14 @@ def _describe(chooser, pairs, merged):
     written = {chr(byte): character for byte, character in CHARACTER.items()}
     write = lambda token: "".join(written[byte] for byte in token)
     vocab = [write(chr(byte)) for byte in chooser.sample(range(256), 256)] + SPECIAL + [write(t) for t in merged]
+    # One that the vocabulary has would be the vocabulary's token: no such file is read.
+    known = set(vocab)
+    added_tokens = [(text, later) for text, later in ADDED if text not in known]
     flags = {"single_word": False, "lstrip": False, "rstrip": False}
     added = [{"id": 256 + no, "content": text, **flags, "normalized": False, "special": True}
              for no, text in enumerate(SPECIAL)]
     added += [{"id": len(vocab) + no, "content": text, **flags, "normalized": later, "special": False}
-              for no, (text, later) in enumerate(ADDED)]
+              for no, (text, later) in enumerate(added_tokens)]
     split = lambda pattern: {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {

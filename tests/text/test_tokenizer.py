@@ -277,6 +277,8 @@ class Refusals(TextTest):
             (("model", "merges", 1), merge, "twice"), (("model", "vocab", left + right), Ellipsis, "no token has the id"),
             (("added_tokens", 4, "content"), "<think>", "twice"), (("added_tokens", 4, "id"), n, "two tokens"),
             (("added_tokens", 4, "id"), 0, "two tokens"), (("added_tokens", 0, "content"), "else", "two tokens"),
+            (("added_tokens", 4, "content"), "e", "the same text"),
+            (("added_tokens", 5, "content"), left + right, "the same text"),
             (("added_tokens", 4, "id"), free + 3, "no token has the id"), (("added_tokens", 4, "id"), 1 << 33, "\"id\""),
         ]
         for path, value, expected in cases:
@@ -431,6 +433,9 @@ class Gguf(TextTest):
             ({"tokens": as_texts([tokens[1]] + tokens[1:])}, "twice"), ({"tokens": as_texts([b"\xff"] + tokens[1:])}, "bytes"),
             ({"tokens": as_texts([""] + tokens[1:])}, "0 bytes"), ({"merges": as_texts(merges + merges[:1])}, "twice"),
             ({"merges": as_texts(["zz zz"])}, "does not have"), ({"merges": as_texts(["e"])}, "not two tokens"),
+            ({"model": gguf.text("none")}, "tokenizer.ggml.model", "none"),
+            ({"pre": gguf.text("joyai-llm\0")}, "\"joyai-llm?\""), ({"model": gguf.text("gp\0t2")}, "\"gp?t2\""),
+            ({"tokens": as_texts([*tokens[:-1], tokens[1]])}, "the same text"),
         ]
         for changes, *expected in cases:
             with self.subTest(changes=list(changes), expected=expected):

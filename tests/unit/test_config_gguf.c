@@ -282,9 +282,13 @@ static void test_values_that_are_not_the_tiny_ones(void **state)
     assert_true(config.swiglu_limit == 0 && !config.norm_top_k && config.n_eos_tokens == 0);
     for (uint32_t i = 0; i < 6; i++)
         assert_int_equal(config.hash_routed[i], i < 3);
-    const struct recipe plain = {.changes = {{"rope.scaling.type", TEXT, 0, "none", 0}}};
-    read_good(*state, &plain, &config);
-    assert_false(config.rope_compress.yarn);
+    struct recipe plain = {.changes = {{"rope.scaling.type", TEXT, 0, "none", 0},
+                                       {"rope.scaling.factor", F32, 1, 0, 0}}};
+    for (int i = 0; i < 2; i++) {
+        read_good(*state, &plain, &config);
+        assert_false(config.rope_compress.yarn);
+        plain.changes[1].type = LEFT_OUT;
+    }
     const struct recipe unscaled = {
         .changes = {{"rope.scaling.type", LEFT_OUT, 0, 0, 0},
                     {"rope.scaling.factor", LEFT_OUT, 0, 0, 0},
@@ -415,6 +419,18 @@ static const struct bad_config {
     {{"rope.dimension_count", U32, 128, 0, 0}, KVF_UNSUPPORTED, "only 64 is supported"},
     {{"rope.scaling.type", TEXT, 0, "linear", 0}, KVF_UNSUPPORTED, "\"linear\"; only \"none\" and"},
     {{"rope.scaling.type", U32, 1, 0, 0}, KVF_FILE_FORMAT, "is 1; only \"none\" and \"yarn\""},
+    {{"rope.scaling.type", TEXT, 0, "none", 0},
+     KVF_FILE_FORMAT,
+     "rope.scaling.factor\" is 16; |is \"none\", which has no factor"},
+    {{"rope.scaling.yarn_attn_factor", F32, 2, 0, 0}, KVF_UNSUPPORTED, "is 2; only 1 is supported"},
+    {{"rope.scaling.yarn_ext_factor", F32, 0, 0, 0}, KVF_UNSUPPORTED, "is 0; only 1 is supported"},
+    {{"rope.scale_linear", F32, 4, 0, 0}, KVF_UNSUPPORTED, "is 4; only 1 is supported"},
+    {{"context_length", U32, 2000000, 0, 0}, KVF_FILE_FORMAT, "is 2000000; |fewer tokens"},
+    {{"rope.scaling.original_context_length", U32, 4096, 0, 0},
+     KVF_FILE_FORMAT,
+     "is 1048576; |16 times|4096 are fewer tokens"},
+    {{"rope.scaling.factor", F32, 2, 0, 0}, KVF_FILE_FORMAT, " 2 times|65536 are fewer tokens"},
+    {{"hash_layer_count", U32, 7, 0, 0}, KVF_FILE_FORMAT, "is 7; the model has fewer layers"},
     {{"rope.scaling.factor", LEFT_OUT, 0, 0, 0},
      KVF_FILE_FORMAT,
      "rope.scaling.factor\" is missing"},

@@ -323,6 +323,7 @@ static void test_original_names_load_to_identical_weights(void **state)
     entries[n++] = (tensor_entry){"mtp.0.e_proj.weight", "F8_E4M3", 1, {4}, &zero, 4};
     entries[n++] = (tensor_entry){"mtp.0.e_proj.scale", "F32", 1, {1}, &zero, 4};
     entries[n++] = (tensor_entry){"layers.6.attn_norm.weight", "F32", 1, {1}, &zero, 4};
+    entries[n++] = (tensor_entry){"layers.6.enorm.weight", "F32", 1, {1}, &zero, 4};
     write_entries(*state, "model.safetensors", entries, n);
     load_tiny(&renamed, *state);
     assert_int_equal(renamed.weights.device_bytes, tiny.weights.device_bytes);
@@ -344,6 +345,24 @@ static void test_only_names_of_prediction_heads_are_ignored(void **state)
         assert_true(kvf_weight_is_ignored(&config, ignored[i]));
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         assert_false(kvf_weight_is_ignored(&config, kept[i]));
+}
+
+static void test_a_layer_past_the_last_predicts_or_is_cut_off(void **state)
+{
+    (void)state;
+    const kvf_model_config config = {.geometry = {.n_layers = 6}};
+    const char *predicting[] = {"model.layers.6.eh_proj.weight", "layers.6.enorm.weight",
+                                "blk.6.nextn.hnorm.weight", "layers.6.shared_head.head.weight"};
+    const char *plain[] = {"model.layers.6.attn_norm.weight", "layers.6.ffn.enorm.weight",
+                           "blk.6.attn_q_a.weight"};
+    const char *others[] = {"layers.5.enorm.weight", "layers.7.attn_norm.weight",
+                            "mtp.0.enorm.weight", "norm.weight", "layers.6"};
+    for (size_t i = 0; i < sizeof predicting / sizeof *predicting; i++)
+        assert_int_equal(kvf_weight_next_layer(&config, predicting[i]), KVF_NEXT_PREDICTS);
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        assert_int_equal(kvf_weight_next_layer(&config, plain[i]), KVF_NEXT_LAYER);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_int_equal(kvf_weight_next_layer(&config, others[i]), KVF_NEXT_NOT);
 }
 
 /* ---- A small made-up checkpoint to break ---------------------------------------------------- */
@@ -659,6 +678,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_original_names_load_to_identical_weights, make_folder,
                                         remove_folder),
         cmocka_unit_test(test_only_names_of_prediction_heads_are_ignored),
+        cmocka_unit_test(test_a_layer_past_the_last_predicts_or_is_cut_off),
         cmocka_unit_test_setup_teardown(test_all_float_dtypes_convert_exactly, make_folder,
                                         remove_folder),
         cmocka_unit_test_setup_teardown(test_tied_head_is_the_embedding, make_folder,

@@ -8,10 +8,44 @@
  */
 #include "shared/kquant.h"
 
-/* One scale for 16 values each. */
+#ifndef B16_K_SCALES
+/* The 16 scales of a block, 0 to 63: four a word, as kvf_q3_k_scale has them one by one. */
+static inline b16 b16_q3_k_scales(const uint8_t *block)
+{
+    const uint8_t *packed = block + KVF_Q3_K_SCALES;
+    const uint32_t s0 = kvf_load_u32(packed);
+    const uint32_t s1 = kvf_load_u32(packed + 4);
+    const uint32_t s2 = kvf_load_u32(packed + 8);
+    const uint32_t words[4] = {
+        (s0 & 0x0f0f0f0f) | (s2 & 0x03030303) << 4,
+        (s1 & 0x0f0f0f0f) | (s2 >> 2 & 0x03030303) << 4,
+        (s0 >> 4 & 0x0f0f0f0f) | (s2 >> 4 & 0x03030303) << 4,
+        (s1 >> 4 & 0x0f0f0f0f) | (s2 >> 6 & 0x03030303) << 4,
+    };
+    return b16_load(words);
+}
+
+/* Eight scales and eight minima of a block of q4_K or q5_K, as kvf_q4_k_scale and _min. */
+static inline b16 b16_q4_k_scales(const uint8_t *block)
+{
+    const uint8_t *packed = block + KVF_Q4_K_SCALES;
+    const uint32_t s0 = kvf_load_u32(packed);
+    const uint32_t s1 = kvf_load_u32(packed + 4);
+    const uint32_t s2 = kvf_load_u32(packed + 8);
+    const uint32_t words[4] = {
+        s0 & 0x3f3f3f3f,
+        (s2 & 0x0f0f0f0f) | (s0 >> 6 & 0x03030303) << 4,
+        s1 & 0x3f3f3f3f,
+        (s2 >> 4 & 0x0f0f0f0f) | (s1 >> 6 & 0x03030303) << 4,
+    };
+    return b16_load(words);
+}
+#endif
+
+/* One scale for 16 values each; q3_K and q6_K have their codes made whole, signed. */
 typedef struct scaled_unit {
-    const uint8_t *block;
-    float scales[16];
+    _Alignas(32) uint8_t codes[256];
+    _Alignas(64) float scales[16];
 } scaled_unit;
 typedef scaled_unit q3_k_unit;
 typedef scaled_unit q6_k_unit;
@@ -19,152 +53,152 @@ typedef scaled_unit q6_k_unit;
 /* Scales, and minima to be added (negated), for 16 values each. */
 typedef struct offset_unit {
     const uint8_t *block;
-    float scales[16];
-    float minima[16];
+    _Alignas(64) float scales[16];
+    _Alignas(64) float minima[16];
 } offset_unit;
 typedef offset_unit q2_k_unit;
 
 /* The same for 32 values each: scales in lanes 0 to 7, minima in 8 to 15. */
 typedef struct paired_unit {
     const uint8_t *block;
-    float scales[16];
+    _Alignas(64) float scales[16];
 } paired_unit;
 typedef paired_unit q4_k_unit;
-typedef paired_unit q5_k_unit;
 
-static inline q2_k_unit q2_k_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+typedef struct q5_k_unit {
+    paired_unit pairs;
+    _Alignas(32) uint8_t codes[256];
+} q5_k_unit;
+
+/* The shift of two bits of group g: a byte has one code of each 32 values of its half. */
+#define TWO_BITS(g) ((g) % 8 / 2 * 2)
+
+static inline void q2_k_open(q2_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                             uint32_t u)
 {
+#define UNITS_4(g)                                                                                 \
+    V16_FIELD_UNIT(TWO_BITS(g)), V16_FIELD_UNIT(TWO_BITS((g) + 1)),                                \
+        V16_FIELD_UNIT(TWO_BITS((g) + 2)), V16_FIELD_UNIT(TWO_BITS((g) + 3))
+    static const float units[16] = {UNITS_4(0), UNITS_4(4), UNITS_4(8), UNITS_4(12)};
+#undef UNITS_4
     (void)scales;
     (void)u;
     const b16 both = b16_load(bytes + KVF_Q2_K_SCALES);
-    const float d = v16_half(bytes + KVF_Q2_K_D);
+    const float d = v16_half_4(bytes + KVF_Q2_K_D);
     const float dmin = v16_half(bytes + KVF_Q2_K_DMIN);
-    q2_k_unit unit = {.block = bytes};
-    v16_store(unit.scales, v16_mul(v16_from_i8(b16_shr_and(both, 0, 15)), v16_set1(d)));
-    v16_store(unit.minima, v16_mul(v16_from_i8(b16_shr_and(both, 4, 15)), v16_set1(-dmin)));
-    return unit;
-}
-
-/* Two bits of group g; a byte has one code of each 32 values of its half. */
-static inline b16 two_bits(const uint8_t *codes, int g)
-{
-    return b16_shr_and(b16_load(codes + 32 * (g / 8) + 16 * (g % 2)), g % 8 / 2 * 2, 3);
+    unit->block = bytes;
+    v16_store(unit->scales, v16_mul(v16_from_i8(b16_shr_and(both, 0, 15)),
+                                    v16_mul(v16_set1(d), v16_load(units))));
+    v16_store(unit->minima, v16_mul(v16_from_i8(b16_shr_and(both, 4, 15)), v16_set1(-dmin)));
+    V16_IN_MEMORY(unit->scales);
+    V16_IN_MEMORY(unit->minima);
 }
 
 static inline v16 q2_k_group(const q2_k_unit *unit, int g)
 {
-    return v16_fma(v16_set1(unit->scales[g]),
-                   v16_from_i8(two_bits(unit->block + KVF_Q2_K_CODES, g)),
+    const v16_codes codes =
+        v16_codes_load(unit->block + KVF_Q2_K_CODES + 32 * (g / 8) + 16 * (g % 2));
+    return v16_fma(v16_set1(unit->scales[g]), v16_field(codes, TWO_BITS(g), 2),
                    v16_set1(unit->minima[g]));
 }
 
-static inline q3_k_unit q3_k_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+static inline void q3_k_open(q3_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                             uint32_t u)
 {
     (void)scales;
     (void)u;
-    const uint8_t *packed = bytes + KVF_Q3_K_SCALES;
-    const uint32_t s0 = kvf_load_u32(packed);
-    const uint32_t s1 = kvf_load_u32(packed + 4);
-    const uint32_t s2 = kvf_load_u32(packed + 8);
-    /* four scales a word, as kvf_q3_k_scale has them one by one */
-    const uint32_t words[4] = {
-        (s0 & 0x0f0f0f0f) | (s2 & 0x03030303) << 4,
-        (s1 & 0x0f0f0f0f) | (s2 >> 2 & 0x03030303) << 4,
-        (s0 >> 4 & 0x0f0f0f0f) | (s2 >> 4 & 0x03030303) << 4,
-        (s1 >> 4 & 0x0f0f0f0f) | (s2 >> 6 & 0x03030303) << 4,
-    };
-    q3_k_unit unit = {.block = bytes};
-    v16_store(unit.scales, v16_mul(v16_from_i8(b16_sub(b16_load(words), b16_set1(32))),
-                                   v16_set1(v16_half(bytes + KVF_Q3_K_D))));
-    return unit;
+    const b16 codes = b16_sub(b16_q3_k_scales(bytes), b16_set1(32));
+    v16_store(unit->scales, v16_mul(v16_from_i8(codes), v16_set1(v16_half(bytes + KVF_Q3_K_D))));
+    V16_IN_MEMORY(unit->scales);
+    const b32 high = b32_load(bytes + KVF_Q3_K_HIGH);
+    KVF_UNROLL
+    for (int i = 0; i < 8; i++) {
+        const b32 low = b32_load(bytes + KVF_Q3_K_CODES + 32 * (i / 4));
+        const b32 code = b32_or(b32_move_and(low, 2 * (i % 4), 0, 3), b32_move_and(high, i, 2, 4));
+        b32_store(unit->codes + 32 * i, b32_sub(code, b32_set1(4)));
+    }
+    V16_IN_MEMORY(unit->codes);
 }
 
 static inline v16 q3_k_group(const q3_k_unit *unit, int g)
 {
-    const b16 low = two_bits(unit->block + KVF_Q3_K_CODES, g);
-    const b16 high = b16_shr_and(b16_load(unit->block + KVF_Q3_K_HIGH + 16 * (g % 2)), g / 2, 1);
-    const b16 code = b16_sub(b16_or(low, b16_shl(high, 2)), b16_set1(4));
-    return v16_mul(v16_set1(unit->scales[g]), v16_from_i8(code));
+    return v16_mul(v16_set1(unit->scales[g]), v16_load_i8(unit->codes + 16 * g));
 }
+#define q6_k_group q3_k_group
 
-/* Twelve bytes of scales to eight scales and eight minima, times d and -dmin. */
-static inline paired_unit open_pairs(const uint8_t *block, const uint8_t *packed, float d,
-                                     float dmin)
+/*
+ * The first 16 bytes of q4_K and q5_K: d, dmin and twelve bytes of scales and minima, to be
+ * multiplied with d and -dmin; unit: V16_FIELD_UNIT of odd sub-blocks.
+ */
+static inline void open_pairs(paired_unit *unit, const uint8_t *block, const float unit_of_odd)
 {
-    const uint32_t s0 = kvf_load_u32(packed);
-    const uint32_t s1 = kvf_load_u32(packed + 4);
-    const uint32_t s2 = kvf_load_u32(packed + 8);
-    /* four a word, as kvf_q4_k_scale and kvf_q4_k_min have them one by one */
-    const uint32_t words[4] = {
-        s0 & 0x3f3f3f3f,
-        (s2 & 0x0f0f0f0f) | (s0 >> 6 & 0x03030303) << 4,
-        s1 & 0x3f3f3f3f,
-        (s2 >> 4 & 0x0f0f0f0f) | (s1 >> 6 & 0x03030303) << 4,
-    };
-    const float factors[16] = {d,     d,     d,     d,     d,     d,     d,     d,
-                               -dmin, -dmin, -dmin, -dmin, -dmin, -dmin, -dmin, -dmin};
-    paired_unit unit = {.block = block};
-    v16_store(unit.scales, v16_mul(v16_from_i8(b16_load(words)), v16_load(factors)));
-    return unit;
+    const float factors[16] = {1,  unit_of_odd, 1,  unit_of_odd, 1,  unit_of_odd, 1,  unit_of_odd,
+                               -1, -1,          -1, -1,          -1, -1,          -1, -1};
+    unit->block = block;
+    v16_store(unit->scales, v16_mul(v16_from_i8(b16_q4_k_scales(block)),
+                                    v16_mul(v16_two_halves(block), v16_load(factors))));
+    V16_IN_MEMORY(unit->scales);
 }
+static_assert(KVF_Q4_K_D == 0 && KVF_Q4_K_DMIN == 2 && KVF_Q4_K_SCALES == 4 && KVF_Q5_K_D == 0 &&
+                  KVF_Q5_K_DMIN == 2 && KVF_Q5_K_SCALES == 4,
+              "open_pairs");
 
-static inline q4_k_unit q4_k_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+static inline void q4_k_open(q4_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                             uint32_t u)
 {
     (void)scales;
     (void)u;
-    return open_pairs(bytes, bytes + KVF_Q4_K_SCALES, v16_half(bytes + KVF_Q4_K_D),
-                      v16_half(bytes + KVF_Q4_K_DMIN));
+    open_pairs(unit, bytes, V16_FIELD_UNIT(4));
 }
 
-/* Four bits of group g: sub-blocks 2 j and 2 j + 1 share the 32 bytes j. */
-static inline b16 four_bits(const uint8_t *codes, int g)
-{
-    return b16_shr_and(b16_load(codes + 32 * (g / 4) + 16 * (g % 2)), g % 4 / 2 * 4, 15);
-}
-
+/* Sub-blocks 2 j and 2 j + 1 share the 32 bytes j. */
 static inline v16 q4_k_group(const q4_k_unit *unit, int g)
 {
-    return v16_fma(v16_set1(unit->scales[g / 2]),
-                   v16_from_i8(four_bits(unit->block + KVF_Q4_K_CODES, g)),
-                   v16_set1(unit->scales[8 + g / 2]));
+    const v16_codes codes =
+        v16_codes_load(unit->block + KVF_Q4_K_CODES + 32 * (g / 4) + 16 * (g % 2));
+    return v16_nibbles(codes, g % 4 / 2 * 4, v16_set1(unit->scales[g / 2]),
+                       v16_set1(unit->scales[8 + g / 2]));
 }
 
-static inline q5_k_unit q5_k_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+static inline void q5_k_open(q5_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                             uint32_t u)
 {
     (void)scales;
     (void)u;
-    return open_pairs(bytes, bytes + KVF_Q5_K_SCALES, v16_half(bytes + KVF_Q5_K_D),
-                      v16_half(bytes + KVF_Q5_K_DMIN));
+    open_pairs(&unit->pairs, bytes, 1.0f);
+    const b32 high = b32_load(bytes + KVF_Q5_K_HIGH);
+    KVF_UNROLL
+    for (int i = 0; i < 8; i++) {
+        const b32 low = b32_load(bytes + KVF_Q5_K_CODES + 32 * (i / 2));
+        b32_store(unit->codes + 32 * i,
+                  b32_or(b32_move_and(low, 4 * (i % 2), 0, 15), b32_move_and(high, i, 4, 16)));
+    }
+    V16_IN_MEMORY(unit->codes);
 }
 
 static inline v16 q5_k_group(const q5_k_unit *unit, int g)
 {
-    const b16 high = b16_shr_and(b16_load(unit->block + KVF_Q5_K_HIGH + 16 * (g % 2)), g / 2, 1);
-    const b16 code = b16_or(four_bits(unit->block + KVF_Q5_K_CODES, g), b16_shl(high, 4));
-    return v16_fma(v16_set1(unit->scales[g / 2]), v16_from_i8(code),
-                   v16_set1(unit->scales[8 + g / 2]));
+    return v16_fma(v16_set1(unit->pairs.scales[g / 2]), v16_load_i8(unit->codes + 16 * g),
+                   v16_set1(unit->pairs.scales[8 + g / 2]));
 }
 
-static inline q6_k_unit q6_k_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+static inline void q6_k_open(q6_k_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                             uint32_t u)
 {
     (void)scales;
     (void)u;
-    q6_k_unit unit = {.block = bytes};
-    v16_store(unit.scales, v16_mul(v16_from_i8(b16_load(bytes + KVF_Q6_K_SCALES)),
-                                   v16_set1(v16_half(bytes + KVF_Q6_K_D))));
-    return unit;
-}
-
-static inline v16 q6_k_group(const q6_k_unit *unit, int g)
-{
-    const int half = g / 8;
-    const int quarter = g % 8 / 2; /* of the half: 32 values */
-    const int k = 16 * (g % 2);
-    const uint8_t *low = unit->block + KVF_Q6_K_LOW + 64 * half + 32 * (quarter % 2) + k;
-    const uint8_t *high = unit->block + KVF_Q6_K_HIGH + 32 * half + k;
-    const b16 code = b16_or(b16_shr_and(b16_load(low), quarter / 2 * 4, 15),
-                            b16_shl(b16_shr_and(b16_load(high), 2 * quarter, 3), 4));
-    return v16_mul(v16_set1(unit->scales[g]), v16_from_i8(b16_sub(code, b16_set1(32))));
+    v16_store(unit->scales, v16_mul(v16_load_i8(bytes + KVF_Q6_K_SCALES),
+                                    v16_set1(v16_half(bytes + KVF_Q6_K_D))));
+    V16_IN_MEMORY(unit->scales);
+    KVF_UNROLL
+    for (int i = 0; i < 8; i++) { /* 32 values */
+        const b32 low = b32_load(bytes + KVF_Q6_K_LOW + 64 * (i / 4) + 32 * (i % 2));
+        const b32 high = b32_load(bytes + KVF_Q6_K_HIGH + 32 * (i / 4));
+        const b32 code =
+            b32_or(b32_move_and(low, i % 4 / 2 * 4, 0, 15), b32_move_and(high, 2 * (i % 4), 4, 48));
+        b32_store(unit->codes + 32 * i, b32_sub(code, b32_set1(32)));
+    }
+    V16_IN_MEMORY(unit->codes);
 }
 
 /* iq4_xs: the codes of iq4_nl, a scale of six bits for 32 values. */
@@ -173,21 +207,23 @@ typedef struct iq4_xs_unit {
     float scales[8];
 } iq4_xs_unit;
 
-static inline iq4_xs_unit iq4_xs_open(const uint8_t *bytes, const uint8_t *scales, uint32_t u)
+static inline void iq4_xs_open(iq4_xs_unit *unit, const uint8_t *bytes, const uint8_t *scales,
+                               uint32_t u)
 {
     (void)scales;
     (void)u;
     const float d = v16_half(bytes + KVF_IQ4_XS_D);
     const uint32_t low = kvf_load_u32(bytes + KVF_IQ4_XS_SCALES_LOW);
     const uint32_t high = kvf_load_u16(bytes + KVF_IQ4_XS_SCALES_HIGH);
-    iq4_xs_unit unit = {.block = bytes};
+    unit->block = bytes;
     for (uint32_t g = 0; g < 8; g++)
-        unit.scales[g] = d * (float)kvf_iq4_xs_scale(low, high, g);
-    return unit;
+        unit->scales[g] = d * (float)kvf_iq4_xs_scale(low, high, g);
 }
 
 static inline v16 iq4_xs_group(const iq4_xs_unit *unit, int g)
 {
-    return v16_book_get(v16_book_of(kvf_iq4_values, unit->scales[g / 2]),
-                        nibbles(unit->block + KVF_IQ4_XS_CODES + 16 * (g / 2), g % 2));
+    v16_book book;
+    v16_book_of(&book, kvf_iq4_values, v16_set1(unit->scales[g / 2]),
+                unit->block + KVF_IQ4_XS_CODES + 16 * (g / 2));
+    return v16_book_get(&book, g % 2);
 }

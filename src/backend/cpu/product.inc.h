@@ -191,15 +191,17 @@ prefetch_ahead(const uint8_t *bytes, size_t ahead_bytes, const int n_bytes)
 #define KVF_TYPE_UNIT 128
 #define KVF_TYPE_BYTES 128
 #define KVF_TYPE_SCALE_ROWS KVF_FP8_WEIGHT_TILE
+#define KVF_TYPE_SLOWLY
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE fp8_f32
 #define KVF_TYPE_UNIT 128
 #define KVF_TYPE_BYTES 128
 #define KVF_TYPE_SCALE_ROWS KVF_FP8_WEIGHT_TILE
+#define KVF_TYPE_SLOWLY
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE fp4
-#define KVF_TYPE_UNIT 32
-#define KVF_TYPE_BYTES KVF_FP4_WEIGHT_BYTES
+#define KVF_TYPE_UNIT 128
+#define KVF_TYPE_BYTES (4 * KVF_FP4_WEIGHT_BYTES)
 #define KVF_TYPE_SCALE_ROWS 1
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE q8_0

@@ -3,11 +3,16 @@
  *
  * Parameters:
  *   KVF_TYPE              the type's name, in front of its two functions:
- *     NAME_unit NAME_open(bytes, scales, u)   unit u of a row, its scales made ready
- *     v16 NAME_group(&unit, g)                its values 16 g .. + 16; g is a constant
+ *     void NAME_open(&unit, bytes, scales, u)   unit u of a row, its scales made ready
+ *     v16 NAME_group(&unit, g)                  its values 16 g .. + 16; g is a constant
  *   KVF_TYPE_UNIT         values of a unit: 16, 32, 128 or 256
  *   KVF_TYPE_BYTES        bytes of a unit
  *   KVF_TYPE_SCALE_ROWS   rows that share a row of the plane of scales; 0: no plane
+ *   KVF_TYPE_SLOWLY       defined: for units[n_rows] of which NAME_is_plain(units, n_rows) is
+ *                         false, v16 NAME_slowly(&unit, g) takes the place of NAME_group
+ *
+ * Groups of a unit are unrolled, and what several of them have in common (codes of two of
+ * them in one byte, a table) is written as if each had it alone: the compiler finds it.
  */
 #define KVF_JOIN_(a, b) a##b
 #define KVF_JOIN(a, b) KVF_JOIN_(a, b)
@@ -17,8 +22,45 @@
 #define REST KVF_JOIN(KVF_TYPE, _rest)
 #define DOT KVF_JOIN(KVF_TYPE, _dot)
 #define DOT_ROWS KVF_JOIN(KVF_TYPE, _dot_rows)
+#define ADD_UNIT KVF_JOIN(KVF_TYPE, _add_unit)
 #define DECODE KVF_JOIN(KVF_TYPE, _decode)
+#define STORE KVF_JOIN(KVF_TYPE, _store)
 #define UNIT_GROUPS (KVF_TYPE_UNIT / 16)
+
+#ifdef KVF_TYPE_SLOWLY
+#define SLOWLY KVF_JOIN(KVF_TYPE, _slowly)
+#define IS_PLAIN KVF_JOIN(KVF_TYPE, _is_plain)
+#define ADD_SLOWLY KVF_JOIN(KVF_TYPE, _add_slowly)
+/* sum + the values of a unit times x. Opens it again: so the caller's stays in registers. */
+static __attribute__((noinline)) v16 ADD_SLOWLY(const uint8_t *bytes, const uint8_t *scales,
+                                                uint32_t u, const float *x, v16 sum)
+{
+    UNIT_OF unit;
+    OPEN(&unit, bytes, scales, u);
+    for (int g = 0; g < UNIT_GROUPS; g++)
+        sum = v16_fma(SLOWLY(&unit, g), v16_load(x + 16 * g), sum);
+    return sum;
+}
+#else
+#define SLOWLY(unit, g) v16_set1(0.0f) /* never called */
+#define IS_PLAIN(units, n_rows) true
+#define ADD_SLOWLY(bytes, scales, u, x, sum) (sum)
+#endif
+
+/* The first groups of a unit, `stride` values from one to the next. */
+static inline void STORE(const UNIT_OF *unit, const int n_groups, float *restrict values,
+                         size_t stride)
+{
+    if (__builtin_expect(!IS_PLAIN(unit, 1), 0)) {
+        for (int g = 0; g < n_groups; g++)
+            v16_store(values + (size_t)g * stride, SLOWLY(unit, g));
+        return;
+    }
+    KVF_UNROLL
+    for (int g = 0; g < UNIT_GROUPS; g++)
+        if (g < n_groups)
+            v16_store(values + (size_t)g * stride, GROUP(unit, g));
+}
 
 /* The n < KVF_TYPE_UNIT values behind the last whole unit, zeros after them. */
 static inline void REST(weight_place place, uint32_t u, uint32_t n, float *values)
@@ -26,11 +68,34 @@ static inline void REST(weight_place place, uint32_t u, uint32_t n, float *value
     uint8_t bytes[KVF_TYPE_BYTES] = {0};
     memcpy(bytes, place.data + (size_t)u * KVF_TYPE_BYTES,
            (size_t)n * KVF_TYPE_BYTES / KVF_TYPE_UNIT);
-    const UNIT_OF unit = OPEN(bytes, place.scales, u);
-    KVF_UNROLL
-    for (int g = 0; g < UNIT_GROUPS; g++)
-        v16_store(values + 16 * g, GROUP(&unit, g));
+    UNIT_OF unit;
+    OPEN(&unit, bytes, place.scales, u);
+    STORE(&unit, (int)(n + 15) / 16, values, 16);
     memset(values + n, 0, (KVF_TYPE_UNIT - n) * sizeof *values); /* where 0 x scale is not 0 */
+}
+
+/* sums += the values of unit u of n_rows rows times x. */
+static inline __attribute__((always_inline)) void ADD_UNIT(const uint8_t *const *bytes,
+                                                           const weight_place *place, uint32_t u,
+                                                           const int n_rows, const float *x,
+                                                           v16 *sums)
+{
+    UNIT_OF units[V16_BESIDE_ROWS];
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        OPEN(&units[r], bytes[r], place[r].scales, u);
+    if (__builtin_expect(!IS_PLAIN(units, n_rows), 0)) {
+        for (int r = 0; r < n_rows; r++)
+            sums[r] = ADD_SLOWLY(bytes[r], place[r].scales, u, x, sums[r]);
+        return;
+    }
+    KVF_UNROLL
+    for (int g = 0; g < UNIT_GROUPS; g++) {
+        const v16 values = v16_load(x + 16 * g);
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            sums[r] = v16_fma(GROUP(&units[r], g), values, sums[r]);
+    }
 }
 
 /* n_rows dots with x[cols]; `rest` as in kvf_product_kernels. */
@@ -40,24 +105,29 @@ static inline __attribute__((always_inline)) void DOT_ROWS(const kvf_matrix *mat
 {
     v16 sums[KVF_DOT_ROWS];
     weight_place place[KVF_DOT_ROWS];
+    const uint8_t *bytes[KVF_DOT_ROWS];
     KVF_UNROLL
     for (int r = 0; r < n_rows; r++) {
         sums[r] = v16_set1(0.0f);
         place[r] = place_of_row(matrix, row + (uint32_t)r, KVF_TYPE_SCALE_ROWS);
+        bytes[r] = place[r].data;
     }
     const uint32_t n_units = matrix->cols / KVF_TYPE_UNIT;
     const size_t ahead_bytes = KVF_DOT_ROWS * matrix->row_bytes; /* the next call's */
     for (uint32_t u = 0; u < n_units; u++) {
+        const float *values = x + (size_t)u * KVF_TYPE_UNIT;
+        if (n_rows > 1)
+            KVF_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            prefetch_ahead(bytes[r], ahead_bytes, KVF_TYPE_BYTES);
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r += V16_BESIDE_ROWS)
+            ADD_UNIT(bytes + r, place + r, u, n_rows < V16_BESIDE_ROWS ? n_rows : V16_BESIDE_ROWS,
+                     values, sums + r);
         KVF_UNROLL
         for (int r = 0; r < n_rows; r++) {
-            const uint8_t *bytes = place[r].data + (size_t)u * KVF_TYPE_BYTES;
-            if (n_rows > 1)
-                prefetch_ahead(bytes, ahead_bytes, KVF_TYPE_BYTES);
-            const UNIT_OF unit = OPEN(bytes, place[r].scales, u);
-            KVF_UNROLL
-            for (int g = 0; g < UNIT_GROUPS; g++)
-                sums[r] = v16_fma(GROUP(&unit, g), v16_load(x + (size_t)u * KVF_TYPE_UNIT + 16 * g),
-                                  sums[r]);
+            bytes[r] += KVF_TYPE_BYTES;
+            __asm__("" : "+r"(bytes[r])); /* a register of its own, no sum of others */
         }
     }
     const uint32_t n_rest = matrix->cols % KVF_TYPE_UNIT;
@@ -93,11 +163,10 @@ static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, u
         left < 16 * n_groups ? left / KVF_TYPE_UNIT : 16 * n_groups / KVF_TYPE_UNIT;
     const uint32_t first = first_col / KVF_TYPE_UNIT;
     for (uint32_t u = 0; u < n_whole; u++) {
-        const UNIT_OF unit =
-            OPEN(place.data + (size_t)(first + u) * KVF_TYPE_BYTES, place.scales, first + u);
-        KVF_UNROLL
-        for (int g = 0; g < UNIT_GROUPS; g++)
-            v16_store(panel + ((size_t)u * UNIT_GROUPS + g) * V16_TILE_ROWS * 16, GROUP(&unit, g));
+        UNIT_OF unit;
+        OPEN(&unit, place.data + (size_t)(first + u) * KVF_TYPE_BYTES, place.scales, first + u);
+        STORE(&unit, UNIT_GROUPS, panel + (size_t)u * UNIT_GROUPS * V16_TILE_ROWS * 16,
+              V16_TILE_ROWS * 16);
     }
     const uint32_t n_rest = n_whole * UNIT_GROUPS < n_groups ? left % KVF_TYPE_UNIT : 0;
     if (n_rest) {
@@ -116,8 +185,14 @@ static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, u
 #undef DOT
 #undef DOT_ROWS
 #undef DECODE
+#undef STORE
+#undef SLOWLY
+#undef IS_PLAIN
+#undef ADD_SLOWLY
+#undef ADD_UNIT
 #undef UNIT_GROUPS
 #undef KVF_TYPE
 #undef KVF_TYPE_UNIT
 #undef KVF_TYPE_BYTES
 #undef KVF_TYPE_SCALE_ROWS
+#undef KVF_TYPE_SLOWLY

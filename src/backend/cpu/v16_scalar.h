@@ -33,6 +33,8 @@ typedef struct v16i {
 /* Rows of a weight x tokens multiplied together in registers. */
 #define V16_TILE_ROWS 1
 #define V16_TILE_TOKENS 1
+/* Rows of a weight read in turns for one token, group by group. */
+#define V16_BESIDE_ROWS 1
 
 static inline v16 v16_set1(float x)
 {
@@ -345,6 +347,24 @@ static inline b16 b16_load_8(const void *p)
     return r;
 }
 
+static inline b16 b16_load_8_8(const void *low, const void *high)
+{
+    b16 r;
+    memcpy(r.byte, low, 8);
+    memcpy(r.byte + 8, high, 8);
+    return r;
+}
+
+static inline b16 b16_load_4_4_4_4(const void *a, const void *b, const void *c, const void *d)
+{
+    b16 r;
+    memcpy(r.byte, a, 4);
+    memcpy(r.byte + 4, b, 4);
+    memcpy(r.byte + 8, c, 4);
+    memcpy(r.byte + 12, d, 4);
+    return r;
+}
+
 static inline b16 b16_set1(uint8_t x)
 {
     b16 r;
@@ -359,10 +379,11 @@ static inline b16 b16_and(b16 a, b16 b)
     return a;
 }
 
-static inline b16 b16_or(b16 a, b16 b)
+/* Each byte times its sign, 1 or -1. */
+static inline b16 b16_negate(b16 a, b16 signs)
 {
     for (int i = 0; i < 16; i++)
-        a.byte[i] |= b.byte[i];
+        a.byte[i] = (uint8_t)((int8_t)a.byte[i] * (int8_t)signs.byte[i]);
     return a;
 }
 
@@ -381,14 +402,6 @@ static inline b16 b16_shr_and(b16 a, int bits, uint8_t mask)
     return a;
 }
 
-/* byte << bits, for bytes below 256 >> bits. */
-static inline b16 b16_shl(b16 a, int bits)
-{
-    for (int i = 0; i < 16; i++)
-        a.byte[i] = (uint8_t)(a.byte[i] << bits);
-    return a;
-}
-
 /* a0 b0 a1 b1 .. of the first eight bytes each. */
 static inline b16 b16_interleave(b16 a, b16 b)
 {
@@ -398,14 +411,89 @@ static inline b16 b16_interleave(b16 a, b16 b)
     return r;
 }
 
-/* Whether one of 128 e4m3 codes is NaN. */
-static inline bool v16_nan_code_in_128(const uint8_t *codes)
+/* sums[k] = bytes[k] + 256 times bit k. */
+static inline void b16_add_ninth_bits(uint16_t sums[64], const uint8_t *bytes,
+                                      const uint8_t *ninth_bits)
 {
-    for (int i = 0; i < 128; i++)
-        if ((codes[i] & 0x7f) == 0x7f)
-            return true;
-    return false;
+    for (int k = 0; k < 64; k++)
+        sums[k] = (uint16_t)(bytes[k] | (ninth_bits[k / 8] >> k % 8 & 1) << 8);
 }
+
+/* 32 bytes. */
+typedef struct b32 {
+    uint8_t byte[32];
+} b32;
+
+static inline b32 b32_load(const void *p)
+{
+    b32 r;
+    memcpy(r.byte, p, sizeof r.byte);
+    return r;
+}
+
+static inline void b32_store(uint8_t *p, b32 a)
+{
+    memcpy(p, a.byte, sizeof a.byte);
+}
+
+static inline b32 b32_set1(uint8_t x)
+{
+    b32 r;
+    memset(r.byte, x, sizeof r.byte);
+    return r;
+}
+
+static inline b32 b32_or(b32 a, b32 b)
+{
+    for (int i = 0; i < 32; i++)
+        a.byte[i] |= b.byte[i];
+    return a;
+}
+
+static inline b32 b32_sub(b32 a, b32 b)
+{
+    for (int i = 0; i < 32; i++)
+        a.byte[i] = (uint8_t)(a.byte[i] - b.byte[i]);
+    return a;
+}
+
+/* (byte >> down << up) & mask; the mask is within what byte has left of 255. */
+static inline b32 b32_move_and(b32 a, int down, int up, uint8_t mask)
+{
+    for (int i = 0; i < 32; i++)
+        a.byte[i] = (uint8_t)(a.byte[i] >> down << up & mask);
+    return a;
+}
+
+/*
+ * Of e4m3 codes with the sign bit set, the highest, here in one byte, in others in each byte of a
+ * vector: 255 is NaN.
+ */
+typedef uint8_t v16_highest_code;
+
+static inline v16_highest_code v16_highest_code_of_128(const uint8_t *codes)
+{
+    uint8_t highest = 0;
+    for (int i = 0; i < 128; i++)
+        highest = (codes[i] | 0x80) > highest ? (uint8_t)(codes[i] | 0x80) : highest;
+    return highest;
+}
+
+static inline v16_highest_code v16_higher_code(v16_highest_code a, v16_highest_code b)
+{
+    return a > b ? a : b;
+}
+
+static inline bool v16_is_nan_code(v16_highest_code highest)
+{
+    return highest == 255;
+}
+
+/*
+ * Tells the compiler that what was just stored there is not in a register any more, where
+ * loading it again is cheaper: see x86/b16.h.
+ */
+#define V16_IN_MEMORY(object) ((void)(object))
 
 /* The f16 at any address. */
 static inline float v16_half(const void *p)
@@ -413,6 +501,23 @@ static inline float v16_half(const void *p)
     uint16_t half;
     memcpy(&half, p, sizeof half);
     return kvf_float_of(kvf_f16_decode(half));
+}
+
+/* The same where four bytes may be read, which takes one load. */
+#define v16_half_4 v16_half
+
+/* The f16 at p in lanes 0 to 7, the next one in the others. */
+static inline v16 v16_two_halves(const void *p)
+{
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = v16_half((const uint8_t *)p + i / 8 * 2);
+    return r;
+}
+
+static inline v16 v16_set1_half(const void *p)
+{
+    return v16_set1(v16_half_4(p));
 }
 
 /* Signed bytes to lanes. */
@@ -435,83 +540,88 @@ static inline v16 v16_load_bf16(const void *p)
     return r;
 }
 
-/* Eight values times a scale; for v16_lookup_4 the same four twice. */
-typedef struct v16_table {
-    float values[8];
-} v16_table;
-
-static inline v16_table v16_table_of(const float values[8], float scale)
+static inline v16 v16_load_i8(const void *p)
 {
-    v16_table table;
+    return v16_from_i8(b16_load(p));
+}
+
+/* 16 codes, one a lane. */
+typedef b16 v16_codes;
+
+static inline v16_codes v16_codes_load(const uint8_t *p)
+{
+    return b16_load(p);
+}
+
+/*
+ * The `bits` at `shift` of each code as a multiple of a unit: V16_FIELD_UNIT(shift) is what the
+ * scale has to be multiplied with, 1 here, 2^-shift where they stay where they are.
+ */
+#define V16_FIELD_UNIT(shift) 1.0f
+static inline v16 v16_field(v16_codes codes, int shift, int bits)
+{
+    return v16_from_i8(b16_shr_and(codes, shift, (uint8_t)((1 << bits) - 1)));
+}
+
+/* v16_field of four bits times a scale, plus a minimum. */
+static inline v16 v16_nibbles(v16_codes codes, int shift, v16 scale, v16 minimum)
+{
+    return v16_fma(scale, v16_field(codes, shift, 4), minimum);
+}
+
+/*
+ * The four highest bits of 8 words of 4 bytes in lanes 0 to 7: of each word (stride 1) or the
+ * second of each two (stride 2).
+ */
+static inline v16 v16_top_nibbles_of_8(const uint8_t *words, int stride)
+{
+    v16 r = v16_set1(0.0f);
     for (int i = 0; i < 8; i++)
-        table.values[i] = values[i] * scale;
-    return table;
-}
-
-/* Lane l is the value of field l of `codes`, two bits each from the lowest on. */
-static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
-{
-    v16 r;
-    for (int i = 0; i < 16; i++)
-        r.lane[i] = table.values[codes >> 2 * i & 3];
+        r.lane[i] = (float)(words[4 * stride * (i + 1) - 1] >> 4);
     return r;
 }
 
-/* Lane l is the value of field l % 8 of low (lanes 0 to 7) or high, three bits each. */
-static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
-{
-    v16 r;
-    for (int i = 0; i < 16; i++)
-        r.lane[i] = table.values[(i < 8 ? low : high) >> 3 * (i % 8) & 7];
-    return r;
-}
-
-/* The sign of lane l turned where bit l is set. */
-static inline v16 v16_negate(v16 a, uint32_t bits)
-{
-    for (int i = 0; i < 16; i++)
-        if (bits >> i & 1)
-            a.lane[i] = -a.lane[i];
-    return a;
-}
-
-/* 16 integers times a scale, to be looked up by the low four bits of each byte. */
+/* 16 integers times a scale, to be looked up by 32 nibbles: group 0 the low, 1 the high ones. */
 typedef struct v16_book {
-    float values[16];
+    v16 values;
+    const uint8_t *codes;
 } v16_book;
 
-static inline v16_book v16_book_of(const int8_t values[16], float scale)
+static inline void v16_book_of(v16_book *book, const int8_t values[16], v16 scale,
+                               const uint8_t *codes)
 {
-    v16_book book;
-    for (int i = 0; i < 16; i++)
-        book.values[i] = (float)values[i] * scale;
-    return book;
+    book->values = v16_mul(v16_load_i8(values), scale);
+    book->codes = codes;
 }
 
-static inline v16 v16_book_get(v16_book book, b16 codes)
+static inline v16 v16_book_get(const v16_book *book, int g)
 {
     v16 r;
     for (int i = 0; i < 16; i++)
-        r.lane[i] = book.values[codes.byte[i] & 15];
+        r.lane[i] = book->values.lane[book->codes[i] >> 4 * g & 15];
     return r;
 }
 
-/* The same for e2m1 codes, whose values are doubled: 0 1 2 3 4 6 8 12, bit 3 the sign. */
+/*
+ * e2m1 values doubled, 0 1 2 3 4 6 8 12, bit 3 the sign, times a scale, to be looked up by 32
+ * nibbles: group 0 those of the first eight bytes, the low one of each first.
+ */
 typedef v16_book v16_e2m1;
 
-static inline v16_e2m1 v16_e2m1_of(float scale)
+static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
     static const float doubled[16] = {0.0f,  1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
                                       -0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
-    v16_e2m1 book;
-    for (int i = 0; i < 16; i++)
-        book.values[i] = doubled[i] * scale;
-    return book;
+    book->values = v16_mul(v16_load(doubled), scale);
+    book->codes = codes;
 }
 
-static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
 {
-    return v16_book_get(book, codes);
+    v16 r;
+    for (int i = 0; i < 16; i++)
+        r.lane[i] = book->values.lane[book->codes[8 * g + i / 2] >> 4 * (i % 2) & 15];
+    return r;
 }
 
 #endif

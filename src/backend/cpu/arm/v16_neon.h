@@ -27,6 +27,8 @@ typedef struct v16i {
 /* Rows of a weight x tokens multiplied together: 24 registers of sums, 8 of operands. */
 #define V16_TILE_ROWS 2
 #define V16_TILE_TOKENS 3
+/* Rows of a weight read in turns for one token, group by group. */
+#define V16_BESIDE_ROWS 1
 
 static inline v16 v16_set1(float x)
 {
@@ -307,6 +309,26 @@ static inline b16 b16_load_8(const void *p)
     return vcombine_u8(vld1_u8(p), vdup_n_u8(0));
 }
 
+static inline b16 b16_load_8_8(const void *low, const void *high)
+{
+    return vcombine_u8(vld1_u8(low), vld1_u8(high));
+}
+
+static inline b16 b16_load_4_4_4_4(const void *a, const void *b, const void *c, const void *d)
+{
+    uint32_t four[4];
+    memcpy(&four[0], a, 4);
+    memcpy(&four[1], b, 4);
+    memcpy(&four[2], c, 4);
+    memcpy(&four[3], d, 4);
+    return vreinterpretq_u8_u32(vld1q_u32(four));
+}
+
+static inline b16 b16_negate(b16 a, b16 signs)
+{
+    return vreinterpretq_u8_s8(vmulq_s8(vreinterpretq_s8_u8(a), vreinterpretq_s8_u8(signs)));
+}
+
 static inline b16 b16_set1(uint8_t x)
 {
     return vdupq_n_u8(x);
@@ -315,11 +337,6 @@ static inline b16 b16_set1(uint8_t x)
 static inline b16 b16_and(b16 a, b16 b)
 {
     return vandq_u8(a, b);
-}
-
-static inline b16 b16_or(b16 a, b16 b)
-{
-    return vorrq_u8(a, b);
 }
 
 static inline b16 b16_sub(b16 a, b16 b)
@@ -332,29 +349,93 @@ static inline b16 b16_shr_and(b16 a, int bits, uint8_t mask)
     return vandq_u8(vshlq_u8(a, vdupq_n_s8((int8_t)-bits)), vdupq_n_u8(mask));
 }
 
-static inline b16 b16_shl(b16 a, int bits)
-{
-    return vshlq_u8(a, vdupq_n_s8((int8_t)bits));
-}
-
 static inline b16 b16_interleave(b16 a, b16 b)
 {
     return vzip1q_u8(a, b);
 }
 
-static inline bool v16_nan_code_in_128(const uint8_t *codes)
+static inline void b16_add_ninth_bits(uint16_t sums[64], const uint8_t *bytes,
+                                      const uint8_t *ninth_bits)
+{
+    for (int k = 0; k < 64; k++)
+        sums[k] = (uint16_t)(bytes[k] | (ninth_bits[k / 8] >> k % 8 & 1) << 8);
+}
+
+typedef uint8x16x2_t b32;
+
+static inline b32 b32_load(const void *p)
+{
+    return vld1q_u8_x2(p);
+}
+
+static inline void b32_store(uint8_t *p, b32 a)
+{
+    vst1q_u8_x2(p, a);
+}
+
+static inline b32 b32_set1(uint8_t x)
+{
+    return (b32){{vdupq_n_u8(x), vdupq_n_u8(x)}};
+}
+
+static inline b32 b32_or(b32 a, b32 b)
+{
+    return (b32){{vorrq_u8(a.val[0], b.val[0]), vorrq_u8(a.val[1], b.val[1])}};
+}
+
+static inline b32 b32_sub(b32 a, b32 b)
+{
+    return (b32){{vsubq_u8(a.val[0], b.val[0]), vsubq_u8(a.val[1], b.val[1])}};
+}
+
+static inline b32 b32_move_and(b32 a, int down, int up, uint8_t mask)
+{
+    const int8x16_t by = vdupq_n_s8((int8_t)(up - down));
+    const uint8x16_t kept = vdupq_n_u8(mask);
+    return (b32){{vandq_u8(vshlq_u8(a.val[0], by), kept), vandq_u8(vshlq_u8(a.val[1], by), kept)}};
+}
+
+typedef uint8x16_t v16_highest_code;
+
+static inline v16_highest_code v16_highest_code_of_128(const uint8_t *codes)
 {
     uint8x16_t highest = vdupq_n_u8(0);
     for (int i = 0; i < 128; i += 16)
         highest = vmaxq_u8(highest, vorrq_u8(vld1q_u8(codes + i), vdupq_n_u8(0x80)));
+    return highest;
+}
+
+static inline v16_highest_code v16_higher_code(v16_highest_code a, v16_highest_code b)
+{
+    return vmaxq_u8(a, b);
+}
+
+static inline bool v16_is_nan_code(v16_highest_code highest)
+{
     return vmaxvq_u8(highest) == 0xff;
 }
+
+#define V16_IN_MEMORY(object) ((void)(object))
 
 static inline float v16_half(const void *p)
 {
     uint16_t half;
     memcpy(&half, p, sizeof half);
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);
+}
+
+#define v16_half_4 v16_half
+
+static inline v16 v16_two_halves(const void *p)
+{
+    const v16 low = v16_set1(v16_half(p));
+    const v16 high = v16_set1(v16_half((const uint8_t *)p + 2));
+    return (v16){{low.part[0], low.part[1], high.part[2], high.part[3]}};
+}
+
+static inline v16 v16_set1_half(const void *p)
+{
+    return v16_set1(v16_half_4(p));
 }
 
 static inline v16 v16_from_i8(b16 a)
@@ -377,90 +458,70 @@ static inline v16 v16_load_bf16(const void *p)
     return r;
 }
 
-/*
- * A table of floats is looked up byte by byte: field i of `codes`, `bits` wide, selects the
- * four bytes at 4 * field.
- */
-typedef struct v16_table {
-    float32x4_t part[2];
-} v16_table;
-
-static inline v16_table v16_table_of(const float values[8], float scale)
+static inline v16 v16_load_i8(const void *p)
 {
-    return (v16_table){
-        {vmulq_n_f32(vld1q_f32(values), scale), vmulq_n_f32(vld1q_f32(values + 4), scale)}};
+    return v16_from_i8(b16_load(p));
 }
 
-static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+typedef b16 v16_codes;
+
+static inline v16_codes v16_codes_load(const uint8_t *p)
 {
-    const uint8x16_t bytes = vreinterpretq_u8_f32(table.part[0]);
-    v16 r;
-    for (int i = 0; i < 4; i++) {
-        const int32x4_t shifts = {-8 * i, -8 * i - 2, -8 * i - 4, -8 * i - 6};
-        const uint32x4_t field = vandq_u32(vshlq_u32(vdupq_n_u32(codes), shifts), vdupq_n_u32(3));
-        /* 4 * field in each byte, plus 0 1 2 3 */
-        const uint32x4_t index = vaddq_u32(vmulq_n_u32(field, 0x04040404), vdupq_n_u32(0x03020100));
-        r.part[i] = vreinterpretq_f32_u8(vqtbl1q_u8(bytes, vreinterpretq_u8_u32(index)));
-    }
-    return r;
+    return b16_load(p);
 }
 
-static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+#define V16_FIELD_UNIT(shift) 1.0f
+static inline v16 v16_field(v16_codes codes, int shift, int bits)
 {
-    const uint8x16x2_t bytes = {
-        {vreinterpretq_u8_f32(table.part[0]), vreinterpretq_u8_f32(table.part[1])}};
-    v16 r;
-    for (int i = 0; i < 4; i++) {
-        const int first = -12 * (i % 2);
-        const int32x4_t shifts = {first, first - 3, first - 6, first - 9};
-        const uint32x4_t field =
-            vandq_u32(vshlq_u32(vdupq_n_u32(i < 2 ? low : high), shifts), vdupq_n_u32(7));
-        const uint32x4_t index = vaddq_u32(vmulq_n_u32(field, 0x04040404), vdupq_n_u32(0x03020100));
-        r.part[i] = vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(index)));
-    }
-    return r;
+    return v16_from_i8(b16_shr_and(codes, shift, (uint8_t)((1 << bits) - 1)));
 }
 
-static inline v16 v16_negate(v16 a, uint32_t bits)
+static inline v16 v16_nibbles(v16_codes codes, int shift, v16 scale, v16 minimum)
 {
-    for (int i = 0; i < 4; i++) {
-        const int32x4_t shifts = {31 - 4 * i, 30 - 4 * i, 29 - 4 * i, 28 - 4 * i};
-        const uint32x4_t signs =
-            vandq_u32(vshlq_u32(vdupq_n_u32(bits), shifts), vdupq_n_u32(0x80000000));
-        a.part[i] = vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.part[i]), signs));
-    }
-    return a;
+    return v16_fma(scale, v16_field(codes, shift, 4), minimum);
+}
+
+static inline v16 v16_top_nibbles_of_8(const uint8_t *words, int stride)
+{
+    float nibbles[16] = {0};
+    for (int i = 0; i < 8; i++)
+        nibbles[i] = (float)(words[4 * stride * (i + 1) - 1] >> 4);
+    return v16_load(nibbles);
 }
 
 /* Looked up as bytes, then scaled. */
 typedef struct v16_book {
     b16 values;
-    float scale;
+    v16 scale;
+    const uint8_t *codes;
 } v16_book;
 
-static inline v16_book v16_book_of(const int8_t values[16], float scale)
+static inline void v16_book_of(v16_book *book, const int8_t values[16], v16 scale,
+                               const uint8_t *codes)
 {
-    return (v16_book){b16_load(values), scale};
+    *book = (v16_book){b16_load(values), scale, codes};
 }
 
-static inline v16 v16_book_get(v16_book book, b16 codes)
+static inline v16 v16_book_get(const v16_book *book, int g)
 {
-    const b16 values = vqtbl1q_u8(book.values, b16_and(codes, b16_set1(15)));
-    return v16_mul(v16_from_i8(values), v16_set1(book.scale));
+    const b16 nibbles = b16_shr_and(b16_load(book->codes), 4 * g, 15);
+    return v16_mul(v16_from_i8(vqtbl1q_u8(book->values, nibbles)), book->scale);
 }
 
 /* Magnitudes as bytes; the sign by itself, since bytes have no -0. */
 typedef v16_book v16_e2m1;
 
-static inline v16_e2m1 v16_e2m1_of(float scale)
+static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
     static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, 1, 2, 3, 4, 6, 8, 12};
-    return v16_book_of(doubled, scale);
+    v16_book_of(book, doubled, scale, codes);
 }
 
-static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
 {
-    v16 r = v16_book_get(book, codes);
+    const b16 pairs = b16_load_8(book->codes + 8 * g);
+    const b16 codes = b16_interleave(b16_shr_and(pairs, 0, 15), b16_shr_and(pairs, 4, 15));
+    v16 r = v16_mul(v16_from_i8(vqtbl1q_u8(book->values, codes)), book->scale);
     const int16x8_t low = vmovl_s8(vget_low_s8(vreinterpretq_s8_u8(codes)));
     const int16x8_t high = vmovl_s8(vget_high_s8(vreinterpretq_s8_u8(codes)));
     const int32x4_t wide[4] = {vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),

@@ -32,6 +32,8 @@ typedef struct v16i {
 /* Rows of a weight x tokens multiplied together: 12 registers of sums, 4 of operands. */
 #define V16_TILE_ROWS 2
 #define V16_TILE_TOKENS 3
+/* Rows of a weight read in turns for one token, group by group. */
+#define V16_BESIDE_ROWS 2
 
 static inline v16 v16_set1(float x)
 {
@@ -124,17 +126,14 @@ static inline v16 v16_load_f16(const void *p)
                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
 }
 
-static inline __m256 v8_e4m3(__m128i halves)
-{
-    /* code in the high byte: moved down by one the sign stands twice, as its copy too. */
-    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(halves, 1), _mm_set1_epi16((short)0xbfff)));
-}
-
+/* Sign-extended codes have the sign twice: one is f16's, the other its highest exponent bit. */
 static inline v16 v16_load_e4m3(const void *p)
 {
-    const __m128i codes = _mm_loadu_si128((const __m128i *)p);
-    const __m128i zero = _mm_setzero_si128();
-    return (v16){v8_e4m3(_mm_unpacklo_epi8(zero, codes)), v8_e4m3(_mm_unpackhi_epi8(zero, codes))};
+    const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    const __m256i halves =
+        _mm256_and_si256(_mm256_slli_epi16(codes, 7), _mm256_set1_epi16((short)0xbfff));
+    return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                 _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
 }
 
 static inline v16i v16i_set1(int32_t x)
@@ -353,13 +352,27 @@ v16_tile_step(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const float *rows,
 
 /* ---- Codes of weights ------------------------------------------------------------ */
 
-static inline bool v16_nan_code_in_128(const uint8_t *codes)
+typedef __m256i v16_highest_code;
+
+/* Of 128 e4m3 codes with the sign bit set, as unsigned bytes. */
+static inline v16_highest_code v16_highest_code_of_128(const uint8_t *codes)
 {
     const __m256i sign = _mm256_set1_epi8((char)0x80);
-    __m256i highest = sign; /* of codes with the sign bit set, as unsigned bytes */
+    __m256i highest = sign;
+    KVF_UNROLL
     for (int i = 0; i < 128; i += 32)
         highest = _mm256_max_epu8(
             highest, _mm256_or_si256(_mm256_loadu_si256((const __m256i *)(codes + i)), sign));
+    return highest;
+}
+
+static inline v16_highest_code v16_higher_code(v16_highest_code a, v16_highest_code b)
+{
+    return _mm256_max_epu8(a, b);
+}
+
+static inline bool v16_is_nan_code(v16_highest_code highest)
+{
     return _mm256_movemask_epi8(_mm256_cmpeq_epi8(highest, _mm256_set1_epi8(-1))) != 0;
 }
 
@@ -367,6 +380,27 @@ static inline v16 v16_from_i8(b16 a)
 {
     return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)),
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(a, a)))};
+}
+
+static inline v16 v16_load_i8(const void *p)
+{
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b16_load_8(p))),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b16_load_8((const char *)p + 8)))};
+}
+
+static inline v16 v16_two_halves(const void *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    const __m128 values = _mm_cvtph_ps(_mm_cvtsi32_si128(two));
+    return (v16){_mm256_broadcastss_ps(values), _mm256_broadcastss_ps(_mm_movehdup_ps(values))};
+}
+
+static inline v16 v16_set1_half(const void *p)
+{
+    float half = v16_half_4(p);
+    V16_IN_MEMORY(half);
+    return v16_set1(half);
 }
 
 static inline __m256 v8_load_bf16(const void *p)
@@ -380,83 +414,84 @@ static inline v16 v16_load_bf16(const void *p)
     return (v16){v8_load_bf16(p), v8_load_bf16((const __m128i *)p + 1)};
 }
 
-typedef __m256 v16_table;
+/* 16 codes, one a lane. */
+typedef v16i v16_codes;
 
-static inline v16_table v16_table_of(const float values[8], float scale)
+static inline v16_codes v16_codes_load(const uint8_t *p)
 {
-    return _mm256_mul_ps(_mm256_loadu_ps(values), _mm256_set1_ps(scale));
+    return (v16_codes){_mm256_cvtepu8_epi32(b16_load_8(p)),
+                       _mm256_cvtepu8_epi32(b16_load_8(p + 8))};
 }
 
-static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+/* In place: no shift is needed, the scale takes it back. */
+#define V16_FIELD_UNIT(shift) (1.0f / (float)(1 << (shift)))
+static inline v16 v16_field(v16_codes codes, int shift, int bits)
 {
-    const __m256i all = _mm256_set1_epi32((int)codes);
-    const __m256i low = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
-    const __m256i high = _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30);
-    /* permutevar reads the two lowest bits, within each half */
-    return (v16){_mm256_permutevar_ps(table, _mm256_srlv_epi32(all, low)),
-                 _mm256_permutevar_ps(table, _mm256_srlv_epi32(all, high))};
+    const __m256i mask = _mm256_set1_epi32(((1 << bits) - 1) << shift);
+    return (v16){_mm256_cvtepi32_ps(_mm256_and_si256(codes.lo, mask)),
+                 _mm256_cvtepi32_ps(_mm256_and_si256(codes.hi, mask))};
 }
 
-static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+/* Four bits times a scale, plus a minimum. */
+static inline v16 v16_nibbles(v16_codes codes, int shift, v16 scale, v16 minimum)
 {
-    const __m256i shifts = _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21);
-    /* permutevar8x32 reads the three lowest bits */
-    return (v16){
-        _mm256_permutevar8x32_ps(table, _mm256_srlv_epi32(_mm256_set1_epi32((int)low), shifts)),
-        _mm256_permutevar8x32_ps(table, _mm256_srlv_epi32(_mm256_set1_epi32((int)high), shifts))};
+    return v16_fma(scale, v16_field(codes, shift, 4), minimum);
 }
 
-/* Bit l of the word becomes the sign bit of lane l. */
-static inline __m256 v8_negate(__m256 a, __m256i word, __m256i shifts)
+static inline v16 v16_top_nibbles_of_8(const uint8_t *words, int stride)
 {
-    const __m256i signs =
-        _mm256_and_si256(_mm256_sllv_epi32(word, shifts), _mm256_set1_epi32(INT32_MIN));
-    return _mm256_xor_ps(a, _mm256_castsi256_ps(signs));
-}
-
-static inline v16 v16_negate(v16 a, uint32_t bits)
-{
-    const __m256i word = _mm256_set1_epi32((int)bits);
-    const __m256i low = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    const __m256i high = _mm256_setr_epi32(23, 22, 21, 20, 19, 18, 17, 16);
-    return (v16){v8_negate(a.lo, word, low), v8_negate(a.hi, word, high)};
+    return (v16){v8_top_nibbles(words, stride), _mm256_setzero_ps()};
 }
 
 /* Looked up as bytes, then scaled. */
 typedef struct v16_book {
     b16 values;
-    float scale;
+    v16 scale;
+    const uint8_t *codes;
 } v16_book;
 
-static inline v16_book v16_book_of(const int8_t values[16], float scale)
+static inline void v16_book_of(v16_book *book, const int8_t values[16], v16 scale,
+                               const uint8_t *codes)
 {
-    return (v16_book){b16_load(values), scale};
+    *book = (v16_book){b16_load(values), scale, codes};
 }
 
-static inline v16 v16_book_get(v16_book book, b16 codes)
+static inline v16 v16_book_get(const v16_book *book, int g)
 {
-    const b16 values = _mm_shuffle_epi8(book.values, b16_and(codes, b16_set1(15)));
-    return v16_mul(v16_from_i8(values), v16_set1(book.scale));
+    const b16 nibbles = b16_shr_and(b16_load(book->codes), 4 * g, 15);
+    return v16_mul(v16_from_i8(_mm_shuffle_epi8(book->values, nibbles)), book->scale);
 }
 
-/* Of an e2m1 value as f16 only the high byte is not zero: looked up, then widened. */
-typedef __m256 v16_e2m1;
+/* Magnitudes, three bits of a code; the fourth is the sign. Eight codes are in order in a word. */
+typedef struct v16_e2m1 {
+    __m256 values;
+    const uint8_t *codes;
+} v16_e2m1;
 
-static inline v16_e2m1 v16_e2m1_of(float scale)
+static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
-    return _mm256_set1_ps(scale);
+    const __m256 doubled = _mm256_setr_ps(0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f);
+    book->values = _mm256_mul_ps(doubled, scale.lo);
+    book->codes = codes;
 }
 
-static inline v16 v16_e2m1_get(v16_e2m1 scale, b16 codes)
+static inline __m256 v8_e2m1_get(__m256 values, const uint8_t *codes)
 {
-    /* f16 of 0 1 2 3 4 6 8 12 and their negatives */
-    const __m128i high_bytes =
-        _mm_setr_epi8(0, 0x3c, 0x40, 0x42, 0x44, 0x46, 0x48, 0x4a, (char)0x80, (char)0xbc,
-                      (char)0xc0, (char)0xc2, (char)0xc4, (char)0xc6, (char)0xc8, (char)0xca);
-    const __m128i high = _mm_shuffle_epi8(high_bytes, codes);
-    const __m128i zero = _mm_setzero_si128();
-    return (v16){_mm256_mul_ps(_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, high)), scale),
-                 _mm256_mul_ps(_mm256_cvtph_ps(_mm_unpackhi_epi8(zero, high)), scale)};
+    int32_t word;
+    memcpy(&word, codes, sizeof word);
+    const __m256i all = _mm256_set1_epi32(word);
+    /* permutevar8x32 reads the three lowest bits */
+    const __m256 value = _mm256_permutevar8x32_ps(
+        values, _mm256_srlv_epi32(all, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)));
+    const __m256i signs = _mm256_sllv_epi32(all, _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
+    return _mm256_xor_ps(
+        value, _mm256_castsi256_ps(_mm256_and_si256(signs, _mm256_set1_epi32(INT32_MIN))));
+}
+
+static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
+{
+    return (v16){v8_e2m1_get(book->values, book->codes + 8 * g),
+                 v8_e2m1_get(book->values, book->codes + 8 * g + 4)};
 }
 
 #endif

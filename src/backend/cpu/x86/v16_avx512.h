@@ -38,6 +38,8 @@ typedef __m512i v16i;
 /* Rows of a weight x tokens multiplied together: 24 sums, 4 rows, one token. */
 #define V16_TILE_ROWS 4
 #define V16_TILE_TOKENS 6
+/* Rows of a weight read in turns for one token, group by group. */
+#define V16_BESIDE_ROWS 4
 
 static inline v16 v16_set1(float x)
 {
@@ -403,12 +405,23 @@ v16_finish(v16 acc[V16_TILE_TOKENS][V16_TILE_ROWS], const int n_tokens, float *o
 
 /* ---- Codes of weights ------------------------------------------------------------ */
 
-static inline bool v16_nan_code_in_128(const uint8_t *codes)
+typedef __m512i v16_highest_code;
+
+/* Of 128 e4m3 codes with the sign bit set, as unsigned bytes. */
+static inline v16_highest_code v16_highest_code_of_128(const uint8_t *codes)
 {
     const __m512i sign = _mm512_set1_epi8((char)0x80);
-    /* of codes with the sign bit set, as unsigned bytes */
-    const __m512i highest = _mm512_max_epu8(_mm512_or_si512(_mm512_loadu_si512(codes), sign),
-                                            _mm512_or_si512(_mm512_loadu_si512(codes + 64), sign));
+    return _mm512_max_epu8(_mm512_or_si512(_mm512_loadu_si512(codes), sign),
+                           _mm512_or_si512(_mm512_loadu_si512(codes + 64), sign));
+}
+
+static inline v16_highest_code v16_higher_code(v16_highest_code a, v16_highest_code b)
+{
+    return _mm512_max_epu8(a, b);
+}
+
+static inline bool v16_is_nan_code(v16_highest_code highest)
+{
     return _mm512_cmpeq_epi8_mask(highest, _mm512_set1_epi8(-1)) != 0;
 }
 
@@ -417,67 +430,113 @@ static inline v16 v16_from_i8(b16 a)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(a));
 }
 
+static inline v16 v16_load_i8(const void *p)
+{
+    return v16_from_i8(b16_load(p));
+}
+
+static inline v16 v16_two_halves(const void *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    const __m128 values = _mm_cvtph_ps(_mm_cvtsi32_si128(two));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+                                 _mm512_castps128_ps512(values));
+}
+
+static inline v16 v16_set1_half(const void *p)
+{
+    float half = v16_half_4(p);
+    V16_IN_MEMORY(half);
+    return v16_set1(half);
+}
+
 static inline v16 v16_load_bf16(const void *p)
 {
     const __m256i high = _mm256_loadu_si256((const __m256i *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
 }
 
-/* The table twice. */
-typedef v16 v16_table;
+/* 16 codes, one a lane. */
+typedef __m512i v16_codes;
 
-static inline v16_table v16_table_of(const float values[8], float scale)
+static inline v16_codes v16_codes_load(const uint8_t *p)
 {
-    return _mm512_mul_ps(_mm512_broadcast_f32x8(_mm256_loadu_ps(values)), _mm512_set1_ps(scale));
+    return _mm512_cvtepu8_epi32(b16_load(p));
 }
 
-static inline v16 v16_lookup_4(uint32_t codes, v16_table table)
+/* In place: no shift is needed, the scale takes it back. */
+#define V16_FIELD_UNIT(shift) (1.0f / (float)(1 << (shift)))
+static inline v16 v16_field(v16_codes codes, int shift, int bits)
 {
-    const __m512i shifts =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    /* permutevar reads the two lowest bits, within each quarter */
-    return _mm512_permutevar_ps(table, _mm512_srlv_epi32(_mm512_set1_epi32((int)codes), shifts));
+    return _mm512_cvtepi32_ps(
+        _mm512_and_si512(codes, _mm512_set1_epi32(((1 << bits) - 1) << shift)));
 }
 
-static inline v16 v16_lookup_8(uint32_t low, uint32_t high, v16_table table)
+/*
+ * Four bits times a scale, plus a minimum: a book, which serves two groups, and one permutation
+ * of it instead of a conversion, a mask and an operation of the multipliers.
+ */
+static inline v16 v16_nibbles(v16_codes codes, int shift, v16 scale, v16 minimum)
 {
-    const __m512i shifts =
-        _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 3, 6, 9, 12, 15, 18, 21);
-    const __m512i codes =
-        _mm512_mask_blend_epi32(0xff00, _mm512_set1_epi32((int)low), _mm512_set1_epi32((int)high));
-    /* permutexvar reads four bits: the fourth is another code's, the table stands twice */
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), table);
+    const __m512 low = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 high =
+        _mm512_setr_ps(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    const v16 book = v16_fma(scale, shift ? high : low, minimum);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, (unsigned)shift), book);
 }
 
-static inline v16 v16_negate(v16 a, uint32_t bits)
+static inline v16 v16_top_nibbles_of_8(const uint8_t *words, int stride)
 {
-    return _mm512_mask_xor_ps(a, (__mmask16)bits, a, _mm512_set1_ps(-0.0f));
+    return _mm512_castps256_ps512(v8_top_nibbles(words, stride));
 }
 
-/* All 16 values in one register; permutexvar reads the four lowest bits. */
-typedef v16 v16_book;
-typedef v16 v16_e2m1;
+/* All 16 values in one register; permutexvar reads the four lowest bits of a widened byte. */
+typedef struct v16_book {
+    __m512 values;
+    __m512i codes;
+} v16_book;
 
-static inline v16_book v16_book_of(const int8_t values[16], float scale)
+static inline void v16_book_of(v16_book *book, const int8_t values[16], v16 scale,
+                               const uint8_t *codes)
 {
-    return _mm512_mul_ps(v16_from_i8(b16_load(values)), _mm512_set1_ps(scale));
+    book->values = v16_mul(v16_load_i8(values), scale);
+    book->codes = _mm512_cvtepu8_epi32(b16_load(codes));
 }
 
-static inline v16 v16_book_get(v16_book book, b16 codes)
+static inline v16 v16_book_get(const v16_book *book, int g)
 {
-    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), book);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(book->codes, 4 * (unsigned)g), book->values);
 }
 
-static inline v16_e2m1 v16_e2m1_of(float scale)
+/* The same; a group's codes are in order in two words. */
+typedef struct v16_e2m1 {
+    __m512 values;
+    const uint8_t *codes;
+} v16_e2m1;
+
+static inline void v16_e2m1_of(v16_e2m1 *book, v16 scale, const uint8_t *codes)
 {
     const __m512 doubled = _mm512_setr_ps(0.0f, 1.0f, 2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f, -0.0f,
                                           -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f);
-    return _mm512_mul_ps(doubled, _mm512_set1_ps(scale));
+    book->values = _mm512_mul_ps(doubled, scale);
+    book->codes = codes;
 }
 
-static inline v16 v16_e2m1_get(v16_e2m1 book, b16 codes)
+/* Loading a word to all lanes takes none of the pipes that permutations need. */
+static inline v16 v16_e2m1_get(const v16_e2m1 *book, int g)
 {
-    return v16_book_get(book, codes);
+    typedef struct word {
+        uint8_t bytes[4];
+    } word;
+    const word *words = (const word *)(book->codes + 8 * g);
+    /* in assembler, as gcc would load both at once into another register */
+    __m512i both;
+    __asm__("vpbroadcastd %1, %0" : "=v"(both) : "m"(words[0]));
+    __asm__("vpbroadcastd %1, %0%{%2%}" : "+v"(both) : "m"(words[1]), "Yk"((__mmask16)0xff00));
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(both, shifts), book->values);
 }
 
 #endif
