@@ -253,6 +253,19 @@ class ThinkingTest(ConversationTest):
         for plain in (no_colours, dumb):
             self.assertIn(b"<think>rR</think>\r\n\r\nCD\r\n", self.terminal(plain))
 
+    def test_an_interrupt_leaves_no_terminal_dim(self):
+        def colours():
+            os.environ.pop("NO_COLOR", None)
+            os.environ["TERM"] = "xterm"
+
+        shown = Terminal("run", "-m", model("loops"), "-p", "b", "--think", "-n", "60000", "--ctx", "64k",
+                         prepare=colours)
+        self.addCleanup(shown.close)
+        shown.wait_for(rb"rRrRrR")
+        shown.type(b"\x03")
+        self.assertEqual(shown.exit_status(), 130)
+        self.assertIn(b"\x1b[0m\r\nfold on", shown.seen)
+
     def test_what_was_thought_is_held(self):
         self.record("a", "-p", "b", "--think")
         turn = [BOS, USER, "b", ASSISTANT, THINK, "rR", END_THINK, "CD"]
