@@ -266,9 +266,10 @@ int cli_conversation_prompt(cli_conversation *conversation, kvf_saver *saver, co
                           kvf_conversation_go_on(&c->format, &c->settings, c->held.ids, c->held.n,
                                                  &prompt->ids, &error),
                           &error);
-    const bool is_begun = saver->unfinished.there;
+    /* With -i a turn is what comes now, whatever was interrupted. */
+    const bool is_begun = saver->unfinished.there && !c->options->interactive;
     int status = turn_prompt(c, is_begun ? saver->unfinished.from : c->held.n, text, prompt);
-    if (status == CLI_EXIT_OK)
+    if (status == CLI_EXIT_OK && is_begun)
         status = cli_result(
             "run", kvf_saver_skip(saver, prompt->ids.ids, prompt->ids.n, &n_held, &error), &error);
     prompt->n_held = n_held;

@@ -359,10 +359,13 @@ class SessionTest(ConversationTest):
         rest = self.record("a", "-f", "prompt", "--system", "he" * 700, "--ctx", "2k")
         self.assertEqual((rest["resumed_tokens"], rest["prompt_tokens"]), (n_held, len(whole) - n_held))
         self.assertEqual(self.held("a"), whole + SAYS)
+        shutil.copy(self.path("s/b.kvfold"), self.path("s/c.kvfold"))
         other = self.good(*self.arguments("--session", "b", "-p", "c", "--ctx", "2k"))
         self.assertIn(b"ends inside a prompt that was interrupted", other.stderr)
         behind = ids_of("\n\nc") if USER in self.marks(whole[:n_held]) else ids_of(USER, "c")
         self.assertEqual(self.held("b"), whole[:n_held] + behind + ids_of(ASSISTANT, END_THINK) + SAYS)
+        self.talk("c", "/quit", more=["-p", "c", "--ctx", "2k"])
+        self.assertEqual(self.held("c"), self.held("b"))
 
     def marks(self, held):
         return [mark for mark in (USER, ASSISTANT, EOS) if IDS[mark] in held]
@@ -514,6 +517,13 @@ class MessagesTest(ConversationTest):
             {"role": "user", "content": "b"}, {"role": "assistant", "content": "C", "wo_eos": True}))
         self.assertEqual(record["content"], "D")
         self.assert_held("a", BOS, USER, "b", ASSISTANT, END_THINK, "CD")
+
+    def test_a_task(self):
+        folder = self.made({QUERY: "C", "C": "D", END_THINK: "D"})
+        self.record("a", "--messages", self.messages({"role": "user", "content": "b", "task": "query"}), of=folder)
+        self.assert_held("a", BOS, USER, "b", QUERY, "CD")
+        self.record("a", "-p", "c", of=folder)
+        self.assert_held("a", BOS, USER, "b", QUERY, "CD", EOS, USER, "c", ASSISTANT, END_THINK, "D")
 
     def test_a_conversation_goes_on_behind_it(self):
         result = self.talk("a", "c", more=["--messages", self.messages({"role": "user", "content": "b"})])
