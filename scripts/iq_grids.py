@@ -36,6 +36,7 @@ TOP = """\
 
 #include "shared/bits.h"
 
+/* clang-format off */
 #define KVF_IQ_ENTRY(entry) entry,
 """
 
@@ -60,7 +61,7 @@ def header():
                      + " \\\n".join([f"#define {entries}(E)"] + lines) + "\n"
                      f"KVF_SHARED_TABLE uint16_t kvf_{match['name']}_grid[{len(numbers)}] = "
                      f"{{{entries}(KVF_IQ_ENTRY)}};\n")
-    return "\n".join(parts + ["#endif"]) + "\n"
+    return "\n".join(parts + ["/* clang-format on */", "#endif"]) + "\n"
 
 
 def main():

@@ -123,9 +123,15 @@ static void catch_bus_error(void)
     sigaction(SIGBUS, &action, NULL);
 }
 
+/*
+ * What ends a process that does not know it: a service that stops, a terminal that closes, a
+ * scheduler's warning, processor time that is used up.
+ */
+static const int ends[] = {SIGTERM, SIGHUP, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM, SIGQUIT, SIGPIPE};
+enum { N_ENDS = sizeof ends / sizeof *ends };
+
 void cli_interrupt_catch(bool at_once)
 {
-    static const int ends[] = {SIGTERM, SIGHUP, SIGPIPE};
     if (pipe(wake_pipe) != 0)
         wake_pipe[0] = wake_pipe[1] = -1;
     for (int i = 0; i < 2 && wake_pipe[i] >= 0; i++) {
@@ -135,7 +141,7 @@ void cli_interrupt_catch(bool at_once)
     on_terminal = isatty(STDERR_FILENO) == 1;
     ends_at_once = at_once;
     catch_signal(SIGINT, on_interrupt, 0);
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+    for (int i = 0; i < N_ENDS; i++)
         if (!is_ignored(ends[i]))
             catch_signal(ends[i], on_end, SA_RESETHAND);
     catch_bus_error();
@@ -144,9 +150,10 @@ void cli_interrupt_catch(bool at_once)
 
 void cli_interrupt_save_first(void)
 {
-    catch_signal(SIGTERM, on_interrupt, 0);
-    if (!is_ignored(SIGHUP))
-        catch_signal(SIGHUP, on_interrupt, 0);
+    /* Ctrl-\ stays what ends at once. */
+    for (int i = 0; i < N_ENDS; i++)
+        if (ends[i] != SIGQUIT && (ends[i] == SIGTERM || !is_ignored(ends[i])))
+            catch_signal(ends[i], on_interrupt, 0);
     signal(SIGPIPE, SIG_IGN);
 }
 

@@ -14,10 +14,10 @@
  */
 void cli_interrupt_catch(bool at_once);
 /*
- * For a run with something to save after it: SIGTERM and SIGHUP (a closed terminal) set the
- * flag too, and ask to leave; a second SIGTERM, or Ctrl-C after one, ends the process at
- * once. A closed terminal may be told twice and asks no more than that. A pipe that nobody
- * reads is an error of the write.
+ * For a run with something to save after it: SIGTERM, SIGHUP (a closed terminal) and others
+ * that would end it (SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM; not SIGQUIT) set the flag too, and ask
+ * to leave; a second SIGTERM, or Ctrl-C after one, ends the process at once. A closed terminal may
+ * be told twice and asks no more than that. A pipe that nobody reads is an error of the write.
  */
 void cli_interrupt_save_first(void);
 bool cli_interrupted(void);

@@ -149,15 +149,17 @@ static bool print_json_line(const cJSON *object)
 int cli_record_print(const char *command, cli_record *record, cli_output output, bool header)
 {
     bool printed = !record->failed;
+    errno = 0; /* of a line that is longer than the buffer, parts are written at once */
     if (printed && output == CLI_OUTPUT_JSON)
         printed = print_json_line(record->object);
     else if (printed)
         printed = (!header || print_csv_line(record->object, true)) &&
                   print_csv_line(record->object, false);
+    const int earlier = ferror(stdout) ? errno : 0;
     cli_record_free(record);
     if (!printed)
         return cli_error(command, "out of memory for a line of results");
-    errno = 0;
+    errno = earlier;
     /* A line is a finished result, and the next may take long: not for nobody to read. */
     if (fflush(stdout) != 0 || ferror(stdout))
         return cli_error(command, "cannot write to standard output%s%s", errno ? ": " : "",

@@ -11,6 +11,7 @@
 
 #include "shared/bits.h"
 
+/* clang-format off */
 #define KVF_IQ_ENTRY(entry) entry,
 
 /* 8 values of 2 bits: 8 25 43 */
@@ -353,4 +354,5 @@ KVF_SHARED_TABLE uint16_t kvf_iq3_xxs_grid[256] = {KVF_IQ3_XXS_ENTRIES(KVF_IQ_EN
     E(0x0f0b) E(0x0f10) E(0x0f28) E(0x0f52) E(0x0f62) E(0x0f82) E(0x0f99) E(0x0fc0)
 KVF_SHARED_TABLE uint16_t kvf_iq3_s_grid[512] = {KVF_IQ3_S_ENTRIES(KVF_IQ_ENTRY)};
 
+/* clang-format on */
 #endif

@@ -11,6 +11,9 @@
  *   KVF_TYPE_SLOWLY       defined: for units[n_rows] of which NAME_is_plain(units, n_rows) is
  *                         false, v16 NAME_slowly(&unit, g) takes the place of NAME_group
  *
+ * In a dot, group g of V16_BESIDE_ROWS rows is followed by their group g + 1: x is loaded once
+ * for all of them, and additions to one sum do not wait for each other.
+ *
  * Groups of a unit are unrolled, and what several of them have in common (codes of two of
  * them in one byte, a table) is written as if each had it alone: the compiler finds it.
  */
@@ -116,9 +119,8 @@ static inline __attribute__((always_inline)) void DOT_ROWS(const kvf_matrix *mat
     const size_t ahead_bytes = KVF_DOT_ROWS * matrix->row_bytes; /* the next call's */
     for (uint32_t u = 0; u < n_units; u++) {
         const float *values = x + (size_t)u * KVF_TYPE_UNIT;
-        if (n_rows > 1)
-            KVF_UNROLL
-        for (int r = 0; r < n_rows; r++)
+        KVF_UNROLL
+        for (int r = 0; n_rows > 1 && r < n_rows; r++)
             prefetch_ahead(bytes[r], ahead_bytes, KVF_TYPE_BYTES);
         KVF_UNROLL
         for (int r = 0; r < n_rows; r += V16_BESIDE_ROWS)

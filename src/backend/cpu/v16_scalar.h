@@ -372,13 +372,6 @@ static inline b16 b16_set1(uint8_t x)
     return r;
 }
 
-static inline b16 b16_and(b16 a, b16 b)
-{
-    for (int i = 0; i < 16; i++)
-        a.byte[i] &= b.byte[i];
-    return a;
-}
-
 /* Each byte times its sign, 1 or -1. */
 static inline b16 b16_negate(b16 a, b16 signs)
 {

@@ -334,11 +334,6 @@ static inline b16 b16_set1(uint8_t x)
     return vdupq_n_u8(x);
 }
 
-static inline b16 b16_and(b16 a, b16 b)
-{
-    return vandq_u8(a, b);
-}
-
 static inline b16 b16_sub(b16 a, b16 b)
 {
     return vsubq_u8(a, b);

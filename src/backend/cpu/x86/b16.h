@@ -52,11 +52,6 @@ static inline b16 b16_set1(uint8_t x)
     return _mm_set1_epi8((char)x);
 }
 
-static inline b16 b16_and(b16 a, b16 b)
-{
-    return _mm_and_si128(a, b);
-}
-
 static inline b16 b16_sub(b16 a, b16 b)
 {
     return _mm_sub_epi8(a, b);
