@@ -127,7 +127,8 @@ static int print_text(const kvf_buffer *text, bool json)
     if (text->failed)
         return cli_error("tokenize", "out of memory for the text");
     if (!json) {
-        fwrite(text->data, 1, text->bytes, stdout);
+        if (text->bytes > 0) /* of no text there is no array either */
+            fwrite(text->data, 1, text->bytes, stdout);
         return CLI_EXIT_OK;
     }
     cli_record record = cli_record_new();
