@@ -11,6 +11,7 @@
 #include "cli/lines.h"
 #include "cli/message.h"
 #include "engine/amounts.h"
+#include "error.h"
 
 /*
  * Of a line, no more than the context's tokens, each of the longest, or a command is kept. One that
@@ -239,8 +240,8 @@ static bool run_slash_command(chat *c, const char *line, int *status)
     else if (strcmp(line, "/reset") == 0)
         reset(c);
     else
-        printf("unknown command %.60s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
-               line);
+        printf("unknown command %s; there are /help, /stats, /undo, /retry, /reset and /quit\n",
+               kvf_printable_bytes(line, strnlen(line, 60)).text);
     return *status == CLI_EXIT_OK;
 }
 
