@@ -9,6 +9,7 @@
 #include "cli/svg.h"
 #include "cli/table.h"
 #include "engine/amounts.h"
+#include "error.h"
 
 /* ---- Rows ------------------------------------------------------------------------- */
 
@@ -52,7 +53,7 @@ void cli_bench_print_machine(FILE *out, const char *model, const kvf_geometry *g
 {
     char cache[KVF_NUMBER_BYTES];
     fprintf(out, "kvfold %s bench: %s, %u layers, %u heads, %u index heads, top-k %u, window %u\n",
-            kvf_version_string(), model, geometry->n_layers, geometry->n_heads,
+            kvf_version_string(), kvf_printable(model).text, geometry->n_layers, geometry->n_heads,
             geometry->n_index_heads, geometry->top_k, geometry->window_tokens);
     fprintf(out, "CPU: %s, %u cores, largest cache %s%s\n", machine->cpu, machine->n_cores,
             kvf_show_bytes(machine->l3_bytes, cache), machine->l3_known ? "" : " (a guess)");

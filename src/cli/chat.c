@@ -11,6 +11,7 @@
 #include "cli/lines.h"
 #include "cli/message.h"
 #include "engine/amounts.h"
+#include "error.h"
 
 /*
  * Of a line, no more than the context's tokens, each of the longest, or a command is kept. One that
@@ -439,9 +440,11 @@ static bool run_slash_command(chat *c, const char *line, int *status)
     else if ((argument = argument_of(line, "/read")) != NULL)
         *status = read_turn(c, argument);
     else
-        printf("unknown command %.60s; there are /help, /read, /stats, /undo, /retry, /reset%s and "
-               "/quit\n",
-               line, is_chat(c) ? ", /think, /nothink, /system" : "");
+        printf("unknown command %s; there are /help, /read, /stats, /undo, /retry, /reset%s and "
+               "/quit
+",
+               kvf_printable_bytes(line, strnlen(line, 60)).text,
+               is_chat(c) ? ", /think, /nothink, /system" : "");
     return *status == CLI_EXIT_OK;
 }
 

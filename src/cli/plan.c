@@ -328,8 +328,8 @@ static int print_weights(const planning *p)
 
 static int print_tables(const planning *p)
 {
-    printf("%s, prefill in chunks of up to %u tokens\n\n", p->options->engine.model,
-           p->options->engine.chunk_tokens);
+    cli_put_path(p->options->engine.model);
+    printf(", prefill in chunks of up to %u tokens\n\n", p->options->engine.chunk_tokens);
     int status = p->weights_known ? print_weights(p) : CLI_EXIT_OK;
     printf("Session bytes: rows held, no page padding\n");
     if (status == CLI_EXIT_OK)

@@ -9,6 +9,8 @@
 
 #include "cli/interrupt.h"
 #include "cli/message.h"
+#include "engine/amounts.h"
+#include "engine/limits.h"
 
 enum { READ_STEP_BYTES = 64 * 1024 };
 
@@ -99,6 +101,19 @@ void cli_source_close(cli_source *source)
 
 /* ---- A text that is in memory as a whole --------------------------------------------------- */
 
+/* Whether so many bytes more can be had: the system may end a process that takes them anyway. */
+static int check_room(const cli_source *source, const cli_text *text, size_t more_bytes)
+{
+    char held[KVF_NUMBER_BYTES];
+    char left[KVF_NUMBER_BYTES];
+    const uint64_t left_bytes = more_bytes > READ_STEP_BYTES ? kvf_limits_left() : UINT64_MAX;
+    if (more_bytes <= left_bytes)
+        return CLI_EXIT_OK;
+    return cli_error(
+        source->command, "no memory for the text of '%s': after its first %s, %s are left",
+        source->path, kvf_show_bytes(text->bytes, held), kvf_show_bytes(left_bytes, left));
+}
+
 /* Reads until there are more than most_bytes, or no more. */
 static int read_up_to(cli_source *source, size_t most_bytes, cli_text *text)
 {
@@ -108,11 +123,14 @@ static int read_up_to(cli_source *source, size_t most_bytes, cli_text *text)
         size_t wanted = capacity ? capacity : READ_STEP_BYTES;
         if (wanted > most_bytes - text->bytes + 1)
             wanted = most_bytes - text->bytes + 1;
+        int status = check_room(source, text, wanted);
+        if (status != CLI_EXIT_OK)
+            return status;
         char *larger = realloc(text->data, text->bytes + wanted + 1);
         if (!larger)
             return cli_error(source->command, "out of memory for the text of '%s'", source->path);
         text->data = larger;
-        const int status = cli_source_read(source, text->data + text->bytes, wanted, &got);
+        status = cli_source_read(source, text->data + text->bytes, wanted, &got);
         if (status != CLI_EXIT_OK)
             return status;
         text->bytes += got;

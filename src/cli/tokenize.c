@@ -10,6 +10,7 @@
 #include "cli/message.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "engine/limits.h"
 #include "error.h"
 #include "model/config.h"
 #include "text/decoder.h"
@@ -83,9 +84,13 @@ static int encode(const cli_options *options, const kvf_tokenizer *tokenizer, co
     kvf_ids ids = {.n = 0};
     kvf_error error;
     int status = CLI_EXIT_OK;
-    if (kvf_encoder_open(tokenizer, &encoder, &error) != KVF_OK ||
-        kvf_encode_text(encoder, text->data, text->bytes, options->added_tokens, &ids, &error) !=
-            KVF_OK)
+    kvf_status encoded = kvf_encoder_open(tokenizer, &encoder, &error);
+    if (encoded == KVF_OK) {
+        kvf_encoder_limit(encoder, kvf_limits_left());
+        encoded =
+            kvf_encode_text(encoder, text->data, text->bytes, options->added_tokens, &ids, &error);
+    }
+    if (encoded != KVF_OK)
         status = cli_error("tokenize", "%s", error.message);
     else
         print_ids(&ids, options->output == CLI_OUTPUT_JSON);
@@ -127,7 +132,8 @@ static int print_text(const kvf_buffer *text, bool json)
     if (text->failed)
         return cli_error("tokenize", "out of memory for the text");
     if (!json) {
-        fwrite(text->data, 1, text->bytes, stdout);
+        if (text->bytes > 0) /* of no text there is no array either */
+            fwrite(text->data, 1, text->bytes, stdout);
         return CLI_EXIT_OK;
     }
     cli_record record = cli_record_new();

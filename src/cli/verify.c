@@ -408,16 +408,19 @@ static void print_heading(const verification *v)
     const kvf_device *device = v->engine.device;
     const char *text = v->options->file ? v->options->file : "the bundled text";
     const uint32_t n_threads = kvf_device_n_threads(device);
+    cli_put_path(v->options->engine.model);
     if (v->options->combines)
-        printf(
-            "%s: %s; %s repeated to length\nEach line's logits are compared with the first's\n\n",
-            v->options->engine.model, kvf_device_backend_name(device), text);
+        printf(": %s; ", kvf_device_backend_name(device));
     else
-        printf("%s: %s/%s, %u thread%s, chunks of up to %u tokens; %s repeated to length\n"
-               "reduction and x (speed) are against legacy; 1 MB = 1,000,000 bytes\n\n",
-               v->options->engine.model, kvf_device_backend_name(device),
+        printf(": %s/%s, %u thread%s, chunks of up to %u tokens; ", kvf_device_backend_name(device),
                kvf_device_isa_name(device), n_threads, n_threads == 1 ? "" : "s",
-               v->options->engine.chunk_tokens, text);
+               v->options->engine.chunk_tokens);
+    cli_put_path(text);
+    fputs(v->options->combines
+              ? " repeated to length\nEach line's logits are compared with the first's\n\n"
+              : " repeated to length\n"
+                "reduction and x (speed) are against legacy; 1 MB = 1,000,000 bytes\n\n",
+          stdout);
     fflush(stdout);
 }
 

@@ -88,6 +88,9 @@ void kvf_engine_close(kvf_engine *engine)
     engine->files = NULL;
 }
 
+/* What fewer bytes of text take, 40 MB at the most, is left out of account (kvf_encoder_limit). */
+enum { long_text_bytes = 1 << 20 };
+
 /* ---- Text ------------------------------------------------------------------------------ */
 
 /*
@@ -133,6 +136,8 @@ kvf_status kvf_engine_encode(kvf_engine *engine, const char *text, size_t bytes,
 {
     if (!kvf_ids_reserve(ids, 1))
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for a token");
+    /* A short one is not worth looking at the system for. */
+    kvf_encoder_limit(engine->encoder, bytes >= long_text_bytes ? kvf_limits_left() : 0);
     if (bos && engine->config.bos_token >= 0)
         ids->ids[ids->n++] = engine->config.bos_token;
     return kvf_encode_text(engine->encoder, text, bytes, false, ids, error);

@@ -435,3 +435,14 @@ void kvf_limits_read(kvf_limits *limits)
                                .page_bytes = page_bytes > 0 ? (uint64_t)page_bytes : 4096};
     kvf_limits_find(&system, limits);
 }
+
+uint64_t kvf_limits_left(void)
+{
+    kvf_limits limits;
+    uint64_t left_bytes = UINT64_MAX;
+    kvf_limits_read(&limits);
+    for (int i = 0; i < KVF_LIMIT_KINDS; i++)
+        if (limits.tightest[i].left_bytes < left_bytes)
+            left_bytes = limits.tightest[i].left_bytes;
+    return left_bytes > 0 ? left_bytes : 1;
+}

@@ -45,6 +45,9 @@ void kvf_limits_find(const kvf_system *system, kvf_limits *limits);
 /* This process's. */
 void kvf_limits_read(kvf_limits *limits);
 
+/* What is left to this process, now, below all of its limits; 1 at the least. */
+uint64_t kvf_limits_left(void);
+
 /* Takes a limit that is known from elsewhere (a GPU's) into account. */
 void kvf_limits_lower(kvf_limits *limits, kvf_limit_kind kind, const char *name, uint64_t bytes,
                       uint64_t left_bytes);

@@ -178,11 +178,15 @@ static void rank_symbol(const kvf_tokenizer *t, kvf_bpe_symbol *symbols, uint32_
  */
 static bool reserve(kvf_bpe *bpe, size_t bytes)
 {
+    const uint64_t most_bytes = bpe->most_bytes;
     if (bytes <= bpe->capacity)
         return true;
     if (bytes > SIZE_MAX / 2 / sizeof *bpe->symbols)
         return false;
+    if (most_bytes > 0 && bytes > most_bytes / (sizeof *bpe->symbols + 2 * sizeof *bpe->heap))
+        return false;
     kvf_bpe_free(bpe);
+    bpe->most_bytes = most_bytes;
     bpe->symbols = malloc(bytes * sizeof *bpe->symbols);
     bpe->heap = malloc(2 * bytes * sizeof *bpe->heap);
     if (!bpe->symbols || !bpe->heap) {

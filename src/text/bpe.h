@@ -9,6 +9,7 @@ typedef struct kvf_bpe {
     struct kvf_bpe_symbol *symbols; /* [capacity] */
     uint64_t *heap;                 /* [2 capacity] */
     size_t capacity;
+    uint64_t most_bytes; /* of it; 0: as many as there are */
 } kvf_bpe;
 
 void kvf_bpe_free(kvf_bpe *bpe);

@@ -24,6 +24,7 @@ struct kvf_encoder {
     const kvf_tokenizer *tokenizer;
     cache_entry *cache; /* [1 << CACHE_BITS] */
     kvf_bpe bpe;
+    uint64_t most_bytes; /* 0: as many as there are */
 };
 
 kvf_status kvf_encoder_open(const kvf_tokenizer *tokenizer, kvf_encoder **encoder, kvf_error *error)
@@ -49,6 +50,11 @@ void kvf_encoder_close(kvf_encoder *encoder)
     kvf_bpe_free(&encoder->bpe);
     free(encoder->cache);
     free(encoder);
+}
+
+void kvf_encoder_limit(kvf_encoder *encoder, uint64_t most_bytes)
+{
+    encoder->most_bytes = most_bytes;
 }
 
 /* ---- Pieces --------------------------------------------------------------------------------- */
@@ -150,10 +156,25 @@ static bool encode_added(kvf_encoder *e, const char *text, size_t bytes, kvf_ids
 /* ---- Texts
  * --------------------------------------------------------------------------------------- */
 
-static kvf_status fail_memory(size_t bytes, kvf_error *error)
+static kvf_status fail_memory(const kvf_encoder *e, size_t bytes, kvf_error *error)
 {
+    if (e->most_bytes > 0)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY,
+                        "no memory for the tokens of %zu bytes of text: %llu bytes are left for "
+                        "them; words that have an end take less",
+                        bytes, (unsigned long long)e->most_bytes);
     return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the tokens of %zu bytes of text",
                     bytes);
+}
+
+/* Room for an id a byte, and what is left of the limit for pieces. */
+static bool reserve(kvf_encoder *e, size_t bytes, kvf_ids *ids)
+{
+    const uint64_t ids_bytes = (uint64_t)bytes * sizeof *ids->ids;
+    if (e->most_bytes > 0 && ids_bytes >= e->most_bytes)
+        return false;
+    e->bpe.most_bytes = e->most_bytes > 0 ? e->most_bytes - ids_bytes : 0;
+    return kvf_ids_reserve(ids, bytes);
 }
 
 kvf_status kvf_encode_text(kvf_encoder *encoder, const char *text, size_t bytes, bool added_tokens,
@@ -161,12 +182,12 @@ kvf_status kvf_encode_text(kvf_encoder *encoder, const char *text, size_t bytes,
 {
     const size_t n_before = ids->n;
     const bool encoded =
-        kvf_ids_reserve(ids, bytes) && (added_tokens ? encode_added(encoder, text, bytes, ids)
-                                                     : encode_plain(encoder, text, bytes, ids));
+        reserve(encoder, bytes, ids) && (added_tokens ? encode_added(encoder, text, bytes, ids)
+                                                      : encode_plain(encoder, text, bytes, ids));
     if (encoded)
         return kvf_ok(error);
     ids->n = n_before;
-    return fail_memory(bytes, error);
+    return fail_memory(encoder, bytes, error);
 }
 
 kvf_status kvf_encode_prompt(kvf_encoder *encoder, const kvf_prompt *prompt, kvf_ids *ids,
@@ -176,7 +197,7 @@ kvf_status kvf_encode_prompt(kvf_encoder *encoder, const kvf_prompt *prompt, kvf
     const kvf_buffer *text = &prompt->text;
     const size_t n_before = ids->n;
     size_t at = 0;
-    bool encoded = !prompt->failed && kvf_ids_reserve(ids, text->bytes);
+    bool encoded = !prompt->failed && reserve(encoder, text->bytes, ids);
     for (size_t i = 0; i < prompt->n_markers && encoded; i++) {
         const kvf_marker *marker = &prompt->markers[i];
         const char *name = text->data + marker->at;
@@ -198,7 +219,7 @@ kvf_status kvf_encode_prompt(kvf_encoder *encoder, const kvf_prompt *prompt, kvf
     if (encoded && encode_plain(encoder, text->data + at, text->bytes - at, ids))
         return kvf_ok(error);
     ids->n = n_before;
-    return fail_memory(text->bytes, error);
+    return fail_memory(encoder, text->bytes, error);
 }
 
 size_t kvf_text_cut(const kvf_encoder *encoder, const char *text, size_t bytes)

@@ -18,6 +18,13 @@ kvf_status kvf_encoder_open(const kvf_tokenizer *tokenizer, kvf_encoder **encode
 void kvf_encoder_close(kvf_encoder *encoder);
 
 /*
+ * The most memory that the next texts may take in all, ids included: what needs more is
+ * KVF_OUT_OF_MEMORY before it is asked for. A text of one word takes some 40 bytes a byte, any
+ * other little more than its ids. 0: as much as there is.
+ */
+void kvf_encoder_limit(kvf_encoder *encoder, uint64_t most_bytes);
+
+/*
  * Appends the ids of all of the prompt. KVF_UNSUPPORTED where the vocabulary lacks a marker,
  * which is named; KVF_OUT_OF_MEMORY (also the prompt's own). After a failure `ids` holds what it
  * held before.

@@ -17,6 +17,8 @@ from support import (KVFOLD, MODEL, PATIENCE_SECONDS, REFUSING_SYSTEM, VOCABULAR
                      Terminal, environment, main, one_thread, wait_until)
 
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+TOKENIZER = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                         "../text/fixture/tokenizer.json")
 IDS = "".join(f"{i * 37 % 256}\n" for i in range(40))
 
 
@@ -272,6 +274,23 @@ class BadCheckpointTest(CliTest):
         path = self.write("meminfo", f"MemTotal: {24 << 20} kB\nMemAvailable: {megabytes << 10} kB\n"
                                      "SwapFree: 0 kB\n")
         return {"LD_PRELOAD": REFUSING_SYSTEM, "KVF_TEST_MEMINFO": path}
+
+    def test_texts_that_do_not_fit(self):
+        """One word takes ten times the memory of as many bytes of words."""
+        if not REFUSING_SYSTEM:
+            self.skipTest("no other /proc/meminfo can be shown here")
+        shutil.copy(TOKENIZER, self.copy())
+        self.write("word", "a" * (3 << 20))
+        self.write("words", "eat the tea " * (1 << 18))
+        for arguments in (["tokenize", "-f", "word"], ["run", "--raw", "-f", "word"],
+                          ["score", "-f", "word"]):
+            self.refused("no memory for the tokens of ", arguments[0], "-m", "copy",
+                         *arguments[1:], env=self.meminfo(100))
+        for name, megabytes in (("words", 100), ("word", 4000)):
+            self.good("tokenize", "-m", "copy", "-f", name, env=self.meminfo(megabytes))
+        for arguments in (["tokenize"], ["run", "--raw"]):
+            self.refused("no memory for the text of '/dev/zero': after its first", arguments[0],
+                         "-m", "copy", *arguments[1:], "-f", "/dev/zero", env=self.meminfo(5))
 
     def test_weights_that_do_not_fit_are_read_from_the_disk(self):
         if not REFUSING_SYSTEM:

@@ -170,6 +170,17 @@ class UsageTest(CliTest):
     def test_control_characters_stay_out_of_messages(self):
         self.refused("'a?b'", "a\nb")
 
+    def test_control_characters_stay_out_of_headings(self):
+        os.symlink(MODEL, self.path("a\x1b[1mb"))
+        self.write("t\x1b[2mu", "text")
+        for arguments in (["plan", "--ctx", "8"], ["bench", "--quick", "--stage", "pack"],
+                          ["verify", "--ctx", "8", "--decode", "1", "-f", "t\x1b[2mu"],
+                          ["verify", "--ctx", "8", "--decode", "1", "--chunks", "1,8"]):
+            shown = self.good(arguments[0], "-m", "a\x1b[1mb", *arguments[1:]).stdout
+            self.assertNotIn(b"\x1b", shown, arguments)
+            self.assertIn(b"a?[1mb", shown, arguments)
+            self.assertEqual(b"t?[2mu" in shown, "-f" in arguments, shown)
+
     @unittest.skipUnless(os.path.exists("/dev/full"), "a Linux device")
     def test_full_stdout_is_reported(self):
         with open("/dev/full", "wb") as full:

@@ -227,6 +227,10 @@ class LinesTest(CliTest):
         result = self.good(*RUN, "-i", "--ctx", "2", stdin=b"one\n/reset" + b" " * 99 + b"\n/none\n")
         self.assertIn(b"unknown command /none", result.stdout)
         self.assertNotIn(b"unknown command /reset", result.stdout)
+        # What is no command is shown, but not done by the terminal.
+        for line, shown in ((b"/\x1b[31mred", b"/?[31mred;"), (b"/\xff\x07", b"/??;"),
+                            (b"/" + "\u00e9".encode() * 40, b"/" + "\u00e9".encode() * 29 + b"?;")):
+            self.assertIn(b"unknown command " + shown, self.answers(line + b"\n"))
 
     def test_what_cannot_be_read_is_said_with_the_reason(self):
         folder = os.open(self.folder, os.O_RDONLY)
