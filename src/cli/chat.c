@@ -441,8 +441,7 @@ static bool run_slash_command(chat *c, const char *line, int *status)
         *status = read_turn(c, argument);
     else
         printf("unknown command %s; there are /help, /read, /stats, /undo, /retry, /reset%s and "
-               "/quit
-",
+               "/quit\n",
                kvf_printable_bytes(line, strnlen(line, 60)).text,
                is_chat(c) ? ", /think, /nothink, /system" : "");
     return *status == CLI_EXIT_OK;
