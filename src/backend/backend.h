@@ -4,10 +4,11 @@
  * (ref/) is the specification in code; the conformance suite holds every other
  * backend against it.
  *
- * Operations are synchronous: when one returns, its results can be read. All
- * sizes were checked by the caller; what the data itself can get wrong (non-finite
- * rows, ranges) is reported, and a lost device (state). A backend has every operation; nothing
- * falls back. The conformance suite names those that one in the making still lacks (NULL).
+ * Memory and operations form a queue (docs/QUEUE.md): what is asked for is done in order, and
+ * at the latest when `wait` returns. All sizes were checked by the caller; what the data itself
+ * can get wrong (non-finite rows, ranges) is reported, and a lost device (state, wait). A
+ * backend has every operation; nothing falls back. The conformance suite names those that one
+ * in the making still lacks (NULL).
  */
 #ifndef KVF_BACKEND_BACKEND_H
 #define KVF_BACKEND_BACKEND_H
@@ -16,6 +17,12 @@
 #include "weight/weight.h"
 
 typedef struct kvf_backend kvf_backend;
+
+/* Where memory lies. */
+typedef enum kvf_place {
+    KVF_PLACE_DEVICE, /* only operations address it, and zero, write, read and copy */
+    KVF_PLACE_STAGING /* the host's, which operations address as well */
+} kvf_place;
 
 /*
  * Does items first .. end of some work. Threads do others at the same time; `thread`, below
@@ -37,8 +44,9 @@ struct kvf_device {
 struct kvf_backend {
     const char *name;
     /*
-     * Operations can read memory that the host has from elsewhere, such as a mapped file.
-     * Where they cannot, a restored session is copied into memory that alloc gave.
+     * Operations can read memory that the host has from elsewhere, such as a mapped file, and
+     * the host all that alloc gave: what is asked for has been done when the call returns.
+     * Where not, a restored session is copied into memory that alloc gave.
      */
     bool addresses_host_memory;
 
@@ -58,9 +66,23 @@ struct kvf_backend {
      */
     kvf_status (*state)(const kvf_device *device, kvf_error *error);
 
-    /* Memory that the operations and the host can both address, 64-byte aligned. */
-    void *(*alloc)(kvf_device *device, size_t bytes);
+    /*
+     * Memory, 64-byte aligned, undefined at first. NULL: there is none. release may be called
+     * while work that uses the memory is queued: that is done before it is given again.
+     */
+    void *(*alloc)(kvf_device *device, size_t bytes, kvf_place place);
     void (*release)(kvf_device *device, void *memory, size_t bytes);
+
+    /*
+     * Queued, in order with the operations; `device` memory is of either place. What write
+     * reads may be reused at once; what read writes may be looked at after wait.
+     */
+    void (*zero)(kvf_device *device, void *to, size_t bytes);
+    void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
+    void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
+    void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
+    /* Until all that was queued is done. KVF_OK, or what ended the device, with its message. */
+    kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
     /* kvf_device_run by the threads of the device. NULL: on the caller's alone. */
     void (*run)(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
@@ -108,10 +130,19 @@ void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
  * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
  * give a valid pointer. Release with the same size and class.
  */
-void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes);
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
 /* Counts bytes that were given in one class in another from now on. */
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes);
+
+/* ---- For backends whose memory the host addresses, and that do what is asked at once ------ */
+
+void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
+void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
+void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
+void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
+/* kvf_device_state. */
+kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
 
 #endif

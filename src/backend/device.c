@@ -110,9 +110,9 @@ static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes
         device->peak_bytes[klass] = device->live_bytes[klass];
 }
 
-void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes)
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes)
 {
-    void *memory = device->backend->alloc(device, bytes);
+    void *memory = device->backend->alloc(device, bytes, place);
     if (memory)
         count_bytes(device, klass, bytes);
     return memory;

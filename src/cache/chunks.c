@@ -96,7 +96,7 @@ static kvf_status prepare_tokens(kvf_session *session, uint64_t n_tokens, kvf_er
     const kvf_status status = old ? kvf_page_check(old, error) : KVF_OK;
     if (status != KVF_OK)
         return status;
-    kvf_page *tokens = kvf_session_new_page(session, bytes);
+    kvf_page *tokens = kvf_session_new_page(session, KVF_PLACE_STAGING, bytes);
     if (!tokens)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu token ids",
                         (unsigned long long)(bytes / sizeof(int32_t)));

@@ -40,7 +40,8 @@ kvf_status kvf_scratch_open(kvf_session *session, kvf_error *error)
     for (int i = 0; i < N_PARTS; i++) {
         if (parts[i].bytes == 0)
             continue;
-        *parts[i].memory = kvf_device_alloc(session->device, KVF_MEMORY_SCRATCH, parts[i].bytes);
+        *parts[i].memory =
+            kvf_device_alloc(session->device, KVF_MEMORY_SCRATCH, KVF_PLACE_DEVICE, parts[i].bytes);
         if (!*parts[i].memory) {
             kvf_scratch_close(session);
             return kvf_fail(

@@ -69,7 +69,7 @@ static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
 }
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
-void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
+void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
 /* Bytes of the header with its row counts. */
 uint64_t kvf_session_header_bytes(const kvf_session *session);

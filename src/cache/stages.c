@@ -70,9 +70,11 @@ static kvf_status copy_window_before(kvf_session *session, uint32_t layer, kvf_e
         const kvf_status status = kvf_page_check(page, error);
         if (status != KVF_OK)
             return status;
-        memcpy(session->scratch.window +
-                   block % (session->size.window_rows / KVF_PAGE_ROWS) * page_bytes,
-               page->memory, page_bytes);
+        session->device->backend->copy(session->device,
+                                       session->scratch.window +
+                                           block % (session->size.window_rows / KVF_PAGE_ROWS) *
+                                               page_bytes,
+                                       page->memory, page_bytes);
     }
     return KVF_OK;
 }
@@ -167,10 +169,25 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
 
 /* ---- select ------------------------------------------------------------------ */
 
+/* Rows that the token of the chunk, and all after it, can see. */
+static uint32_t n_visible(const kvf_session *session, uint32_t ratio, uint32_t token)
+{
+    return (uint32_t)((session->header->n_tokens + token + 1) / ratio);
+}
+
+/* Tells the device how many rows each token sees; in pieces that fit a small array. */
 static void fill_visible(kvf_session *session, uint32_t ratio, kvf_chunk_span span)
 {
-    for (uint32_t i = span.first; i < span.first + span.n_tokens; i++)
-        session->scratch.visible[i] = (uint32_t)((session->header->n_tokens + i + 1) / ratio);
+    const uint32_t end = span.first + span.n_tokens;
+    uint32_t counts[256];
+    for (uint32_t first = span.first; first < end;) {
+        uint32_t n = 0;
+        for (; n < sizeof counts / sizeof *counts && n < end - first; n++)
+            counts[n] = n_visible(session, ratio, first + n);
+        session->device->backend->write(session->device, session->scratch.visible + first, counts,
+                                        n * sizeof *counts);
+        first += n;
+    }
 }
 
 /* check_chunk, and that the tokens are the chunk's. */
@@ -322,23 +339,53 @@ kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_sp
     return status;
 }
 
+/* What is on the device, to the host; false where the device was lost. */
+static bool fetch(kvf_device *device, void *to, const void *from, size_t bytes)
+{
+    device->backend->read(device, to, from, bytes);
+    return device->backend->wait(device, NULL) == KVF_OK;
+}
+
+/* Rows that a query's mask lets through, in ascending order, at most top_k. */
+static uint32_t list_of_mask(const kvf_session *session, uint32_t query, int32_t *list)
+{
+    const bool wide = session->profile->mask == KVF_MASK_F32;
+    const size_t element_bytes = wide ? sizeof(float) : sizeof(uint16_t);
+    const uint8_t *mask = (const uint8_t *)session->scratch.mask +
+                          (size_t)query * session->size.select_rows * element_bytes;
+    uint32_t visible;
+    uint32_t n = 0;
+    if (!fetch(session->device, &visible, session->scratch.visible + query, sizeof visible))
+        return 0;
+    for (uint32_t row = 0; row < visible && n < session->geometry.top_k;) {
+        uint8_t piece[4096];
+        const uint32_t most = (uint32_t)(sizeof piece / element_bytes);
+        const uint32_t rows = visible - row < most ? visible - row : most;
+        if (!fetch(session->device, piece, mask + row * element_bytes, rows * element_bytes))
+            return 0;
+        for (uint32_t i = 0; i < rows && n < session->geometry.top_k; i++, row++) {
+            uint32_t bits = 0; /* of 0, which lets a row through, none is set */
+            memcpy(&bits, piece + i * element_bytes, element_bytes);
+            if (bits == 0)
+                list[n++] = (int32_t)row;
+        }
+    }
+    return n;
+}
+
 uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list)
 {
-    const uint32_t top_k = session->geometry.top_k;
-    if (session->profile->mask == KVF_MASK_NONE) {
-        const uint32_t n = session->scratch.list_len[query];
-        memcpy(list, session->scratch.list + (size_t)query * top_k, n * sizeof *list);
-        return n;
-    }
-    const uint64_t offset = query * session->size.select_rows;
-    uint32_t n = 0;
-    for (uint32_t row = 0; row < session->scratch.visible[query] && n < top_k; row++) {
-        const bool selected = session->profile->mask == KVF_MASK_F32
-                                  ? ((const float *)session->scratch.mask)[offset + row] == 0.0f
-                                  : ((const uint16_t *)session->scratch.mask)[offset + row] == 0;
-        if (selected)
-            list[n++] = (int32_t)row;
-    }
+    uint32_t n;
+    if (!list || !session->has_scratch || !session->size.selects ||
+        query >= session->options.chunk_tokens)
+        return 0;
+    if (session->profile->mask != KVF_MASK_NONE)
+        return list_of_mask(session, query, list);
+    if (!fetch(session->device, &n, session->scratch.list_len + query, sizeof n) ||
+        n > session->geometry.top_k ||
+        !fetch(session->device, list,
+               session->scratch.list + (size_t)query * session->geometry.top_k, n * sizeof *list))
+        return 0;
     return n;
 }
 

@@ -33,7 +33,7 @@ void cf_begin(cf_run *run, kvf_device *device, const char *target, const cf_oper
 void *cf_alloc(cf_run *run, size_t bytes)
 {
     const size_t all_bytes = bytes + 2 * (size_t)GUARD_BYTES;
-    uint8_t *start = run->device->backend->alloc(run->device, all_bytes);
+    uint8_t *start = run->device->backend->alloc(run->device, all_bytes, KVF_PLACE_DEVICE);
     if (!start)
         fail_msg("no device memory (%zu bytes)", all_bytes);
     assert_int_equal((uintptr_t)start % 64, 0);

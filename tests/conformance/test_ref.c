@@ -18,7 +18,7 @@ static void ref_opens_as_scalar_with_one_thread(void **state)
     assert_int_equal(strcmp(kvf_device_backend_name(device), "ref"), 0);
     assert_int_equal(strcmp(kvf_device_isa_name(device), "scalar"), 0);
     assert_int_equal(kvf_device_n_threads(device), 1);
-    void *memory = device->backend->alloc(device, 0);
+    void *memory = device->backend->alloc(device, 0, KVF_PLACE_DEVICE);
     assert_non_null(memory);
     assert_int_equal((uintptr_t)memory % 64, 0);
     device->backend->release(device, memory, 0);

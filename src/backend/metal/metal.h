@@ -105,7 +105,7 @@ static inline kvf_metal_device *kvf_metal_of(kvf_device *device)
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 
 /* The table's alloc and release: shared memory, registered so that find knows it. */
-void *kvf_metal_alloc(kvf_device *device, size_t bytes);
+void *kvf_metal_alloc(kvf_device *device, size_t bytes, kvf_place place);
 void kvf_metal_release(kvf_device *device, void *memory, size_t bytes);
 /* Copies outputs back, if asked, and takes the operation's memory back: finish does it. */
 void kvf_metal_end_staging(kvf_metal_device *metal, bool copy_back);
