@@ -6,7 +6,7 @@
  *
  * Memory and operations form a queue (docs/QUEUE.md): what is asked for is done in order, and
  * at the latest when `wait` returns. All sizes were checked by the caller; what the data itself
- * can get wrong (non-finite rows, ranges) is reported, and a lost device (state, wait). A
+ * can get wrong (non-finite rows, ranges) is left in findings, and a lost device shows in wait. A
  * backend has every operation; nothing falls back. The conformance suite names those that one
  * in the making still lacks (NULL).
  */
@@ -14,6 +14,7 @@
 #define KVF_BACKEND_BACKEND_H
 
 #include "shared/args.h"
+#include "shared/finding.h"
 #include "weight/weight.h"
 
 typedef struct kvf_backend kvf_backend;
@@ -39,6 +40,7 @@ struct kvf_device {
     uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+    kvf_finding *finding; /* of the public stages, staging memory */
 };
 
 struct kvf_backend {
@@ -61,12 +63,6 @@ struct kvf_backend {
     void (*close)(kvf_device *device);
 
     /*
-     * KVF_OK, or what ended the device, with its message: operations then do nothing, and
-     * those that return a status return this one. NULL: it cannot be lost.
-     */
-    kvf_status (*state)(const kvf_device *device, kvf_error *error);
-
-    /*
      * Memory, 64-byte aligned, undefined at first. NULL: there is none. release may be called
      * while work that uses the memory is queued: that is done before it is given again.
      */
@@ -81,7 +77,10 @@ struct kvf_backend {
     void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
     void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
     void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
-    /* Until all that was queued is done. KVF_OK, or what ended the device, with its message. */
+    /*
+     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
+     * nothing that is asked for is done then.
+     */
     kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
     /* kvf_device_run by the threads of the device. NULL: on the caller's alone. */
@@ -98,12 +97,16 @@ struct kvf_backend {
     void (*route)(kvf_device *device, const kvf_route_args *args);
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
 
-    /* The four stages. */
-    kvf_status (*compress)(kvf_device *device, kvf_compress_args *args);
-    kvf_status (*pack)(kvf_device *device, kvf_pack_args *args);
+    /*
+     * The four stages. pack leaves rows that cannot be stored as they were; what it has to say
+     * is in `found`, not in the fields of its arguments, and so for compress.
+     */
+    void (*check)(kvf_device *device, const kvf_check_args *args, kvf_findings found);
+    void (*compress)(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
+    void (*pack)(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
     void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
-    kvf_status (*select)(kvf_device *device, const kvf_select_args *args);
-    kvf_status (*score)(kvf_device *device, const kvf_score_args *args);
+    void (*select)(kvf_device *device, const kvf_select_args *args);
+    void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
     void (*attend)(kvf_device *device, const kvf_attend_args *args);
 
@@ -115,9 +118,6 @@ struct kvf_backend {
 
 /* The i-th backend that was built in; NULL past the last. */
 const kvf_backend *kvf_backend_get(uint32_t i);
-
-/* The backend's state; KVF_OK where it cannot be lost. Dense operations are followed by it. */
-kvf_status kvf_device_state(const kvf_device *device, kvf_error *error);
 
 /*
  * Host work that is not an operation: returns when the task has done items 0 .. n_items,
@@ -142,7 +142,7 @@ void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
 void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
 void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
-/* kvf_device_state. */
+/* For those that cannot be lost. */
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
 
 #endif

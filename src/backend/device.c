@@ -60,13 +60,23 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
                         options->backend, names);
     }
     const kvf_status status = backend->open(options, device, error);
-    return status == KVF_OK ? kvf_ok(error) : status;
+    if (status != KVF_OK)
+        return status;
+    (*device)->finding = backend->alloc(*device, sizeof(kvf_finding), KVF_PLACE_STAGING);
+    if ((*device)->finding)
+        return kvf_ok(error);
+    kvf_device_close(*device);
+    *device = NULL;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory on the device");
 }
 
 void kvf_device_close(kvf_device *device)
 {
-    if (device)
-        device->backend->close(device);
+    if (!device)
+        return;
+    if (device->finding)
+        device->backend->release(device, device->finding, sizeof(kvf_finding));
+    device->backend->close(device);
 }
 
 const char *kvf_device_backend_name(const kvf_device *device)
@@ -87,11 +97,6 @@ uint32_t kvf_device_n_threads(const kvf_device *device)
 uint64_t kvf_device_memory_bytes(const kvf_device *device)
 {
     return device->memory_bytes;
-}
-
-kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
-{
-    return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);
 }
 
 void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
@@ -167,6 +172,13 @@ static kvf_status check_workspace(size_t needed, const void *workspace, size_t g
     return KVF_OK;
 }
 
+/* Where the next operation is to tell. */
+static kvf_findings begin_finding(kvf_device *device)
+{
+    *device->finding = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
+    return (kvf_findings){.place = device->finding};
+}
+
 kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
 {
     KVF_FP_DOOR();
@@ -191,11 +203,18 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: %llu rows into a view of %llu",
                         (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
     args->inexact_rows = 0;
-    status = device->backend->pack(device, args);
-    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
-        return kvf_device_state(device, error);
-    return kvf_fail(error, status, "kvf_pack: row %llu, dimension %u: %s",
-                    (unsigned long long)args->bad_row, args->bad_dim, kvf_status_string(status));
+    device->backend->pack(device, args, begin_finding(device));
+    status = device->backend->wait(device, error);
+    if (status != KVF_OK)
+        return status;
+    const kvf_found found = kvf_found_of(device->finding->first_bad);
+    args->inexact_rows = device->finding->inexact_rows;
+    if (found.reason == KVF_OK)
+        return kvf_ok(error);
+    args->bad_row = found.index;
+    args->bad_dim = found.dim;
+    return kvf_fail(error, found.reason, "kvf_pack: row %llu, dimension %u: %s",
+                    (unsigned long long)found.index, found.dim, kvf_status_string(found.reason));
 }
 
 kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error)
@@ -221,7 +240,7 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
                         (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
                         (unsigned long long)args->in.n_rows);
     device->backend->unpack(device, args);
-    return kvf_device_state(device, error);
+    return device->backend->wait(device, error);
 }
 
 size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
@@ -243,6 +262,10 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
         status = check_rows(&args->keys, KVF_INDEX_WIDTH, "kvf_select: keys", error);
     if (status != KVF_OK)
         return status;
+    if (args->n_queries &&
+        (!args->head_weights || !args->n_visible || !args->list || !args->list_len))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_select: head_weights, n_visible, list or list_len is NULL");
     if (args->n_heads == 0 || args->n_heads % 8 || args->top_k == 0)
         return kvf_fail(
             error, KVF_INVALID_ARGUMENT,
@@ -267,10 +290,18 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
                              args->workspace_bytes, "kvf_select", error);
     if (status != KVF_OK)
         return status;
-    status = device->backend->select(device, args);
-    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
-        return kvf_device_state(device, error);
-    return kvf_fail(error, status, "kvf_select: a head weight is not finite");
+    const kvf_check_args weights = {
+        .n_rows = args->n_queries, .width = args->n_heads, .values = args->head_weights};
+    device->backend->check(device, &weights, begin_finding(device));
+    device->backend->select(device, args);
+    status = device->backend->wait(device, error);
+    const kvf_found found = kvf_found_of(device->finding->first_bad);
+    if (status != KVF_OK || found.reason == KVF_OK)
+        return status;
+    return kvf_fail(error, found.reason,
+                    "kvf_select: a head weight is not finite: query %llu, "
+                    "head %u",
+                    (unsigned long long)found.index, found.dim);
 }
 
 size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
@@ -345,5 +376,5 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     device->backend->attend(device, args);
-    return kvf_device_state(device, error);
+    return device->backend->wait(device, error);
 }

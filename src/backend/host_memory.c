@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "error.h"
+
 void kvf_host_zero(kvf_device *device, void *to, size_t bytes)
 {
     (void)device;
@@ -29,5 +31,6 @@ void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes)
 
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error)
 {
-    return kvf_device_state(device, error);
+    (void)device;
+    return kvf_ok(error);
 }

@@ -10,7 +10,7 @@ typedef struct part {
     const char *name;
 } part;
 
-#define N_PARTS 9
+#define N_PARTS 10
 
 static void list_parts(kvf_session *session, part parts[N_PARTS])
 {
@@ -19,6 +19,7 @@ static void list_parts(kvf_session *session, part parts[N_PARTS])
     const part all[N_PARTS] = {
         {(void **)&scratch->window, size->window_bytes, "window rows of a chunk"},
         {(void **)&scratch->visible, size->visible_bytes, "visible rows"},
+        {(void **)&scratch->found, size->found_bytes, "findings"},
         {(void **)&scratch->queries, size->query_bytes, "index queries"},
         {(void **)&scratch->list, size->list_bytes, "selected rows"},
         {(void **)&scratch->list_len, size->list_len_bytes, "counts of selected rows"},

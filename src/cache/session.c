@@ -57,7 +57,9 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     session->before =
         calloc((size_t)session->geometry.n_layers * kvf_before_stride(&session->geometry),
                sizeof(kvf_page *));
-    if (!session->layers || !session->header || !session->logits || !session->before)
+    session->found = calloc(1, session->size.found_bytes);
+    if (!session->layers || !session->header || !session->logits || !session->before ||
+        !session->found)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
     const kvf_status opened = kvf_checkpoints_open(session, error);
     if (opened != KVF_OK)
@@ -147,6 +149,7 @@ void kvf_session_close(kvf_session *session)
     kvf_session_drop_page(session, session->tokens);
     kvf_checkpoints_close(session);
     free(session->before);
+    free(session->found);
     kvf_scratch_close(session);
     free(session);
 }

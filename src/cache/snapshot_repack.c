@@ -15,6 +15,7 @@
 typedef struct workspace {
     void *memory;
     size_t bytes;
+    kvf_finding *finding;
     uint8_t *page;
     float *values;
     float *repacked;
@@ -27,13 +28,14 @@ static kvf_status open_workspace(kvf_device *device, size_t page_bytes, uint32_t
 {
     const size_t page_room = (page_bytes + 63) / 64 * 64;
     const size_t n_values = (size_t)KVF_PAGE_ROWS * width;
-    work->bytes = page_room + 2 * n_values * sizeof(float);
+    work->bytes = 64 + page_room + 2 * n_values * sizeof(float);
     work->memory = kvf_device_alloc(device, KVF_MEMORY_SCRATCH, KVF_PLACE_DEVICE, work->bytes);
     work->host_values = malloc(2 * n_values * sizeof(float));
     if (!work->memory || !work->host_values)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to repack rows: %zu bytes",
                         work->bytes);
-    work->page = work->memory;
+    work->finding = work->memory;
+    work->page = (uint8_t *)work->memory + 64;
     work->values = (float *)(work->page + page_room);
     work->repacked = work->values + n_values;
     work->host_repacked = work->host_values + n_values;
@@ -78,21 +80,26 @@ static kvf_grid grid_of(kvf_format_id format)
 static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_rows page, size_t *at,
                                kvf_error *error)
 {
-    kvf_pack_args args = {.rows = work->values,
-                          .stride = page.width,
-                          .n_rows = page.n_rows,
-                          .grid = grid_of(page.format),
-                          .out = page};
+    const kvf_finding nothing = {.first_bad = KVF_NOTHING_FOUND};
+    kvf_finding finding;
+    const kvf_pack_args args = {.rows = work->values,
+                                .stride = page.width,
+                                .n_rows = page.n_rows,
+                                .grid = grid_of(page.format),
+                                .out = page};
     const size_t bytes = page.n_rows * page.width * sizeof(float);
-    const kvf_status packed = device->backend->pack(device, &args);
+    device->backend->write(device, work->finding, &nothing, sizeof nothing);
+    device->backend->pack(device, &args, (kvf_findings){.place = work->finding});
     unpack(device, page, work->repacked);
     device->backend->read(device, work->host_values, work->values, bytes);
     device->backend->read(device, work->host_repacked, work->repacked, bytes);
+    device->backend->read(device, &finding, work->finding, sizeof finding);
     const kvf_status status = device->backend->wait(device, error);
+    const kvf_found found = kvf_found_of(finding.first_bad);
     if (status != KVF_OK)
         return status;
-    if (packed != KVF_OK) {
-        *at = args.bad_row * page.width + args.bad_dim;
+    if (found.reason != KVF_OK) {
+        *at = found.index * page.width + found.dim;
         return KVF_INEXACT;
     }
     if (memcmp(work->host_values, work->host_repacked, bytes) == 0)

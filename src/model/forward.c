@@ -458,7 +458,9 @@ static kvf_status make_logits(const chunk *c, kvf_chunk_span span, float *logits
                      (size_t)span.n_tokens * c->config->hidden * sizeof *input);
     c->backend->read(c->device, logits, c->act[KVF_ACT_LOGITS],
                      (size_t)span.n_tokens * head.rows * sizeof *logits);
-    kvf_status status = c->backend->wait(c->device, c->error);
+    kvf_status status = kvf_session_settle(c->session, c->error); /* of the layers, if anything */
+    if (status == KVF_OK)
+        status = c->backend->wait(c->device, c->error);
     if (status == KVF_OK)
         status = check_finite(c, span, host_input, c->config->hidden, "what the head reads");
     if (status == KVF_OK)

@@ -150,6 +150,7 @@ static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
     args->workspace_bytes = run->device->backend->attend_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
     run->device->backend->attend(run->device, args);
+    cf_wait(run);
     return args->out;
 }
 
@@ -223,6 +224,7 @@ static kvf_rows convert(cf_run *run, const kvf_rows *view, kvf_format_id format)
     const kvf_unpack_args unpack = {
         .in = *view, .n_rows = view->n_rows, .out = values, .stride = KVF_ROW_WIDTH};
     run->device->backend->unpack(run->device, &unpack);
+    cf_wait(run);
     kvf_rows converted = cf_rows(run, format, KVF_ROW_WIDTH, view->n_rows);
     cf_store(&converted, KVF_GRID_NONE, values);
     return converted;

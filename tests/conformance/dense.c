@@ -24,6 +24,7 @@ static void run_norm(cf_run *run)
     if (cf_chance(random, 2))
         args.weight = cf_random_floats(run, CF_NORMAL, args.width);
     run->device->backend->norm(run->device, &args);
+    cf_wait(run);
     cf_report(run, "out", args.out, args.n * args.out_stride * sizeof(float));
 }
 
@@ -47,6 +48,7 @@ static void run_rope(cf_run *run)
     args.values = cf_random_floats(run, (cf_pattern)cf_pick(random, CF_PATTERN_COUNT), n_values);
     args.table = cf_rope_table(run, args.n);
     run->device->backend->rope(run->device, &args);
+    cf_wait(run);
     cf_report(run, "values", args.values, n_values * sizeof(float));
 }
 
@@ -72,6 +74,7 @@ static void run_unmix(cf_run *run)
     args.streams = cf_random_floats(run, cf_chance(random, 3) ? CF_WIDE : CF_NORMAL,
                                     args.n * n_streams * args.hidden);
     run->device->backend->unmix(run->device, &args);
+    cf_wait(run);
     cf_report(run, "streams", args.streams, args.n * n_streams * args.hidden * sizeof(float));
 }
 
@@ -116,6 +119,10 @@ static void run_route(cf_run *run)
     const float spread = cf_chance(random, 4) ? 200.0f : 4.0f;
     for (size_t i = 0; i < (size_t)args.n * args.n_experts; i++)
         logits[i] = ties ? rintf(logits[i] * 2.0f) : logits[i] * spread;
+    /* A chunk with NaNs goes on to its end: whatever is chosen is an expert. */
+    const bool spoilt = cf_chance(random, 6);
+    for (uint32_t i = 0; spoilt && i < args.n_experts; i++)
+        logits[cf_pick(random, args.n * args.n_experts)] = cf_chance(random, 4) ? INFINITY : NAN;
     args.logits = logits;
     if (!ties && cf_chance(random, 2))
         args.bias = cf_random_floats(run, CF_NORMAL, args.n_experts);
@@ -134,7 +141,13 @@ static void run_route(cf_run *run)
     args.experts = cf_alloc(run, n_out * sizeof *args.experts);
     args.weights = cf_floats(run, n_out);
     run->device->backend->route(run->device, &args);
+    cf_wait(run);
 
+    for (size_t i = 0; spoilt && i < n_out; i++)
+        if (args.experts[i] < 0 || args.experts[i] >= (int32_t)args.n_experts)
+            fail_msg("case %u: choice %zu is expert %d", run->index, i, args.experts[i]);
+    if (spoilt)
+        return;
     cf_report(run, "experts", args.experts, n_out * sizeof *args.experts);
     report_weights(run, &args);
 }

@@ -148,6 +148,7 @@ static void run_mix(cf_run *run)
         args.comb = cf_floats(run, args.n * n * n);
     }
     run->device->backend->mix(run->device, &args);
+    cf_wait(run);
     report_mix(run, &args);
 }
 
@@ -239,6 +240,7 @@ static void compute_experts(cf_run *run, kvf_experts_args *args)
     const kvf_backend *backend = run->device->backend;
     args->workspace = cf_alloc(run, backend->experts_workspace_bytes(run->device, args));
     backend->experts(run->device, args);
+    cf_wait(run);
     for (size_t t = 0; run->gpu && t < args->n; t++)
         report_close_experts(run, args, t);
     if (!run->gpu)

@@ -18,6 +18,7 @@ static void compute_embed(cf_run *run, kvf_embed_args *args)
     const size_t n_out = (size_t)args->n * args->n_streams * args->table.cols;
     args->streams = cf_floats(run, n_out);
     run->device->backend->embed(run->device, args);
+    cf_wait(run);
     cf_report_floats(run, "streams", args->streams, n_out);
 }
 
@@ -90,6 +91,7 @@ static void compute_product(cf_run *run, kvf_matmul_args *args)
     args->out_stride = args->weight.rows + CF_ONE_OF(&run->random, 0, 0, 5);
     args->out = cf_floats(run, args->n * args->out_stride);
     run->device->backend->matmul(run->device, args);
+    cf_wait(run);
     for (size_t t = 0; t < args->n; t++) {
         const float *out = args->out + t * args->out_stride;
         if (run->gpu)

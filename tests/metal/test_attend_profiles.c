@@ -209,7 +209,7 @@ static void attend(kvf_device *device, kvf_attend_args *args, const struct resul
     if (kvf_attend(device, args, &error) != KVF_OK)
         fail_msg("%s", error.message);
     free(args->workspace);
-    if (kvf_device_state(device, &error) != KVF_OK)
+    if (device->backend->wait(device, &error) != KVF_OK)
         fail_msg("%s", error.message);
 }
 
