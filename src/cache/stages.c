@@ -357,7 +357,9 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
                                 : status;
-    for (uint32_t i = 0; i < args->n_queries && status == KVF_OK; i++)
+    /* Elsewhere the list is not the host's to read, and nothing lies in a file. */
+    const bool readable = session->device->backend->addresses_host_memory;
+    for (uint32_t i = 0; readable && i < args->n_queries && status == KVF_OK; i++)
         status = kvf_paged_rows_check_list(&cache->rows, args->list + i * args->list_stride,
                                            args->list_len[i], error);
     return status;

@@ -195,7 +195,8 @@ static inline kvf_session *small_open(kvf_profile_id profile, uint32_t checkpoin
 static inline int small_setup(void **state)
 {
     (void)state;
-    const kvf_device_options options = {.backend = getenv("KVF_TEST_BACKEND"), .n_threads = 1};
+    const kvf_device_options options = {
+        .backend = getenv("KVF_TEST_BACKEND"), .isa = getenv("KVF_TEST_ISA"), .n_threads = 1};
     small_in = calloc(1, sizeof *small_in);
     if (!small_in || kvf_device_open(&options, &small_device, NULL) != KVF_OK)
         return 1;

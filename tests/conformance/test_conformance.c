@@ -18,8 +18,13 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "neon", "metal"};
+static const char *const isas[] = {"scalar", "avx2",  "avx512", "avx512vnni",
+                                   "neon",   "metal", "ref",    "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
+
+#if defined(KVF_FAR)
+#include "far/far.h"
+#endif
 
 static const char *only_operation; /* NULL: all of them */
 static uint32_t every = 1;         /* of how many cases one is run */
@@ -125,6 +130,10 @@ static kvf_status open_target(struct target *target, const char *backend, const 
             close_target(target);
             return status;
         }
+#if defined(KVF_FAR) /* cases prepare and look at memory themselves */
+        if (strcmp(kvf_device_backend_name(device), "far") == 0)
+            far_expose(device);
+#endif
         if (kvf_device_n_threads(device) != threads) {
             kvf_device_close(device);
             break; /* one thread is all that this backend has */
