@@ -1,7 +1,8 @@
 /*
  * A backend for tests: the reference's operations behind a queue, on memory that the host can
- * never touch; with isa "cpu" those of the CPU's backend, for what would take too long. It takes every liberty that docs/QUEUE.md gives a backend, so that whoever
- * relies on more fails on any machine, without a GPU:
+ * never touch; with isa "cpu" those of the CPU's backend, for what would take too long. It takes
+ * every liberty that docs/QUEUE.md gives a backend, so that whoever relies on more fails on any
+ * machine, without a GPU:
  *
  *   - device memory has no permissions but while wait runs the queue; a page without any comes
  *     after each allocation; fresh memory is NaN
