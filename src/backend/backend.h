@@ -7,8 +7,7 @@
  * Memory and operations form a queue (docs/QUEUE.md): what is asked for is done in order, and
  * at the latest when `wait` returns. All sizes were checked by the caller; what the data itself
  * can get wrong (non-finite rows, ranges) is left in findings, and a lost device shows in wait. A
- * backend has every operation; nothing falls back. The conformance suite names those that one
- * in the making still lacks (NULL).
+ * backend has every operation; nothing falls back, and one that lacks any does not open.
  */
 #ifndef KVF_BACKEND_BACKEND_H
 #define KVF_BACKEND_BACKEND_H
@@ -118,6 +117,9 @@ struct kvf_backend {
 
 /* The i-th backend that was built in; NULL past the last. */
 const kvf_backend *kvf_backend_get(uint32_t i);
+
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
+kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*
  * Host work that is not an operation: returns when the task has done items 0 .. n_items,

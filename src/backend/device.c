@@ -39,6 +39,50 @@ static void list_backends(char *text, size_t text_bytes)
     }
 }
 
+kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
+{
+    const struct {
+        const char *name;
+        bool there;
+    } functions[] = {
+#define KVF_FUNCTION(name) {#name, backend->name != NULL}
+        KVF_FUNCTION(open),
+        KVF_FUNCTION(close),
+        KVF_FUNCTION(alloc),
+        KVF_FUNCTION(release),
+        KVF_FUNCTION(zero),
+        KVF_FUNCTION(write),
+        KVF_FUNCTION(read),
+        KVF_FUNCTION(copy),
+        KVF_FUNCTION(wait),
+        KVF_FUNCTION(embed),
+        KVF_FUNCTION(matmul),
+        KVF_FUNCTION(norm),
+        KVF_FUNCTION(rope),
+        KVF_FUNCTION(mix),
+        KVF_FUNCTION(unmix),
+        KVF_FUNCTION(route),
+        KVF_FUNCTION(experts),
+        KVF_FUNCTION(check),
+        KVF_FUNCTION(compress),
+        KVF_FUNCTION(pack),
+        KVF_FUNCTION(unpack),
+        KVF_FUNCTION(select),
+        KVF_FUNCTION(score),
+        KVF_FUNCTION(mask),
+        KVF_FUNCTION(attend),
+        KVF_FUNCTION(experts_workspace_bytes),
+        KVF_FUNCTION(select_workspace_bytes),
+        KVF_FUNCTION(attend_workspace_bytes),
+#undef KVF_FUNCTION
+    };
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
+        if (!functions[i].there)
+            return kvf_fail(error, KVF_UNSUPPORTED, "backend '%.40s' lacks %s", backend->name,
+                            functions[i].name);
+    return kvf_ok(error);
+}
+
 kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
 {
     static const kvf_device_options defaults = {0};
@@ -59,7 +103,9 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
         return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s",
                         options->backend, names);
     }
-    const kvf_status status = backend->open(options, device, error);
+    kvf_status status = kvf_backend_check(backend, error);
+    if (status == KVF_OK)
+        status = backend->open(options, device, error);
     if (status != KVF_OK)
         return status;
     (*device)->finding = backend->alloc(*device, sizeof(kvf_finding), KVF_PLACE_STAGING);

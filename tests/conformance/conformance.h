@@ -71,7 +71,7 @@ typedef struct cf_operation {
     const char *name;
     const char *promise; /* what comparing means: "bit-identical" */
     uint32_t n_cases;
-    bool (*exists)(const kvf_backend *backend);
+    bool stored; /* only for backends that take weights as they are stored */
     void (*run)(cf_run *run);
 } cf_operation;
 

@@ -28,12 +28,7 @@ static void run_norm(cf_run *run)
     cf_report(run, "out", args.out, args.n * args.out_stride * sizeof(float));
 }
 
-static bool has_norm(const kvf_backend *backend)
-{
-    return backend->norm != NULL;
-}
-
-const cf_operation cf_norm = {"norm", "bit-identical", 200, has_norm, run_norm};
+const cf_operation cf_norm = {"norm", "bit-identical", 200, false, run_norm};
 
 /* ---- rope -------------------------------------------------------------------- */
 
@@ -52,12 +47,7 @@ static void run_rope(cf_run *run)
     cf_report(run, "values", args.values, n_values * sizeof(float));
 }
 
-static bool has_rope(const kvf_backend *backend)
-{
-    return backend->rope != NULL;
-}
-
-const cf_operation cf_rope = {"rope", "bit-identical", 100, has_rope, run_rope};
+const cf_operation cf_rope = {"rope", "bit-identical", 100, false, run_rope};
 
 /* ---- unmix ------------------------------------------------------------------- */
 
@@ -78,12 +68,7 @@ static void run_unmix(cf_run *run)
     cf_report(run, "streams", args.streams, args.n * n_streams * args.hidden * sizeof(float));
 }
 
-static bool has_unmix(const kvf_backend *backend)
-{
-    return backend->unmix != NULL;
-}
-
-const cf_operation cf_unmix = {"unmix", "bit-identical", 100, has_unmix, run_unmix};
+const cf_operation cf_unmix = {"unmix", "bit-identical", 100, false, run_unmix};
 
 /* ---- route ------------------------------------------------------------------- */
 
@@ -152,10 +137,5 @@ static void run_route(cf_run *run)
     report_weights(run, &args);
 }
 
-static bool has_route(const kvf_backend *backend)
-{
-    return backend->route != NULL;
-}
-
 const cf_operation cf_route = {"route", CF_BITS_OR("same experts, weights within 2(10+k) u"), 100,
-                               has_route, run_route};
+                               false, run_route};

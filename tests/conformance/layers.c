@@ -152,12 +152,7 @@ static void run_mix(cf_run *run)
     report_mix(run, &args);
 }
 
-static bool has_mix(const kvf_backend *backend)
-{
-    return backend->mix != NULL;
-}
-
-const cf_operation cf_mix = {"mix", CF_BITS_OR("within derived bounds"), 100, has_mix, run_mix};
+const cf_operation cf_mix = {"mix", CF_BITS_OR("within derived bounds"), 100, false, run_mix};
 
 /* ---- experts ----------------------------------------------------------------- */
 
@@ -284,12 +279,7 @@ static void run_experts(cf_run *run)
     compute_experts(run, &args);
 }
 
-static bool has_experts(const kvf_backend *backend)
-{
-    return backend->experts != NULL;
-}
-
-const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"), 100, has_experts,
+const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"), 100, false,
                                  run_experts};
 
 /* ---- experts as they are stored ------------------------------------------------ */
@@ -360,10 +350,5 @@ static void run_experts_stored(cf_run *run)
     compute_experts(run, &args);
 }
 
-static bool has_experts_stored(const kvf_backend *backend)
-{
-    return backend->experts != NULL && backend->takes_stored_weights;
-}
-
-const cf_operation cf_experts_stored = {"experts_stored", "bit-identical", 160, has_experts_stored,
+const cf_operation cf_experts_stored = {"experts_stored", "bit-identical", 160, true,
                                         run_experts_stored};

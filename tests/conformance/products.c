@@ -31,12 +31,7 @@ static void run_embed(cf_run *run)
     compute_embed(run, &args);
 }
 
-static bool has_embed(const kvf_backend *backend)
-{
-    return backend->embed != NULL;
-}
-
-const cf_operation cf_embed = {"embed", "bit-identical", 40, has_embed, run_embed};
+const cf_operation cf_embed = {"embed", "bit-identical", 40, false, run_embed};
 
 static void run_embed_stored(cf_run *run)
 {
@@ -49,13 +44,8 @@ static void run_embed_stored(cf_run *run)
     compute_embed(run, &args);
 }
 
-static bool has_embed_stored(const kvf_backend *backend)
-{
-    return backend->embed != NULL && backend->takes_stored_weights;
-}
-
-const cf_operation cf_embed_stored = {"embed_stored", "bit-identical", 2 * KVF_WEIGHT_COUNT,
-                                      has_embed_stored, run_embed_stored};
+const cf_operation cf_embed_stored = {"embed_stored", "bit-identical", 2 * KVF_WEIGHT_COUNT, true,
+                                      run_embed_stored};
 
 /* ---- matmul ------------------------------------------------------------------ */
 
@@ -119,13 +109,7 @@ static void run_matmul(cf_run *run)
     compute_product(run, &args);
 }
 
-static bool has_matmul(const kvf_backend *backend)
-{
-    return backend->matmul != NULL;
-}
-
-const cf_operation cf_matmul = {"matmul", CF_BITS_OR("within 2k u sum|ab|"), 80, has_matmul,
-                                run_matmul};
+const cf_operation cf_matmul = {"matmul", CF_BITS_OR("within 2k u sum|ab|"), 80, false, run_matmul};
 
 /* ---- Products with weights as they are stored ---------------------------------- */
 
@@ -168,10 +152,5 @@ static void run_product(cf_run *run)
         assert_true(isfinite(args.out[i]));
 }
 
-static bool has_product(const kvf_backend *backend)
-{
-    return backend->matmul != NULL && backend->takes_stored_weights;
-}
-
 const cf_operation cf_product = {"product", "bit-identical", 2 * KVF_WEIGHT_COUNT *N_TOKEN_COUNTS,
-                                 has_product, run_product};
+                                 true, run_product};
