@@ -254,9 +254,10 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
     if (status != KVF_OK)
         return status;
     const kvf_found found = kvf_found_of(device->finding->first_bad);
-    args->inexact_rows = device->finding->inexact_rows;
-    if (found.reason == KVF_OK)
+    if (found.reason == KVF_OK) {
+        args->inexact_rows = device->finding->inexact_rows;
         return kvf_ok(error);
+    }
     args->bad_row = found.index;
     args->bad_dim = found.dim;
     return kvf_fail(error, found.reason, "kvf_pack: row %llu, dimension %u: %s",

@@ -202,10 +202,10 @@ static void small_allocations_share_the_pages_of_the_gpu(void **state)
     /* A freed block is used again; a size of its own gets a region of its own. */
     kvf_device_release(device, KVF_MEMORY_CACHE, small[7], SMALL_BYTES);
     small[7] = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, SMALL_BYTES);
-    void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 64);
+    void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 1024);
     void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 8 * 16384);
     assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 5);
-    kvf_device_release(device, KVF_MEMORY_CACHE, other, 64);
+    kvf_device_release(device, KVF_MEMORY_CACHE, other, 1024);
     kvf_device_release(device, KVF_MEMORY_CACHE, large, 8 * 16384);
     for (int i = N_SMALL - 1; i >= 0; i--)
         kvf_device_release(device, KVF_MEMORY_CACHE, small[i], SMALL_BYTES);
