@@ -434,11 +434,11 @@ typedef struct kvf_append_args {
  *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
  *   kvf_session_commit
  * begin takes all memory the chunk needs, so KVF_OUT_OF_MEMORY and KVF_CONTEXT_FULL
- * come before anything is changed. A chunk may be dropped at any point, by begin (which
- * starts another) or kvf_session_drop; after append, select or attend reported an error
- * in the data (KVF_NONFINITE, KVF_RANGE: the message names layer, row and dimension;
- * KVF_FILE_FORMAT: a page of a saved session is not what was saved) it is. The session
- * is then as before begin.
+ * come before anything is changed. What stages find wrong with the data (KVF_NONFINITE, KVF_RANGE:
+ * the message names the first layer, row and dimension) and a lost device (KVF_DEVICE_LOST) are
+ * told by settle, or by commit, which begins with it. A chunk may be dropped at any point, by
+ * begin (which starts another) or kvf_session_drop; after such an error, or a stage's that a page
+ * of a saved session is not what was saved (KVF_FILE_FORMAT), it is. The session is then as before.
  */
 KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                      kvf_error *error);
@@ -461,14 +461,17 @@ KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_
 KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_span span,
                                       const float *q, const float *sinks, float *out,
                                       kvf_error *error);
+/* Waits for the chunk's stages, and tells what they found; else the chunk stays open. */
+KVF_API kvf_status kvf_session_settle(kvf_session *session, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
 /* Drops the open chunk, if there is one. */
 KVF_API void kvf_session_drop(kvf_session *session);
 
 /* Tokens held (committed). */
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
+/* Their ids, then those of the open chunk; until the next begin, truncate or close. Or NULL. */
 KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
-/* [vocab] f32 of the last committed token; the caller writes them, the session keeps them. */
+/* [vocab] f32 of the last committed token; the caller writes them, after settle, before commit. */
 KVF_API float *kvf_session_logits(kvf_session *session);
 /* Rows that `tiled` could not hold exactly in f16 (FORMAT.md 7); 0 in other profiles. */
 KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
@@ -500,7 +503,7 @@ KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
 /*
  * The selection that kvf_session_select left for query i of the chunk: ascending
- * rows into list (room for top_k). Returns their number.
+ * rows into list (room for top_k). Returns their number; 0 where there is no such query.
  */
 KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
 

@@ -18,6 +18,7 @@ TABLE = re.compile(r"(<!-- scripts/docs_numbers\.py (\w+) -->\n\n).*?(\n\n<!-- e
 GROWS_WITH = {
     "chunk.window": "chunk",
     "chunk.visible": "chunk",
+    "chunk.findings": "layers",
     "attend.workspace": "threads, rows attended",
     "select.workspace": "threads",
     "select.queries": "chunk",

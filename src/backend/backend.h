@@ -4,18 +4,25 @@
  * (ref/) is the specification in code; the conformance suite holds every other
  * backend against it.
  *
- * Operations are synchronous: when one returns, its results can be read. All
- * sizes were checked by the caller; what the data itself can get wrong (non-finite
- * rows, ranges) is reported, and a lost device (state). A backend has every operation; nothing
- * falls back. The conformance suite names those that one in the making still lacks (NULL).
+ * Memory and operations form a queue (docs/QUEUE.md): what is asked for is done in order, and
+ * at the latest when `wait` returns. All sizes were checked by the caller; what the data itself
+ * can get wrong (non-finite rows, ranges) is left in findings, and a lost device shows in wait. A
+ * backend has every operation; nothing falls back, and one that lacks any does not open.
  */
 #ifndef KVF_BACKEND_BACKEND_H
 #define KVF_BACKEND_BACKEND_H
 
 #include "shared/args.h"
+#include "shared/finding.h"
 #include "weight/weight.h"
 
 typedef struct kvf_backend kvf_backend;
+
+/* Where memory lies. */
+typedef enum kvf_place {
+    KVF_PLACE_DEVICE, /* only operations address it, and zero, write, read and copy */
+    KVF_PLACE_STAGING /* the host's, which operations address as well */
+} kvf_place;
 
 /*
  * Does items first .. end of some work. Threads do others at the same time; `thread`, below
@@ -32,13 +39,15 @@ struct kvf_device {
     uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+    kvf_finding *finding; /* of the public stages, staging memory */
 };
 
 struct kvf_backend {
     const char *name;
     /*
-     * Operations can read memory that the host has from elsewhere, such as a mapped file.
-     * Where they cannot, a restored session is copied into memory that alloc gave.
+     * Operations can read memory that the host has from elsewhere, such as a mapped file, and
+     * the host all that alloc gave: what is asked for has been done when the call returns.
+     * Where not, a restored session is copied into memory that alloc gave.
      */
     bool addresses_host_memory;
 
@@ -53,14 +62,25 @@ struct kvf_backend {
     void (*close)(kvf_device *device);
 
     /*
-     * KVF_OK, or what ended the device, with its message: operations then do nothing, and
-     * those that return a status return this one. NULL: it cannot be lost.
+     * Memory, 64-byte aligned, undefined at first. NULL: there is none. release may be called
+     * while work that uses the memory is queued: that is done before it is given again.
      */
-    kvf_status (*state)(const kvf_device *device, kvf_error *error);
-
-    /* Memory that the operations and the host can both address, 64-byte aligned. */
-    void *(*alloc)(kvf_device *device, size_t bytes);
+    void *(*alloc)(kvf_device *device, size_t bytes, kvf_place place);
     void (*release)(kvf_device *device, void *memory, size_t bytes);
+
+    /*
+     * Queued, in order with the operations; `device` memory is of either place. What write
+     * reads may be reused at once; what read writes may be looked at after wait.
+     */
+    void (*zero)(kvf_device *device, void *to, size_t bytes);
+    void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
+    void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
+    void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
+    /*
+     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
+     * nothing that is asked for is done then.
+     */
+    kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
     /* kvf_device_run by the threads of the device. NULL: on the caller's alone. */
     void (*run)(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
@@ -76,12 +96,16 @@ struct kvf_backend {
     void (*route)(kvf_device *device, const kvf_route_args *args);
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
 
-    /* The four stages. */
-    kvf_status (*compress)(kvf_device *device, kvf_compress_args *args);
-    kvf_status (*pack)(kvf_device *device, kvf_pack_args *args);
+    /*
+     * The four stages. pack leaves rows that cannot be stored as they were; what it has to say
+     * is in `found`, not in the fields of its arguments, and so for compress.
+     */
+    void (*check)(kvf_device *device, const kvf_check_args *args, kvf_findings found);
+    void (*compress)(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
+    void (*pack)(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
     void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
-    kvf_status (*select)(kvf_device *device, const kvf_select_args *args);
-    kvf_status (*score)(kvf_device *device, const kvf_score_args *args);
+    void (*select)(kvf_device *device, const kvf_select_args *args);
+    void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
     void (*attend)(kvf_device *device, const kvf_attend_args *args);
 
@@ -94,8 +118,8 @@ struct kvf_backend {
 /* The i-th backend that was built in; NULL past the last. */
 const kvf_backend *kvf_backend_get(uint32_t i);
 
-/* The backend's state; KVF_OK where it cannot be lost. Dense operations are followed by it. */
-kvf_status kvf_device_state(const kvf_device *device, kvf_error *error);
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
+kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*
  * Host work that is not an operation: returns when the task has done items 0 .. n_items,
@@ -108,10 +132,19 @@ void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
  * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
  * give a valid pointer. Release with the same size and class.
  */
-void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes);
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
 /* Counts bytes that were given in one class in another from now on. */
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes);
+
+/* ---- For backends whose memory the host addresses, and that do what is asked at once ------ */
+
+void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
+void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
+void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
+void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
+/* For those that cannot be lost. */
+kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
 
 #endif

@@ -39,6 +39,50 @@ static void list_backends(char *text, size_t text_bytes)
     }
 }
 
+kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
+{
+    const struct {
+        const char *name;
+        bool there;
+    } functions[] = {
+#define KVF_FUNCTION(name) {#name, backend->name != NULL}
+        KVF_FUNCTION(open),
+        KVF_FUNCTION(close),
+        KVF_FUNCTION(alloc),
+        KVF_FUNCTION(release),
+        KVF_FUNCTION(zero),
+        KVF_FUNCTION(write),
+        KVF_FUNCTION(read),
+        KVF_FUNCTION(copy),
+        KVF_FUNCTION(wait),
+        KVF_FUNCTION(embed),
+        KVF_FUNCTION(matmul),
+        KVF_FUNCTION(norm),
+        KVF_FUNCTION(rope),
+        KVF_FUNCTION(mix),
+        KVF_FUNCTION(unmix),
+        KVF_FUNCTION(route),
+        KVF_FUNCTION(experts),
+        KVF_FUNCTION(check),
+        KVF_FUNCTION(compress),
+        KVF_FUNCTION(pack),
+        KVF_FUNCTION(unpack),
+        KVF_FUNCTION(select),
+        KVF_FUNCTION(score),
+        KVF_FUNCTION(mask),
+        KVF_FUNCTION(attend),
+        KVF_FUNCTION(experts_workspace_bytes),
+        KVF_FUNCTION(select_workspace_bytes),
+        KVF_FUNCTION(attend_workspace_bytes),
+#undef KVF_FUNCTION
+    };
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
+        if (!functions[i].there)
+            return kvf_fail(error, KVF_UNSUPPORTED, "backend '%.40s' lacks %s", backend->name,
+                            functions[i].name);
+    return kvf_ok(error);
+}
+
 kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
 {
     static const kvf_device_options defaults = {0};
@@ -59,14 +103,26 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
         return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s",
                         options->backend, names);
     }
-    const kvf_status status = backend->open(options, device, error);
-    return status == KVF_OK ? kvf_ok(error) : status;
+    kvf_status status = kvf_backend_check(backend, error);
+    if (status == KVF_OK)
+        status = backend->open(options, device, error);
+    if (status != KVF_OK)
+        return status;
+    (*device)->finding = backend->alloc(*device, sizeof(kvf_finding), KVF_PLACE_STAGING);
+    if ((*device)->finding)
+        return kvf_ok(error);
+    kvf_device_close(*device);
+    *device = NULL;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory on the device");
 }
 
 void kvf_device_close(kvf_device *device)
 {
-    if (device)
-        device->backend->close(device);
+    if (!device)
+        return;
+    if (device->finding)
+        device->backend->release(device, device->finding, sizeof(kvf_finding));
+    device->backend->close(device);
 }
 
 const char *kvf_device_backend_name(const kvf_device *device)
@@ -89,11 +145,6 @@ uint64_t kvf_device_memory_bytes(const kvf_device *device)
     return device->memory_bytes;
 }
 
-kvf_status kvf_device_state(const kvf_device *device, kvf_error *error)
-{
-    return device->backend->state ? device->backend->state(device, error) : kvf_ok(error);
-}
-
 void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,
                     void *context)
 {
@@ -110,9 +161,9 @@ static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes
         device->peak_bytes[klass] = device->live_bytes[klass];
 }
 
-void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, size_t bytes)
+void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes)
 {
-    void *memory = device->backend->alloc(device, bytes);
+    void *memory = device->backend->alloc(device, bytes, place);
     if (memory)
         count_bytes(device, klass, bytes);
     return memory;
@@ -167,6 +218,13 @@ static kvf_status check_workspace(size_t needed, const void *workspace, size_t g
     return KVF_OK;
 }
 
+/* Where the next operation is to tell. */
+static kvf_findings begin_finding(kvf_device *device)
+{
+    *device->finding = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
+    return (kvf_findings){.place = device->finding};
+}
+
 kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
 {
     KVF_FP_DOOR();
@@ -191,11 +249,19 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: %llu rows into a view of %llu",
                         (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
     args->inexact_rows = 0;
-    status = device->backend->pack(device, args);
-    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
-        return kvf_device_state(device, error);
-    return kvf_fail(error, status, "kvf_pack: row %llu, dimension %u: %s",
-                    (unsigned long long)args->bad_row, args->bad_dim, kvf_status_string(status));
+    device->backend->pack(device, args, begin_finding(device));
+    status = device->backend->wait(device, error);
+    if (status != KVF_OK)
+        return status;
+    const kvf_found found = kvf_found_of(device->finding->first_bad);
+    if (found.reason == KVF_OK) {
+        args->inexact_rows = device->finding->inexact_rows;
+        return kvf_ok(error);
+    }
+    args->bad_row = found.index;
+    args->bad_dim = found.dim;
+    return kvf_fail(error, found.reason, "kvf_pack: row %llu, dimension %u: %s",
+                    (unsigned long long)found.index, found.dim, kvf_status_string(found.reason));
 }
 
 kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error *error)
@@ -221,7 +287,7 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
                         (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
                         (unsigned long long)args->in.n_rows);
     device->backend->unpack(device, args);
-    return kvf_device_state(device, error);
+    return device->backend->wait(device, error);
 }
 
 size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
@@ -243,6 +309,10 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
         status = check_rows(&args->keys, KVF_INDEX_WIDTH, "kvf_select: keys", error);
     if (status != KVF_OK)
         return status;
+    if (args->n_queries &&
+        (!args->head_weights || !args->n_visible || !args->list || !args->list_len))
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_select: head_weights, n_visible, list or list_len is NULL");
     if (args->n_heads == 0 || args->n_heads % 8 || args->top_k == 0)
         return kvf_fail(
             error, KVF_INVALID_ARGUMENT,
@@ -267,10 +337,18 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
                              args->workspace_bytes, "kvf_select", error);
     if (status != KVF_OK)
         return status;
-    status = device->backend->select(device, args);
-    if (status == KVF_OK || kvf_device_state(device, NULL) != KVF_OK)
-        return kvf_device_state(device, error);
-    return kvf_fail(error, status, "kvf_select: a head weight is not finite");
+    const kvf_check_args weights = {
+        .n_rows = args->n_queries, .width = args->n_heads, .values = args->head_weights};
+    device->backend->check(device, &weights, begin_finding(device));
+    device->backend->select(device, args);
+    status = device->backend->wait(device, error);
+    const kvf_found found = kvf_found_of(device->finding->first_bad);
+    if (status != KVF_OK || found.reason == KVF_OK)
+        return status;
+    return kvf_fail(error, found.reason,
+                    "kvf_select: a head weight is not finite: query %llu, "
+                    "head %u",
+                    (unsigned long long)found.index, found.dim);
 }
 
 size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
@@ -345,5 +423,5 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
     if (status != KVF_OK)
         return status;
     device->backend->attend(device, args);
-    return kvf_device_state(device, error);
+    return device->backend->wait(device, error);
 }

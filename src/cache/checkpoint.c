@@ -39,14 +39,24 @@ static uint64_t half_floats(kvf_layer layer, uint32_t width)
     return (uint64_t)layer.ratio * 2 * width;
 }
 
-uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry)
+static uint64_t halves_bytes(const kvf_geometry *geometry)
 {
-    uint64_t floats = geometry->vocab;
+    uint64_t floats = 0;
     for (uint32_t i = 0; i < geometry->n_layers; i++)
         if (geometry->layers[i].kind == KVF_LAYER_CSA)
             floats += half_floats(geometry->layers[i], KVF_ROW_WIDTH) +
                       half_floats(geometry->layers[i], KVF_INDEX_WIDTH);
     return 4 * floats;
+}
+
+static uint64_t logits_bytes(const kvf_geometry *geometry)
+{
+    return 4ull * geometry->vocab;
+}
+
+uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry)
+{
+    return halves_bytes(geometry) + logits_bytes(geometry);
 }
 
 static uint64_t ring_bytes(const kvf_geometry *geometry, const kvf_profile *profile)
@@ -90,14 +100,15 @@ uint64_t kvf_chunk_undo_bytes(const kvf_geometry *geometry, const kvf_session_op
  * The first halves of the window that ends at n_tokens, from a layer's state to dense
  * [ratio][kv, gate][width] or back. Returns the end of the dense halves.
  */
-static float *move_halves(kvf_layer layer, uint32_t width, uint64_t n_tokens, float *state,
-                          float *halves, bool back)
+static float *move_halves(kvf_device *device, kvf_layer layer, uint32_t width, uint64_t n_tokens,
+                          float *state, float *halves, bool back)
 {
     const size_t columns = (size_t)kvf_layer_parts(layer) * width;
     for (uint64_t token = n_tokens - layer.ratio; token < n_tokens; token++) {
         float *slot = state + token % kvf_layer_slots(layer) * 2 * columns;
         for (int part = 0; part < 2; part++, halves += width, slot += columns)
-            memcpy(back ? slot : halves, back ? halves : slot, width * sizeof *slot);
+            device->backend->copy(device, back ? slot : halves, back ? halves : slot,
+                                  width * sizeof *slot);
     }
     return halves;
 }
@@ -105,24 +116,35 @@ static float *move_halves(kvf_layer layer, uint32_t width, uint64_t n_tokens, fl
 /* Halves of all CSA layers, then logits: from the session to the checkpoint or back. */
 static void move_memory(kvf_session *session, const kvf_checkpoint *checkpoint, bool back)
 {
-    float *at = checkpoint->memory;
+    kvf_device *device = session->device;
+    float *at = checkpoint->halves;
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         if (layer.kind != KVF_LAYER_CSA)
             continue;
-        at = move_halves(layer, KVF_ROW_WIDTH, checkpoint->n_tokens,
+        at = move_halves(device, layer, KVF_ROW_WIDTH, checkpoint->n_tokens,
                          session->layers[i].row_state->memory, at, back);
-        at = move_halves(layer, KVF_INDEX_WIDTH, checkpoint->n_tokens,
+        at = move_halves(device, layer, KVF_INDEX_WIDTH, checkpoint->n_tokens,
                          session->layers[i].index_state->memory, at, back);
     }
-    memcpy(back ? session->logits : at, back ? at : session->logits,
-           sizeof(float) * session->geometry.vocab);
+    memcpy(back ? session->logits : checkpoint->logits, back ? checkpoint->logits : session->logits,
+           logits_bytes(&session->geometry));
 }
 
 static uint32_t ring_pages(const kvf_session *session, uint64_t n_tokens)
 {
     const uint64_t window = session->geometry.window_tokens;
     return (uint32_t)kvf_ceil_div(n_tokens < window ? n_tokens : window, KVF_PAGE_ROWS);
+}
+
+static void release_memory(kvf_session *session, kvf_checkpoint *checkpoint)
+{
+    const kvf_geometry *geometry = &session->geometry;
+    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->halves,
+                       halves_bytes(geometry));
+    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->logits,
+                       logits_bytes(geometry));
+    free(checkpoint);
 }
 
 void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint)
@@ -132,9 +154,7 @@ void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint)
     const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
     for (size_t i = 0; i < n; i++)
         kvf_page_unkeep(session->device, checkpoint->ring[i]);
-    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->memory,
-                       checkpoint->bytes);
-    free(checkpoint);
+    release_memory(session, checkpoint);
 }
 
 void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoint)
@@ -198,23 +218,25 @@ kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_
     if (!is_due(&session->checkpoints, n_tokens))
         return KVF_OK;
     const uint32_t n_pages = ring_pages(session, n_tokens);
-    const uint64_t bytes = kvf_checkpoint_own_bytes(&session->geometry);
+    const kvf_geometry *geometry = &session->geometry;
     kvf_checkpoint *checkpoint =
-        calloc(1, sizeof *checkpoint + sizeof(kvf_page *) * session->geometry.n_layers * n_pages);
-    float *memory = NULL;
-    if (checkpoint)
-        memory = kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT, bytes);
-    if (!memory) {
-        free(checkpoint);
-        return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                        "no memory for the checkpoint at %llu tokens (%llu bytes)",
-                        (unsigned long long)n_tokens, (unsigned long long)bytes);
+        calloc(1, sizeof *checkpoint + sizeof(kvf_page *) * geometry->n_layers * n_pages);
+    if (checkpoint) {
+        checkpoint->halves = kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT,
+                                              KVF_PLACE_DEVICE, halves_bytes(geometry));
+        checkpoint->logits = kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT,
+                                              KVF_PLACE_STAGING, logits_bytes(geometry));
+    }
+    if (!checkpoint || !checkpoint->halves || !checkpoint->logits) {
+        if (checkpoint)
+            release_memory(session, checkpoint);
+        return kvf_fail(
+            error, KVF_OUT_OF_MEMORY, "no memory for the checkpoint at %llu tokens (%llu bytes)",
+            (unsigned long long)n_tokens, (unsigned long long)kvf_checkpoint_own_bytes(geometry));
     }
     checkpoint->n_references = 1;
     checkpoint->n_tokens = n_tokens;
     checkpoint->n_pages = n_pages;
-    checkpoint->bytes = bytes;
-    checkpoint->memory = memory;
     session->checkpoints.pending = checkpoint;
     return KVF_OK;
 }
@@ -303,7 +325,7 @@ uint64_t kvf_session_checkpoint_bytes(const kvf_session *session)
     for (uint32_t i = 0; i < session->checkpoints.n; i++) {
         const kvf_checkpoint *checkpoint = session->checkpoints.list[i];
         const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
-        bytes += checkpoint->bytes;
+        bytes += kvf_checkpoint_own_bytes(&session->geometry);
         for (size_t j = 0; j < n; j++)
             if (!checkpoint->ring[j]->owner && checkpoint->ring[j]->n_sessions == 0)
                 bytes += checkpoint->ring[j]->bytes;

@@ -18,8 +18,8 @@ typedef struct kvf_checkpoint {
     uint32_t n_references;
     uint64_t n_tokens;
     uint64_t inexact_rows;
-    uint64_t bytes;   /* of halves and logits, in class checkpoint */
-    float *memory;    /* halves of CSA layers in order (rows, index rows), then logits */
+    float *halves;    /* of CSA layers in order (rows, index rows), on the device */
+    float *logits;    /* the host's */
     uint32_t n_pages; /* a layer */
     kvf_page *ring[]; /* [n_layers][n_pages] */
 } kvf_checkpoint;

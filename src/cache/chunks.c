@@ -60,7 +60,7 @@ void kvf_session_drop(kvf_session *session)
     kvf_session_give_back(session);
     kvf_checkpoints_cancel(session);
     session->chunk_tokens = 0;
-    session->chunk_inexact_rows = 0;
+    session->settled = false;
 }
 
 /* ---- begin --------------------------------------------------------------------- */
@@ -96,7 +96,7 @@ static kvf_status prepare_tokens(kvf_session *session, uint64_t n_tokens, kvf_er
     const kvf_status status = old ? kvf_page_check(old, error) : KVF_OK;
     if (status != KVF_OK)
         return status;
-    kvf_page *tokens = kvf_session_new_page(session, bytes);
+    kvf_page *tokens = kvf_session_new_page(session, KVF_PLACE_STAGING, bytes);
     if (!tokens)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu token ids",
                         (unsigned long long)(bytes / sizeof(int32_t)));
@@ -209,6 +209,7 @@ kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32
         return status;
     }
     memcpy((int32_t *)session->tokens->memory + held, tokens, sizeof *tokens * n_tokens);
+    kvf_session_clear_found(session);
     session->chunk_tokens = n_tokens;
     return kvf_ok(error);
 }
@@ -227,15 +228,27 @@ void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
     }
 }
 
+/* Rows of the chunk that their format could not hold exactly: those that stay. */
+static uint64_t inexact_rows(const kvf_session *session)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        const kvf_finding *found = session->found + (size_t)i * KVF_FOUND_PLACES;
+        n += found[KVF_FOUND_ROWS].inexact_rows + found[KVF_FOUND_INDEX_ROWS].inexact_rows;
+    }
+    return n;
+}
+
 kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
 {
-    if (session->chunk_tokens == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "commit without a chunk: call begin first");
+    const kvf_status status = kvf_session_settle(session, error);
+    if (status != KVF_OK)
+        return status;
     kvf_session_forget_before(session);
     kvf_session_set_n_tokens(session, session->header->n_tokens + session->chunk_tokens);
-    session->inexact_rows += session->chunk_inexact_rows;
-    session->chunk_inexact_rows = 0;
+    session->inexact_rows += inexact_rows(session);
     session->chunk_tokens = 0;
+    session->settled = false;
     kvf_checkpoints_take(session);
     return kvf_ok(error);
 }

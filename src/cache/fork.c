@@ -16,6 +16,7 @@ static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_ro
 {
     for (uint64_t i = 0; i < from->n_pages; i++)
         kvf_paged_rows_put(rows, share(to, from->pages[i]));
+    kvf_paged_rows_write(to, rows, 0);
     rows->n_checked = from->n_checked;
 }
 

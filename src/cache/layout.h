@@ -6,6 +6,7 @@
 #define KVF_CACHE_LAYOUT_H
 
 #include "kvfold.h"
+#include "shared/finding.h"
 
 /* Token ids are stored in blocks of this many, so that the array moves rarely. */
 #define KVF_TOKEN_BLOCK 4096
@@ -15,6 +16,17 @@
 #define KVF_MAX_CHECKPOINTS 65536
 /* Closer together they would cost more than the tokens between them. */
 #define KVF_MIN_CHECKPOINT_SPACING 128
+
+/* What of a layer is looked at for values that cannot be, in the order that errors have. */
+typedef enum kvf_found_place {
+    KVF_FOUND_WINDOW,
+    KVF_FOUND_ROWS,
+    KVF_FOUND_INDEX_ROWS,
+    KVF_FOUND_INDEX_QUERIES,
+    KVF_FOUND_INDEX_WEIGHTS,
+    KVF_FOUND_QUERIES,
+    KVF_FOUND_PLACES
+} kvf_found_place;
 
 /* The session's fixed part, with which a snapshot's header begins; row counts follow it here. */
 typedef struct __attribute__((packed)) kvf_session_header {

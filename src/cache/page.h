@@ -40,6 +40,7 @@ void kvf_page_owner_release(kvf_page_owner *owner);
 typedef struct kvf_page {
     void *memory;
     uint64_t bytes;
+    kvf_place place;        /* staging: the host reads and writes it by itself */
     uint32_t n_sessions;    /* places in sessions that hold it */
     uint32_t n_checkpoints; /* checkpoints (and open chunks, to go back) that hold it */
     bool checked;           /* may be read; always so in device memory */
@@ -47,7 +48,7 @@ typedef struct kvf_page {
 } kvf_page;
 
 /* A new zeroed page of the device's memory, held by the session. NULL: no memory. */
-kvf_page *kvf_session_new_page(kvf_session *session, uint64_t bytes);
+kvf_page *kvf_session_new_page(kvf_session *session, kvf_place place, uint64_t bytes);
 /*
  * A new page in the owner's memory, held by the session, not checked. Takes a reference
  * to the owner. The memory is never written. NULL: no memory.
@@ -76,25 +77,32 @@ kvf_status kvf_session_own_page(kvf_session *session, kvf_page **page, bool copi
 
 /* ---- Rows in pages ---------------------------------------------------------- */
 
-/* Rows of one kind in pages that come as tokens do. */
+/*
+ * Rows of one kind in pages that come as tokens do. Views have the table of pages that lies on
+ * the device, at one address for as long as the session lives. It is behind the host's own
+ * until kvf_paged_rows_write, which whoever changed pages calls once for all of them.
+ */
 typedef struct kvf_paged_rows {
     kvf_format_id format;
     uint32_t width;
     uint64_t max_pages;
     uint64_t n_pages;
     uint64_t n_checked; /* leading pages known to be checked: nothing to ask for them */
-    void **memory;      /* [max_pages] of each page, as views want it */
+    void **memory;      /* [max_pages] of each page */
+    void **table;       /* the same on the device */
     kvf_page **pages;   /* [max_pages] */
 } kvf_paged_rows;
 
 uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows);
 /* Prepares an empty table of pages; KVF_OUT_OF_MEMORY. */
-kvf_status kvf_paged_rows_open(kvf_paged_rows *rows, kvf_format_id format, uint32_t width,
-                               uint64_t max_rows, kvf_error *error);
+kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_format_id format,
+                               uint32_t width, uint64_t max_rows, kvf_error *error);
 /* Gives up all pages and the table. */
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows);
 /* Puts a page that the session holds behind the last one; n_pages < max_pages. */
 void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page);
+/* Tells the device of pages first .. n_pages. */
+void kvf_paged_rows_write(kvf_session *session, const kvf_paged_rows *rows, uint64_t first);
 /* Allocates pages until n_rows fit. On failure pages already given stay and are reused. */
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error);

@@ -5,13 +5,16 @@
 #include "cache/session.h"
 #include "error.h"
 
-void *kvf_session_alloc(kvf_session *session, uint64_t bytes)
+void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes)
 {
-    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, bytes);
-    if (memory) {
+    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, place, bytes);
+    if (!memory)
+        return NULL;
+    if (place == KVF_PLACE_STAGING)
         memset(memory, 0, bytes);
-        session->allocated_bytes += bytes;
-    }
+    else
+        session->device->backend->zero(session->device, memory, bytes);
+    session->allocated_bytes += bytes;
     return memory;
 }
 
@@ -31,17 +34,18 @@ void kvf_page_owner_release(kvf_page_owner *owner)
         owner->release(owner);
 }
 
-kvf_page *kvf_session_new_page(kvf_session *session, uint64_t bytes)
+kvf_page *kvf_session_new_page(kvf_session *session, kvf_place place, uint64_t bytes)
 {
     kvf_page *page = calloc(1, sizeof *page);
     if (!page)
         return NULL;
-    page->memory = kvf_session_alloc(session, bytes);
+    page->memory = kvf_session_alloc(session, place, bytes);
     if (!page->memory) {
         free(page);
         return NULL;
     }
     page->bytes = bytes;
+    page->place = place;
     page->n_sessions = 1;
     page->checked = true;
     return page;
@@ -130,7 +134,7 @@ kvf_status kvf_session_own_page(kvf_session *session, kvf_page **page, bool copi
     const kvf_status status = copied ? kvf_page_check(old, error) : KVF_OK;
     if (status != KVF_OK)
         return status;
-    kvf_page *own = kvf_session_new_page(session, old->bytes);
+    kvf_page *own = kvf_session_new_page(session, old->place, old->bytes);
     if (!own)
         return kvf_fail(error, KVF_OUT_OF_MEMORY,
                         "no memory for an own copy of a page of %llu bytes; the session holds "
@@ -138,8 +142,10 @@ kvf_status kvf_session_own_page(kvf_session *session, kvf_page **page, bool copi
                         (unsigned long long)old->bytes,
                         (unsigned long long)session->header->n_tokens,
                         (unsigned long long)session->allocated_bytes);
-    if (copied)
+    if (copied && old->place == KVF_PLACE_STAGING)
         memcpy(own->memory, old->memory, old->bytes);
+    else if (copied)
+        session->device->backend->copy(session->device, own->memory, old->memory, old->bytes);
     if (before) {
         kvf_page_keep(session->device, old);
         *before = old;
@@ -156,17 +162,24 @@ uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows)
     return kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
 }
 
-kvf_status kvf_paged_rows_open(kvf_paged_rows *rows, kvf_format_id format, uint32_t width,
-                               uint64_t max_rows, kvf_error *error)
+static size_t table_bytes(const kvf_paged_rows *rows)
+{
+    return (rows->max_pages ? rows->max_pages : 1) * sizeof *rows->table;
+}
+
+kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_format_id format,
+                               uint32_t width, uint64_t max_rows, kvf_error *error)
 {
     memset(rows, 0, sizeof *rows);
     rows->format = format;
     rows->width = width;
     rows->max_pages = kvf_ceil_div(max_rows, KVF_PAGE_ROWS);
     const size_t n = rows->max_pages ? rows->max_pages : 1;
+    const kvf_backend *backend = session->device->backend;
     rows->memory = calloc(n, sizeof *rows->memory);
     rows->pages = calloc(n, sizeof *rows->pages);
-    if (!rows->memory || !rows->pages)
+    rows->table = backend->alloc(session->device, table_bytes(rows), KVF_PLACE_DEVICE);
+    if (!rows->memory || !rows->pages || !rows->table)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a table of %llu pages",
                         (unsigned long long)rows->max_pages);
     return KVF_OK;
@@ -175,6 +188,8 @@ kvf_status kvf_paged_rows_open(kvf_paged_rows *rows, kvf_format_id format, uint3
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
 {
     kvf_paged_rows_shrink(session, rows, 0);
+    if (rows->table)
+        session->device->backend->release(session->device, rows->table, table_bytes(rows));
     free(rows->memory);
     free(rows->pages);
     memset(rows, 0, sizeof *rows);
@@ -186,31 +201,51 @@ void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page)
     rows->pages[rows->n_pages++] = page;
 }
 
+static void write_table(kvf_session *session, const kvf_paged_rows *rows, uint64_t first,
+                        uint64_t n)
+{
+    if (n > 0)
+        session->device->backend->write(session->device, rows->table + first, rows->memory + first,
+                                        n * sizeof *rows->table);
+}
+
+void kvf_paged_rows_write(kvf_session *session, const kvf_paged_rows *rows, uint64_t first)
+{
+    write_table(session, rows, first, rows->n_pages - first);
+}
+
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error)
 {
     const uint64_t needed = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
     const uint64_t page_bytes = kvf_paged_rows_page_bytes(rows);
-    while (rows->n_pages < needed) {
-        kvf_page *page = kvf_session_new_page(session, page_bytes);
-        if (!page)
-            return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                            "no memory for page %llu of %s rows (%llu bytes); the session holds "
-                            "%llu tokens and %llu bytes",
-                            (unsigned long long)rows->n_pages, kvf_format_name(rows->format),
-                            (unsigned long long)page_bytes,
-                            (unsigned long long)session->header->n_tokens,
-                            (unsigned long long)session->allocated_bytes);
-        kvf_paged_rows_put(rows, page);
+    const uint64_t first = rows->n_pages;
+    kvf_status status = KVF_OK;
+    while (rows->n_pages < needed && status == KVF_OK) {
+        kvf_page *page = kvf_session_new_page(session, KVF_PLACE_DEVICE, page_bytes);
+        if (page)
+            kvf_paged_rows_put(rows, page);
+        else
+            status = kvf_fail(error, KVF_OUT_OF_MEMORY,
+                              "no memory for page %llu of %s rows (%llu bytes); the session holds "
+                              "%llu tokens and %llu bytes",
+                              (unsigned long long)rows->n_pages, kvf_format_name(rows->format),
+                              (unsigned long long)page_bytes,
+                              (unsigned long long)session->header->n_tokens,
+                              (unsigned long long)session->allocated_bytes);
     }
-    return KVF_OK;
+    kvf_paged_rows_write(session, rows, first);
+    return status;
 }
 
 kvf_status kvf_paged_rows_own(kvf_session *session, kvf_paged_rows *rows, uint64_t i, bool copied,
                               kvf_page **before, kvf_error *error)
 {
     const kvf_status status = kvf_session_own_page(session, &rows->pages[i], copied, before, error);
-    rows->memory[i] = rows->pages[i]->memory;
+    if (rows->memory[i] != rows->pages[i]->memory) {
+        rows->memory[i] = rows->pages[i]->memory;
+        write_table(session, rows, i, 1);
+    }
     return status;
 }
 
@@ -219,6 +254,7 @@ void kvf_paged_rows_replace(kvf_session *session, kvf_paged_rows *rows, uint64_t
     kvf_session_drop_page(session, rows->pages[i]);
     rows->pages[i] = page;
     rows->memory[i] = page->memory;
+    write_table(session, rows, i, 1);
     if (!page->checked && rows->n_checked > i)
         rows->n_checked = i;
 }
@@ -282,5 +318,5 @@ kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows)
                       .width = rows->width,
                       .page_rows = KVF_PAGE_ROWS,
                       .n_rows = n_rows,
-                      .pages = rows->memory};
+                      .pages = rows->table};
 }

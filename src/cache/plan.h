@@ -18,6 +18,7 @@ typedef struct kvf_scratch_size {
     uint64_t window_rows; /* ring of the chunk's window rows */
     uint64_t window_bytes;
     uint64_t visible_bytes; /* u32 a query */
+    uint64_t found_bytes;   /* a kvf_finding a layer and place */
     uint64_t query_bytes;   /* packed index queries (no mask) */
     uint64_t list_bytes;    /* i32 [chunk][top_k] (no mask) */
     uint64_t list_len_bytes;

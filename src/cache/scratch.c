@@ -10,7 +10,7 @@ typedef struct part {
     const char *name;
 } part;
 
-#define N_PARTS 9
+#define N_PARTS 10
 
 static void list_parts(kvf_session *session, part parts[N_PARTS])
 {
@@ -19,6 +19,7 @@ static void list_parts(kvf_session *session, part parts[N_PARTS])
     const part all[N_PARTS] = {
         {(void **)&scratch->window, size->window_bytes, "window rows of a chunk"},
         {(void **)&scratch->visible, size->visible_bytes, "visible rows"},
+        {(void **)&scratch->found, size->found_bytes, "findings"},
         {(void **)&scratch->queries, size->query_bytes, "index queries"},
         {(void **)&scratch->list, size->list_bytes, "selected rows"},
         {(void **)&scratch->list_len, size->list_len_bytes, "counts of selected rows"},
@@ -40,7 +41,8 @@ kvf_status kvf_scratch_open(kvf_session *session, kvf_error *error)
     for (int i = 0; i < N_PARTS; i++) {
         if (parts[i].bytes == 0)
             continue;
-        *parts[i].memory = kvf_device_alloc(session->device, KVF_MEMORY_SCRATCH, parts[i].bytes);
+        *parts[i].memory =
+            kvf_device_alloc(session->device, KVF_MEMORY_SCRATCH, KVF_PLACE_DEVICE, parts[i].bytes);
         if (!*parts[i].memory) {
             kvf_scratch_close(session);
             return kvf_fail(

@@ -14,14 +14,15 @@ static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
     const kvf_profile *profile = session->profile;
     const uint64_t max_tokens = session->options.max_tokens;
     kvf_layer_cache *cache = &session->layers[i];
-    kvf_status status = kvf_paged_rows_open(&cache->window, profile->window_format, KVF_ROW_WIDTH,
-                                            session->geometry.window_tokens, error);
+    kvf_status status = kvf_paged_rows_open(session, &cache->window, profile->window_format,
+                                            KVF_ROW_WIDTH, session->geometry.window_tokens, error);
     if (status == KVF_OK && layer.kind != KVF_LAYER_WINDOW)
-        status = kvf_paged_rows_open(&cache->rows, profile->row_format, KVF_ROW_WIDTH,
+        status = kvf_paged_rows_open(session, &cache->rows, profile->row_format, KVF_ROW_WIDTH,
                                      kvf_layer_rows(layer, max_tokens), error);
     if (status == KVF_OK && layer.kind == KVF_LAYER_CSA)
-        status = kvf_paged_rows_open(&cache->index_rows, profile->index_format, KVF_INDEX_WIDTH,
-                                     kvf_layer_index_rows(layer, max_tokens), error);
+        status =
+            kvf_paged_rows_open(session, &cache->index_rows, profile->index_format, KVF_INDEX_WIDTH,
+                                kvf_layer_index_rows(layer, max_tokens), error);
     return status;
 }
 
@@ -31,11 +32,11 @@ static kvf_status open_states(kvf_session *session, uint32_t i, kvf_error *error
     kvf_layer_cache *cache = &session->layers[i];
     if (layer.kind == KVF_LAYER_WINDOW)
         return KVF_OK;
-    cache->row_state =
-        kvf_session_new_page(session, 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
+    cache->row_state = kvf_session_new_page(session, KVF_PLACE_DEVICE,
+                                            4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH));
     if (layer.kind == KVF_LAYER_CSA)
-        cache->index_state =
-            kvf_session_new_page(session, 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
+        cache->index_state = kvf_session_new_page(
+            session, KVF_PLACE_DEVICE, 4 * kvf_layer_state_floats(layer, KVF_INDEX_WIDTH));
     if (!cache->row_state || (layer.kind == KVF_LAYER_CSA && !cache->index_state))
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the compressor state of layer %u",
                         i);
@@ -50,12 +51,15 @@ uint64_t kvf_session_header_bytes(const kvf_session *session)
 static kvf_status open_parts(kvf_session *session, kvf_error *error)
 {
     session->layers = calloc(session->geometry.n_layers, sizeof *session->layers);
-    session->header = kvf_session_alloc(session, kvf_session_header_bytes(session));
-    session->logits = kvf_session_alloc(session, 4ull * session->geometry.vocab);
+    session->header =
+        kvf_session_alloc(session, KVF_PLACE_STAGING, kvf_session_header_bytes(session));
+    session->logits = kvf_session_alloc(session, KVF_PLACE_STAGING, 4ull * session->geometry.vocab);
     session->before =
         calloc((size_t)session->geometry.n_layers * kvf_before_stride(&session->geometry),
                sizeof(kvf_page *));
-    if (!session->layers || !session->header || !session->logits || !session->before)
+    session->found = calloc(1, session->size.found_bytes);
+    if (!session->layers || !session->header || !session->logits || !session->before ||
+        !session->found)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
     const kvf_status opened = kvf_checkpoints_open(session, error);
     if (opened != KVF_OK)
@@ -145,6 +149,7 @@ void kvf_session_close(kvf_session *session)
     kvf_session_drop_page(session, session->tokens);
     kvf_checkpoints_close(session);
     free(session->before);
+    free(session->found);
     kvf_scratch_close(session);
     free(session);
 }
@@ -236,6 +241,8 @@ uint64_t kvf_session_scratch_bytes(const kvf_session *session)
 
 kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer)
 {
+    if (layer >= session->geometry.n_layers)
+        return (kvf_rows){.page_rows = KVF_PAGE_ROWS};
     const uint64_t n_tokens = session->header->n_tokens + session->chunk_tokens;
     return kvf_paged_rows_view(&session->layers[layer].rows,
                                kvf_layer_rows(session->geometry.layers[layer], n_tokens));
@@ -243,6 +250,8 @@ kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer)
 
 kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer)
 {
+    if (layer >= session->geometry.n_layers)
+        return (kvf_rows){.page_rows = KVF_PAGE_ROWS};
     const uint64_t n_tokens = session->header->n_tokens + session->chunk_tokens;
     return kvf_paged_rows_view(&session->layers[layer].index_rows,
                                kvf_layer_index_rows(session->geometry.layers[layer], n_tokens));

@@ -20,6 +20,7 @@ typedef struct kvf_layer_cache {
 typedef struct kvf_scratch {
     uint8_t *window;
     uint32_t *visible;
+    kvf_finding *found; /* [n_layers][KVF_FOUND_PLACES] */
     uint8_t *queries;
     int32_t *list;
     uint32_t *list_len;
@@ -55,10 +56,11 @@ struct kvf_session {
     uint64_t scratch_bytes;
     uint64_t inexact_rows;
     kvf_checkpoints checkpoints;
-    uint32_t chunk_tokens;       /* tokens of the chunk that is open; 0: none */
-    uint64_t chunk_inexact_rows; /* of the open chunk */
-    kvf_page **before;           /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
-    kvf_saved saved;             /* a fork may keep it: saving compares it with the file */
+    uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
+    bool settled;          /* what it found so far is known: nothing */
+    kvf_finding *found;    /* the host's copy of scratch.found */
+    kvf_page **before;     /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
+    kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
@@ -69,7 +71,7 @@ static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
 }
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
-void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
+void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
 /* Bytes of the header with its row counts. */
 uint64_t kvf_session_header_bytes(const kvf_session *session);
@@ -81,6 +83,15 @@ uint64_t kvf_session_header_bytes(const kvf_session *session);
 kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geometry,
                                    const kvf_session_options *resolved, kvf_session **out,
                                    kvf_error *error);
+
+/* found.c: queues that nothing is found, for a chunk that begins. */
+void kvf_session_clear_found(kvf_session *session);
+/* Where an operation on tokens from `first` of the chunk on is to tell. */
+static inline kvf_findings kvf_session_found(const kvf_session *session, uint32_t layer,
+                                             kvf_found_place place, uint64_t first)
+{
+    return (kvf_findings){session->scratch.found + (size_t)layer * KVF_FOUND_PLACES + place, first};
+}
 
 /* chunks.c: n_tokens and the row counts that follow from it. */
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);

@@ -50,12 +50,18 @@ kvf_status kvf_snapshot_check_tokens(const char *path, uint32_t vocab, const kvf
 /* ---- Parts into the session ------------------------------------------------------------ */
 
 /* The pages of a part where they are to be in plain memory of n_bytes. */
-static void take_bytes(void *memory, uint64_t n_bytes, const kvf_part *part, const uint8_t *data)
+static void take_bytes(kvf_device *device, kvf_place place, void *memory, uint64_t n_bytes,
+                       const kvf_part *part, const uint8_t *data)
 {
     const uint64_t first = (uint64_t)part->first_page * KVF_SNAPSHOT_PAGE_BYTES;
     const uint64_t bytes = (uint64_t)part->n_pages * KVF_SNAPSHOT_PAGE_BYTES;
     const uint64_t left = n_bytes - first;
-    memcpy((uint8_t *)memory + first, data, left < bytes ? left : bytes);
+    uint8_t *to = (uint8_t *)memory + first;
+    const uint64_t n = left < bytes ? left : bytes;
+    if (place == KVF_PLACE_STAGING)
+        memcpy(to, data, n);
+    else
+        device->backend->write(device, to, data, n);
 }
 
 kvf_paged_rows *kvf_snapshot_rows_of(kvf_session *session, const kvf_part *part)
@@ -75,9 +81,10 @@ static kvf_status take_pages(kvf_session *session, kvf_snapshot_map *map, const 
 {
     kvf_paged_rows *rows = kvf_snapshot_rows_of(session, part);
     const uint64_t page_bytes = kvf_paged_rows_page_bytes(rows);
+    const uint64_t first = rows->n_pages;
     for (uint32_t i = 0; i < part->n_pages; i++) {
         const uint8_t *in_file = map->view + part->offset + i * page_bytes;
-        kvf_page *page = data ? kvf_session_new_page(session, page_bytes)
+        kvf_page *page = data ? kvf_session_new_page(session, KVF_PLACE_DEVICE, page_bytes)
                               : kvf_session_map_page(session, &map->owner, in_file, page_bytes);
         if (!page)
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
@@ -85,9 +92,11 @@ static kvf_status take_pages(kvf_session *session, kvf_snapshot_map *map, const 
                             kvf_printable(map->path).text, part->first_page + i,
                             kvf_stream_name(part->kind), part->layer);
         if (data)
-            memcpy(page->memory, data + i * page_bytes, page_bytes);
+            session->device->backend->write(session->device, page->memory, data + i * page_bytes,
+                                            page_bytes);
         kvf_paged_rows_put(rows, page);
     }
+    kvf_paged_rows_write(session, rows, first);
     return KVF_OK;
 }
 
@@ -95,9 +104,10 @@ static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_
                             const kvf_snapshot_shape *shape, uint8_t *unpacked, kvf_error *error)
 {
     const kvf_part *part = &map->parts[i];
+    kvf_device *device = session->device;
     kvf_layer_cache *layer = &session->layers[part->layer];
     const bool rows = kvf_snapshot_rows_of(session, part) != NULL;
-    if (rows && part->codec == KVF_CODEC_NONE && session->device->backend->addresses_host_memory)
+    if (rows && part->codec == KVF_CODEC_NONE && device->backend->addresses_host_memory)
         return take_pages(session, map, part, NULL, error);
     const uint8_t *data;
     kvf_stream stream;
@@ -108,17 +118,21 @@ static kvf_status take_part(kvf_session *session, kvf_snapshot_map *map, uint32_
         return status;
     switch (part->kind) {
     case KVF_STREAM_TOKENS:
-        take_bytes(session->tokens->memory, session->tokens->bytes, part, data);
+        take_bytes(device, KVF_PLACE_STAGING, session->tokens->memory, session->tokens->bytes, part,
+                   data);
         return kvf_snapshot_check_tokens(map->path, session->geometry.vocab, part, data,
                                          shape->n_tokens, error);
     case KVF_STREAM_LOGITS:
-        take_bytes(session->logits, 4ull * session->geometry.vocab, part, data);
+        take_bytes(device, KVF_PLACE_STAGING, session->logits, 4ull * session->geometry.vocab, part,
+                   data);
         break;
     case KVF_STREAM_ROW_STATE:
-        take_bytes(layer->row_state->memory, layer->row_state->bytes, part, data);
+        take_bytes(device, KVF_PLACE_DEVICE, layer->row_state->memory, layer->row_state->bytes,
+                   part, data);
         break;
     case KVF_STREAM_INDEX_STATE:
-        take_bytes(layer->index_state->memory, layer->index_state->bytes, part, data);
+        take_bytes(device, KVF_PLACE_DEVICE, layer->index_state->memory, layer->index_state->bytes,
+                   part, data);
         break;
     default: return take_pages(session, map, part, data, error);
     }
@@ -237,7 +251,7 @@ static kvf_status open_session(kvf_device *device, const kvf_snapshot_index *ind
     if (status != KVF_OK || n_tokens == 0)
         return status;
     const uint64_t bytes = kvf_ceil_div(n_tokens, KVF_TOKEN_BLOCK) * KVF_TOKEN_BLOCK * 4;
-    (*session)->tokens = kvf_session_new_page(*session, bytes);
+    (*session)->tokens = kvf_session_new_page(*session, KVF_PLACE_STAGING, bytes);
     return (*session)->tokens
                ? KVF_OK
                : kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %llu token ids",
@@ -261,7 +275,8 @@ static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map,
                                  .header_checksum = header->checksum,
                                  .n_tokens = n_tokens,
                                  .kept_tokens = n_tokens};
-    return kvf_checkpoints_restart(session, error);
+    const kvf_status started = kvf_checkpoints_restart(session, error);
+    return started == KVF_OK ? session->device->backend->wait(session->device, error) : started;
 }
 
 static kvf_status check_all(kvf_snapshot_map *map, kvf_error *error)

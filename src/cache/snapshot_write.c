@@ -34,50 +34,54 @@ void kvf_snapshot_writer_close(kvf_snapshot_writer *writer)
 
 /* ---- What a session has at a place of a stream ------------------------------------ */
 
-/* Page i of plain bytes: what is there of it, then zeros. */
-static void copy_bytes(uint8_t *out, const void *bytes, uint64_t n_bytes, uint32_t i)
+/* Page i of plain bytes on the device: what is there of it, then zeros. */
+static void copy_bytes(kvf_device *device, uint8_t *out, const void *bytes, uint64_t n_bytes,
+                       uint32_t i)
 {
     const uint64_t first = (uint64_t)i * KVF_SNAPSHOT_PAGE_BYTES;
     const uint64_t left = n_bytes - first;
     const size_t n = left < KVF_SNAPSHOT_PAGE_BYTES ? left : KVF_SNAPSHOT_PAGE_BYTES;
-    memcpy(out, (const uint8_t *)bytes + first, n);
+    device->backend->read(device, out, (const uint8_t *)bytes + first, n);
     memset(out + n, 0, KVF_SNAPSHOT_PAGE_BYTES - n);
 }
 
-static kvf_status copy_page(uint8_t *out, kvf_page *page, uint64_t n_bytes, uint32_t i,
-                            kvf_error *error)
+static kvf_status copy_page(kvf_device *device, uint8_t *out, kvf_page *page, uint64_t n_bytes,
+                            uint32_t i, kvf_error *error)
 {
     const kvf_status status = kvf_page_check(page, error);
     if (status == KVF_OK)
-        copy_bytes(out, page->memory, n_bytes, i);
+        copy_bytes(device, out, page->memory, n_bytes, i);
     return status;
 }
 
-static kvf_status copy_rows(uint8_t *out, kvf_paged_rows *rows, uint32_t i, kvf_error *error)
+static kvf_status copy_rows(kvf_device *device, uint8_t *out, kvf_paged_rows *rows, uint32_t i,
+                            kvf_error *error)
 {
     const kvf_status status = kvf_paged_rows_check_page(rows, i, error);
     if (status == KVF_OK)
-        memcpy(out, rows->memory[i], kvf_paged_rows_page_bytes(rows));
+        device->backend->read(device, out, rows->memory[i], kvf_paged_rows_page_bytes(rows));
     return status;
 }
 
+/* Queued; out is there after a wait. */
 static kvf_status copy_stream_page(kvf_session *session, const kvf_stream *stream, uint32_t i,
                                    uint8_t *out, kvf_error *error)
 {
+    kvf_device *device = session->device;
     kvf_layer_cache *layer = &session->layers[stream->layer];
     switch (stream->kind) {
     case KVF_STREAM_TOKENS:
-        return copy_page(out, session->tokens, 4 * session->header->n_tokens, i, error);
+        return copy_page(device, out, session->tokens, 4 * session->header->n_tokens, i, error);
     case KVF_STREAM_LOGITS:
-        copy_bytes(out, session->logits, 4ull * session->geometry.vocab, i);
+        copy_bytes(device, out, session->logits, 4ull * session->geometry.vocab, i);
         return KVF_OK;
-    case KVF_STREAM_WINDOW: return copy_rows(out, &layer->window, i, error);
-    case KVF_STREAM_ROWS: return copy_rows(out, &layer->rows, i, error);
-    case KVF_STREAM_INDEX_ROWS: return copy_rows(out, &layer->index_rows, i, error);
+    case KVF_STREAM_WINDOW: return copy_rows(device, out, &layer->window, i, error);
+    case KVF_STREAM_ROWS: return copy_rows(device, out, &layer->rows, i, error);
+    case KVF_STREAM_INDEX_ROWS: return copy_rows(device, out, &layer->index_rows, i, error);
     case KVF_STREAM_ROW_STATE:
-        return copy_page(out, layer->row_state, layer->row_state->bytes, i, error);
+        return copy_page(device, out, layer->row_state, layer->row_state->bytes, i, error);
     case KVF_STREAM_INDEX_STATE:
-        return copy_page(out, layer->index_state, layer->index_state->bytes, i, error);
+        return copy_page(device, out, layer->index_state, layer->index_state->bytes, i, error);
     }
     return KVF_OK;
 }
@@ -109,6 +113,9 @@ kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *ses
         if (status != KVF_OK)
             return status;
     }
+    const kvf_status status = session->device->backend->wait(session->device, error);
+    if (status != KVF_OK)
+        return status;
     uint8_t *data = writer->buffer;
     part->stored_bytes = (uint64_t)part->n_pages * stream->page_bytes;
     if (writer->compress) {

@@ -8,16 +8,16 @@
 #include "cache/session.h"
 #include "error.h"
 #include "format/format.h"
-#include "shared/bits.h"
 #include "shared/fp_environment.h"
 
-static kvf_status check_chunk(const kvf_session *session, uint32_t layer, kvf_error *error)
+static kvf_status check_chunk(kvf_session *session, uint32_t layer, kvf_error *error)
 {
     if (session->chunk_tokens == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
     if (layer >= session->geometry.n_layers)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u; the model has %u", layer,
                         session->geometry.n_layers);
+    session->settled = false;
     return KVF_OK;
 }
 
@@ -70,58 +70,50 @@ static kvf_status copy_window_before(kvf_session *session, uint32_t layer, kvf_e
         const kvf_status status = kvf_page_check(page, error);
         if (status != KVF_OK)
             return status;
-        memcpy(session->scratch.window +
-                   block % (session->size.window_rows / KVF_PAGE_ROWS) * page_bytes,
-               page->memory, page_bytes);
+        session->device->backend->copy(session->device,
+                                       session->scratch.window +
+                                           block % (session->size.window_rows / KVF_PAGE_ROWS) *
+                                               page_bytes,
+                                       page->memory, page_bytes);
     }
     return KVF_OK;
 }
 
 /* Packs the last n_rows of the chunk's window rows, into the chunk's window or the ring. */
-static kvf_status pack_window(kvf_session *session, const float *window, uint32_t n_rows,
-                              kvf_rows out, kvf_pack_args *args)
+static void pack_window(kvf_session *session, uint32_t layer, const float *window, uint32_t n_rows,
+                        kvf_rows out)
 {
     const uint32_t skipped = session->chunk_tokens - n_rows;
-    *args = (kvf_pack_args){.rows = window + (size_t)skipped * KVF_ROW_WIDTH,
-                            .stride = KVF_ROW_WIDTH,
-                            .n_rows = n_rows,
-                            .grid = session->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
-                            .out = out,
-                            .first_row = session->header->n_tokens + skipped};
-    return session->device->backend->pack(session->device, args);
+    const kvf_pack_args args = {.rows = window + (size_t)skipped * KVF_ROW_WIDTH,
+                                .stride = KVF_ROW_WIDTH,
+                                .n_rows = n_rows,
+                                .grid = session->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
+                                .out = out,
+                                .first_row = session->header->n_tokens + skipped};
+    session->device->backend->pack(session->device, &args,
+                                   kvf_session_found(session, layer, KVF_FOUND_WINDOW, skipped));
 }
 
-static kvf_status compress(kvf_session *session, uint32_t layer, const kvf_append_args *args,
-                           bool index, kvf_compress_args *out)
+static void compress(kvf_session *session, uint32_t layer, const kvf_append_args *args, bool index)
 {
     const kvf_layer kind = session->geometry.layers[layer];
     const kvf_grid grid = index ? KVF_GRID_FP4 : KVF_GRID_FP8;
-    *out = (kvf_compress_args){.width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH,
-                               .ratio = kind.ratio,
-                               .overlap = kind.kind == KVF_LAYER_CSA,
-                               .first_token = session->header->n_tokens,
-                               .n = session->chunk_tokens,
-                               .input = index ? args->index : args->rows,
-                               .rope = args->row_rope,
-                               .state = index ? session->layers[layer].index_state->memory
-                                              : session->layers[layer].row_state->memory,
-                               .hadamard = index && !session->options.grid_off,
-                               .grid = session->options.grid_off ? KVF_GRID_NONE : grid,
-                               .out = index ? kvf_session_index_rows(session, layer)
-                                            : kvf_session_rows(session, layer)};
-    return session->device->backend->compress(session->device, out);
-}
-
-/* An append that failed, perhaps after earlier layers of the same chunk went on. */
-static kvf_status fail_append(kvf_session *session, uint32_t layer, kvf_status status,
-                              const char *what, uint64_t row, uint32_t dim, kvf_error *error)
-{
-    kvf_session_drop(session);
-    const kvf_status state = kvf_device_state(session->device, error);
-    if (state != KVF_OK)
-        return state;
-    return kvf_fail(error, status, "layer %u, %s row %llu, dimension %u: %s", layer, what,
-                    (unsigned long long)row, dim, kvf_status_string(status));
+    const kvf_compress_args compress = {.width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH,
+                                        .ratio = kind.ratio,
+                                        .overlap = kind.kind == KVF_LAYER_CSA,
+                                        .first_token = session->header->n_tokens,
+                                        .n = session->chunk_tokens,
+                                        .input = index ? args->index : args->rows,
+                                        .rope = args->row_rope,
+                                        .state = index ? session->layers[layer].index_state->memory
+                                                       : session->layers[layer].row_state->memory,
+                                        .hadamard = index && !session->options.grid_off,
+                                        .grid = session->options.grid_off ? KVF_GRID_NONE : grid,
+                                        .out = index ? kvf_session_index_rows(session, layer)
+                                                     : kvf_session_rows(session, layer)};
+    session->device->backend->compress(
+        session->device, &compress,
+        kvf_session_found(session, layer, index ? KVF_FOUND_INDEX_ROWS : KVF_FOUND_ROWS, 0));
 }
 
 kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_append_args *args,
@@ -134,43 +126,43 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
     const kvf_layer_kind kind = session->geometry.layers[layer].kind;
     const uint32_t n = session->chunk_tokens;
     const uint32_t window = session->geometry.window_tokens;
-    kvf_pack_args packed;
     if (n > 1) {
         status = copy_window_before(session, layer, error);
         if (status != KVF_OK) {
             kvf_session_drop(session);
             return status;
         }
-        status = pack_window(session, args->window, n, chunk_window_view(session), &packed);
-        if (status != KVF_OK)
-            return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim,
-                               error);
+        pack_window(session, layer, args->window, n, chunk_window_view(session));
     }
-    kvf_compress_args rows = {0};
-    kvf_compress_args index = {0};
     if (kind != KVF_LAYER_WINDOW)
-        status = compress(session, layer, args, false, &rows);
-    if (status != KVF_OK)
-        return fail_append(session, layer, status, "compressed", rows.bad_row, rows.bad_dim, error);
+        compress(session, layer, args, false);
     if (kind == KVF_LAYER_CSA)
-        status = compress(session, layer, args, true, &index);
-    if (status != KVF_OK)
-        return fail_append(session, layer, status, "index", index.bad_row, index.bad_dim, error);
-    /* The ring comes last: what it loses is needed until the rows above are in. */
-    const uint32_t kept = n < window ? n : window;
-    status = pack_window(session, args->window, kept, ring_view(session, layer), &packed);
-    if (status != KVF_OK)
-        return fail_append(session, layer, status, "window", packed.bad_row, packed.bad_dim, error);
-    session->chunk_inexact_rows += rows.inexact_rows + index.inexact_rows;
+        compress(session, layer, args, true);
+    pack_window(session, layer, args->window, n < window ? n : window, ring_view(session, layer));
     return kvf_ok(error);
 }
 
 /* ---- select ------------------------------------------------------------------ */
 
+/* Rows that the token of the chunk, and all after it, can see. */
+static uint32_t n_visible(const kvf_session *session, uint32_t ratio, uint32_t token)
+{
+    return (uint32_t)((session->header->n_tokens + token + 1) / ratio);
+}
+
+/* Tells the device how many rows each token sees; in pieces that fit a small array. */
 static void fill_visible(kvf_session *session, uint32_t ratio, kvf_chunk_span span)
 {
-    for (uint32_t i = span.first; i < span.first + span.n_tokens; i++)
-        session->scratch.visible[i] = (uint32_t)((session->header->n_tokens + i + 1) / ratio);
+    const uint32_t end = span.first + span.n_tokens;
+    uint32_t counts[256];
+    for (uint32_t first = span.first; first < end;) {
+        uint32_t n = 0;
+        for (; n < sizeof counts / sizeof *counts && n < end - first; n++)
+            counts[n] = n_visible(session, ratio, first + n);
+        session->device->backend->write(session->device, session->scratch.visible + first, counts,
+                                        n * sizeof *counts);
+        first += n;
+    }
 }
 
 /* check_chunk, and that the tokens are the chunk's. */
@@ -188,69 +180,55 @@ static kvf_status check_span(kvf_session *session, uint32_t layer, kvf_chunk_spa
 }
 
 /*
- * A query that is not finite is refused: its scores would be NaN, which drop out of a softmax
- * or a selection unseen. `what` is the query's kind, for the message.
+ * A query that is not finite is an error: its scores would be NaN, which drop out of a softmax
+ * or a selection unseen. So is a weight of an index head, of which a token has a row.
  */
-static kvf_status check_queries(const kvf_session *session, uint32_t layer, kvf_chunk_span span,
-                                const float *q, uint32_t n_heads, uint32_t width, const char *what,
-                                kvf_error *error)
+static void check_values(kvf_session *session, uint32_t layer, kvf_found_place place,
+                         kvf_chunk_span span, const float *values, uint32_t rows_per_token,
+                         uint32_t width)
 {
-    const size_t n_rows = (size_t)span.n_tokens * n_heads;
-    for (size_t row = 0; row < n_rows; row++) {
-        const float *values = q + row * width;
-        bool finite = true;
-        for (uint32_t i = 0; i < width; i++) /* all of them: no branch, so it is vectors' work */
-            finite &= (kvf_bits_of(values[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
-        uint32_t dim = 0;
-        while (!finite && isfinite(values[dim]))
-            dim++;
-        if (!finite)
-            return kvf_fail(
-                error, KVF_NONFINITE, "layer %u, %s of token %llu, head %u, dimension %u: %s",
-                layer, what,
-                (unsigned long long)(session->header->n_tokens + span.first + row / n_heads),
-                (uint32_t)(row % n_heads), dim, kvf_status_string(KVF_NONFINITE));
-    }
-    return KVF_OK;
+    const kvf_check_args args = {
+        .n_rows = (uint64_t)span.n_tokens * rows_per_token, .width = width, .values = values};
+    session->device->backend->check(
+        session->device, &args,
+        kvf_session_found(session, layer, place, (uint64_t)span.first * rows_per_token));
 }
 
 /*
  * Index queries to the grid: packed codes in the profile without a mask, f32 values
  * in place where index rows are f32.
  */
-static kvf_status pack_queries(kvf_session *session, uint32_t layer, kvf_chunk_span span,
-                               float *index_q, kvf_rows *queries, kvf_error *error)
+static kvf_rows pack_queries(kvf_session *session, uint32_t layer, kvf_chunk_span span,
+                             float *index_q)
 {
     const uint32_t n_heads = session->geometry.n_index_heads;
     const kvf_format_id format = session->profile->index_format;
-    *queries = (kvf_rows){
+    const kvf_rows queries = {
         .format = format,
         .width = KVF_INDEX_WIDTH,
         .page_rows = n_heads,
         .n_rows = (uint64_t)span.n_tokens * n_heads,
         .base = format == KVF_FORMAT_F32 ? (void *)index_q : (void *)session->scratch.queries,
         .page_stride_bytes = kvf_format_page_bytes(format, KVF_INDEX_WIDTH, n_heads)};
+    const kvf_pack_args args = {.rows = index_q,
+                                .stride = KVF_INDEX_WIDTH,
+                                .n_rows = queries.n_rows,
+                                .grid = KVF_GRID_FP4,
+                                .hadamard = true,
+                                .out = queries};
     if (session->options.grid_off)
-        return check_queries(session, layer, span, index_q, n_heads, KVF_INDEX_WIDTH, "index query",
-                             error);
-    kvf_pack_args args = {.rows = index_q,
-                          .stride = KVF_INDEX_WIDTH,
-                          .n_rows = queries->n_rows,
-                          .grid = KVF_GRID_FP4,
-                          .hadamard = true,
-                          .out = *queries};
-    const kvf_status status = session->device->backend->pack(session->device, &args);
-    if (status != KVF_OK)
-        return kvf_fail(
-            error, status, "layer %u, index query of token %llu, head %u, dimension %u: %s", layer,
-            (unsigned long long)(session->header->n_tokens + span.first + args.bad_row / n_heads),
-            (uint32_t)(args.bad_row % n_heads), args.bad_dim, kvf_status_string(status));
-    return KVF_OK;
+        check_values(session, layer, KVF_FOUND_INDEX_QUERIES, span, index_q, n_heads,
+                     KVF_INDEX_WIDTH);
+    else
+        session->device->backend->pack(session->device, &args,
+                                       kvf_session_found(session, layer, KVF_FOUND_INDEX_QUERIES,
+                                                         (uint64_t)span.first * n_heads));
+    return queries;
 }
 
 /* The masked profiles: scores by tiles of queries, then each tile's part of the mask. */
-static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *select,
-                                 uint32_t first_token)
+static void select_by_mask(kvf_session *session, const kvf_select_args *select,
+                           uint32_t first_token)
 {
     const kvf_backend *backend = session->device->backend;
     const uint64_t stride = session->size.select_rows;
@@ -263,9 +241,7 @@ static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *se
                                       .n_rows = select->keys.n_rows,
                                       .scores = session->scratch.scores,
                                       .stride = stride};
-        const kvf_status status = backend->score(session->device, &score);
-        if (status != KVF_OK)
-            return status;
+        backend->score(session->device, &score);
         if (stride == 0) /* a context shorter than the first row: there is no mask */
             continue;
         kvf_mask_args mask = {.n_queries = n,
@@ -281,7 +257,6 @@ static kvf_status select_by_mask(kvf_session *session, const kvf_select_args *se
             mask.mask_f16 = (uint16_t *)session->scratch.mask + (first_token + first) * stride;
         backend->mask(session->device, &mask);
     }
-    return KVF_OK;
 }
 
 kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_span span,
@@ -305,40 +280,67 @@ kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_sp
                             .workspace = session->scratch.select_workspace,
                             .workspace_bytes = session->size.select_bytes};
     status = kvf_paged_rows_check(&session->layers[layer].index_rows, args.keys.n_rows, error);
-    if (status == KVF_OK)
-        status = pack_queries(session, layer, span, index_q, &args.queries, error);
-    if (status == KVF_OK) {
-        fill_visible(session, session->geometry.layers[layer].ratio, span);
-        status = session->profile->mask == KVF_MASK_NONE
-                     ? session->device->backend->select(session->device, &args)
-                     : select_by_mask(session, &args, span.first);
-        if (status != KVF_OK)
-            kvf_fail(error, status, "layer %u: an index head weight is not finite", layer);
-    }
-    if (status == KVF_OK || kvf_device_state(session->device, NULL) != KVF_OK)
-        status = kvf_device_state(session->device, error);
-    if (status != KVF_OK)
+    if (status != KVF_OK) {
         kvf_session_drop(session);
-    return status;
+        return status;
+    }
+    args.queries = pack_queries(session, layer, span, index_q);
+    check_values(session, layer, KVF_FOUND_INDEX_WEIGHTS, span, head_weights, 1, args.n_heads);
+    fill_visible(session, session->geometry.layers[layer].ratio, span);
+    if (session->profile->mask == KVF_MASK_NONE)
+        session->device->backend->select(session->device, &args);
+    else
+        select_by_mask(session, &args, span.first);
+    return kvf_ok(error);
+}
+
+/* What is on the device, to the host; false where the device was lost. */
+static bool fetch(kvf_device *device, void *to, const void *from, size_t bytes)
+{
+    device->backend->read(device, to, from, bytes);
+    return device->backend->wait(device, NULL) == KVF_OK;
+}
+
+/* Rows that a query's mask lets through, in ascending order, at most top_k. */
+static uint32_t list_of_mask(const kvf_session *session, uint32_t query, int32_t *list)
+{
+    const bool wide = session->profile->mask == KVF_MASK_F32;
+    const size_t element_bytes = wide ? sizeof(float) : sizeof(uint16_t);
+    const uint8_t *mask = (const uint8_t *)session->scratch.mask +
+                          (size_t)query * session->size.select_rows * element_bytes;
+    uint32_t visible;
+    uint32_t n = 0;
+    if (!fetch(session->device, &visible, session->scratch.visible + query, sizeof visible))
+        return 0;
+    for (uint32_t row = 0; row < visible && n < session->geometry.top_k;) {
+        uint8_t piece[4096];
+        const uint32_t most = (uint32_t)(sizeof piece / element_bytes);
+        const uint32_t rows = visible - row < most ? visible - row : most;
+        if (!fetch(session->device, piece, mask + row * element_bytes, rows * element_bytes))
+            return 0;
+        for (uint32_t i = 0; i < rows && n < session->geometry.top_k; i++, row++) {
+            uint32_t bits = 0; /* of 0, which lets a row through, none is set */
+            memcpy(&bits, piece + i * element_bytes, element_bytes);
+            if (bits == 0)
+                list[n++] = (int32_t)row;
+        }
+    }
+    return n;
 }
 
 uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list)
 {
-    const uint32_t top_k = session->geometry.top_k;
-    if (session->profile->mask == KVF_MASK_NONE) {
-        const uint32_t n = session->scratch.list_len[query];
-        memcpy(list, session->scratch.list + (size_t)query * top_k, n * sizeof *list);
-        return n;
-    }
-    const uint64_t offset = query * session->size.select_rows;
-    uint32_t n = 0;
-    for (uint32_t row = 0; row < session->scratch.visible[query] && n < top_k; row++) {
-        const bool selected = session->profile->mask == KVF_MASK_F32
-                                  ? ((const float *)session->scratch.mask)[offset + row] == 0.0f
-                                  : ((const uint16_t *)session->scratch.mask)[offset + row] == 0;
-        if (selected)
-            list[n++] = (int32_t)row;
-    }
+    uint32_t n;
+    if (!list || !session->has_scratch || !session->size.selects ||
+        query >= session->options.chunk_tokens)
+        return 0;
+    if (session->profile->mask != KVF_MASK_NONE)
+        return list_of_mask(session, query, list);
+    if (!fetch(session->device, &n, session->scratch.list_len + query, sizeof n) ||
+        n > session->geometry.top_k ||
+        !fetch(session->device, list,
+               session->scratch.list + (size_t)query * session->geometry.top_k, n * sizeof *list))
+        return 0;
     return n;
 }
 
@@ -355,7 +357,9 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
                                 : status;
-    for (uint32_t i = 0; i < args->n_queries && status == KVF_OK; i++)
+    /* Elsewhere the list is not the host's to read, and nothing lies in a file. */
+    const bool readable = session->device->backend->addresses_host_memory;
+    for (uint32_t i = 0; readable && i < args->n_queries && status == KVF_OK; i++)
         status = kvf_paged_rows_check_list(&cache->rows, args->list + i * args->list_stride,
                                            args->list_len[i], error);
     return status;
@@ -403,16 +407,12 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_sp
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
                         needed, args.workspace_bytes);
-    status = check_queries(session, layer, span, q, args.n_heads, KVF_ROW_WIDTH, "query", error);
-    if (status == KVF_OK)
-        status = check_attended(session, layer, &args, error);
+    status = check_attended(session, layer, &args, error);
     if (status != KVF_OK) {
         kvf_session_drop(session);
         return status;
     }
+    check_values(session, layer, KVF_FOUND_QUERIES, span, q, args.n_heads, KVF_ROW_WIDTH);
     session->device->backend->attend(session->device, &args);
-    const kvf_status state = kvf_device_state(session->device, error);
-    if (state != KVF_OK)
-        kvf_session_drop(session);
-    return state;
+    return kvf_ok(error);
 }

@@ -71,7 +71,7 @@ static kvf_status shrink_tokens(kvf_session *session, uint64_t n_tokens, kvf_err
         const kvf_status status = kvf_page_check(session->tokens, error);
         if (status != KVF_OK)
             return status;
-        tokens = kvf_session_new_page(session, bytes);
+        tokens = kvf_session_new_page(session, KVF_PLACE_STAGING, bytes);
         if (!tokens)
             return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %llu token ids",
                             (unsigned long long)n_tokens);

@@ -19,6 +19,9 @@ struct kvf_forward {
     float *buffers[KVF_ACT_KEPT + 1];
     uint64_t bytes[KVF_ACT_KEPT + 1];
     float *act[KVF_ACT_COUNT]; /* into the buffers */
+    uint64_t head_rows;        /* rows of logits that the shared buffer has room for */
+    float *host_input;         /* [head_rows][hidden] what the head reads, to be checked */
+    float *host_logits;        /* [vocab] of the last token, until the step is known to be good */
     float window_frequencies[KVF_ROPE_PAIRS];
     float compress_frequencies[KVF_ROPE_PAIRS];
 };
@@ -30,8 +33,8 @@ typedef struct chunk {
     const kvf_backend *backend;
     kvf_device *device;
     const kvf_model_config *config;
-    float **act; /* by kvf_activation_id */
-    const int32_t *tokens;
+    float **act;           /* by kvf_activation_id */
+    const int32_t *tokens; /* the session's own, where operations can read them */
     uint32_t n;
     uint64_t first; /* position of the chunk's first token */
     kvf_error *error;
@@ -39,11 +42,27 @@ typedef struct chunk {
 
 /* ---- Small steps ------------------------------------------------------------- */
 
+/* Values of 4 bytes on the device, as the host sees them. */
 static void observe(const chunk *c, const char *name, uint32_t layer, const void *values,
                     uint64_t width)
 {
+    if (!c->model->observe)
+        return;
+    const size_t bytes = (size_t)c->n * width * sizeof(float);
+    void *copy = malloc(bytes);
+    if (!copy)
+        return;
+    c->backend->read(c->device, copy, values, bytes);
+    if (c->backend->wait(c->device, NULL) == KVF_OK)
+        c->model->observe(c->model->observe_user, name, layer, copy, c->n, width);
+    free(copy);
+}
+
+/* The session itself, whose selection the observer reads. */
+static void observe_selected(const chunk *c, uint32_t layer)
+{
     if (c->model->observe)
-        c->model->observe(c->model->observe_user, name, layer, values, c->n, width);
+        c->model->observe(c->model->observe_user, "selected", layer, c->session, c->n, 0);
 }
 
 /* out[n][weight.rows] = in[n][weight.cols] * weight^T, both dense. */
@@ -96,11 +115,21 @@ static kvf_rope_table rope_table(const chunk *c, rope_id id)
     return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
 }
 
+/* In pieces that fit small arrays: what is written to the device may be used again at once. */
 static void fill_rope(const chunk *c, rope_id id, const float *frequencies, uint64_t first,
                       uint64_t step, uint32_t n)
 {
+    float cosines[32][KVF_ROPE_PAIRS];
+    float sines[32][KVF_ROPE_PAIRS];
     const kvf_rope_table table = rope_table(c, id);
-    kvf_rope_fill(frequencies, first, step, n, (float *)table.cosines, (float *)table.sines);
+    for (uint32_t i = 0; i < n; i += 32) {
+        const uint32_t rows = n - i < 32 ? n - i : 32;
+        const size_t offset = (size_t)i * KVF_ROPE_PAIRS;
+        const size_t bytes = rows * sizeof *cosines;
+        kvf_rope_fill(frequencies, first + i * step, step, rows, *cosines, *sines);
+        c->backend->write(c->device, (float *)table.cosines + offset, cosines, bytes);
+        c->backend->write(c->device, (float *)table.sines + offset, sines, bytes);
+    }
 }
 
 /* Tokens at their positions; a compressed row at the position of its first token. */
@@ -277,7 +306,7 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     }
     if (status != KVF_OK)
         return status;
-    observe(c, "selected", layer, c->session, 0);
+    observe_selected(c, layer);
     observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
     return KVF_OK;
 }
@@ -315,17 +344,27 @@ static void ask_for(const kvf_matrix *matrix)
         kvf_file_advise(matrix->scales, scales.bytes, KVF_ADVICE_WILL_NEED);
 }
 
-/* All that were chosen at once: a disk works on many requests in the time of one. */
+/*
+ * All that were chosen at once: a disk works on many requests in the time of one. Advice that
+ * there is no memory for is not given.
+ */
 static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
 {
     if (!c->model->from_disk || reads_all(c))
         return;
-    for (uint32_t i = 0; i < c->n * c->config->n_experts_used; i++) {
-        const kvf_expert_weights *expert = &w->routed[experts[i]];
+    const uint32_t n = c->n * c->config->n_experts_used;
+    int32_t *chosen = malloc(n * sizeof *chosen);
+    if (!chosen)
+        return;
+    c->backend->read(c->device, chosen, experts, n * sizeof *chosen);
+    const bool known = c->backend->wait(c->device, NULL) == KVF_OK;
+    for (uint32_t i = 0; known && i < n; i++) {
+        const kvf_expert_weights *expert = &w->routed[chosen[i]];
         ask_for(&expert->w1);
         ask_for(&expert->w3);
         ask_for(&expert->w2);
     }
+    free(chosen);
 }
 
 /* ---- Experts -------------------------------------------------------------------- */
@@ -406,25 +445,49 @@ static kvf_status check_finite(const chunk *c, kvf_chunk_span span, const float 
     return KVF_OK;
 }
 
-/*
- * Head: streams to one, norm, logits; of all tokens or of the last one alone. *last: those of
- * the last one; the session keeps what it has until the step is known to be good.
- */
-static kvf_status make_logits(const chunk *c, float *all_logits, const float **last)
+/* Head: streams to one, norm, logits of some tokens, to the host; a wait. */
+static kvf_status make_logits(const chunk *c, kvf_chunk_span span, float *logits)
 {
     const kvf_matrix head = c->model->weights.head;
     float *input = c->act[KVF_ACT_INPUT];
-    float *logits = all_logits ? all_logits : c->act[KVF_ACT_LOGITS];
-    const kvf_chunk_span span =
-        all_logits ? (kvf_chunk_span){0, c->n} : (kvf_chunk_span){c->n - 1, 1};
+    float *host_input = c->model->forward->host_input;
     mix(c, span, c->model->weights.hc_head, 0, input);
     norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    kvf_status status = check_finite(c, span, input, c->config->hidden, "what the head reads");
-    if (status != KVF_OK)
-        return status;
-    matmul(c, span.n_tokens, head, input, logits);
-    status = check_finite(c, span, logits, head.rows, "logits");
-    *last = logits + (size_t)(span.n_tokens - 1) * head.rows;
+    matmul(c, span.n_tokens, head, input, c->act[KVF_ACT_LOGITS]);
+    c->backend->read(c->device, host_input, input,
+                     (size_t)span.n_tokens * c->config->hidden * sizeof *input);
+    c->backend->read(c->device, logits, c->act[KVF_ACT_LOGITS],
+                     (size_t)span.n_tokens * head.rows * sizeof *logits);
+    kvf_status status = kvf_session_settle(c->session, c->error); /* of the layers, if anything */
+    if (status == KVF_OK)
+        status = c->backend->wait(c->device, c->error);
+    if (status == KVF_OK)
+        status = check_finite(c, span, host_input, c->config->hidden, "what the head reads");
+    if (status == KVF_OK)
+        status = check_finite(c, span, logits, head.rows, "logits");
+    return status;
+}
+
+/*
+ * Of all tokens, as many at a time as there is room for, or of the last one alone; the last
+ * one's are in forward->host_logits: the session keeps what it has until the step is known to
+ * be good.
+ */
+static kvf_status make_all_logits(const chunk *c, float *all_logits)
+{
+    struct kvf_forward *forward = c->model->forward;
+    const uint64_t vocab = c->model->weights.head.rows;
+    kvf_status status = KVF_OK;
+    if (!all_logits)
+        return make_logits(c, (kvf_chunk_span){c->n - 1, 1}, forward->host_logits);
+    for (uint32_t first = 0; first < c->n && status == KVF_OK;) {
+        const uint32_t left = c->n - first;
+        const uint32_t n = left < forward->head_rows ? left : (uint32_t)forward->head_rows;
+        status = make_logits(c, (kvf_chunk_span){first, n}, all_logits + first * vocab);
+        first += n;
+    }
+    if (status == KVF_OK)
+        memcpy(forward->host_logits, all_logits + (c->n - 1) * vocab, vocab * sizeof *all_logits);
     return status;
 }
 
@@ -433,17 +496,16 @@ static kvf_status make_logits(const chunk *c, float *all_logits, const float **l
  * was lost (dense operations return nothing), and of weights that were zeros because their
  * file is gone, which is then the reason of whatever else failed.
  */
-static kvf_status finish(const chunk *c, kvf_status status, const float *logits)
+static kvf_status finish(const chunk *c, kvf_status status)
 {
-    if (status == KVF_OK)
-        status = kvf_device_state(c->device, c->error);
     if (status == KVF_OK || kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK)
         status = kvf_tensor_set_check_lost(c->model->files, c->error);
     if (status != KVF_OK) {
         kvf_session_drop(c->session);
         return status;
     }
-    memcpy(kvf_session_logits(c->session), logits, c->config->geometry.vocab * sizeof *logits);
+    memcpy(kvf_session_logits(c->session), c->model->forward->host_logits,
+           c->config->geometry.vocab * sizeof(float));
     return kvf_session_commit(c->session, c->error);
 }
 
@@ -455,33 +517,32 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this model was loaded for up to %u", n,
                         model->chunk_tokens);
-    const chunk c = {.model = model,
-                     .session = session,
-                     .backend = model->device->backend,
-                     .device = model->device,
-                     .config = &model->config,
-                     .act = model->forward->act,
-                     .tokens = tokens,
-                     .n = n,
-                     .first = kvf_session_n_tokens(session),
-                     .error = error};
+    chunk c = {.model = model,
+               .session = session,
+               .backend = model->device->backend,
+               .device = model->device,
+               .config = &model->config,
+               .act = model->forward->act,
+               .n = n,
+               .first = kvf_session_n_tokens(session),
+               .error = error};
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     if (status != KVF_OK)
         return status;
+    c.tokens = kvf_session_tokens(session) + c.first; /* begin put them there */
     advise_files(&c);
     fill_rope_tables(&c);
     const kvf_embed_args embed = {.n = n,
                                   .n_streams = model->config.n_streams,
-                                  .tokens = tokens,
+                                  .tokens = c.tokens,
                                   .table = model->weights.embed,
                                   .streams = c.act[KVF_ACT_STREAMS]};
     c.backend->embed(c.device, &embed);
     for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
         status = run_layer(&c, layer);
-    const float *logits = NULL;
     if (status == KVF_OK)
-        status = make_logits(&c, all_logits, &logits);
-    return finish(&c, status, logits);
+        status = make_all_logits(&c, all_logits);
+    return finish(&c, status);
 }
 
 /* ---- Loading ------------------------------------------------------------------- */
@@ -492,9 +553,28 @@ static void close_forward(kvf_model *model)
     for (int i = 0; forward && i <= KVF_ACT_KEPT; i++)
         kvf_device_release(model->device, KVF_MEMORY_ACTIVATION, forward->buffers[i],
                            forward->bytes[i]);
+    if (forward) {
+        free(forward->host_input);
+        free(forward->host_logits);
+    }
     free(forward);
     model->forward = NULL;
     model->chunk_tokens = 0;
+}
+
+/* Host memory for what the head makes. */
+static kvf_status open_host_side(struct kvf_forward *forward, const kvf_model_config *config,
+                                 uint32_t chunk_tokens, kvf_error *error)
+{
+    const uint64_t row_bytes = config->geometry.vocab * sizeof(float);
+    const uint64_t room = forward->bytes[KVF_ACT_KEPT] / row_bytes; /* of the head's alone: 1 */
+    forward->head_rows = room < chunk_tokens ? room : chunk_tokens;
+    forward->host_input = malloc(forward->head_rows * config->hidden * sizeof(float));
+    forward->host_logits = malloc(row_bytes);
+    if (!forward->host_input || !forward->host_logits)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for logits (%llu bytes)",
+                        (unsigned long long)row_bytes);
+    return KVF_OK;
 }
 
 static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)
@@ -510,8 +590,8 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     kvf_activation_layout_of(&model->config, chunk_tokens, model->device->backend, &layout);
     for (int i = 0; i <= KVF_ACT_KEPT; i++) {
         forward->bytes[i] = layout.bytes[i];
-        forward->buffers[i] =
-            kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION, forward->bytes[i]);
+        forward->buffers[i] = kvf_device_alloc(model->device, KVF_MEMORY_ACTIVATION,
+                                               KVF_PLACE_DEVICE, forward->bytes[i]);
         if (!forward->buffers[i])
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
                             "no memory for activations (%s, %llu bytes) of chunks of %u tokens; "
@@ -522,7 +602,7 @@ static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_erro
     for (int i = 0; i < KVF_ACT_COUNT; i++)
         forward->act[i] = forward->buffers[i < KVF_ACT_KEPT ? i : KVF_ACT_KEPT] +
                           layout.offsets[i] / sizeof(float);
-    return KVF_OK;
+    return open_host_side(forward, &model->config, chunk_tokens, error);
 }
 
 kvf_status kvf_model_unchanged(const kvf_model *model, kvf_error *error)

@@ -44,7 +44,7 @@ static kvf_status add_copy(struct loader *loader, const kvf_weight *weight,
     kvf_weights *weights = loader->weights;
     const uint64_t n_values = weight->shape[0] * weight->shape[1];
     const size_t bytes = n_values * sizeof(float);
-    *copy = kvf_device_alloc(weights->device, KVF_MEMORY_WEIGHT, bytes);
+    *copy = kvf_device_alloc(weights->device, KVF_MEMORY_WEIGHT, KVF_PLACE_DEVICE, bytes);
     if (!*copy)
         return kvf_fail(loader->error, KVF_OUT_OF_MEMORY,
                         "no memory on the device for %zu bytes of tensor \"%s\"", bytes,
@@ -209,17 +209,41 @@ static void copy_map(struct job *job, uint32_t n_experts)
     }
 }
 
+static void copy_job(struct job *job, uint32_t n_experts)
+{
+    switch (job->kind) {
+    case KVF_TENSOR_VALUES: copy_values(job); break;
+    case KVF_TENSOR_MATRIX: copy_matrix(job); break;
+    case KVF_TENSOR_MAP: copy_map(job, n_experts); break;
+    }
+}
+
 static void copy_jobs(void *context, size_t first, size_t end, uint32_t thread)
 {
     const struct loader *loader = context;
     (void)thread;
-    for (size_t i = first; i < end; i++) {
-        switch (loader->jobs[i].kind) {
-        case KVF_TENSOR_VALUES: copy_values(&loader->jobs[i]); break;
-        case KVF_TENSOR_MATRIX: copy_matrix(&loader->jobs[i]); break;
-        case KVF_TENSOR_MAP: copy_map(&loader->jobs[i], loader->config->n_experts); break;
-        }
+    for (size_t i = first; i < end; i++)
+        copy_job(&loader->jobs[i], loader->config->n_experts);
+}
+
+/* Where the host does not address the device's memory: by way of its own, one after another. */
+static kvf_status send_jobs(struct loader *loader)
+{
+    kvf_device *device = loader->weights->device;
+    for (size_t i = 0; i < loader->n_jobs; i++) {
+        struct job *job = &loader->jobs[i];
+        void *on_device = job->out;
+        const size_t bytes = job->n_values * sizeof(float);
+        job->out = malloc(bytes);
+        if (!job->out)
+            return kvf_fail(loader->error, KVF_OUT_OF_MEMORY, "no memory to copy tensor \"%s\"",
+                            kvf_printable(job->place.tensor->name).text);
+        copy_job(job, loader->config->n_experts);
+        device->backend->write(device, on_device, job->out, bytes);
+        free(job->out);
+        job->out = on_device;
     }
+    return device->backend->wait(device, loader->error);
 }
 
 static void advise_files(const kvf_tensor_set *files, kvf_file_advice advice)
@@ -252,9 +276,15 @@ static void advise_copies(const struct loader *loader)
 static kvf_status copy_all(struct loader *loader)
 {
     const size_t n = loader->n_jobs;
+    kvf_status status = KVF_OK;
     advise_copies(loader);
-    kvf_device_run(loader->weights->device, n, 1, copy_jobs, loader);
+    if (loader->weights->device->backend->addresses_host_memory)
+        kvf_device_run(loader->weights->device, n, 1, copy_jobs, loader);
+    else
+        status = send_jobs(loader);
     advise_files(loader->weights->files, KVF_ADVICE_NORMAL);
+    if (status != KVF_OK)
+        return status;
     for (size_t i = 0; i < n; i++) { /* in order, so that the message does not depend on threads */
         const struct job *job = &loader->jobs[i];
         if (job->bad < job->n_values)

@@ -130,10 +130,22 @@ typedef struct kvf_experts_args {
 } kvf_experts_args;
 
 /*
+ * check: finds values that are not finite; the index is the row's, the dimension the first of
+ * the row.
+ */
+typedef struct kvf_check_args {
+    uint64_t n_rows;
+    uint32_t width;      /* at most 65536 */
+    const float *values; /* [n_rows][width] */
+} kvf_check_args;
+
+/*
  * compress: pools the candidates of every row that the chunk completes, norms,
  * rotates, (index rows: Hadamard) rounds to the grid and packs into out, then
- * takes the chunk's tokens into the state. On KVF_NONFINITE and KVF_RANGE nothing
- * is stored and bad_row, bad_dim say where.
+ * takes the chunk's tokens into the state. It finds input that is not finite (the index is the
+ * token's, from the chunk's first, the dimension the column) and rows that cannot be stored
+ * (made; the index from the first row that the chunk completes); what out and state hold is then
+ * undefined where the chunk writes, and as it was elsewhere.
  *
  * state is a ring [slots][2][parts * width]: kv and gate of token t in slot
  * t % slots; slots = 2 * ratio with overlap (parts = 2), ratio without (parts = 1).
@@ -149,13 +161,13 @@ typedef struct kvf_compress_args {
     float *state;
     bool hadamard;
     kvf_grid grid;
-    kvf_rows out;          /* row c of the layer is row c of the view */
-    uint64_t inexact_rows; /* out, added to */
-    uint64_t bad_row;
-    uint32_t bad_dim;
+    kvf_rows out; /* row c of the layer is row c of the view */
 } kvf_compress_args;
 
 /*
+ * select and score are given queries, weights and keys that may not be finite: what is chosen
+ * and scored is then undefined, but in range.
+ *
  * score: f32 scores of FORMAT.md 5 for queries x keys, rows past n_visible[i] are
  * -infinity. queries, head_weights, keys, n_visible as in kvf_select_args, which
  * is embedded so that both take the same picture of the data.

@@ -10,9 +10,23 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cache/session.h"
+
+/* Device memory as the host sees it: itself, or a copy that is malloc'd and put into *copy. */
+static inline const void *fetch(kvf_device *device, const void *memory, size_t bytes, void **copy)
+{
+    *copy = NULL;
+    if (device->backend->addresses_host_memory)
+        return memory;
+    *copy = malloc(bytes);
+    assert_non_null(*copy);
+    device->backend->read(device, *copy, memory, bytes);
+    assert_int_equal(device->backend->wait(device, NULL), KVF_OK);
+    return *copy;
+}
 
 /* One row in its page: two pieces, the second of the scales (docs/FORMAT.md 3, 4). */
 static inline int same_row(kvf_format_id format, uint32_t width, const uint8_t *a, const uint8_t *b,
@@ -30,31 +44,56 @@ static inline int same_row(kvf_format_id format, uint32_t width, const uint8_t *
            memcmp(a + behind, b + behind, scales) == 0;
 }
 
-static inline void assert_same_rows(const char *what, uint32_t layer, const kvf_paged_rows *a,
-                                    const kvf_paged_rows *b, uint64_t first, uint64_t n)
+/* Rows of a page, but for `left_out` (KVF_PAGE_ROWS: none). */
+static inline void assert_same_page(const char *what, uint32_t layer, kvf_device *device,
+                                    const kvf_paged_rows *a, const kvf_paged_rows *b, uint64_t page,
+                                    uint64_t n, uint64_t left_out)
 {
-    for (uint64_t row = first; row < first + n; row++)
-        if (!same_row(a->format, a->width, a->memory[row / KVF_PAGE_ROWS],
-                      b->memory[row / KVF_PAGE_ROWS], row % KVF_PAGE_ROWS))
-            fail_msg("layer %u: %s row %llu differs", layer, what, (unsigned long long)row);
+    void *copies[2];
+    const size_t bytes = kvf_paged_rows_page_bytes(a);
+    const void *x = fetch(device, a->memory[page], bytes, &copies[0]);
+    const void *y = fetch(device, b->memory[page], bytes, &copies[1]);
+    for (uint64_t row = 0; row < n; row++)
+        if (row != left_out && !same_row(a->format, a->width, x, y, row))
+            fail_msg("layer %u: %s row %llu differs", layer, what,
+                     (unsigned long long)(page * KVF_PAGE_ROWS + row));
+    free(copies[0]);
+    free(copies[1]);
+}
+
+/* The first n rows, but for `left_out` (n: none). */
+static inline void assert_same_rows(const char *what, uint32_t layer, kvf_device *device,
+                                    const kvf_paged_rows *a, const kvf_paged_rows *b, uint64_t n,
+                                    uint64_t left_out)
+{
+    for (uint64_t page = 0; page * KVF_PAGE_ROWS < n; page++) {
+        const uint64_t left = n - page * KVF_PAGE_ROWS;
+        assert_same_page(
+            what, layer, device, a, b, page, left < KVF_PAGE_ROWS ? left : KVF_PAGE_ROWS,
+            left_out / KVF_PAGE_ROWS == page ? left_out % KVF_PAGE_ROWS : KVF_PAGE_ROWS);
+    }
 }
 
 /* Values of one token in the state, from a column on, kv and gate. */
-static inline void assert_same_slot(const char *what, uint32_t layer, const kvf_page *a,
-                                    const kvf_page *b, size_t slot, size_t columns,
+static inline void assert_same_slot(const char *what, uint32_t layer, const float *a,
+                                    const float *b, size_t slot, size_t columns,
                                     size_t first_column, size_t n, uint64_t token)
 {
     for (size_t part = 0; part < 2; part++) {
         const size_t at = (slot * 2 + part) * columns + first_column;
-        if (memcmp((float *)a->memory + at, (float *)b->memory + at, n * sizeof(float)) != 0)
+        if (memcmp(a + at, b + at, n * sizeof(float)) != 0)
             fail_msg("layer %u: %s of token %llu differs", layer, what, (unsigned long long)token);
     }
 }
 
 /* Tokens that are still to be pooled: of the open window, and Ca of the one before. */
-static inline void assert_same_state(const char *what, uint32_t i, kvf_layer layer, uint32_t width,
-                                     const kvf_page *a, const kvf_page *b, uint64_t n_tokens)
+static inline void assert_same_state(const char *what, uint32_t i, kvf_device *device,
+                                     kvf_layer layer, uint32_t width, const kvf_page *x,
+                                     const kvf_page *y, uint64_t n_tokens)
 {
+    void *copies[2];
+    const float *a = fetch(device, x->memory, x->bytes, &copies[0]);
+    const float *b = fetch(device, y->memory, y->bytes, &copies[1]);
     const uint64_t window = n_tokens / layer.ratio * layer.ratio;
     const size_t columns = (size_t)kvf_layer_parts(layer) * width;
     for (uint64_t token = window; token < n_tokens; token++)
@@ -63,6 +102,8 @@ static inline void assert_same_state(const char *what, uint32_t i, kvf_layer lay
         for (uint64_t token = window - layer.ratio; token < window; token++)
             assert_same_slot(what, i, a, b, token % kvf_layer_slots(layer), columns, 0, width,
                              token);
+    free(copies[0]);
+    free(copies[1]);
 }
 
 static inline void assert_same_session(const kvf_session *a, const kvf_session *b)
@@ -81,16 +122,18 @@ static inline void assert_same_session(const kvf_session *a, const kvf_session *
         const kvf_layer_cache *x = &a->layers[i];
         const kvf_layer_cache *y = &b->layers[i];
         /* The next token's window: all but the oldest row of a full ring. */
-        for (uint64_t t = n_tokens < window ? 0 : n_tokens - window + 1; t < n_tokens; t++)
-            assert_same_rows("window", i, &x->window, &y->window, t % window, 1);
-        assert_same_rows("compressed", i, &x->rows, &y->rows, 0, a->row_counts[i].rows);
-        assert_same_rows("index", i, &x->index_rows, &y->index_rows, 0,
-                         a->row_counts[i].index_rows);
+        assert_same_rows("window", i, a->device, &x->window, &y->window,
+                         n_tokens < window ? n_tokens : window,
+                         n_tokens < window ? n_tokens : n_tokens % window);
+        assert_same_rows("compressed", i, a->device, &x->rows, &y->rows, a->row_counts[i].rows,
+                         a->row_counts[i].rows);
+        assert_same_rows("index", i, a->device, &x->index_rows, &y->index_rows,
+                         a->row_counts[i].index_rows, a->row_counts[i].index_rows);
         if (x->row_state)
-            assert_same_state("row state", i, layer, KVF_ROW_WIDTH, x->row_state, y->row_state,
-                              n_tokens);
+            assert_same_state("row state", i, a->device, layer, KVF_ROW_WIDTH, x->row_state,
+                              y->row_state, n_tokens);
         if (x->index_state)
-            assert_same_state("index state", i, layer, KVF_INDEX_WIDTH, x->index_state,
+            assert_same_state("index state", i, a->device, layer, KVF_INDEX_WIDTH, x->index_state,
                               y->index_state, n_tokens);
     }
 }

@@ -33,6 +33,9 @@ typedef struct small_inputs {
 } small_inputs;
 
 static small_inputs *small_in;
+static small_inputs *small_there; /* the same on the device: an address, not looked at */
+/* Called before a layer's inputs go to the device; NULL: they stay good. */
+static void (*small_spoil)(uint32_t layer);
 
 /* One layer of each kind, a second CSA layer. */
 static const kvf_geometry small_geometry = {
@@ -44,7 +47,7 @@ static const kvf_geometry small_geometry = {
     .window_tokens = 128,
     .max_tokens = 1 << 20,
     .layers = {[1] = {KVF_LAYER_CSA, 4}, [2] = {KVF_LAYER_HCA, 128}, [3] = {KVF_LAYER_CSA, 4}}};
-/* A CPU device of one thread, opened by small_setup. */
+/* A device of one thread, opened by small_setup: the CPU, or what KVF_TEST_BACKEND names. */
 static kvf_device *small_device;
 
 /* n values of -2 .. 2 that follow from the seed. */
@@ -94,13 +97,34 @@ static inline kvf_append_args small_append_args(uint64_t first, uint32_t n, kvf_
         small_fill(in->cosines + at, 32, row + 1000003);
         small_fill(in->sines + at, 32, row + 2000003);
     }
-    return (kvf_append_args){.window = in->window,
-                             .rows = {in->kv, in->gate, in->bias, in->norm, 1e-6f},
-                             .index = {in->index_kv, in->index_gate, in->bias, in->norm, 1e-6f},
-                             .row_rope = {in->cosines, in->sines}};
+    const small_inputs *there = small_there;
+    return (kvf_append_args){
+        .window = there->window,
+        .rows = {there->kv, there->gate, there->bias, there->norm, 1e-6f},
+        .index = {there->index_kv, there->index_gate, there->bias, there->norm, 1e-6f},
+        .row_rope = {there->cosines, there->sines}};
 }
 
-/* One layer of an open chunk. */
+#define SMALL_SEND(member, n)                                                                      \
+    small_device->backend->write(small_device, small_there->member, small_in->member,              \
+                                 (n) * sizeof(float))
+
+/* What a layer reads of n tokens. */
+static inline void small_send(uint32_t n)
+{
+    SMALL_SEND(window, n * 512);
+    SMALL_SEND(kv, n * 1024);
+    SMALL_SEND(gate, n * 1024);
+    SMALL_SEND(index_kv, n * 256);
+    SMALL_SEND(index_gate, n * 256);
+    SMALL_SEND(cosines, n * 32);
+    SMALL_SEND(sines, n * 32);
+    SMALL_SEND(q, n * SMALL_HEADS * 512);
+    SMALL_SEND(index_q, n * SMALL_INDEX_HEADS * 128);
+    SMALL_SEND(head_weights, n * SMALL_INDEX_HEADS);
+}
+
+/* One layer of an open chunk; its output is in small_in after a wait. */
 static inline kvf_status small_layer(kvf_session *session, const int32_t *tokens, uint32_t n,
                                      uint32_t layer, kvf_error *error)
 {
@@ -112,13 +136,18 @@ static inline kvf_status small_layer(kvf_session *session, const int32_t *tokens
             memmove(small_in->gate + i * 512, small_in->gate + i * 1024, 512 * sizeof(float));
         }
     const kvf_append_args args = small_append_args(first, n, small_geometry.layers[layer]);
+    if (small_spoil)
+        small_spoil(layer);
+    small_send(n);
     kvf_status status = kvf_session_append(session, layer, &args, error);
     if (status == KVF_OK && small_geometry.layers[layer].kind == KVF_LAYER_CSA)
-        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, small_in->index_q,
-                                    small_in->head_weights, error);
+        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, small_there->index_q,
+                                    small_there->head_weights, error);
     if (status == KVF_OK)
-        status = kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, small_in->q, NULL,
-                                    small_in->out, error);
+        status = kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, small_there->q, NULL,
+                                    small_there->out, error);
+    small_device->backend->read(small_device, small_in->out, small_there->out,
+                                n * SMALL_HEADS * 512 * sizeof(float));
     return status;
 }
 
@@ -129,6 +158,8 @@ static inline kvf_status small_chunk(kvf_session *session, const int32_t *tokens
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     for (uint32_t layer = 0; layer < small_geometry.n_layers && status == KVF_OK; layer++)
         status = small_layer(session, tokens, n, layer, error);
+    if (status == KVF_OK)
+        status = kvf_session_settle(session, error);
     if (status != KVF_OK)
         return status;
     memcpy(kvf_session_logits(session), small_in->out + (size_t)(n - 1) * SMALL_HEADS * 512,
@@ -164,12 +195,18 @@ static inline kvf_session *small_open(kvf_profile_id profile, uint32_t checkpoin
 static inline int small_setup(void **state)
 {
     (void)state;
-    const kvf_device_options options = {.n_threads = 1};
+    const kvf_device_options options = {
+        .backend = getenv("KVF_TEST_BACKEND"), .isa = getenv("KVF_TEST_ISA"), .n_threads = 1};
     small_in = calloc(1, sizeof *small_in);
     if (!small_in || kvf_device_open(&options, &small_device, NULL) != KVF_OK)
         return 1;
+    small_there = small_device->backend->alloc(small_device, sizeof *small_in, KVF_PLACE_DEVICE);
     small_fill(small_in->bias, sizeof small_in->bias / sizeof(float), 1);
     small_fill(small_in->norm, 512, 2);
+    if (!small_there)
+        return 1;
+    SMALL_SEND(bias, sizeof small_in->bias / sizeof(float));
+    SMALL_SEND(norm, 512);
     return 0;
 }
 
@@ -177,6 +214,7 @@ static inline int small_teardown(void **state)
 {
     (void)state;
     free(small_in);
+    small_device->backend->release(small_device, small_there, sizeof *small_there);
     kvf_device_close(small_device);
     return 0;
 }

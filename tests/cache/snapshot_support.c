@@ -24,7 +24,8 @@ static char folder[64];
 int snap_setup(void **state)
 {
     (void)state;
-    const kvf_device_options options = {.n_threads = 1};
+    const kvf_device_options options = {
+        .backend = getenv("KVF_TEST_BACKEND"), .isa = getenv("KVF_TEST_ISA"), .n_threads = 1};
     snprintf(folder, sizeof folder, "/tmp/kvfold-snapshot-XXXXXX");
     return !mkdtemp(folder) || kvf_device_open(&options, &snap_device, NULL) != KVF_OK;
 }
@@ -101,6 +102,17 @@ typedef struct inputs {
 
 static inputs in;
 
+/* What stages are given: `in`, or a copy on a device that the host does not address. */
+static inputs *send_inputs(kvf_device *device)
+{
+    if (device->backend->addresses_host_memory)
+        return &in;
+    inputs *there = device->backend->alloc(device, sizeof in, KVF_PLACE_DEVICE);
+    if (there)
+        device->backend->write(device, there, &in, sizeof in);
+    return there;
+}
+
 /* In -2 .. 2, of few bits: what is a row's block maximum differs from row to row. */
 static void fill(float *values, size_t n, uint64_t seed)
 {
@@ -141,22 +153,35 @@ static uint64_t mix(uint64_t digest, const void *data, size_t bytes)
 static kvf_status step_layer(kvf_session *session, uint32_t layer, uint32_t n, uint64_t *output,
                              kvf_error *error)
 {
-    const kvf_append_args args = {.window = in.window,
-                                  .rows = {in.kv, in.gate, in.bias, in.norm, 1e-6f},
-                                  .index = {in.index_kv, in.index_gate, in.bias, in.norm, 1e-6f},
-                                  .row_rope = {in.cosines, in.sines}};
+    kvf_device *device = session->device;
+    memcpy(in.index_q_used, in.index_q, sizeof in.index_q);
+    inputs *at = send_inputs(device);
+    if (!at) {
+        kvf_session_drop(session);
+        return KVF_OUT_OF_MEMORY;
+    }
+    const kvf_append_args args = {
+        .window = at->window,
+        .rows = {at->kv, at->gate, at->bias, at->norm, 1e-6f},
+        .index = {at->index_kv, at->index_gate, at->bias, at->norm, 1e-6f},
+        .row_rope = {at->cosines, at->sines}};
     kvf_status status = kvf_session_append(session, layer, &args, error);
     if (status == KVF_OK && session->geometry.layers[layer].kind == KVF_LAYER_CSA) {
-        memcpy(in.index_q_used, in.index_q, sizeof in.index_q);
-        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, in.index_q_used,
-                                    in.head_weights, error);
+        status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, at->index_q_used,
+                                    at->head_weights, error);
         int32_t list[64] = {0};
         for (uint32_t i = 0; status == KVF_OK && i < n; i++)
             *output = mix(*output, list, 4 * kvf_session_selection(session, i, list));
     }
     if (status == KVF_OK)
         status =
-            kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, in.q, NULL, in.out, error);
+            kvf_session_attend(session, layer, (kvf_chunk_span){0, n}, at->q, NULL, at->out, error);
+    if (at != &in) {
+        device->backend->read(device, in.out, at->out, sizeof in.out);
+        device->backend->release(device, at, sizeof in);
+        if (status == KVF_OK)
+            status = device->backend->wait(device, error);
+    }
     if (status == KVF_OK)
         *output = mix(*output, in.out, (size_t)n * 2 * 512 * sizeof(float));
     return status;
@@ -176,6 +201,10 @@ kvf_status snap_step(kvf_session *session, uint32_t n, uint64_t *output, kvf_err
     kvf_status status = kvf_session_begin(session, tokens, n, error);
     for (uint32_t layer = 0; layer < session->geometry.n_layers && status == KVF_OK; layer++)
         status = step_layer(session, layer, n, &found, error);
+    if (status == KVF_OK)
+        status = kvf_session_settle(session, error);
+    if (status != KVF_OK)
+        kvf_session_drop(session);
     if (status == KVF_OK) {
         memcpy(kvf_session_logits(session), in.out, session->geometry.vocab * sizeof(float));
         status = kvf_session_commit(session, error);
@@ -203,7 +232,20 @@ uint64_t snap_grow(kvf_session *session, uint64_t n_tokens)
 
 /* ---- What a session holds --------------------------------------------------------------- */
 
-static uint64_t mix_rows(uint64_t digest, kvf_paged_rows *rows, uint64_t n_rows, bool packed)
+/* Device memory as the host sees it, until the next call. */
+static const void *fetch(kvf_device *device, const void *memory, size_t bytes)
+{
+    static uint8_t copy[1 << 20];
+    if (device->backend->addresses_host_memory)
+        return memory;
+    assert_true(bytes <= sizeof copy);
+    device->backend->read(device, copy, memory, bytes);
+    assert_int_equal(device->backend->wait(device, NULL), KVF_OK);
+    return copy;
+}
+
+static uint64_t mix_rows(uint64_t digest, kvf_device *device, kvf_paged_rows *rows, uint64_t n_rows,
+                         bool packed)
 {
     static float values[KVF_PAGE_ROWS * KVF_ROW_WIDTH];
     for (uint64_t row = 0; row < n_rows; row += KVF_PAGE_ROWS) {
@@ -213,11 +255,12 @@ static uint64_t mix_rows(uint64_t digest, kvf_paged_rows *rows, uint64_t n_rows,
                                                                              : KVF_PAGE_ROWS,
                                       .out = values,
                                       .stride = rows->width};
-        assert_int_equal(kvf_unpack(snap_device, &args, NULL), KVF_OK);
+        assert_int_equal(kvf_unpack(device, &args, NULL), KVF_OK);
         digest = mix(digest, values, args.n_rows * rows->width * sizeof *values);
     }
     for (uint64_t page = 0; packed && page < n_rows / KVF_PAGE_ROWS; page++)
-        digest = mix(digest, rows->memory[page], kvf_paged_rows_page_bytes(rows));
+        digest = mix(digest, fetch(device, rows->memory[page], kvf_paged_rows_page_bytes(rows)),
+                     kvf_paged_rows_page_bytes(rows));
     return digest;
 }
 
@@ -230,17 +273,17 @@ static uint64_t mix_state(uint64_t digest, const kvf_session *session, kvf_layer
 {
     if (!state)
         return digest;
+    const float *values = fetch(session->device, state->memory, state->bytes);
     const uint64_t n_tokens = kvf_session_n_tokens(session);
     const uint64_t slots = kvf_layer_slots(layer);
     const size_t slot_floats = state->bytes / slots / sizeof(float);
     const uint64_t open = n_tokens / layer.ratio * layer.ratio;
     for (uint64_t token = open; token < n_tokens; token++)
-        digest = mix(digest, (const float *)state->memory + token % slots * slot_floats,
-                     slot_floats * sizeof(float));
+        digest = mix(digest, values + token % slots * slot_floats, slot_floats * sizeof(float));
     if (layer.kind != KVF_LAYER_CSA || open == 0)
         return digest;
     for (uint64_t token = open - layer.ratio; token < open; token++) {
-        const float *slot = (const float *)state->memory + token % slots * slot_floats;
+        const float *slot = values + token % slots * slot_floats;
         digest = mix(digest, slot, slot_floats / 4 * sizeof(float));
         digest = mix(digest, slot + slot_floats / 2, slot_floats / 4 * sizeof(float));
     }
@@ -261,10 +304,12 @@ uint64_t snap_digest(kvf_session *session, bool packed)
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         kvf_layer_cache *cache = &session->layers[i];
-        digest = mix_rows(digest, &cache->window, n_tokens < window ? n_tokens : window, packed);
-        digest = mix_rows(digest, &cache->rows, kvf_layer_rows(layer, n_tokens), packed);
+        kvf_device *device = session->device;
         digest =
-            mix_rows(digest, &cache->index_rows, kvf_layer_index_rows(layer, n_tokens), packed);
+            mix_rows(digest, device, &cache->window, n_tokens < window ? n_tokens : window, packed);
+        digest = mix_rows(digest, device, &cache->rows, kvf_layer_rows(layer, n_tokens), packed);
+        digest = mix_rows(digest, device, &cache->index_rows, kvf_layer_index_rows(layer, n_tokens),
+                          packed);
         digest = mix_state(digest, session, layer, cache->row_state);
         digest = mix_state(digest, session, layer, cache->index_state);
     }

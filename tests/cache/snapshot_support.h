@@ -23,7 +23,10 @@
 
 /* One layer of each kind, all ratios small, so that files are too. */
 extern kvf_geometry snap_geometry;
-/* A CPU device of one thread; opened by snap_setup, which also makes an empty folder. */
+/*
+ * A device of one thread, the CPU or what KVF_TEST_BACKEND names; opened by snap_setup, which also
+ * makes an empty folder.
+ */
 extern kvf_device *snap_device;
 int snap_setup(void **state);
 int snap_teardown(void **state);

@@ -150,6 +150,7 @@ static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
     args->workspace_bytes = run->device->backend->attend_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
     run->device->backend->attend(run->device, args);
+    cf_wait(run);
     return args->out;
 }
 
@@ -208,13 +209,8 @@ static void run_attend(cf_run *run)
     report_results(run, &args);
 }
 
-static bool has_attend(const kvf_backend *backend)
-{
-    return backend->attend != NULL;
-}
-
 const cf_operation cf_attend = {"attend", "bit-identical, or bounded on a GPU",
-                                CF_N_SIZES *N_MODES * 4, has_attend, run_attend};
+                                CF_N_SIZES *N_MODES * 4, false, run_attend};
 
 /* A copy of a view's rows in another format. */
 static kvf_rows convert(cf_run *run, const kvf_rows *view, kvf_format_id format)
@@ -223,6 +219,7 @@ static kvf_rows convert(cf_run *run, const kvf_rows *view, kvf_format_id format)
     const kvf_unpack_args unpack = {
         .in = *view, .n_rows = view->n_rows, .out = values, .stride = KVF_ROW_WIDTH};
     run->device->backend->unpack(run->device, &unpack);
+    cf_wait(run);
     kvf_rows converted = cf_rows(run, format, KVF_ROW_WIDTH, view->n_rows);
     cf_store(&converted, KVF_GRID_NONE, values);
     return converted;
@@ -260,10 +257,5 @@ static void run_attend_forms(cf_run *run)
     }
 }
 
-static bool has_attend_forms(const kvf_backend *backend)
-{
-    return backend->attend != NULL && backend->unpack != NULL;
-}
-
-const cf_operation cf_attend_forms = {"attend forms", "bit-identical", CF_N_SIZES * 4,
-                                      has_attend_forms, run_attend_forms};
+const cf_operation cf_attend_forms = {"attend forms", "bit-identical", CF_N_SIZES * 4, false,
+                                      run_attend_forms};

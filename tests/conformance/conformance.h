@@ -71,7 +71,7 @@ typedef struct cf_operation {
     const char *name;
     const char *promise; /* what comparing means: "bit-identical" */
     uint32_t n_cases;
-    bool (*exists)(const kvf_backend *backend);
+    bool stored; /* only for backends that take weights as they are stored */
     void (*run)(cf_run *run);
 } cf_operation;
 
@@ -90,13 +90,21 @@ float *cf_floats(cf_run *run, size_t n);
 /* Host memory of the run; what is read behind its last byte ends the process. */
 void *cf_fenced(cf_run *run, size_t bytes);
 
+/* Until what was asked for is done, and its results may be looked at; a lost device fails. */
+void cf_wait(cf_run *run);
+
+/* An empty finding on the device; the reason of what was found, KVF_OK for nothing. */
+kvf_findings cf_findings(cf_run *run);
+kvf_status cf_found(const kvf_findings *found);
+/* Reports what was found, or the inexact rows where nothing was. */
+kvf_status cf_report_finding(cf_run *run, const kvf_findings *found);
+
 /*
  * Reports bytes that must be equal; floats of which NaNs may differ from each other; floats
  * that may differ by bounds[i].
  */
 void cf_report(cf_run *run, const char *what, const void *data, size_t bytes);
 void cf_report_floats(cf_run *run, const char *what, const float *values, size_t n);
-void cf_report_status(cf_run *run, kvf_status status);
 void cf_report_close(cf_run *run, const char *what, const float *values, const double *bounds,
                      size_t n);
 
@@ -176,7 +184,7 @@ kvf_grid cf_grid(uint32_t width);
 extern const cf_operation cf_embed, cf_embed_stored, cf_matmul, cf_product, cf_norm, cf_rope,
     cf_unmix;
 extern const cf_operation cf_mix, cf_route, cf_experts, cf_experts_stored;
-extern const cf_operation cf_pack, cf_unpack, cf_compress;
+extern const cf_operation cf_check, cf_pack, cf_unpack, cf_compress;
 extern const cf_operation cf_score, cf_score_plain, cf_select, cf_mask;
 extern const cf_operation cf_attend, cf_attend_forms;
 

@@ -148,15 +148,11 @@ static void run_mix(cf_run *run)
         args.comb = cf_floats(run, args.n * n * n);
     }
     run->device->backend->mix(run->device, &args);
+    cf_wait(run);
     report_mix(run, &args);
 }
 
-static bool has_mix(const kvf_backend *backend)
-{
-    return backend->mix != NULL;
-}
-
-const cf_operation cf_mix = {"mix", CF_BITS_OR("within derived bounds"), 100, has_mix, run_mix};
+const cf_operation cf_mix = {"mix", CF_BITS_OR("within derived bounds"), 100, false, run_mix};
 
 /* ---- experts ----------------------------------------------------------------- */
 
@@ -239,6 +235,7 @@ static void compute_experts(cf_run *run, kvf_experts_args *args)
     const kvf_backend *backend = run->device->backend;
     args->workspace = cf_alloc(run, backend->experts_workspace_bytes(run->device, args));
     backend->experts(run->device, args);
+    cf_wait(run);
     for (size_t t = 0; run->gpu && t < args->n; t++)
         report_close_experts(run, args, t);
     if (!run->gpu)
@@ -282,12 +279,7 @@ static void run_experts(cf_run *run)
     compute_experts(run, &args);
 }
 
-static bool has_experts(const kvf_backend *backend)
-{
-    return backend->experts != NULL;
-}
-
-const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"), 100, has_experts,
+const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"), 100, false,
                                  run_experts};
 
 /* ---- experts as they are stored ------------------------------------------------ */
@@ -358,10 +350,5 @@ static void run_experts_stored(cf_run *run)
     compute_experts(run, &args);
 }
 
-static bool has_experts_stored(const kvf_backend *backend)
-{
-    return backend->experts != NULL && backend->takes_stored_weights;
-}
-
-const cf_operation cf_experts_stored = {"experts_stored", "bit-identical", 160, has_experts_stored,
+const cf_operation cf_experts_stored = {"experts_stored", "bit-identical", 160, true,
                                         run_experts_stored};

@@ -18,6 +18,7 @@ static void compute_embed(cf_run *run, kvf_embed_args *args)
     const size_t n_out = (size_t)args->n * args->n_streams * args->table.cols;
     args->streams = cf_floats(run, n_out);
     run->device->backend->embed(run->device, args);
+    cf_wait(run);
     cf_report_floats(run, "streams", args->streams, n_out);
 }
 
@@ -30,12 +31,7 @@ static void run_embed(cf_run *run)
     compute_embed(run, &args);
 }
 
-static bool has_embed(const kvf_backend *backend)
-{
-    return backend->embed != NULL;
-}
-
-const cf_operation cf_embed = {"embed", "bit-identical", 40, has_embed, run_embed};
+const cf_operation cf_embed = {"embed", "bit-identical", 40, false, run_embed};
 
 static void run_embed_stored(cf_run *run)
 {
@@ -48,13 +44,8 @@ static void run_embed_stored(cf_run *run)
     compute_embed(run, &args);
 }
 
-static bool has_embed_stored(const kvf_backend *backend)
-{
-    return backend->embed != NULL && backend->takes_stored_weights;
-}
-
-const cf_operation cf_embed_stored = {"embed_stored", "bit-identical", 2 * KVF_WEIGHT_COUNT,
-                                      has_embed_stored, run_embed_stored};
+const cf_operation cf_embed_stored = {"embed_stored", "bit-identical", 2 * KVF_WEIGHT_COUNT, true,
+                                      run_embed_stored};
 
 /* ---- matmul ------------------------------------------------------------------ */
 
@@ -90,6 +81,7 @@ static void compute_product(cf_run *run, kvf_matmul_args *args)
     args->out_stride = args->weight.rows + CF_ONE_OF(&run->random, 0, 0, 5);
     args->out = cf_floats(run, args->n * args->out_stride);
     run->device->backend->matmul(run->device, args);
+    cf_wait(run);
     for (size_t t = 0; t < args->n; t++) {
         const float *out = args->out + t * args->out_stride;
         if (run->gpu)
@@ -117,13 +109,7 @@ static void run_matmul(cf_run *run)
     compute_product(run, &args);
 }
 
-static bool has_matmul(const kvf_backend *backend)
-{
-    return backend->matmul != NULL;
-}
-
-const cf_operation cf_matmul = {"matmul", CF_BITS_OR("within 2k u sum|ab|"), 80, has_matmul,
-                                run_matmul};
+const cf_operation cf_matmul = {"matmul", CF_BITS_OR("within 2k u sum|ab|"), 80, false, run_matmul};
 
 /* ---- Products with weights as they are stored ---------------------------------- */
 
@@ -166,10 +152,5 @@ static void run_product(cf_run *run)
         assert_true(isfinite(args.out[i]));
 }
 
-static bool has_product(const kvf_backend *backend)
-{
-    return backend->matmul != NULL && backend->takes_stored_weights;
-}
-
 const cf_operation cf_product = {"product", "bit-identical", 2 * KVF_WEIGHT_COUNT *N_TOKEN_COUNTS,
-                                 has_product, run_product};
+                                 true, run_product};

@@ -18,6 +18,29 @@ static const struct kind kinds[] = {
 };
 #define N_KINDS (sizeof kinds / sizeof kinds[0])
 
+/* Widths of rows, of index rows, of head weights; several bad values, or one, or none. */
+static void run_check(cf_run *run)
+{
+    uint64_t *random = &run->random;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    kvf_check_args args = {.n_rows = cf_n_rows(run->index),
+                           .width = CF_ONE_OF(random, 8, 16, 64, 128, 512, 513)};
+    const size_t n = args.n_rows * args.width;
+    float *values = cf_random_floats(run, (cf_pattern)cf_pick(random, CF_PATTERN_COUNT), n);
+    for (uint32_t i = cf_pick(random, 4); i > 0 && n > 0; i--)
+        values[cf_pick(random, (uint32_t)n)] = bad[cf_pick(random, 3)];
+    args.values = values;
+    const kvf_findings found = cf_findings(run);
+    run->device->backend->check(run->device, &args, found);
+    /* What is found later, at a higher index, does not come before it. */
+    run->device->backend->check(run->device, &args,
+                                (kvf_findings){found.place, found.first + args.n_rows});
+    cf_wait(run);
+    cf_report_finding(run, &found);
+}
+
+const cf_operation cf_check = {"check", "bit-identical", CF_N_SIZES * 20, false, run_check};
+
 /* Each kind with each size and, one after the other, each pattern. */
 static void run_pack(cf_run *run)
 {
@@ -39,25 +62,21 @@ static void run_pack(cf_run *run)
     args.out = cf_rows(run, kind->format, kind->width, n_rows + cf_pick(random, 70));
     args.first_row = cf_random(random) % (3 * args.out.n_rows);
 
-    const kvf_status status = run->device->backend->pack(run->device, &args);
-    cf_report_status(run, status);
-    if (status != KVF_OK) {
-        cf_report(run, "bad_row", &args.bad_row, sizeof args.bad_row);
-        cf_report(run, "bad_dim", &args.bad_dim, sizeof args.bad_dim);
+    kvf_findings found = cf_findings(run);
+    run->device->backend->pack(run->device, &args, found);
+    cf_wait(run);
+    if (cf_report_finding(run, &found) != KVF_OK) {
         /* Some of its rows may be stored. Good ones over them show that no others are. */
         memset(rows, 0, n_rows * args.stride * sizeof *rows);
-        cf_report_status(run, run->device->backend->pack(run->device, &args));
+        found = cf_findings(run);
+        run->device->backend->pack(run->device, &args, found);
+        cf_wait(run);
+        assert_int_equal(cf_report_finding(run, &found), KVF_OK);
     }
-    cf_report(run, "inexact_rows", &args.inexact_rows, sizeof args.inexact_rows);
     cf_report_rows(run, &args.out);
 }
 
-static bool has_pack(const kvf_backend *backend)
-{
-    return backend->pack != NULL;
-}
-
-const cf_operation cf_pack = {"pack", "bit-identical", N_KINDS *CF_N_SIZES * 4, has_pack, run_pack};
+const cf_operation cf_pack = {"pack", "bit-identical", N_KINDS *CF_N_SIZES * 4, false, run_pack};
 
 /* Patterns that every grid can hold. */
 static cf_pattern pick_storable(uint64_t *random)
@@ -89,14 +108,10 @@ static void run_unpack(cf_run *run)
     args.out = cf_floats(run, args.n_rows * args.stride);
 
     run->device->backend->unpack(run->device, &args);
+    cf_wait(run);
     /* The gaps between rows are compared too: nothing may be written there. */
     cf_report(run, "values", args.out, args.n_rows * args.stride * sizeof *args.out);
 }
 
-static bool has_unpack(const kvf_backend *backend)
-{
-    return backend->unpack != NULL;
-}
-
-const cf_operation cf_unpack = {"unpack", "bit-identical", N_KINDS *CF_N_SIZES * 3, has_unpack,
+const cf_operation cf_unpack = {"unpack", "bit-identical", N_KINDS *CF_N_SIZES * 3, false,
                                 run_unpack};

@@ -33,7 +33,7 @@ void cf_begin(cf_run *run, kvf_device *device, const char *target, const cf_oper
 void *cf_alloc(cf_run *run, size_t bytes)
 {
     const size_t all_bytes = bytes + 2 * (size_t)GUARD_BYTES;
-    uint8_t *start = run->device->backend->alloc(run->device, all_bytes);
+    uint8_t *start = run->device->backend->alloc(run->device, all_bytes, KVF_PLACE_DEVICE);
     if (!start)
         fail_msg("no device memory (%zu bytes)", all_bytes);
     assert_int_equal((uintptr_t)start % 64, 0);
@@ -137,9 +137,34 @@ void cf_report_floats(cf_run *run, const char *what, const float *values, size_t
             memset(run->results + first + i * sizeof *values, 0xff, sizeof *values);
 }
 
-void cf_report_status(cf_run *run, kvf_status status)
+void cf_wait(cf_run *run)
 {
-    cf_report(run, "status", &status, sizeof status);
+    kvf_error error;
+    if (run->device->backend->wait(run->device, &error) != KVF_OK)
+        fail_msg("case %u on %s: %s", run->index, run->target, error.message);
+}
+
+kvf_findings cf_findings(cf_run *run)
+{
+    const kvf_findings found = {.place = cf_alloc(run, sizeof(kvf_finding)),
+                                .first = cf_pick(&run->random, 1000)};
+    *found.place = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
+    return found;
+}
+
+kvf_status cf_found(const kvf_findings *found)
+{
+    return kvf_found_of(found->place->first_bad).reason;
+}
+
+kvf_status cf_report_finding(cf_run *run, const kvf_findings *found)
+{
+    const kvf_finding *finding = found->place;
+    const kvf_status status = cf_found(found);
+    cf_report(run, "first_bad", &finding->first_bad, sizeof finding->first_bad);
+    if (status == KVF_OK)
+        cf_report(run, "inexact_rows", &finding->inexact_rows, sizeof finding->inexact_rows);
+    return status;
 }
 
 void cf_report_close(cf_run *run, const char *what, const float *values, const double *bounds,
@@ -323,9 +348,11 @@ kvf_rows cf_rows(cf_run *run, kvf_format_id format, uint32_t width, uint64_t n_r
 
 void cf_store(const kvf_rows *view, kvf_grid grid, const float *values)
 {
-    kvf_pack_args args = {
+    const kvf_pack_args args = {
         .rows = values, .stride = view->width, .n_rows = view->n_rows, .grid = grid, .out = *view};
-    assert_int_equal(kvf_ref_pack(NULL, &args), KVF_OK);
+    kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
+    kvf_ref_pack(NULL, &args, (kvf_findings){.place = &finding});
+    assert_true(finding.first_bad == KVF_NOTHING_FOUND);
 }
 
 void cf_report_rows(cf_run *run, const kvf_rows *view)

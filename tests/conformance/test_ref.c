@@ -18,7 +18,7 @@ static void ref_opens_as_scalar_with_one_thread(void **state)
     assert_int_equal(strcmp(kvf_device_backend_name(device), "ref"), 0);
     assert_int_equal(strcmp(kvf_device_isa_name(device), "scalar"), 0);
     assert_int_equal(kvf_device_n_threads(device), 1);
-    void *memory = device->backend->alloc(device, 0);
+    void *memory = device->backend->alloc(device, 0, KVF_PLACE_DEVICE);
     assert_non_null(memory);
     assert_int_equal((uintptr_t)memory % 64, 0);
     device->backend->release(device, memory, 0);
@@ -349,6 +349,14 @@ static void experts_clamp_gate_above_and_up_on_both_sides(void **state)
 
 /* ---- pack ---------------------------------------------------------------------- */
 
+/* What pack finds with these arguments, inexact rows as well. */
+static kvf_finding pack(const cf_run *run, const kvf_pack_args *args)
+{
+    kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
+    kvf_ref_pack(run->device, args, (kvf_findings){.place = &finding});
+    return finding;
+}
+
 static void pack_counts_rows_that_f16_cannot_hold(void **state)
 {
     (void)state;
@@ -359,11 +367,13 @@ static void pack_counts_rows_that_f16_cannot_hold(void **state)
     rows[2 * KVF_ROW_WIDTH + 5] = 448.0f * 128.0f;
     kvf_pack_args args = {.rows = rows, .stride = KVF_ROW_WIDTH, .n_rows = 3, .grid = KVF_GRID_FP8};
     args.out = cf_rows(&run, KVF_FORMAT_F16, KVF_ROW_WIDTH, 3);
-    assert_int_equal(kvf_ref_pack(run.device, &args), KVF_OK);
-    assert_int_equal(args.inexact_rows, 1);
+    kvf_finding found = pack(&run, &args);
+    assert_true(found.first_bad == KVF_NOTHING_FOUND);
+    assert_int_equal(found.inexact_rows, 1);
     args.out = cf_rows(&run, KVF_FORMAT_FP8_F16, KVF_ROW_WIDTH, 3);
-    assert_int_equal(kvf_ref_pack(run.device, &args), KVF_OK);
-    assert_int_equal(args.inexact_rows, 0);
+    found = pack(&run, &args);
+    assert_true(found.first_bad == KVF_NOTHING_FOUND);
+    assert_int_equal(found.inexact_rows, 0);
     cf_end(&run);
 }
 
@@ -375,7 +385,7 @@ static void pack_wraps_around_the_ring(void **state)
     const float *rows = cf_random_floats(&run, CF_NORMAL, 3 * KVF_ROW_WIDTH);
     kvf_pack_args args = {.rows = rows, .stride = KVF_ROW_WIDTH, .n_rows = 3, .first_row = 9};
     args.out = cf_rows(&run, KVF_FORMAT_F32, KVF_ROW_WIDTH, 5);
-    assert_int_equal(kvf_ref_pack(run.device, &args), KVF_OK);
+    assert_true(pack(&run, &args).first_bad == KVF_NOTHING_FOUND);
     const size_t places[3] = {4, 0, 1};
     for (size_t i = 0; i < 3; i++) {
         float stored[KVF_ROW_WIDTH];
@@ -409,11 +419,12 @@ static void pack_refuses_index_blocks_outside_the_exact_range(void **state)
         kvf_pack_args args = {
             .rows = rows, .stride = KVF_INDEX_WIDTH, .n_rows = 2, .grid = KVF_GRID_FP4};
         args.out = cf_rows(&run, KVF_FORMAT_FP4, KVF_INDEX_WIDTH, 2);
-        assert_int_equal(kvf_ref_pack(run.device, &args), cases[c].status);
+        const kvf_found found = kvf_found_of(pack(&run, &args).first_bad);
+        assert_int_equal(found.reason, cases[c].status);
         if (cases[c].status != KVF_OK) {
-            assert_int_equal(args.bad_row, 1);
-            assert_int_equal(args.bad_dim, cases[c].status == KVF_RANGE ? 64 : 70);
-            cf_assert_untouched(&args.out);
+            assert_false(found.made);
+            assert_int_equal(found.index, 1);
+            assert_int_equal(found.dim, cases[c].status == KVF_RANGE ? 64 : 70);
         }
         cf_end(&run);
     }

@@ -71,7 +71,9 @@ static void check_compress(uint32_t width, uint32_t ratio, bool overlap, uint32_
                                             in.bias, in.weight, 1e-6f};
         args.rope.cosines = in.rope.cosines + first / ratio * HALF_ROPE;
         args.rope.sines = in.rope.sines + first / ratio * HALF_ROPE;
-        assert_int_equal(kvf_ref_compress(run.device, &args), KVF_OK);
+        kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
+        kvf_ref_compress(run.device, &args, (kvf_findings){.place = &finding});
+        assert_true(finding.first_bad == KVF_NOTHING_FOUND);
     }
     for (size_t c = 0; c < 3; c++) {
         double expected[KVF_ROW_WIDTH];
@@ -99,8 +101,8 @@ static void compress_pools_hca_windows_over_chunks(void **state)
     check_compress(KVF_ROW_WIDTH, 128, false, 50);
 }
 
-/* A bad token is refused when it comes, not when its row is due. */
-static void compress_refuses_a_token_before_its_row_is_complete(void **state)
+/* A bad token is found when it comes, not when its row is due. */
+static void compress_finds_a_bad_token_before_its_row_is_complete(void **state)
 {
     (void)state;
     cf_run run;
@@ -116,16 +118,17 @@ static void compress_refuses_a_token_before_its_row_is_complete(void **state)
     const size_t state_bytes = 8 * 2 * columns * sizeof(float);
     args.state = cf_alloc(&run, state_bytes);
     args.out = cf_rows(&run, KVF_FORMAT_FP4, KVF_INDEX_WIDTH, 3);
-    assert_int_equal(kvf_ref_compress(run.device, &args), KVF_NONFINITE);
-    assert_int_equal(args.bad_row, 2);
-    assert_int_equal(args.bad_dim, 3);
-    for (size_t i = 0; i < state_bytes; i++)
-        assert_int_equal(((const uint8_t *)args.state)[i], CF_FILL);
-    /* The first half is for the next window's row. */
+    kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
+    kvf_ref_compress(run.device, &args, (kvf_findings){&finding, 7});
+    assert_true(finding.first_bad == kvf_found_word(false, 7, KVF_INDEX_WIDTH + 3, KVF_NONFINITE));
+    /* The first half, for the next window's row, comes before it: a lower column. */
     gate[5] = gate[KVF_INDEX_WIDTH + 3];
-    assert_int_equal(kvf_ref_compress(run.device, &args), KVF_NONFINITE);
-    assert_int_equal(args.bad_row, 3);
-    assert_int_equal(args.bad_dim, 5);
+    kvf_ref_compress(run.device, &args, (kvf_findings){&finding, 7});
+    const kvf_found found = kvf_found_of(finding.first_bad);
+    assert_false(found.made);
+    assert_int_equal(found.index, 7);
+    assert_int_equal(found.dim, 5);
+    assert_int_equal(found.reason, KVF_NONFINITE);
     cf_end(&run);
 }
 
@@ -242,7 +245,7 @@ static void select_is_a_sort_by_integer_score(void **state)
         args.list = list;
         args.list_len = &list_len;
         args.workspace = workspace;
-        assert_int_equal(kvf_ref_select(run.device, &args), KVF_OK);
+        kvf_ref_select(run.device, &args);
         assert_int_equal(list_len, n);
         assert_memory_equal(list, expected, n * sizeof *list);
         for (uint32_t i = n; i < top_k; i++)
@@ -388,7 +391,7 @@ int cf_run_reference_stage_tests(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compress_pools_both_halves_of_csa_windows),
         cmocka_unit_test(compress_pools_hca_windows_over_chunks),
-        cmocka_unit_test(compress_refuses_a_token_before_its_row_is_complete),
+        cmocka_unit_test(compress_finds_a_bad_token_before_its_row_is_complete),
         cmocka_unit_test(select_is_a_sort_by_integer_score),
         cmocka_unit_test(attend_is_a_softmax_over_window_list_and_sink),
         cmocka_unit_test(attend_without_list_takes_the_visible_rows),

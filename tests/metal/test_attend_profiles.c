@@ -163,7 +163,7 @@ static struct stored store(kvf_device *device, kvf_device *ref, kvf_format_id fo
     kvf_rows *view = &stored.view;
     view->page_stride_bytes = kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     stored.bytes = (n_rows / KVF_PAGE_ROWS + 1) * view->page_stride_bytes;
-    view->base = kvf_device_alloc(device, KVF_MEMORY_CACHE, stored.bytes);
+    view->base = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, stored.bytes);
     assert_non_null(view->base);
     kvf_pack_args pack = {.rows = values,
                           .stride = KVF_ROW_WIDTH,
@@ -209,7 +209,7 @@ static void attend(kvf_device *device, kvf_attend_args *args, const struct resul
     if (kvf_attend(device, args, &error) != KVF_OK)
         fail_msg("%s", error.message);
     free(args->workspace);
-    if (kvf_device_state(device, &error) != KVF_OK)
+    if (device->backend->wait(device, &error) != KVF_OK)
         fail_msg("%s", error.message);
 }
 

@@ -107,10 +107,10 @@ static void an_allocation_beyond_the_limits_is_refused(void **state)
     kvf_emulator_set_buffer_bytes(1 << 20);
     kvf_emulator_set_working_set_bytes((1 << 20) + (1 << 15)); /* a 64th is for operations */
     kvf_device *device = must_open();
-    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, (1 << 20) + 1));
-    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, 1 << 20);
+    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, (1 << 20) + 1));
+    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 1 << 20);
     assert_non_null(large);
-    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, 15872 + 1));
+    assert_null(kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 15872 + 1));
     assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], 1 << 20);
     kvf_device_release(device, KVF_MEMORY_CACHE, large, 1 << 20);
     kvf_device_close(device);
@@ -151,7 +151,7 @@ static void a_session_that_does_not_fit_names_the_context_that_would(void **stat
     check_named_context(device, KVF_PROFILE_FOLD, "profile fold needs");
     check_named_context(device, KVF_PROFILE_LEGACY, "profile legacy needs");
     /* What is in use already counts. */
-    void *weights = kvf_device_alloc(device, KVF_MEMORY_WEIGHT, 1 << 30);
+    void *weights = kvf_device_alloc(device, KVF_MEMORY_WEIGHT, KVF_PLACE_DEVICE, 1 << 30);
     check_named_context(device, KVF_PROFILE_FOLD, "left of 3170893824");
     kvf_device_release(device, KVF_MEMORY_WEIGHT, weights, 1 << 30);
     kvf_device_close(device);
@@ -187,7 +187,7 @@ static void small_allocations_share_the_pages_of_the_gpu(void **state)
     const uint64_t n_before = kvf_emulator_get_counters()->live_buffers;
     uint8_t *small[N_SMALL];
     for (int i = 0; i < N_SMALL; i++) {
-        small[i] = kvf_device_alloc(device, KVF_MEMORY_CACHE, SMALL_BYTES);
+        small[i] = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, SMALL_BYTES);
         assert_int_equal((uintptr_t)small[i] % 64, 0);
         memset(small[i], i, SMALL_BYTES);
     }
@@ -201,11 +201,11 @@ static void small_allocations_share_the_pages_of_the_gpu(void **state)
     }
     /* A freed block is used again; a size of its own gets a region of its own. */
     kvf_device_release(device, KVF_MEMORY_CACHE, small[7], SMALL_BYTES);
-    small[7] = kvf_device_alloc(device, KVF_MEMORY_CACHE, SMALL_BYTES);
-    void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, 64);
-    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, 8 * 16384);
+    small[7] = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, SMALL_BYTES);
+    void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 1024);
+    void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 8 * 16384);
     assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 5);
-    kvf_device_release(device, KVF_MEMORY_CACHE, other, 64);
+    kvf_device_release(device, KVF_MEMORY_CACHE, other, 1024);
     kvf_device_release(device, KVF_MEMORY_CACHE, large, 8 * 16384);
     for (int i = N_SMALL - 1; i >= 0; i--)
         kvf_device_release(device, KVF_MEMORY_CACHE, small[i], SMALL_BYTES);

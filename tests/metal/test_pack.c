@@ -83,7 +83,8 @@ static void compare(kvf_device *ref, kvf_device *metal, const struct kind *kind,
         fail_msg("%s, %s: row %u, dimension %u; the reference has %s, row %u, dimension %u",
                  kind->what, what, (unsigned)got.bad_row, got.bad_dim, kvf_status_string(status),
                  (unsigned)expected.bad_row, expected.bad_dim);
-    if (memcmp(pages[0], pages[1], page_bytes) != 0)
+    /* Which rows are stored beside a bad one is the backend's affair. */
+    if (status == KVF_OK && memcmp(pages[0], pages[1], page_bytes) != 0)
         fail_msg("%s, %s: other bytes than the reference's", kind->what, what);
     free(pages[0]);
     free(pages[1]);

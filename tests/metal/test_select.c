@@ -137,7 +137,8 @@ static void select_on(kvf_device *device, kvf_select_args *args)
     args->workspace_bytes = kvf_select_workspace_bytes(device, args);
     args->workspace = allocate(args->workspace_bytes);
     kvf_error error;
-    if (kvf_select(device, args, &error) != KVF_OK || kvf_device_state(device, &error) != KVF_OK)
+    if (kvf_select(device, args, &error) != KVF_OK ||
+        device->backend->wait(device, &error) != KVF_OK)
         fail_msg("%s", error.message);
     free(args->workspace);
 }

@@ -15,6 +15,7 @@ parser.add_argument("--data")
 parser.add_argument("--contexts", default="1k,16k")
 parser.add_argument("--decode", type=int, default=64, help="tokens after the prompt")
 parser.add_argument("--backend", default="cpu")
+parser.add_argument("--isa", help="of the backend; its best one if not given")
 parser.add_argument("--many", action="store_true", help="all combinations of a longer prompt")
 options, rest = parser.parse_known_args()
 
@@ -39,6 +40,7 @@ class Verify(unittest.TestCase):
         cls.status, cls.records, cls.stderr = lines("verify", "-m", options.model, "--ctx",
                                                     options.contexts, "--decode", str(options.decode),
                                                     "--backend", options.backend,
+                                                    *(["--isa", options.isa] if options.isa else []),
                                                     "--json")
         if options.backend == "metal" and NO_GPU.search(cls.stderr):
             print(cls.stderr, file=sys.stderr)

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "kvfold.h"
+#include "backend/backend.h"
 
 #define N_ROWS 64
 #define N_HEADS 8
@@ -43,6 +43,57 @@ static kvf_status select_with(kvf_format_id queries, kvf_format_id keys, uint32_
                                   .workspace = workspace,
                                   .workspace_bytes = workspace_bytes};
     return kvf_select(device, &args, error);
+}
+
+static void select_refuses_arrays_that_are_not_there(void **state)
+{
+    (void)state;
+    static float weights[N_HEADS];
+    int32_t list[4];
+    uint32_t list_len;
+    const uint32_t visible = 1;
+    kvf_error error;
+    for (int missing = 0; missing < 5; missing++) {
+        const kvf_select_args args = {.n_queries = missing < 4 ? 1 : 0,
+                                      .n_heads = N_HEADS,
+                                      .top_k = 4,
+                                      .queries = view(KVF_FORMAT_FP4, KVF_INDEX_WIDTH),
+                                      .head_weights = missing == 0 ? NULL : weights,
+                                      .keys = view(KVF_FORMAT_FP4, KVF_INDEX_WIDTH),
+                                      .n_visible = missing == 1 ? NULL : &visible,
+                                      .list = missing >= 2 ? NULL : list,
+                                      .list_len = missing >= 3 ? NULL : &list_len,
+                                      .workspace = workspace,
+                                      .workspace_bytes = sizeof workspace};
+        assert_int_equal(kvf_select(device, &args, &error),
+                         missing < 4 ? KVF_INVALID_ARGUMENT : KVF_OK);
+    }
+}
+
+/* One in the making is found before it is used, whichever function it lacks. */
+static void a_backend_without_a_function_does_not_open(void **state)
+{
+    (void)state;
+    kvf_error error;
+    kvf_backend backend = *kvf_backend_get(0);
+    assert_int_equal(kvf_backend_check(&backend, &error), KVF_OK);
+    backend.run = NULL; /* the caller's thread will do */
+    assert_int_equal(kvf_backend_check(&backend, &error), KVF_OK);
+    backend.attend = NULL;
+    assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "lacks attend"));
+    backend.copy = NULL;
+    assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "lacks copy"));
+    /* The table's other functions: everything behind the names and flags is one. */
+    const size_t first = offsetof(kvf_backend, open);
+    for (size_t at = first; at < sizeof backend; at += sizeof(void (*)(void))) {
+        if (at == offsetof(kvf_backend, run))
+            continue;
+        backend = *kvf_backend_get(0);
+        memset((uint8_t *)&backend + at, 0, sizeof(void (*)(void)));
+        assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
+    }
 }
 
 static void select_takes_fp4_and_f32_and_no_other_format(void **state)
@@ -150,6 +201,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pack_says_which_value_its_rows_cannot_hold),
+        cmocka_unit_test(select_refuses_arrays_that_are_not_there),
+        cmocka_unit_test(a_backend_without_a_function_does_not_open),
         cmocka_unit_test(select_takes_fp4_and_f32_and_no_other_format),
         cmocka_unit_test(select_refuses_hidden_rows_and_a_small_workspace),
         cmocka_unit_test(attend_refuses_two_modes_and_rows_outside_the_view),

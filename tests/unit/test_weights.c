@@ -14,8 +14,9 @@ typedef struct test_device {
     int allocations_left; /* then memory is short */
 } test_device;
 
-static void *test_alloc(kvf_device *device, size_t bytes)
+static void *test_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
+    (void)place;
     test_device *self = (test_device *)device;
     return self->allocations_left-- > 0 ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
 }
@@ -27,12 +28,18 @@ static void test_release(kvf_device *device, void *memory, size_t bytes)
     free(memory);
 }
 
-static const kvf_backend test_backend = {
-    .name = "test", .alloc = test_alloc, .release = test_release};
+static const kvf_backend test_backend = {.name = "test",
+                                         .alloc = test_alloc,
+                                         .release = test_release,
+                                         .write = kvf_host_write,
+                                         .wait = kvf_host_wait};
 
 /* One that takes matrices where they lie in the files. */
-static const kvf_backend stored_backend = {
-    .name = "stored", .takes_stored_weights = true, .alloc = test_alloc, .release = test_release};
+static const kvf_backend stored_backend = {.name = "stored",
+                                           .addresses_host_memory = true,
+                                           .takes_stored_weights = true,
+                                           .alloc = test_alloc,
+                                           .release = test_release};
 
 static test_device make_device_of(const kvf_backend *backend)
 {

@@ -88,9 +88,10 @@ static const kvf_cpu_kernels *find_isa(const char *name, kvf_error *error)
     return best;
 }
 
-static void *cpu_alloc(kvf_device *device, size_t bytes)
+static void *cpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
     (void)device;
+    (void)place;
     void *memory = NULL;
     return posix_memalign(&memory, 64, bytes ? bytes : 1) == 0 ? memory : NULL;
 }
@@ -117,7 +118,8 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
     kvf_status status = kvf_pool_open(cpu->base.n_threads, &cpu->pool, error);
     /* Large, and touched as far as it is needed: pages that are not cost nothing. */
     if (status == KVF_OK) {
-        cpu->spaces = cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces);
+        cpu->spaces =
+            cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces, KVF_PLACE_DEVICE);
         if (!cpu->spaces)
             status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the workspace of %u threads",
                               cpu->base.n_threads);
@@ -160,6 +162,11 @@ const kvf_backend kvf_backend_cpu = {
     .close = cpu_close,
     .alloc = cpu_alloc,
     .release = cpu_release,
+    .zero = kvf_host_zero,
+    .write = kvf_host_write,
+    .read = kvf_host_read,
+    .copy = kvf_host_copy,
+    .wait = kvf_host_wait,
     .run = cpu_run,
     .embed = kvf_cpu_embed,
     .matmul = kvf_cpu_matmul,
@@ -169,6 +176,7 @@ const kvf_backend kvf_backend_cpu = {
     .unmix = kvf_cpu_unmix,
     .route = kvf_cpu_route,
     .experts = kvf_cpu_experts,
+    .check = kvf_cpu_check,
     .compress = kvf_cpu_compress,
     .pack = kvf_cpu_pack,
     .unpack = kvf_cpu_unpack,

@@ -94,18 +94,11 @@ static void take_tokens(const kvf_compress_args *args)
     }
 }
 
-/*
- * Rows are made twice, once to check all of them and once to store: cheaper than a
- * buffer of f32 rows, which packed and fold promise not to have. A chunk that emits
- * one row (decode) makes it once.
- */
 typedef struct row_pass {
     const kvf_cpu_kernels *kernels;
     const kvf_compress_args *args;
-    bool store;
     uint64_t first_row;
-    int64_t n_rows;
-    _Atomic int64_t bad_row; /* the first one, n_rows where there is none */
+    _Atomic int64_t bad_row; /* the first one, from first_row; as many as there are: none */
     _Atomic uint64_t inexact;
 } row_pass;
 
@@ -122,18 +115,25 @@ static void make_rows(void *context, size_t first, size_t end, uint32_t thread)
         float values[KVF_ROW_WIDTH];
         const uint64_t row = pass->first_row + i;
         make_row(kernels, args, row, i, &list, values);
-        const bool check = !pass->store || pass->n_rows == 1;
-        if (check && !kernels->row_is_storable(values, args->width, args->grid))
+        if (!kernels->row_is_storable(values, args->width, args->grid))
             kvf_lower_to(&pass->bad_row, (int64_t)i);
-        else if (pass->store && !kernels->store_row(&args->out, row, args->grid, values))
+        else if (!kernels->store_row(&args->out, row, args->grid, values))
             atomic_fetch_add_explicit(&pass->inexact, 1, memory_order_relaxed);
     }
 }
 
-static void run_pass(kvf_device *device, row_pass *pass)
+/* Makes the first bad row again: what is wrong with it. */
+static void report_bad_row(const row_pass *pass, kvf_findings found)
 {
-    pass->bad_row = pass->n_rows;
-    kvf_cpu_loop(device, true, (size_t)pass->n_rows, 0, make_rows, pass);
+    const kvf_compress_args *args = pass->args;
+    const float *pointers[3][2 * args->ratio];
+    candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
+    float values[KVF_ROW_WIDTH];
+    uint32_t bad_dim = 0;
+    const uint64_t i = (uint64_t)pass->bad_row;
+    make_row(pass->kernels, args, pass->first_row + i, i, &list, values);
+    const kvf_status status = kvf_check_row(values, args->width, args->grid, &bad_dim);
+    kvf_found_lower(found, true, i, bad_dim, status);
 }
 
 typedef struct token_check {
@@ -157,49 +157,31 @@ static void find_nonfinite(void *context, size_t first, size_t end, uint32_t thr
 /*
  * The tokens themselves: a NaN gate would drop out of the softmax unseen, and one in
  * a window that is not complete yet would lie in the state (docs/FORMAT.md 9.3).
- * The row named is the first that would pool the value.
  */
-static kvf_status check_tokens(kvf_device *device, kvf_compress_args *args)
+static void check_tokens(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     const int64_t columns = (int64_t)parts_of(args) * args->width;
     const int64_t n_values = args->n * columns;
     token_check check = {args, n_values};
     kvf_cpu_loop(device, args->n > 64, args->n, 0, find_nonfinite, &check);
     const int64_t bad = check.bad;
-    if (bad >= n_values)
-        return KVF_OK;
-    const bool next = args->overlap && bad % columns < args->width; /* Ca goes to the row after */
-    args->bad_row = (args->first_token + (uint64_t)(bad / columns)) / args->ratio + next;
-    args->bad_dim = (uint32_t)(bad % args->width);
-    return KVF_NONFINITE;
+    if (bad < n_values)
+        kvf_found_lower(found, false, (uint64_t)(bad / columns), (uint32_t)(bad % columns),
+                        KVF_NONFINITE);
 }
 
-kvf_status kvf_cpu_compress(kvf_device *device, kvf_compress_args *args)
+void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     const uint64_t first_row = args->first_token / args->ratio;
-    const uint64_t end_row = (args->first_token + args->n) / args->ratio;
-    const kvf_status status = check_tokens(device, args);
-    if (status != KVF_OK)
-        return status;
+    const uint64_t n_rows = (args->first_token + args->n) / args->ratio - first_row;
     row_pass pass = {.kernels = kvf_kernels_of(device),
                      .args = args,
                      .first_row = first_row,
-                     .n_rows = (int64_t)(end_row - first_row)};
-    if (pass.n_rows > 1)
-        run_pass(device, &pass);
-    if (pass.n_rows <= 1 || pass.bad_row == pass.n_rows) {
-        pass.store = true;
-        run_pass(device, &pass);
-    }
-    if (pass.bad_row < pass.n_rows) {
-        const float *pointers[3][2 * args->ratio];
-        candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
-        float values[KVF_ROW_WIDTH];
-        args->bad_row = first_row + (uint64_t)pass.bad_row;
-        make_row(pass.kernels, args, args->bad_row, (uint64_t)pass.bad_row, &list, values);
-        return kvf_check_row(values, args->width, args->grid, &args->bad_dim);
-    }
-    args->inexact_rows += pass.inexact;
+                     .bad_row = (int64_t)n_rows};
+    check_tokens(device, args, found);
+    kvf_cpu_loop(device, true, (size_t)n_rows, 0, make_rows, &pass);
+    if (pass.bad_row < (int64_t)n_rows)
+        report_bad_row(&pass, found);
+    found.place->inexact_rows += pass.inexact;
     take_tokens(args);
-    return KVF_OK;
 }

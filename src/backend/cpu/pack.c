@@ -1,10 +1,11 @@
-/* pack and unpack: rows over threads. */
+/* check, pack and unpack: rows over threads. */
 #include <math.h>
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/rows.h"
 #include "format/format.h"
+#include "shared/bits.h"
 #include "shared/layout.h"
 
 kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uint32_t *bad_dim)
@@ -33,6 +34,48 @@ kvf_status kvf_check_row(const float *values, uint32_t width, kvf_grid grid, uin
     return KVF_OK;
 }
 
+/* ---- check ----------------------------------------------------------------------- */
+
+/* Values that one thread looks at in less time than it takes to wake another. */
+#define CHECK_ALONE_VALUES (1u << 16)
+
+typedef struct check_work {
+    const kvf_check_args *args;
+    _Atomic int64_t bad_row; /* the first one, n_rows where there is none */
+} check_work;
+
+static void check_rows(void *context, size_t first, size_t end, uint32_t thread)
+{
+    check_work *work = context;
+    const uint32_t width = work->args->width;
+    (void)thread;
+    for (size_t row = first; row < end; row++) {
+        const float *values = work->args->values + row * width;
+        bool finite = true;
+        for (uint32_t i = 0; i < width; i++) /* all of them: no branch, so it is vectors' work */
+            finite &= (kvf_bits_of(values[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
+        if (!finite) {
+            kvf_lower_to(&work->bad_row, (int64_t)row);
+            return;
+        }
+    }
+}
+
+void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings found)
+{
+    check_work work = {args, (int64_t)args->n_rows};
+    uint32_t bad_dim = 0;
+    kvf_cpu_loop(device, args->n_rows * args->width > CHECK_ALONE_VALUES, args->n_rows, 0,
+                 check_rows, &work);
+    const uint64_t row = (uint64_t)work.bad_row;
+    if (row == args->n_rows)
+        return;
+    kvf_check_row(args->values + row * args->width, args->width, KVF_GRID_NONE, &bad_dim);
+    kvf_found_lower(found, false, row, bad_dim, KVF_NONFINITE);
+}
+
+/* ---- pack and unpack --------------------------------------------------------------- */
+
 /* Rows that one thread packs in less time than it takes to wake another. */
 #define PACK_ALONE_ROWS 32
 
@@ -49,16 +92,18 @@ static const float *input_row(const kvf_cpu_kernels *kernels, const kvf_pack_arg
 }
 
 /* Names what is wrong with the first bad row. */
-static kvf_status report_bad_row(const kvf_cpu_kernels *kernels, kvf_pack_args *args, uint64_t row)
+static void report_bad_row(const kvf_cpu_kernels *kernels, const kvf_pack_args *args, uint64_t row,
+                           kvf_findings found)
 {
     float buffer[KVF_INDEX_WIDTH];
-    args->bad_row = row;
+    uint32_t bad_dim = 0;
     /* A non-finite input spreads over the transform: name where it was. */
-    if (kvf_check_row(args->rows + row * args->stride, args->out.width, KVF_GRID_NONE,
-                      &args->bad_dim) != KVF_OK)
-        return KVF_NONFINITE;
-    return kvf_check_row(input_row(kernels, args, row, buffer), args->out.width, args->grid,
-                         &args->bad_dim);
+    kvf_status status =
+        kvf_check_row(args->rows + row * args->stride, args->out.width, KVF_GRID_NONE, &bad_dim);
+    if (status == KVF_OK)
+        status = kvf_check_row(input_row(kernels, args, row, buffer), args->out.width, args->grid,
+                               &bad_dim);
+    kvf_found_lower(found, false, row, bad_dim, status);
 }
 
 typedef struct pack_work {
@@ -90,14 +135,13 @@ static void pack_rows(void *context, size_t first, size_t end, uint32_t thread)
     atomic_fetch_add_explicit(&work->inexact, inexact, memory_order_relaxed);
 }
 
-kvf_status kvf_cpu_pack(kvf_device *device, kvf_pack_args *args)
+void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
 {
     pack_work work = {kvf_kernels_of(device), args, (int64_t)args->n_rows, 0};
     kvf_cpu_loop(device, args->n_rows > PACK_ALONE_ROWS, args->n_rows, 0, pack_rows, &work);
     if (work.bad_row < (int64_t)args->n_rows)
-        return report_bad_row(work.kernels, args, (uint64_t)work.bad_row);
-    args->inexact_rows += work.inexact;
-    return KVF_OK;
+        report_bad_row(work.kernels, args, (uint64_t)work.bad_row, found);
+    found.place->inexact_rows += work.inexact;
 }
 
 typedef struct unpack_work {

@@ -84,15 +84,6 @@ static bool both_packed(const kvf_select_args *args)
     return args->queries.format == KVF_FORMAT_FP4 && args->keys.format == KVF_FORMAT_FP4;
 }
 
-static kvf_status check_weights(const kvf_select_args *args, uint32_t first, uint32_t n)
-{
-    const float *weights = args->head_weights + (size_t)first * args->n_heads;
-    for (size_t i = 0; i < (size_t)n * args->n_heads; i++)
-        if (!isfinite(weights[i]))
-            return KVF_NONFINITE;
-    return KVF_OK;
-}
-
 /* Streams rows begin .. end through the candidates of n queries, each up to its last visible row.
  */
 static void select_rows(const kvf_cpu_kernels *kernels, const kvf_select_args *args,
@@ -197,15 +188,12 @@ static void select_groups(void *context, size_t first, size_t end, uint32_t thre
     }
 }
 
-kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
+void kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
 {
-    const kvf_status status = check_weights(args, 0, args->n_queries);
-    if (status != KVF_OK)
-        return status;
     if (args->n_queries < device->n_threads) {
         for (uint32_t i = 0; i < args->n_queries; i++)
             select_by_rows(device, args, i);
-        return KVF_OK;
+        return;
     }
     /* Groups as large as leaves every thread a few. */
     const uint32_t share = args->n_queries / (2 * device->n_threads);
@@ -214,7 +202,6 @@ kvf_status kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
                                                              : KVF_SELECT_GROUP_QUERIES;
     groups_work work = {kvf_kernels_of(device), args, step};
     kvf_cpu_loop(device, true, (args->n_queries + step - 1) / step, 1, select_groups, &work);
-    return KVF_OK;
 }
 
 /* ---- The masked profiles ------------------------------------------------------ */
@@ -266,11 +253,8 @@ static void score_parts(void *context, size_t first_item, size_t end_item, uint3
     }
 }
 
-kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
+void kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
 {
-    const kvf_status status = check_weights(args->select, args->first_query, args->n_queries);
-    if (status != KVF_OK)
-        return status;
     const uint64_t products =
         args->n_queries * args->n_rows * args->select->n_heads * (uint64_t)KVF_INDEX_WIDTH;
     const bool threaded = products >= KVF_LEAST_THREADED_WORK;
@@ -284,7 +268,6 @@ kvf_status kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
                        .part_rows = (share + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS * KVF_PAGE_ROWS};
     const uint64_t groups = (args->n_queries + work.queries - 1) / work.queries;
     kvf_cpu_loop(device, threaded, groups * parts, 1, score_parts, &work);
-    return KVF_OK;
 }
 
 /* Marks the rows whose key is not below the k-th best; one pass finds it, one writes. */

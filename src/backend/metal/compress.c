@@ -104,48 +104,45 @@ static void run_compress(kvf_metal_device *metal, const kvf_compress_args *args,
                   spans);
 }
 
-/* Where the token that compress_check found has its first bad value. */
-static kvf_status bad_input(kvf_compress_args *args, uint32_t token)
+/* The first bad value of the token that compress_check found. */
+static void report_input(const kvf_compress_args *args, uint32_t token, kvf_findings found)
 {
-    const size_t columns = (size_t)(args->overlap ? 2 : 1) * args->width;
-    const float *kv = args->input.kv + token * columns;
-    const float *gate = args->input.gate + token * columns;
-    size_t i = 0;
+    const uint32_t columns = (args->overlap ? 2 : 1) * args->width;
+    const float *kv = args->input.kv + (size_t)token * columns;
+    const float *gate = args->input.gate + (size_t)token * columns;
+    uint32_t i = 0;
     while (i + 1 < columns && isfinite(kv[i]) && isfinite(gate[i]))
         i++;
-    const bool for_next_row = args->overlap && i < args->width;
-    args->bad_row = (args->first_token + token) / args->ratio + (for_next_row ? 1 : 0);
-    args->bad_dim = (uint32_t)(i % args->width);
-    return KVF_NONFINITE;
+    kvf_found_lower(found, false, token, i, KVF_NONFINITE);
 }
 
-static kvf_status take_findings(kvf_compress_args *args, uint64_t first_row,
-                                const kvf_metal_found *found)
+static void take_findings(const kvf_compress_args *args, const kvf_metal_found *checks,
+                          kvf_findings found)
 {
     const uint32_t token =
-        ((const uint32_t *)kvf_metal_contents(found->found))[KVF_FOUND_BAD_INPUT];
-    if (token != KVF_FOUND_NOTHING)
-        return bad_input(args, token);
+        ((const uint32_t *)kvf_metal_contents(checks->found))[KVF_FOUND_BAD_INPUT];
     uint64_t bad_row = 0;
-    const kvf_status status = kvf_metal_bad_row(found, &bad_row, &args->bad_dim);
+    uint32_t bad_dim = 0;
+    if (token != KVF_FOUND_NOTHING) {
+        report_input(args, token, found);
+        return;
+    }
+    const kvf_status status = kvf_metal_bad_row(checks, &bad_row, &bad_dim);
     if (status != KVF_OK)
-        args->bad_row = first_row + bad_row;
-    args->inexact_rows += kvf_metal_inexact_rows(found);
-    return status;
+        kvf_found_lower(found, true, bad_row, bad_dim, status);
+    found.place->inexact_rows += kvf_metal_inexact_rows(checks);
 }
 
-kvf_status kvf_metal_compress(kvf_device *device, kvf_compress_args *args)
+void kvf_metal_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     if (args->n == 0)
-        return KVF_OK;
+        return;
     kvf_metal_device *metal = kvf_metal_of(device);
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t n_rows = (args->first_token + args->n) / args->ratio - first_row;
     struct compress_spans spans;
     run_compress(metal, args, (uint32_t)n_rows, &spans);
-    kvf_status status = kvf_metal_wait(metal);
-    if (status == KVF_OK)
-        status = take_findings(args, first_row, &spans.found);
-    const kvf_status finished = kvf_metal_finish(metal);
-    return status == KVF_OK ? finished : status;
+    if (kvf_metal_wait(metal) == KVF_OK)
+        take_findings(args, &spans.found, found);
+    kvf_metal_finish(metal);
 }

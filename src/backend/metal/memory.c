@@ -141,8 +141,9 @@ static bool wastes_pages(const kvf_metal_device *metal, size_t bytes)
     return unused > bytes / PAGE_WASTE;
 }
 
-void *kvf_metal_alloc(kvf_device *device, size_t bytes)
+void *kvf_metal_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
+    (void)place; /* all of it is shared */
     kvf_metal_device *metal = kvf_metal_of(device);
     bytes = bytes ? bytes : 1;
     if (wastes_pages(metal, bytes)) {

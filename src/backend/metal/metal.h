@@ -105,7 +105,7 @@ static inline kvf_metal_device *kvf_metal_of(kvf_device *device)
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 
 /* The table's alloc and release: shared memory, registered so that find knows it. */
-void *kvf_metal_alloc(kvf_device *device, size_t bytes);
+void *kvf_metal_alloc(kvf_device *device, size_t bytes, kvf_place place);
 void kvf_metal_release(kvf_device *device, void *memory, size_t bytes);
 /* Copies outputs back, if asked, and takes the operation's memory back: finish does it. */
 void kvf_metal_end_staging(kvf_metal_device *metal, bool copy_back);
@@ -175,8 +175,8 @@ kvf_status kvf_metal_finish(kvf_metal_device *metal);
 /* Makes an error sticky; the first one stays. */
 void kvf_metal_lose(kvf_metal_device *metal, kvf_status status, const char *what);
 
-/* The table's state: what ended the device, KVF_OK while it works. */
-kvf_status kvf_metal_state(const kvf_device *device, kvf_error *error);
+/* The table's wait, operations having ended: what ended the device, KVF_OK while it works. */
+kvf_status kvf_metal_state(kvf_device *device, kvf_error *error);
 
 /* ---- Operations ------------------------------------------------------------------ */
 
@@ -191,15 +191,16 @@ void kvf_metal_route(kvf_device *device, const kvf_route_args *args);
 void kvf_metal_experts(kvf_device *device, const kvf_experts_args *args);
 
 /* pack.c */
-kvf_status kvf_metal_pack(kvf_device *device, kvf_pack_args *args);
+void kvf_metal_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
+void kvf_metal_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
 void kvf_metal_unpack(kvf_device *device, const kvf_unpack_args *args);
 
 /* compress.c */
-kvf_status kvf_metal_compress(kvf_device *device, kvf_compress_args *args);
+void kvf_metal_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
 
 /* select.c */
-kvf_status kvf_metal_select(kvf_device *device, const kvf_select_args *args);
-kvf_status kvf_metal_score(kvf_device *device, const kvf_score_args *args);
+void kvf_metal_select(kvf_device *device, const kvf_select_args *args);
+void kvf_metal_score(kvf_device *device, const kvf_score_args *args);
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_metal_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);

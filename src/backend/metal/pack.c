@@ -1,4 +1,6 @@
 /* pack and unpack on the GPU: all rows are checked, then all of them or none are stored. */
+#include <math.h>
+
 #include "backend/metal/pack.h"
 
 static uint32_t n_groups(uint64_t n_rows)
@@ -60,12 +62,11 @@ void kvf_metal_run_pack(kvf_metal_device *metal, const kvf_rows *out, uint64_t f
 }
 
 /* n_rows fits in 32 bits: 2^32 rows of 128 f32 would be 2 TB. */
-kvf_status kvf_metal_pack(kvf_device *device, kvf_pack_args *args)
+void kvf_metal_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
 {
     kvf_metal_device *metal = kvf_metal_of(device);
-    args->inexact_rows = 0;
     if (args->n_rows == 0)
-        return KVF_OK;
+        return;
     const uint32_t width = args->out.width;
     kvf_pack_kernel_args arguments = {.stride = args->stride,
                                       .n_rows = (uint32_t)args->n_rows,
@@ -73,17 +74,42 @@ kvf_status kvf_metal_pack(kvf_device *device, kvf_pack_args *args)
                                       .grid = args->grid,
                                       .hadamard = args->hadamard,
                                       .check_input = true};
-    const kvf_metal_found found = kvf_metal_begin_checks(metal, args->n_rows);
+    const kvf_metal_found checks = kvf_metal_begin_checks(metal, args->n_rows);
     const kvf_metal_span rows =
         kvf_metal_input(metal, args->rows, rows_bytes(args->n_rows, args->stride, width));
-    kvf_metal_run_pack(metal, &args->out, args->first_row, &arguments, rows, &found);
-    kvf_status status = kvf_metal_wait(metal);
-    if (status == KVF_OK) {
-        status = kvf_metal_bad_row(&found, &args->bad_row, &args->bad_dim);
-        args->inexact_rows = kvf_metal_inexact_rows(&found);
+    kvf_metal_run_pack(metal, &args->out, args->first_row, &arguments, rows, &checks);
+    if (kvf_metal_wait(metal) == KVF_OK) {
+        uint64_t bad_row = 0;
+        uint32_t bad_dim = 0;
+        const kvf_status status = kvf_metal_bad_row(&checks, &bad_row, &bad_dim);
+        if (status != KVF_OK)
+            kvf_found_lower(found, false, bad_row, bad_dim, status);
+        found.place->inexact_rows += kvf_metal_inexact_rows(&checks);
     }
-    const kvf_status finished = kvf_metal_finish(metal);
-    return status == KVF_OK ? finished : status;
+    kvf_metal_finish(metal);
+}
+
+/* ---- check --------------------------------------------------------------------------- */
+
+/*
+ * The values were made by the GPU, in an operation that has ended; reading all of them takes
+ * the host less time than a further dispatch and its wait.
+ */
+void kvf_metal_check(kvf_device *device, const kvf_check_args *args, kvf_findings found)
+{
+    if (kvf_metal_state(device, NULL) != KVF_OK)
+        return;
+    for (uint64_t row = 0; row < args->n_rows; row++) {
+        const float *values = args->values + row * args->width;
+        bool finite = true;
+        for (uint32_t i = 0; i < args->width; i++) /* no branch: vectors' work */
+            finite &= isfinite(values[i]) != 0;
+        uint32_t dim = 0;
+        while (!finite && isfinite(values[dim]))
+            dim++;
+        if (!finite)
+            kvf_found_lower(found, false, row, dim, KVF_NONFINITE);
+    }
 }
 
 /* ---- unpack -------------------------------------------------------------------------- */

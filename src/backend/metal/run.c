@@ -9,9 +9,9 @@ void kvf_metal_lose(kvf_metal_device *metal, kvf_status status, const char *what
         kvf_fail(&metal->lost, status, "%s: %s", metal->limits.name, what);
 }
 
-kvf_status kvf_metal_state(const kvf_device *device, kvf_error *error)
+kvf_status kvf_metal_state(kvf_device *device, kvf_error *error)
 {
-    const kvf_metal_device *metal = (const kvf_metal_device *)device;
+    const kvf_metal_device *metal = kvf_metal_of(device);
     if (error)
         *error = metal->lost;
     return metal->lost.status;

@@ -27,19 +27,6 @@ static uint32_t n_pieces(uint64_t n, uint32_t piece)
     return (uint32_t)((n + piece - 1) / piece);
 }
 
-/*
- * The weights were made by the GPU, in an operation that has ended; reading all of them
- * takes the host less time than a further dispatch and its wait.
- */
-static bool are_finite(const kvf_select_args *args, uint32_t first, uint32_t n)
-{
-    const float *weights = args->head_weights + (size_t)first * args->n_heads;
-    bool finite = true;
-    for (size_t i = 0; i < (size_t)n * args->n_heads; i++)
-        finite &= isfinite(weights[i]) != 0;
-    return finite;
-}
-
 static uint32_t most_visible(const kvf_select_args *args)
 {
     uint32_t most = 0;
@@ -177,15 +164,13 @@ static void run_select(kvf_metal_device *metal, const kvf_select_args *args)
     }
 }
 
-kvf_status kvf_metal_select(kvf_device *device, const kvf_select_args *args)
+void kvf_metal_select(kvf_device *device, const kvf_select_args *args)
 {
-    if (!are_finite(args, 0, args->n_queries))
-        return KVF_NONFINITE;
     if (args->n_queries == 0)
-        return KVF_OK;
+        return;
     kvf_metal_device *metal = kvf_metal_of(device);
     run_select(metal, args);
-    return kvf_metal_finish(metal);
+    kvf_metal_finish(metal);
 }
 
 size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
@@ -197,14 +182,12 @@ size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_sele
 
 /* ---- score and mask -------------------------------------------------------------------- */
 
-kvf_status kvf_metal_score(kvf_device *device, const kvf_score_args *args)
+void kvf_metal_score(kvf_device *device, const kvf_score_args *args)
 {
     const kvf_select_args *select = args->select;
     const size_t n = args->n_queries;
-    if (!are_finite(select, args->first_query, args->n_queries))
-        return KVF_NONFINITE;
     if (n == 0 || args->n_rows == 0)
-        return KVF_OK;
+        return;
     kvf_metal_device *metal = kvf_metal_of(device);
     kvf_select_kernel_args arguments = kernel_args(metal, select);
     arguments.first_query = args->first_query;
@@ -219,7 +202,7 @@ kvf_status kvf_metal_score(kvf_device *device, const kvf_score_args *args)
     const size_t values = (n - 1) * args->stride + (size_t)args->n_rows;
     call.spans[2] = kvf_metal_output(metal, args->scores, values * sizeof(float));
     kvf_metal_run(metal, &call);
-    return kvf_metal_finish(metal);
+    kvf_metal_finish(metal);
 }
 
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args)

@@ -29,9 +29,10 @@ static void ref_close(kvf_device *device)
     free(device);
 }
 
-static void *ref_alloc(kvf_device *device, size_t bytes)
+static void *ref_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
     (void)device;
+    (void)place;
     void *memory = NULL;
     /* Zero bytes give a pointer too. */
     return posix_memalign(&memory, ALIGNMENT_BYTES, bytes ? bytes : 1) == 0 ? memory : NULL;
@@ -52,6 +53,11 @@ const kvf_backend kvf_backend_ref = {
     .close = ref_close,
     .alloc = ref_alloc,
     .release = ref_release,
+    .zero = kvf_host_zero,
+    .write = kvf_host_write,
+    .read = kvf_host_read,
+    .copy = kvf_host_copy,
+    .wait = kvf_host_wait,
     .embed = kvf_ref_embed,
     .matmul = kvf_ref_matmul,
     .norm = kvf_ref_norm,
@@ -60,6 +66,7 @@ const kvf_backend kvf_backend_ref = {
     .unmix = kvf_ref_unmix,
     .route = kvf_ref_route,
     .experts = kvf_ref_experts,
+    .check = kvf_ref_check,
     .compress = kvf_ref_compress,
     .pack = kvf_ref_pack,
     .unpack = kvf_ref_unpack,

@@ -5,9 +5,7 @@
  *   CSA  row c pools the first halves (Ca) of the tokens of window c-1 and the second
  *        halves (Cb) of those of window c; row 0 has only Cb
  *
- * Then RMS norm, rope, for index rows Hadamard, the grid, and the bytes. Every row
- * is computed twice, once to check it and once to store it, so that nothing has
- * been stored when a row turns out not to be storable.
+ * Then RMS norm, rope, for index rows Hadamard, the grid, and the bytes.
  */
 #include "backend/ref/ref.h"
 
@@ -89,40 +87,30 @@ static void pool(const kvf_compress_args *args, uint64_t row, float *values)
     }
 }
 
-/* The emitted-th row of this chunk, before the grid. Fails where it cannot be stored. */
-static kvf_status make_row(kvf_compress_args *args, uint64_t emitted, float *values)
+/* The emitted-th row of this chunk, before the grid. */
+static void make_row(const kvf_compress_args *args, uint64_t emitted, float *values)
 {
-    const uint64_t row = args->first_token / args->ratio + emitted;
-    args->bad_row = row;
-    pool(args, row, values);
+    pool(args, args->first_token / args->ratio + emitted, values);
     kvf_ref_norm_row(values, values, args->width, args->input.norm_weight, args->input.norm_eps);
     const size_t angles = (size_t)emitted * (KVF_ROPE_WIDTH / 2);
     kvf_ref_rotate(values + args->width - KVF_ROPE_WIDTH, args->rope.cosines + angles,
                    args->rope.sines + angles, false);
     if (args->hadamard)
         kvf_hadamard_128(values);
-    return kvf_ref_check_row(values, args->width, args->grid, &args->bad_dim);
 }
 
 /*
  * A NaN gate would drop out of the softmax unseen, and a bad token whose row comes
- * in a later chunk would poison the state: so the chunk's input is looked at first.
+ * in a later chunk would poison the state: so the chunk's input is looked at too.
  */
-static kvf_status check_input(kvf_compress_args *args)
+static void check_input(const kvf_compress_args *args, kvf_findings found)
 {
     const size_t columns = n_columns(args);
-    for (size_t t = 0; t < args->n; t++) {
-        for (size_t i = 0; i < columns; i++) {
-            if (isfinite(args->input.kv[t * columns + i]) &&
-                isfinite(args->input.gate[t * columns + i]))
-                continue;
-            const bool for_next_row = args->overlap && i < args->width;
-            args->bad_row = (args->first_token + t) / args->ratio + (for_next_row ? 1 : 0);
-            args->bad_dim = (uint32_t)(i % args->width);
-            return KVF_NONFINITE;
-        }
-    }
-    return KVF_OK;
+    for (size_t t = 0; t < args->n; t++)
+        for (size_t i = 0; i < columns; i++)
+            if (!isfinite(args->input.kv[t * columns + i]) ||
+                !isfinite(args->input.gate[t * columns + i]))
+                kvf_found_lower(found, false, t, (uint32_t)i, KVF_NONFINITE);
 }
 
 static void take_into_state(const kvf_compress_args *args)
@@ -135,24 +123,22 @@ static void take_into_state(const kvf_compress_args *args)
     }
 }
 
-kvf_status kvf_ref_compress(kvf_device *device, kvf_compress_args *args)
+void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     (void)device;
-    float values[KVF_ROW_WIDTH];
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t n_emitted = (args->first_token + args->n) / args->ratio - first_row;
 
-    kvf_status status = check_input(args);
-    for (uint64_t e = 0; e < n_emitted && status == KVF_OK; e++)
-        status = make_row(args, e, values);
-    if (status != KVF_OK)
-        return status;
-
+    check_input(args, found);
     for (uint64_t e = 0; e < n_emitted; e++) {
-        make_row(args, e, values); /* succeeded above */
-        if (!kvf_ref_store_row(&args->out, first_row + e, args->grid, values))
-            args->inexact_rows++;
+        float values[KVF_ROW_WIDTH];
+        uint32_t bad_dim;
+        make_row(args, e, values);
+        const kvf_status status = kvf_ref_check_row(values, args->width, args->grid, &bad_dim);
+        if (status != KVF_OK)
+            kvf_found_lower(found, true, e, bad_dim, status);
+        else if (!kvf_ref_store_row(&args->out, first_row + e, args->grid, values))
+            found.place->inexact_rows++;
     }
     take_into_state(args);
-    return KVF_OK;
 }

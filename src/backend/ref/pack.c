@@ -1,4 +1,4 @@
-/* pack: f32 rows to bytes. All rows are checked before the first one is stored. */
+/* pack: f32 rows to bytes. A row that cannot be stored is not. */
 #include "backend/ref/ref.h"
 
 #include <math.h>
@@ -87,23 +87,20 @@ static kvf_status check_input_row(const kvf_pack_args *args, uint64_t i, uint32_
     return kvf_ref_check_row(values, args->out.width, args->grid, bad_dim);
 }
 
-kvf_status kvf_ref_pack(kvf_device *device, kvf_pack_args *args)
+void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
 {
     (void)device;
-    args->inexact_rows = 0;
-    for (uint64_t i = 0; i < args->n_rows; i++) {
-        const kvf_status status = check_input_row(args, i, &args->bad_dim);
-        if (status != KVF_OK) {
-            args->bad_row = i;
-            return status;
-        }
-    }
     for (uint64_t i = 0; i < args->n_rows; i++) {
         float values[KVF_ROW_WIDTH];
+        uint32_t bad_dim;
+        const kvf_status status = check_input_row(args, i, &bad_dim);
+        if (status != KVF_OK) {
+            kvf_found_lower(found, false, i, bad_dim, status);
+            continue;
+        }
         take_row(args, i, values);
         const uint64_t row = (args->first_row + i) % args->out.n_rows;
         if (!kvf_ref_store_row(&args->out, row, args->grid, values))
-            args->inexact_rows++;
+            found.place->inexact_rows++;
     }
-    return KVF_OK;
 }

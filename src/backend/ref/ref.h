@@ -23,11 +23,12 @@ void kvf_ref_unmix(kvf_device *device, const kvf_unmix_args *args);
 void kvf_ref_route(kvf_device *device, const kvf_route_args *args);
 void kvf_ref_experts(kvf_device *device, const kvf_experts_args *args);
 
-kvf_status kvf_ref_compress(kvf_device *device, kvf_compress_args *args);
-kvf_status kvf_ref_pack(kvf_device *device, kvf_pack_args *args);
+void kvf_ref_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
+void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
+void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
 void kvf_ref_unpack(kvf_device *device, const kvf_unpack_args *args);
-kvf_status kvf_ref_select(kvf_device *device, const kvf_select_args *args);
-kvf_status kvf_ref_score(kvf_device *device, const kvf_score_args *args);
+void kvf_ref_select(kvf_device *device, const kvf_select_args *args);
+void kvf_ref_score(kvf_device *device, const kvf_score_args *args);
 void kvf_ref_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args);
 
@@ -60,8 +61,5 @@ void kvf_ref_load_row(const kvf_rows *rows, uint64_t row, float *values);
 
 /* score.c: score of docs/FORMAT.md 5 of one query and one key row. */
 float kvf_ref_score_row(const kvf_select_args *args, uint32_t query, uint64_t row);
-
-/* score.c: KVF_NONFINITE if a weight of queries first .. first + n is not finite. */
-kvf_status kvf_ref_check_head_weights(const kvf_select_args *args, uint32_t first, uint32_t n);
 
 #endif

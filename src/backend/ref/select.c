@@ -49,12 +49,9 @@ size_t kvf_ref_select_workspace_bytes(const kvf_device *device, const kvf_select
     return (size_t)args->top_k * sizeof(float);
 }
 
-kvf_status kvf_ref_select(kvf_device *device, const kvf_select_args *args)
+void kvf_ref_select(kvf_device *device, const kvf_select_args *args)
 {
     (void)device;
-    const kvf_status status = kvf_ref_check_head_weights(args, 0, args->n_queries);
-    if (status != KVF_OK)
-        return status;
     for (uint32_t query = 0; query < args->n_queries; query++) {
         int32_t *list = args->list + (size_t)query * args->top_k;
         const uint32_t n = select_rows(args, query, list, args->workspace);
@@ -62,5 +59,4 @@ kvf_status kvf_ref_select(kvf_device *device, const kvf_select_args *args)
             list[i] = -1;
         args->list_len[query] = n;
     }
-    return KVF_OK;
 }

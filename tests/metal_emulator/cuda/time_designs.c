@@ -18,7 +18,7 @@ enum { HEADS = 64, INDEX_HEADS = 64, TOP_K = 512, WINDOW = 128, REPEATS = 20 };
 
 static void *device_memory(kvf_device *device, size_t bytes)
 {
-    void *memory = kvf_device_alloc(device, KVF_MEMORY_CACHE, bytes);
+    void *memory = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, bytes);
     if (!memory) {
         fprintf(stderr, "no memory for %zu bytes\n", bytes);
         exit(1);

@@ -1,0 +1,13 @@
+/* check: the first value of each row that is not finite. */
+#include "backend/ref/ref.h"
+
+#include <math.h>
+
+void kvf_ref_check(kvf_device *device, const kvf_check_args *args, kvf_findings found)
+{
+    (void)device;
+    for (uint64_t row = 0; row < args->n_rows; row++)
+        for (uint32_t i = 0; i < args->width; i++)
+            if (!isfinite(args->values[row * args->width + i]))
+                kvf_found_lower(found, false, row, i, KVF_NONFINITE);
+}
