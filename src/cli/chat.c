@@ -194,10 +194,10 @@ static bool find_turn(const chat *c, bool its_answer, size_t *n)
         kvf_generator_ids(c->generator, &ids, &error) != KVF_OK)
         return false;
     const kvf_conversation *format = &c->conversation->format;
-    const kvf_place place = kvf_conversation_place(format, ids.ids, ids.n);
+    const kvf_standing place = kvf_conversation_place(format, ids.ids, ids.n);
     const size_t before = kvf_conversation_before_turn(format, ids.ids, ids.n);
     const bool found =
-        its_answer ? place.kind == KVF_PLACE_ANSWER && !place.lacks_mode : before < ids.n;
+        its_answer ? place.kind == KVF_STANDS_IN_ANSWER && !place.lacks_mode : before < ids.n;
     *n = its_answer ? place.answer_at : before;
     kvf_ids_free(&ids);
     return found;

@@ -201,14 +201,14 @@ kvf_status kvf_answer_stream_open(const kvf_conversation *conversation,
     kvf_decoder_start(&opened->decoder, conversation->tokenizer, true);
     if (!settings->is_chat)
         return kvf_ok(error);
-    const kvf_place place = kvf_conversation_place(conversation, held, n_held);
+    const kvf_standing place = kvf_conversation_place(conversation, held, n_held);
     opened->answer = kvf_answer_open(place.has_thought, false, take_event, opened);
     if (!opened->answer) {
         kvf_answer_stream_close(opened);
         *stream = NULL;
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for an answer");
     }
-    if (place.kind == KVF_PLACE_ANSWER)
+    if (place.kind == KVF_STANDS_IN_ANSWER)
         replay(opened, held + place.answer_at, n_held - place.answer_at);
     return kvf_ok(error);
 }

@@ -160,18 +160,19 @@ static size_t up_to_border(const kvf_conversation *conversation, const int32_t *
     return n;
 }
 
-kvf_place kvf_conversation_place(const kvf_conversation *conversation, const int32_t *ids, size_t n)
+kvf_standing kvf_conversation_place(const kvf_conversation *conversation, const int32_t *ids,
+                                    size_t n)
 {
     const size_t at = up_to_border(conversation, ids, n);
-    kvf_place place = {.kind = n > 0 ? KVF_PLACE_BETWEEN : KVF_PLACE_START};
+    kvf_standing place = {.kind = n > 0 ? KVF_STANDS_BETWEEN : KVF_STANDS_AT_START};
     if (at == 0)
         return place;
     if (is_mark(conversation, KVF_MARK_USER, ids[at - 1])) {
-        place.kind = KVF_PLACE_QUESTION;
+        place.kind = KVF_STANDS_IN_QUESTION;
     } else if (is_task(conversation, ids[at - 1])) {
-        place = (kvf_place){.kind = KVF_PLACE_ANSWER, .answer_at = at};
+        place = (kvf_standing){.kind = KVF_STANDS_IN_ANSWER, .answer_at = at};
     } else if (is_mark(conversation, KVF_MARK_ASSISTANT, ids[at - 1])) {
-        place.kind = KVF_PLACE_ANSWER;
+        place.kind = KVF_STANDS_IN_ANSWER;
         place.lacks_mode = at == n;
         place.has_thought = at < n && is_mark(conversation, KVF_MARK_THINK, ids[at]);
         place.is_reasoning = place.has_thought;
@@ -247,18 +248,18 @@ kvf_status kvf_conversation_turn(const kvf_conversation *conversation,
                                  size_t n_held, kvf_span system, kvf_span user, kvf_ids *ids,
                                  kvf_error *error)
 {
-    const kvf_place place = kvf_conversation_place(conversation, held, n_held);
+    const kvf_standing place = kvf_conversation_place(conversation, held, n_held);
     kvf_prompt prompt = {.failed = false};
     kvf_status status = KVF_OK;
-    if (place.kind == KVF_PLACE_QUESTION && !system.data) {
+    if (place.kind == KVF_STANDS_IN_QUESTION && !system.data) {
         write_more(settings, user, &prompt);
         return encode(conversation, &prompt, ids, error);
     }
-    if (place.kind == KVF_PLACE_QUESTION) /* a system's text stands in no turn: it ends */
+    if (place.kind == KVF_STANDS_IN_QUESTION) /* a system's text stands in no turn: it ends */
         write_answer_mark(settings, true, &prompt);
-    if (place.kind == KVF_PLACE_QUESTION || place.kind == KVF_PLACE_ANSWER)
+    if (place.kind == KVF_STANDS_IN_QUESTION || place.kind == KVF_STANDS_IN_ANSWER)
         kvf_prompt_marker(&prompt, KVF_CHAT_EOS);
-    status = write_turn(conversation, settings, place.kind == KVF_PLACE_START, system, user,
+    status = write_turn(conversation, settings, place.kind == KVF_STANDS_AT_START, system, user,
                         &prompt, error);
     if (status == KVF_OK)
         return encode(conversation, &prompt, ids, error);
@@ -270,11 +271,11 @@ kvf_status kvf_conversation_go_on(const kvf_conversation *conversation,
                                   const kvf_conversation_settings *settings, const int32_t *held,
                                   size_t n_held, kvf_ids *ids, kvf_error *error)
 {
-    const kvf_place place = kvf_conversation_place(conversation, held, n_held);
+    const kvf_standing place = kvf_conversation_place(conversation, held, n_held);
     kvf_prompt prompt = {.failed = false};
-    if (place.kind == KVF_PLACE_ANSWER && !place.lacks_mode)
+    if (place.kind == KVF_STANDS_IN_ANSWER && !place.lacks_mode)
         return kvf_ok(error);
-    write_answer_mark(settings, place.kind != KVF_PLACE_ANSWER, &prompt);
+    write_answer_mark(settings, place.kind != KVF_STANDS_IN_ANSWER, &prompt);
     return encode(conversation, &prompt, ids, error);
 }
 

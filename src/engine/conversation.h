@@ -81,24 +81,24 @@ kvf_status kvf_conversation_restore(const uint8_t state[KVF_CALLER_STATE_BYTES],
 
 /* ---- Where a conversation stands -------------------------------------------------------- */
 
-typedef enum kvf_place_kind {
-    KVF_PLACE_START,    /* nothing is held */
-    KVF_PLACE_BETWEEN,  /* a system's text, or the end of an answer: a turn can begin */
-    KVF_PLACE_QUESTION, /* in a user's turn, behind which nothing asks for an answer yet */
-    KVF_PLACE_ANSWER    /* in an answer, or right before it */
-} kvf_place_kind;
+typedef enum kvf_standing_kind {
+    KVF_STANDS_AT_START,    /* nothing is held */
+    KVF_STANDS_BETWEEN,     /* a system's text, or the end of an answer: a turn can begin */
+    KVF_STANDS_IN_QUESTION, /* in a user's turn, behind which nothing asks for an answer yet */
+    KVF_STANDS_IN_ANSWER    /* in an answer, or right before it */
+} kvf_standing_kind;
 
-typedef struct kvf_place {
-    kvf_place_kind kind;
+typedef struct kvf_standing {
+    kvf_standing_kind kind;
     /* Of an answer: */
     size_t answer_at;  /* where it begins in the ids */
     bool has_thought;  /* it began with reasoning */
     bool is_reasoning; /* which has not ended */
     bool lacks_mode;   /* the marker that says whether it reasons is not there yet */
-} kvf_place;
+} kvf_standing;
 
-kvf_place kvf_conversation_place(const kvf_conversation *conversation, const int32_t *ids,
-                                 size_t n);
+kvf_standing kvf_conversation_place(const kvf_conversation *conversation, const int32_t *ids,
+                                    size_t n);
 /*
  * The ids before the last turn: a user's text, what stands before it and belongs to it (the end
  * of the answer before, a system's text), and its answer. n where there is no turn.

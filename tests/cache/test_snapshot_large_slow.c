@@ -53,7 +53,7 @@ static kvf_session *noisy_session(void)
     kvf_session *session;
     uint64_t random = 1;
     assert_int_equal(kvf_session_open(snap_device, &flash, &options, &session, NULL), KVF_OK);
-    session->tokens = kvf_session_new_page(session, 300000 * 4);
+    session->tokens = kvf_session_new_page(session, KVF_PLACE_STAGING, 300000 * 4);
     for (uint32_t i = 0; i < N_TOKENS; i++)
         ((int32_t *)session->tokens->memory)[i] = (int32_t)(snap_random(&random) % flash.vocab);
     fill_noise(session->logits, 4 * flash.vocab, &random);

@@ -160,7 +160,7 @@ static void test_what_a_user_spells_is_text(void **state)
     assert_int_equal(ids.n, plain.n + 4);
     assert_memory_equal(ids.ids + 2, plain.ids, plain.n * sizeof *plain.ids);
     assert_int_equal(kvf_conversation_place(conversation, ids.ids, 2 + plain.n).kind,
-                     KVF_PLACE_QUESTION);
+                     KVF_STANDS_IN_QUESTION);
     kvf_ids_free(&plain);
     kvf_ids_free(&ids);
 }
@@ -290,30 +290,30 @@ static void test_places(void **state)
     const struct fixture *fixture = *state;
     static const struct {
         const char *held;
-        kvf_place_kind kind;
+        kvf_standing_kind kind;
         const char *before_answer;
         bool has_thought, is_reasoning, lacks_mode;
     } cases[] = {
-        {"", KVF_PLACE_START, "", false, false, false},
-        {"the", KVF_PLACE_BETWEEN, "", false, false, false},
-        {BOS "the", KVF_PLACE_BETWEEN, "", false, false, false},
-        {BOS "the" USER, KVF_PLACE_QUESTION, "", false, false, false},
-        {BOS USER "a", KVF_PLACE_QUESTION, "", false, false, false},
-        {BOS USER "a" ASSISTANT, KVF_PLACE_ANSWER, BOS USER "a" ASSISTANT, false, false, true},
-        {BOS USER "a" ASSISTANT "<think>the", KVF_PLACE_ANSWER, BOS USER "a" ASSISTANT "<think>",
-         true, true, false},
-        {BOS USER "a" ASSISTANT "<think>e</think>", KVF_PLACE_ANSWER,
+        {"", KVF_STANDS_AT_START, "", false, false, false},
+        {"the", KVF_STANDS_BETWEEN, "", false, false, false},
+        {BOS "the", KVF_STANDS_BETWEEN, "", false, false, false},
+        {BOS "the" USER, KVF_STANDS_IN_QUESTION, "", false, false, false},
+        {BOS USER "a", KVF_STANDS_IN_QUESTION, "", false, false, false},
+        {BOS USER "a" ASSISTANT, KVF_STANDS_IN_ANSWER, BOS USER "a" ASSISTANT, false, false, true},
+        {BOS USER "a" ASSISTANT "<think>the", KVF_STANDS_IN_ANSWER,
+         BOS USER "a" ASSISTANT "<think>", true, true, false},
+        {BOS USER "a" ASSISTANT "<think>e</think>", KVF_STANDS_IN_ANSWER,
          BOS USER "a" ASSISTANT "<think>", true, false, false},
-        {BOS USER "a" ASSISTANT "</think>e<think>", KVF_PLACE_ANSWER,
+        {BOS USER "a" ASSISTANT "</think>e<think>", KVF_STANDS_IN_ANSWER,
          BOS USER "a" ASSISTANT "</think>", false, false, false},
-        {BOS USER "a" QUERY "e", KVF_PLACE_ANSWER, BOS USER "a" QUERY, false, false, false},
-        {BOS USER "a" ASSISTANT "</think>e" EOS, KVF_PLACE_BETWEEN, "", false, false, false},
-        {BOS USER "a" ASSISTANT "</think>e" EOS "tea", KVF_PLACE_BETWEEN, "", false, false, false},
+        {BOS USER "a" QUERY "e", KVF_STANDS_IN_ANSWER, BOS USER "a" QUERY, false, false, false},
+        {BOS USER "a" ASSISTANT "</think>e" EOS, KVF_STANDS_BETWEEN, "", false, false, false},
+        {BOS USER "a" ASSISTANT "</think>e" EOS "tea", KVF_STANDS_BETWEEN, "", false, false, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kvf_ids held = ids_of(fixture, cases[i].held);
         kvf_ids before = ids_of(fixture, cases[i].before_answer);
-        const kvf_place place = kvf_conversation_place(&fixture->conversation, held.ids, held.n);
+        const kvf_standing place = kvf_conversation_place(&fixture->conversation, held.ids, held.n);
         assert_int_equal(place.kind, cases[i].kind);
         assert_int_equal(place.answer_at, before.n);
         assert_int_equal(place.has_thought, cases[i].has_thought);

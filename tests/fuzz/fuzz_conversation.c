@@ -30,9 +30,9 @@ static void check_turn(const kvf_conversation_settings *settings, const kvf_ids 
 {
     kvf_ids all = {.n = 0};
     kvf_error error;
-    const kvf_place place = kvf_conversation_place(&conversation, held->ids, held->n);
+    const kvf_standing place = kvf_conversation_place(&conversation, held->ids, held->n);
     FUZZ_REQUIRE(place.answer_at <= held->n && (!place.is_reasoning || place.has_thought));
-    FUZZ_REQUIRE((place.kind == KVF_PLACE_START) == (held->n == 0));
+    FUZZ_REQUIRE((place.kind == KVF_STANDS_AT_START) == (held->n == 0));
     FUZZ_REQUIRE(kvf_conversation_before_turn(&conversation, held->ids, held->n) <= held->n);
     FUZZ_REQUIRE(kvf_ids_reserve(&all, held->n + 1));
     if (held->n > 0)
@@ -41,8 +41,9 @@ static void check_turn(const kvf_conversation_settings *settings, const kvf_ids 
     FUZZ_REQUIRE(kvf_conversation_turn(&conversation, settings, held->ids, held->n,
                                        (kvf_span){NULL, 0}, KVF_SPAN("text"), &all,
                                        &error) == KVF_OK);
-    const kvf_place after = kvf_conversation_place(&conversation, all.ids, all.n);
-    FUZZ_REQUIRE(after.kind == KVF_PLACE_ANSWER && after.answer_at == all.n && !after.lacks_mode);
+    const kvf_standing after = kvf_conversation_place(&conversation, all.ids, all.n);
+    FUZZ_REQUIRE(after.kind == KVF_STANDS_IN_ANSWER && after.answer_at == all.n &&
+                 !after.lacks_mode);
     FUZZ_REQUIRE(after.has_thought == settings->thinking);
     FUZZ_REQUIRE(kvf_conversation_before_turn(&conversation, all.ids, all.n) <= held->n);
     const size_t n = all.n;
