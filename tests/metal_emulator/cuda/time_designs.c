@@ -120,7 +120,8 @@ static void run_design(design *d, uint32_t n_rows)
     const kvf_backend *backend = d->device->backend;
     kvf_error error = {0};
     if (d->profile->mask == KVF_MASK_NONE) {
-        expect_ok(backend->select(d->device, &d->select), &error);
+        backend->select(d->device, &d->select);
+        expect_ok(backend->wait(d->device, &error), &error);
     } else {
         const kvf_score_args score = {.select = &d->select,
                                       .n_queries = 1,
@@ -137,7 +138,8 @@ static void run_design(design *d, uint32_t n_rows)
                                     .mask_f32 = is_f32 ? d->mask : NULL,
                                     .mask_f16 = is_f32 ? NULL : d->mask,
                                     .mask_stride = n_rows};
-        expect_ok(backend->score(d->device, &score), &error);
+        backend->score(d->device, &score);
+        expect_ok(backend->wait(d->device, &error), &error);
         backend->mask(d->device, &mask);
     }
     expect_ok(kvf_attend(d->device, &d->attend, &error), &error);
