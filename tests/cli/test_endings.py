@@ -27,7 +27,7 @@ class EndingTest(SessionTest):
         return ["run", "-m", MODEL, "--store", "s", "--session", name, *more]
 
     def uninterrupted(self, n_tokens, *more):
-        return self.run_json("-p", PROMPT, "-n", n_tokens, "--ctx", "1k", *more)["tokens"]
+        return self.run_json("-p", PROMPT, "-n", n_tokens, "--ctx", "16k", *more)["tokens"]
 
     def model_that_ends_at(self, token):
         """The same weights; the ids that end a text are not part of a model's fingerprint."""
@@ -41,7 +41,7 @@ class EndingTest(SessionTest):
     def expect_held(self, name, shown, *more):
         """`shown` is all that the session holds behind the prompt, and it goes on from there."""
         self.assertEqual(self.show(name)["tokens"], N_PROMPT + len(shown))
-        rest = self.run_json("--store", "s", "--session", name, "-n", 10, "--ctx", "1k")
+        rest = self.run_json("--store", "s", "--session", name, "-n", 10, "--ctx", "16k")
         self.assertEqual(rest["resumed_tokens"], N_PROMPT + len(shown))
         self.assertEqual(shown + rest["tokens"], self.uninterrupted(len(shown) + 10, *more))
 
