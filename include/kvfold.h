@@ -473,11 +473,11 @@ typedef struct kvf_batch_item {
 } kvf_batch_item;
 
 /* Where an item's tokens are. */
-typedef struct kvf_span {
+typedef struct kvf_item_span {
     uint32_t first;    /* in the batch; items follow each other in their order */
     uint32_t n;        /* 0: begin left it out */
     uint64_t position; /* of the first in its session: tokens held before it */
-} kvf_span;
+} kvf_item_span;
 
 /*
  * Takes all memory that a batch of the options' chunk_tokens and batch_sessions needs, for
@@ -489,6 +489,8 @@ KVF_API kvf_status kvf_batch_open(kvf_device *device, const kvf_geometry *geomet
                                   const kvf_session_options *options, kvf_batch **batch,
                                   kvf_error *error);
 KVF_API void kvf_batch_close(kvf_batch *batch);
+/* What it was opened with, defaults filled in. */
+KVF_API const kvf_session_options *kvf_batch_options(const kvf_batch *batch);
 
 /*
  * Takes the memory that every item needs, in their order: pages, and own copies of pages that
@@ -504,7 +506,7 @@ KVF_API void kvf_batch_close(kvf_batch *batch);
 KVF_API kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_items,
                                    kvf_error *error);
 /* Where item i lies in the open batch, also after it has failed. */
-KVF_API kvf_span kvf_batch_span(const kvf_batch *batch, uint32_t item);
+KVF_API kvf_item_span kvf_batch_span(const kvf_batch *batch, uint32_t item);
 /* Tokens in the open batch; 0: none is open. Their ids, where operations can read them too. */
 KVF_API uint32_t kvf_batch_n_tokens(const kvf_batch *batch);
 KVF_API const int32_t *kvf_batch_tokens(const kvf_batch *batch);

@@ -1,6 +1,6 @@
 /*
- * Chunks of tokens: begin takes all memory that a chunk needs and makes everything it
- * will write the session's own; commit counts the tokens as held; drop goes back.
+ * A session's tokens in a batch: begin takes all memory that they need and makes everything they
+ * will write the session's own; commit counts them as held; drop goes back.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -55,12 +55,11 @@ void kvf_session_forget_before(kvf_session *session)
     }
 }
 
-void kvf_session_drop(kvf_session *session)
+void kvf_chunk_drop(kvf_session *session)
 {
     kvf_session_give_back(session);
     kvf_checkpoints_cancel(session);
     session->chunk_tokens = 0;
-    session->settled = false;
 }
 
 /* ---- begin --------------------------------------------------------------------- */
@@ -68,10 +67,6 @@ void kvf_session_drop(kvf_session *session)
 static kvf_status check_tokens(const kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                kvf_error *error)
 {
-    if (n_tokens == 0 || n_tokens > session->options.chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a chunk of %u tokens; this session takes 1 to %u", n_tokens,
-                        session->options.chunk_tokens);
     const uint64_t held = session->header->n_tokens;
     if (held + n_tokens > session->options.max_tokens)
         return kvf_fail(
@@ -189,27 +184,23 @@ static kvf_status prepare_layer(kvf_session *session, uint32_t i, uint32_t n_tok
     return status;
 }
 
-kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                             kvf_error *error)
+kvf_status kvf_chunk_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                           kvf_error *error)
 {
-    kvf_session_drop(session);
     kvf_status status = check_tokens(session, tokens, n_tokens, error);
     if (status != KVF_OK)
         return status;
     const uint64_t held = session->header->n_tokens;
-    status = kvf_scratch_open(session, error);
-    if (status == KVF_OK)
-        status = prepare_tokens(session, held + n_tokens, error);
+    status = prepare_tokens(session, held + n_tokens, error);
     if (status == KVF_OK)
         status = kvf_checkpoints_prepare(session, held + n_tokens, error);
     for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++)
         status = prepare_layer(session, i, n_tokens, error);
     if (status != KVF_OK) {
-        kvf_session_drop(session);
+        kvf_chunk_drop(session);
         return status;
     }
     memcpy((int32_t *)session->tokens->memory + held, tokens, sizeof *tokens * n_tokens);
-    kvf_session_clear_found(session);
     session->chunk_tokens = n_tokens;
     return kvf_ok(error);
 }
@@ -228,27 +219,10 @@ void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
     }
 }
 
-/* Rows of the chunk that their format could not hold exactly: those that stay. */
-static uint64_t inexact_rows(const kvf_session *session)
+void kvf_chunk_commit(kvf_session *session)
 {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
-        const kvf_finding *found = session->found + (size_t)i * KVF_FOUND_PLACES;
-        n += found[KVF_FOUND_ROWS].inexact_rows + found[KVF_FOUND_INDEX_ROWS].inexact_rows;
-    }
-    return n;
-}
-
-kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
-{
-    const kvf_status status = kvf_session_settle(session, error);
-    if (status != KVF_OK)
-        return status;
     kvf_session_forget_before(session);
     kvf_session_set_n_tokens(session, session->header->n_tokens + session->chunk_tokens);
-    session->inexact_rows += inexact_rows(session);
     session->chunk_tokens = 0;
-    session->settled = false;
     kvf_checkpoints_take(session);
-    return kvf_ok(error);
 }
