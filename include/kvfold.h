@@ -245,8 +245,9 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  * (FORMAT.md 6). On CPU backends bit-identical across formats, ISAs and threads.
  *
  * Window: query i is token first_token + i and sees the last `window_tokens`
- * tokens up to itself, oldest first; token t is row t % window.n_rows, so a ring
- * of window_tokens + n_queries - 1 rows is enough, and as many are needed.
+ * tokens up to itself, oldest first; token t is row t - window_first of the view,
+ * which holds all that the queries see: window_first is at most the first token that
+ * query 0 sees.
  * Rows: exactly one of
  *   list      rows list[i][0 .. list_len[i]), ascending; -1 entries are skipped
  *   mask_f32  [n_queries][mask_stride]: every row r < n_visible[i] is computed and
@@ -263,6 +264,7 @@ typedef struct kvf_attend_args {
     float scale;        /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
     uint64_t first_token;
     uint32_t window_tokens;
+    uint64_t window_first;     /* token of the window's row 0 */
     kvf_rows window;           /* width 512 */
     kvf_rows rows;             /* width 512 */
     const uint32_t *n_visible; /* [n_queries] */
@@ -373,7 +375,7 @@ typedef struct kvf_plan {
 typedef struct kvf_session_options {
     kvf_profile_id profile;
     uint64_t max_tokens;        /* the context that may be held; <= geometry.max_tokens */
-    uint32_t chunk_tokens;      /* the most tokens of a batch, of all its items; 0: 4096 */
+    uint32_t chunk_tokens;      /* the most tokens of a batch, and of a session in one; 0: 4096 */
     uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
@@ -500,8 +502,8 @@ KVF_API const kvf_session_options *kvf_batch_options(const kvf_batch *batch);
  * status in all items: no items or more than the batch was opened for, an item without tokens,
  * more tokens in all, a session twice or in another open batch, or of another device, model
  * (geometry or fingerprint), profile or grid.
- *   Of an item alone: KVF_INVALID_ARGUMENT (a token id), KVF_CONTEXT_FULL, KVF_OUT_OF_MEMORY,
- * KVF_FILE_FORMAT.
+ *   Of an item alone: KVF_INVALID_ARGUMENT (a token id; more tokens than its session takes),
+ * KVF_CONTEXT_FULL, KVF_OUT_OF_MEMORY, KVF_FILE_FORMAT.
  */
 KVF_API kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_items,
                                    kvf_error *error);

@@ -220,7 +220,7 @@ static kvf_status check_request(kvf_batch *batch, const kvf_batch_item *items, u
 }
 
 /* What an item alone may lack. A shorter context of the batch: its masks and workspaces. */
-static kvf_status begin_item(const kvf_batch *batch, kvf_batch_item *item)
+static kvf_status begin_item(const kvf_batch *batch, kvf_batch_item *item, uint8_t *passing)
 {
     kvf_session *session = item->session;
     const uint64_t held = session->header->n_tokens;
@@ -231,7 +231,29 @@ static kvf_status begin_item(const kvf_batch *batch, kvf_batch_item *item)
                         "was opened for",
                         (unsigned long long)held, item->n,
                         (unsigned long long)batch->options.max_tokens);
-    return kvf_chunk_begin(session, item->ids, item->n, &item->error);
+    return kvf_chunk_begin(session, item->ids, item->n, passing, &item->error);
+}
+
+static void begin_items(kvf_batch *batch)
+{
+    const uint64_t page_bytes =
+        kvf_format_page_bytes(batch->profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
+    uint8_t *passing = batch->scratch.window; /* parts together have no more than the whole */
+    for (uint32_t i = 0; i < batch->n_items; i++) {
+        kvf_batch_item *item = &batch->items[i];
+        batch->sessions[i] = item->session;
+        batch->spans[i] =
+            (kvf_item_span){.first = batch->n_tokens, .position = item->session->header->n_tokens};
+        item->status = begin_item(batch, item, passing);
+        if (item->status != KVF_OK) {
+            leave(batch, i);
+            continue;
+        }
+        memcpy(batch->scratch.tokens + batch->n_tokens, item->ids, item->n * sizeof *item->ids);
+        passing += kvf_window_passing_pages(batch->geometry.window_tokens, item->n) * page_bytes;
+        batch->spans[i].n = item->n;
+        batch->n_tokens += item->n;
+    }
 }
 
 kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_items,
@@ -251,19 +273,7 @@ kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_i
     }
     batch->items = items;
     batch->n_items = n_items;
-    for (uint32_t i = 0; i < n_items; i++) {
-        batch->sessions[i] = items[i].session;
-        batch->spans[i] = (kvf_item_span){.first = batch->n_tokens,
-                                          .position = items[i].session->header->n_tokens};
-        items[i].status = begin_item(batch, &items[i]);
-        if (items[i].status != KVF_OK) {
-            leave(batch, i);
-            continue;
-        }
-        memcpy(batch->scratch.tokens + batch->n_tokens, items[i].ids, items[i].n * sizeof(int32_t));
-        batch->spans[i].n = items[i].n;
-        batch->n_tokens += items[i].n;
-    }
+    begin_items(batch);
     kvf_batch_clear_found(batch);
     return kvf_batch_left(batch, error);
 }

@@ -7,7 +7,7 @@
 /* Reused by every layer and every batch. */
 typedef struct kvf_scratch {
     int32_t *tokens; /* staging */
-    uint8_t *window;
+    uint8_t *window; /* pages that no later batch needs, of one layer at a time */
     uint32_t *visible;
     kvf_finding *found; /* [items][n_layers][KVF_FOUND_PLACES] */
     uint8_t *queries;

@@ -16,8 +16,7 @@ typedef struct kvf_scratch_size {
     bool selects;         /* the geometry has CSA layers */
     uint64_t select_rows; /* the most index rows a layer can hold */
     uint64_t token_bytes; /* i32 a token */
-    uint64_t window_rows; /* ring of an item's window rows */
-    uint64_t item_window_bytes;
+    uint64_t window_rows; /* of all items, that only the layer being done needs */
     uint64_t window_bytes;
     uint64_t visible_bytes; /* u32 a query */
     uint64_t found_bytes;   /* a kvf_finding an item, layer and place */

@@ -9,7 +9,7 @@
 #include "cache/plan.h"
 
 typedef struct kvf_layer_cache {
-    kvf_paged_rows window; /* ring: token t is row t % window_tokens */
+    kvf_paged_rows window; /* token t is row t; the front falls off */
     kvf_paged_rows rows;
     kvf_paged_rows index_rows;
     kvf_page *row_state; /* docs/FORMAT.md 9.3; NULL in window layers */
@@ -39,7 +39,7 @@ struct kvf_session {
     uint64_t inexact_rows;
     kvf_checkpoints checkpoints;
     uint32_t chunk_tokens; /* its tokens in the batch that is open; 0: none */
-    kvf_page **before;     /* [n_layers][kvf_before_stride()] what they replaced, or NULL */
+    kvf_page **before;     /* [n_layers][KVF_LAYER_STATES] the states that they replaced, or NULL */
     kvf_batch *batch;      /* that is open; NULL: none */
     kvf_batch *alone;      /* alone.c: its own, of one item; NULL before its first chunk */
     kvf_batch_item item;   /* of `alone` */
@@ -47,11 +47,8 @@ struct kvf_session {
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
-/* Pages that an open chunk may replace in a layer: the ring's, row_state, index_state. */
-static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
-{
-    return geometry->window_tokens / KVF_PAGE_ROWS + 2;
-}
+/* Of a layer: row_state, index_state. */
+#define KVF_LAYER_STATES 2
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
 void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);
@@ -69,11 +66,12 @@ kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geome
 
 /*
  * chunks.c: one item of a batch. begin takes all memory that its tokens need and makes
- * everything it will write the session's own; on failure nothing has changed. commit counts
- * them as held, drop goes back to what was before them.
+ * everything it will write the session's own; on failure nothing has changed. In `passing` there
+ * is room for kvf_window_passing_pages. commit counts them as held, drop goes back to what was
+ * before them.
  */
 kvf_status kvf_chunk_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                           kvf_error *error);
+                           uint8_t *passing, kvf_error *error);
 void kvf_chunk_commit(kvf_session *session);
 void kvf_chunk_drop(kvf_session *session);
 /* KVF_INVALID_ARGUMENT where the session is in an open batch; `what` cannot be done then. */

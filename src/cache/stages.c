@@ -62,78 +62,25 @@ static kvf_findings found_of(const kvf_batch *batch, const part *p, uint32_t lay
 
 /* ---- append: compress, pack -------------------------------------------------- */
 
-static kvf_rows ring_view(const kvf_session *session, uint32_t layer)
+/* The layer's window rows, and the token of the first of them. */
+static kvf_rows window_view(const kvf_session *session, uint32_t layer, uint64_t *first)
 {
-    const kvf_paged_rows *ring = &session->layers[layer].window;
-    /* The ring's second page is not there before token 64; no row of it is used yet. */
-    const uint64_t n_rows = ring->n_pages * KVF_PAGE_ROWS;
-    return kvf_paged_rows_view(ring, n_rows);
+    const kvf_paged_rows *window = &session->layers[layer].window;
+    *first = window->first_row;
+    return kvf_paged_rows_view(window, session->header->n_tokens + session->chunk_tokens);
 }
 
-static kvf_rows chunk_window_view(const kvf_batch *batch, uint32_t item)
+static void pack_window(const kvf_batch *batch, const part *p, uint32_t layer, const float *rows)
 {
-    const kvf_format_id format = batch->profile->window_format;
-    return (kvf_rows){.format = format,
-                      .width = KVF_ROW_WIDTH,
-                      .page_rows = KVF_PAGE_ROWS,
-                      .n_rows = batch->size.window_rows,
-                      .base = batch->scratch.window + item * batch->size.item_window_bytes,
-                      .page_stride_bytes =
-                          kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
-}
-
-/* Page i of the ring as it was before the chunk: begin may have put an empty one there. */
-static kvf_page *page_before(const kvf_session *session, uint32_t layer, uint64_t i)
-{
-    kvf_page *replaced = session->before[layer * kvf_before_stride(&session->geometry) + i];
-    return replaced ? replaced : session->layers[layer].window.pages[i];
-}
-
-/*
- * Copies the pages that hold the tokens before the chunk from the ring to the
- * chunk's window. Both rings are whole pages, so a token has the same row inside
- * its page in both, and whole pages can be copied; rows of other tokens that come
- * along are outside every window or overwritten by the chunk.
- */
-static kvf_status copy_window_before(const kvf_batch *batch, const part *p, uint32_t layer,
-                                     kvf_error *error)
-{
-    kvf_session *session = p->session;
-    const uint64_t first = session->header->n_tokens;
-    const uint64_t window = session->geometry.window_tokens;
-    if (first == 0)
-        return KVF_OK;
-    const uint64_t oldest = first >= window ? first - window + 1 : 0;
-    kvf_paged_rows *ring = &session->layers[layer].window;
-    const uint64_t page_bytes = kvf_paged_rows_page_bytes(ring);
-    for (uint64_t block = oldest / KVF_PAGE_ROWS; block <= (first - 1) / KVF_PAGE_ROWS; block++) {
-        kvf_page *page = page_before(session, layer, block % (window / KVF_PAGE_ROWS));
-        const kvf_status status = kvf_page_check(page, error);
-        if (status != KVF_OK)
-            return status;
-        session->device->backend->copy(
-            session->device,
-            batch->scratch.window + p->item * batch->size.item_window_bytes +
-                block % (batch->size.window_rows / KVF_PAGE_ROWS) * page_bytes,
-            page->memory, page_bytes);
-    }
-    return KVF_OK;
-}
-
-/* Packs the last n_rows of the item's window rows, into its chunk's window or the ring. */
-static void pack_window(const kvf_batch *batch, const part *p, uint32_t layer, const float *window,
-                        uint32_t n_rows, kvf_rows out)
-{
-    const uint32_t skipped = p->n - n_rows;
-    kvf_findings found = found_of(batch, p, layer, KVF_FOUND_WINDOW, 1);
-    found.first += skipped;
-    const kvf_pack_args args = {.rows = window + (size_t)(p->first + skipped) * KVF_ROW_WIDTH,
-                                .stride = KVF_ROW_WIDTH,
-                                .n_rows = n_rows,
-                                .grid = batch->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
-                                .out = out,
-                                .first_row = p->position + skipped};
-    batch->device->backend->pack(batch->device, &args, found);
+    uint64_t first;
+    kvf_pack_args args = {.rows = rows + (size_t)p->first * KVF_ROW_WIDTH,
+                          .stride = KVF_ROW_WIDTH,
+                          .n_rows = p->n,
+                          .grid = batch->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
+                          .out = window_view(p->session, layer, &first)};
+    args.first_row = p->position - first;
+    batch->device->backend->pack(batch->device, &args,
+                                 found_of(batch, p, layer, KVF_FOUND_WINDOW, 1));
 }
 
 /* `input` from the token on; values of a token: parts * width. */
@@ -172,31 +119,22 @@ static void compress(const kvf_batch *batch, const part *p, uint32_t layer,
         found_of(batch, p, layer, index ? KVF_FOUND_INDEX_ROWS : KVF_FOUND_ROWS, 1));
 }
 
-static kvf_status append_item(const kvf_batch *batch, const part *p, uint32_t layer,
-                              const kvf_append_args *args, uint64_t rope_row, kvf_error *error)
+static void append_item(const kvf_batch *batch, const part *p, uint32_t layer,
+                        const kvf_append_args *args, uint64_t rope_row)
 {
     const kvf_layer_kind kind = batch->geometry.layers[layer].kind;
-    const uint32_t window = batch->geometry.window_tokens;
-    if (p->n > 1) {
-        const kvf_status status = copy_window_before(batch, p, layer, error);
-        if (status != KVF_OK)
-            return status;
-        pack_window(batch, p, layer, args->window, p->n, chunk_window_view(batch, p->item));
-    }
+    pack_window(batch, p, layer, args->window);
     if (kind != KVF_LAYER_WINDOW)
         compress(batch, p, layer, args, rope_row, false);
     if (kind == KVF_LAYER_CSA)
         compress(batch, p, layer, args, rope_row, true);
-    pack_window(batch, p, layer, args->window, p->n < window ? p->n : window,
-                ring_view(p->session, layer));
-    return KVF_OK;
 }
 
 kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_args *args,
                             kvf_error *error)
 {
     KVF_FP_DOOR();
-    kvf_status status = check_layer(batch, layer, error);
+    const kvf_status status = check_layer(batch, layer, error);
     if (status != KVF_OK)
         return status;
     const kvf_layer kind = batch->geometry.layers[layer];
@@ -204,15 +142,12 @@ kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_a
     for (uint32_t i = 0; i < batch->n_items; i++) {
         const kvf_item_span span = batch->spans[i];
         part p = {.item = i};
-        if (batch->sessions[i] && next_part(batch, (kvf_chunk_span){span.first, span.n}, &p)) {
-            status = append_item(batch, &p, layer, args, rope_row, &batch->items[i].error);
-            if (status != KVF_OK)
-                kvf_batch_fail(batch, i, status);
-        }
+        if (batch->sessions[i] && next_part(batch, (kvf_chunk_span){span.first, span.n}, &p))
+            append_item(batch, &p, layer, args, rope_row);
         rope_row +=
             kvf_layer_rows(kind, span.position + span.n) - kvf_layer_rows(kind, span.position);
     }
-    return kvf_batch_left(batch, error);
+    return kvf_ok(error);
 }
 
 /* ---- select ------------------------------------------------------------------ */
@@ -451,9 +386,8 @@ static kvf_status check_attended(const kvf_batch *batch, const part *p, uint32_t
                                  const kvf_attend_args *args, kvf_error *error)
 {
     kvf_layer_cache *cache = &p->session->layers[layer];
-    kvf_status status = KVF_OK;
-    if (p->session->chunk_tokens == 1) /* a longer chunk's window was checked as it was copied */
-        status = kvf_paged_rows_check(&cache->window, args->window.n_rows, error);
+    kvf_status status =
+        kvf_paged_rows_check(&cache->window, args->window_first + args->window.n_rows, error);
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
                                 : status;
@@ -487,12 +421,10 @@ static kvf_attend_args attend_args(const kvf_batch *batch, const part *p, uint32
                             .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
                             .first_token = p->position,
                             .window_tokens = batch->geometry.window_tokens,
-                            .window = p->session->chunk_tokens > 1
-                                          ? chunk_window_view(batch, p->item)
-                                          : ring_view(p->session, layer),
                             .n_visible = batch->scratch.visible + p->first,
                             .workspace = batch->scratch.attend_workspace,
                             .workspace_bytes = batch->size.attend_bytes};
+    args.window = window_view(p->session, layer, &args.window_first);
     if (kind != KVF_LAYER_WINDOW)
         args.rows = kvf_session_rows(p->session, layer);
     if (kind == KVF_LAYER_CSA)
