@@ -80,8 +80,7 @@ uint64_t kvf_checkpoints_bytes(const kvf_geometry *geometry, const kvf_session_o
     /* Where checkpoints end inside pages, a window may begin and end inside one. */
     const uint64_t n_pages =
         geometry->window_tokens / KVF_PAGE_ROWS + (alignment % KVF_PAGE_ROWS != 0);
-    return n *
-           (kvf_checkpoint_own_bytes(geometry) + windows_bytes(geometry, options, n_pages));
+    return n * (kvf_checkpoint_own_bytes(geometry) + windows_bytes(geometry, options, n_pages));
 }
 
 /*
@@ -178,8 +177,7 @@ void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoi
     for (uint32_t layer = 0; layer < session->geometry.n_layers; layer++) {
         kvf_paged_rows *window = &session->layers[layer].window;
         kvf_paged_rows_shrink(session, window, window->first_row);
-        window->first_row =
-            kvf_window_first(session->geometry.window_tokens, checkpoint->n_tokens);
+        window->first_row = kvf_window_first(session->geometry.window_tokens, checkpoint->n_tokens);
         for (uint32_t i = 0; i < checkpoint->n_pages; i++) {
             kvf_page *page = checkpoint->window[(size_t)layer * checkpoint->n_pages + i];
             kvf_session_hold_page(session, page);

@@ -18,8 +18,8 @@ typedef struct kvf_checkpoint {
     uint32_t n_references;
     uint64_t n_tokens;
     uint64_t inexact_rows;
-    float *halves;    /* of CSA layers in order (rows, index rows), on the device */
-    float *logits;    /* the host's */
+    float *halves;      /* of CSA layers in order (rows, index rows), on the device */
+    float *logits;      /* the host's */
     uint32_t n_pages;   /* a layer */
     kvf_page *window[]; /* [n_layers][n_pages] */
 } kvf_checkpoint;

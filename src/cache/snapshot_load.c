@@ -193,10 +193,9 @@ static kvf_status unroll_window(kvf_session *session, const kvf_snapshot_map *ma
         window->memory[i] = window->pages[i]->memory;
     if (n_tokens % KVF_PAGE_ROWS != 0) {
         const kvf_page *page = window->pages[0];
-        kvf_page *last =
-            page->owner
-                ? kvf_session_map_page(session, page->owner, page->memory, page->bytes)
-                : kvf_session_new_page(session, KVF_PLACE_DEVICE, page->bytes);
+        kvf_page *last = page->owner
+                             ? kvf_session_map_page(session, page->owner, page->memory, page->bytes)
+                             : kvf_session_new_page(session, KVF_PLACE_DEVICE, page->bytes);
         if (!last)
             return kvf_fail(error, KVF_OUT_OF_MEMORY,
                             "%s: no memory for the last page of the window rows of layer %u",
