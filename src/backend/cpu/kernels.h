@@ -116,6 +116,7 @@ typedef struct kvf_product_kernels {
     void (*few)(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows,
                 const float *const *x, const float *const *rest, uint32_t n_tokens,
                 float (*out)[KVF_FEW_TOKENS]);
+    uint32_t most_few; /* tokens that are multiplied so, some after the others */
     /* Values first_col .. + 16 n_groups of a row, zeros past its end, to panel[g][tile rows][16].
      */
     void (*decode)(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, uint32_t n_groups,

@@ -111,7 +111,7 @@ void kvf_product_block(const kvf_cpu_kernels *kernels, const kvf_matrix *weight,
                        float *out, size_t stride)
 {
     const kvf_tile_out to = {out, stride, &space->sums[0][0][0]};
-    if (tokens->n <= kernels->most_few) {
+    if (tokens->n <= kernels->products[weight->type].most_few) {
         multiply_by_few(kernels, weight, row, n_rows, tokens, out, stride);
         return;
     }

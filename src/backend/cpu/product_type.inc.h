@@ -10,6 +10,7 @@
  *   KVF_TYPE_SCALE_ROWS   rows that share a row of the plane of scales; 0: no plane
  *   KVF_TYPE_SLOWLY       defined: for units[n_rows] of which NAME_is_plain(units, n_rows) is
  *                         false, v16 NAME_slowly(&unit, g) takes the place of NAME_group
+ *   KVF_TYPE_NO_PAIRS     defined: two tokens are taken as four
  *
  * In a dot, group g of V16_BESIDE_ROWS rows is followed by their group g + 1: x is loaded once
  * for all of them, and additions to one sum do not wait for each other.
@@ -35,6 +36,12 @@
 #define DECODE KVF_JOIN(KVF_TYPE, _decode)
 #define STORE KVF_JOIN(KVF_TYPE, _store)
 #define UNIT_GROUPS (KVF_TYPE_UNIT / 16)
+
+#ifdef KVF_TYPE_NO_PAIRS
+#define TAKES_PAIRS false
+#else
+#define TAKES_PAIRS true
+#endif
 
 #ifdef KVF_TYPE_SLOWLY
 #define SLOWLY KVF_JOIN(KVF_TYPE, _slowly)
@@ -219,8 +226,10 @@ FEW_ROWS(const kvf_matrix *matrix, uint32_t row, const int n_rows, const float *
             prefetch_ahead(bytes[r], ahead_bytes, KVF_TYPE_BYTES);
         FEW_UNIT(bytes, place, u, n_rows, x, n_tokens, sums);
         KVF_UNROLL
-        for (int r = 0; r < n_rows; r++)
+        for (int r = 0; r < n_rows; r++) {
             bytes[r] += KVF_TYPE_BYTES;
+            __asm__("" : "+r"(bytes[r])); /* a register of its own, no sum of others */
+        }
     }
     const uint32_t n_rest = matrix->cols % KVF_TYPE_UNIT;
     const uint32_t rest_at = n_units * KVF_TYPE_UNIT - matrix->cols / 128 * 128;
@@ -252,7 +261,7 @@ static void FEW(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows,
         const uint32_t row = first_row + r;
         if (n_rows - r < V16_FEW_ROWS)
             FEW_ROWS(matrix, row, 1, x, rest, V16_FEW_TOKENS, out + r);
-        else if (n_tokens == 2)
+        else if (n_tokens == 2 && TAKES_PAIRS)
             FEW_ROWS(matrix, row, V16_FEW_ROWS, x, rest, 2, out + r);
         else if (n_tokens <= 4)
             FEW_ROWS(matrix, row, V16_FEW_ROWS, x, rest, 4, out + r);
@@ -301,9 +310,11 @@ static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, u
 #undef FEW
 #undef FEW_ROWS
 #undef FEW_UNIT
+#undef TAKES_PAIRS
 #undef UNIT_GROUPS
 #undef KVF_TYPE
 #undef KVF_TYPE_UNIT
 #undef KVF_TYPE_BYTES
 #undef KVF_TYPE_SCALE_ROWS
 #undef KVF_TYPE_SLOWLY
+#undef KVF_TYPE_NO_PAIRS
