@@ -13,6 +13,7 @@
 #include "cache/layout.h"
 #include "cache/snapshot.h"
 #include "error.h"
+#include "shared/args.h"
 #include "shared/workspace.h"
 
 static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_error *error)
@@ -23,16 +24,16 @@ static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_erro
     if (layer.kind != KVF_LAYER_CSA && layer.kind != KVF_LAYER_HCA)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has kind %d; 0, 1 and 2 are known",
                         i, (int)layer.kind);
-    if (layer.ratio < 1 || layer.ratio > 4096)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to 4096 is served",
-                        i, layer.ratio);
+    if (layer.ratio < 1 || layer.ratio > KVF_MAX_RATIO)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to %d is served", i,
+                        layer.ratio, KVF_MAX_RATIO);
     if (layer.kind == KVF_LAYER_CSA &&
         (geometry->n_index_heads == 0 || geometry->n_index_heads % 8 ||
-         geometry->n_index_heads > 1024 || geometry->top_k == 0 || geometry->top_k > 65536))
+         geometry->n_index_heads > 1024 || geometry->top_k == 0 || geometry->top_k > KVF_MAX_TOP_K))
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u selects: %u index heads (a multiple of 8 up to 1024), top_k %u "
-                        "(1 to 65536)",
-                        i, geometry->n_index_heads, geometry->top_k);
+                        "(1 to %d)",
+                        i, geometry->n_index_heads, geometry->top_k, KVF_MAX_TOP_K);
     return KVF_OK;
 }
 
