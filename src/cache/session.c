@@ -95,7 +95,7 @@ kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geome
     session->profile = kvf_profile_get(resolved->profile);
     session->geometry = *geometry;
     session->options = *resolved;
-    kvf_scratch_sizes(geometry, resolved, &session->size);
+    kvf_scratch_sizes(geometry, resolved, device->backend, &session->size);
     const kvf_status status = open_parts(session, error);
     if (status == KVF_OK)
         *out = session;
@@ -112,7 +112,8 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     kvf_status status = kvf_options_resolve(geometry, options, &resolved, error);
     if (status != KVF_OK)
         return status;
-    resolved.n_threads = kvf_device_n_threads(device);
+    resolved.backend = device->backend->name;
+    resolved.n_threads = device->n_threads;
     status = kvf_session_check_memory(device, geometry, &resolved, error);
     if (status != KVF_OK)
         return status;

@@ -340,7 +340,7 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_sp
             args.list_len = session->scratch.list_len + span.first;
         }
     }
-    const size_t needed = session->device->backend->attend_workspace_bytes(session->device, &args);
+    const size_t needed = kvf_attend_workspace_bytes(session->device, &args);
     if (needed > args.workspace_bytes)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,

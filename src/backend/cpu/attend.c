@@ -4,7 +4,7 @@
 #include "backend/cpu/kernels.h"
 #include "shared/layout.h"
 #include "shared/math64.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 static bool sees_all_rows(const kvf_attend_args *args)
 {
@@ -21,10 +21,10 @@ static kvf_attend_size size_of(const kvf_attend_args *args)
         .rows_decoded = sees_all_rows(args) && args->rows.format != KVF_FORMAT_F32};
 }
 
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args)
 {
     const kvf_attend_size size = size_of(args);
-    return device->n_threads * kvf_attend_thread_parts(&size).total;
+    return n_threads * kvf_attend_thread_parts(&size).total;
 }
 
 /* One thread's workspace, cut as kvf_attend_thread_parts says. */

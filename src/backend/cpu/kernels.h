@@ -12,7 +12,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/candidates.h"
 #include "backend/cpu/pool.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 /*
  * Multiply-adds of a stage below which it stays on one thread: about 50 microseconds,
@@ -249,7 +249,7 @@ void kvf_cpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
 size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
-size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args);
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args);
+size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args);
 
 #endif

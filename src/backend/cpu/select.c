@@ -9,7 +9,7 @@
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 /* A thread's group of queries in its part of the workspace (kvf_select_thread_bytes). */
 typedef struct query_group {
@@ -51,9 +51,9 @@ static query_group group_of_thread(const kvf_select_args *args, size_t thread)
     return group;
 }
 
-size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args)
 {
-    return device->n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
+    return n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
 }
 
 /* Query i, ready to be scored. */
