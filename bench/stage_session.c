@@ -80,6 +80,7 @@ static kvf_session_options options_of(const bench_input *input)
     return (kvf_session_options){.profile = id,
                                  .max_tokens = max_tokens_of(input),
                                  .chunk_tokens = CHUNK_TOKENS,
+                                 .backend = kvf_device_backend_name(input->device),
                                  .n_threads = kvf_device_n_threads(input->device)};
 }
 

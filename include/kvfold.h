@@ -379,8 +379,10 @@ typedef struct kvf_session_options {
     uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
-    uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
-    uint32_t checkpoint_count;  /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
+    /* plan only: the backend whose workspace is counted, NULL: the default; its threads, 0: 1 */
+    const char *backend;
+    uint32_t n_threads;
+    uint32_t checkpoint_count; /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
     /* Tokens from one checkpoint to the next, at least 128; 0: as close as they can be. */
     uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;

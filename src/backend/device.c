@@ -39,6 +39,20 @@ static void list_backends(char *text, size_t text_bytes)
     }
 }
 
+kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_error *error)
+{
+    uint32_t i = 0;
+    *backend = kvf_backend_get(0);
+    while (name && *backend && strcmp((*backend)->name, name) != 0)
+        *backend = kvf_backend_get(++i);
+    if (*backend)
+        return KVF_OK;
+    char names[128];
+    list_backends(names, sizeof names);
+    return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s", name,
+                    names);
+}
+
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
 {
     const struct {
@@ -91,19 +105,10 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
     *device = NULL;
     if (!options)
         options = &defaults;
-    const kvf_backend *backend = kvf_backend_get(0);
-    if (options->backend) {
-        uint32_t i = 0;
-        while ((backend = kvf_backend_get(i)) && strcmp(backend->name, options->backend) != 0)
-            i++;
-    }
-    if (!backend) {
-        char names[128];
-        list_backends(names, sizeof names);
-        return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s",
-                        options->backend, names);
-    }
-    kvf_status status = kvf_backend_check(backend, error);
+    const kvf_backend *backend;
+    kvf_status status = kvf_backend_find(options->backend, &backend, error);
+    if (status == KVF_OK)
+        status = kvf_backend_check(backend, error);
     if (status == KVF_OK)
         status = backend->open(options, device, error);
     if (status != KVF_OK)
@@ -292,7 +297,7 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
 
 size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
 {
-    return device->backend->select_workspace_bytes(device, args);
+    return device->backend->select_workspace_bytes(device->n_threads, args);
 }
 
 /* What select scores: codes, or f32 of the same grid. */
@@ -333,7 +338,7 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
             return kvf_fail(error, KVF_INVALID_ARGUMENT,
                             "kvf_select: n_visible[%u] is %u; there are %llu keys", i,
                             args->n_visible[i], (unsigned long long)args->keys.n_rows);
-    status = check_workspace(device->backend->select_workspace_bytes(device, args), args->workspace,
+    status = check_workspace(kvf_select_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_select", error);
     if (status != KVF_OK)
         return status;
@@ -353,7 +358,7 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
 
 size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
 {
-    return device->backend->attend_workspace_bytes(device, args);
+    return device->backend->attend_workspace_bytes(device->n_threads, args);
 }
 
 static kvf_status check_list(const kvf_attend_args *args, kvf_error *error)
@@ -431,7 +436,7 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
         status = check_window(args, error);
     if (status != KVF_OK)
         return status;
-    status = check_workspace(device->backend->attend_workspace_bytes(device, args), args->workspace,
+    status = check_workspace(kvf_attend_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_attend", error);
     if (status != KVF_OK)
         return status;

@@ -2,12 +2,15 @@
 #ifndef KVF_CACHE_PLAN_H
 #define KVF_CACHE_PLAN_H
 
-#include "kvfold.h"
+#include "backend/backend.h"
 
 /* Whether a session of this geometry can be served; all later sizes then fit 64 bits. */
 kvf_status kvf_geometry_check(const kvf_geometry *geometry, kvf_error *error);
 
-/* Fills in defaults and checks; no zero is left in chunk, sessions, tile and threads. */
+/*
+ * Fills in defaults and checks; no zero is left in chunk, sessions, tile and threads, and the
+ * backend is named.
+ */
 kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_options *options,
                                kvf_session_options *resolved, kvf_error *error);
 
@@ -25,11 +28,11 @@ typedef struct kvf_scratch_size {
     uint64_t list_len_bytes;
     uint64_t score_bytes;  /* f32 [tile][select_rows] (mask) */
     uint64_t mask_bytes;   /* [chunk][select_rows] (mask) */
-    uint64_t select_bytes; /* workspace */
-    uint64_t attend_bytes; /* workspace */
+    uint64_t select_bytes; /* workspaces, as the backend says */
+    uint64_t attend_bytes;
 } kvf_scratch_size;
 
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,
-                       kvf_scratch_size *size);
+                       const kvf_backend *backend, kvf_scratch_size *size);
 
 #endif

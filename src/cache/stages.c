@@ -447,7 +447,7 @@ static void attend_parts(const kvf_batch *batch, uint32_t n_parts)
 static kvf_status prepare_attend(const kvf_batch *batch, const part *p, uint32_t layer,
                                  kvf_attend_args *args, kvf_error *error)
 {
-    const size_t needed = batch->device->backend->attend_workspace_bytes(batch->device, args);
+    const size_t needed = kvf_attend_workspace_bytes(batch->device, args);
     if (needed > args->workspace_bytes)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,

@@ -9,6 +9,10 @@
 #include "kvfold.h"
 #include "shared/matrix.h"
 
+/* The most that sessions are served with: tokens a compressed row, rows selected. */
+#define KVF_MAX_RATIO 4096
+#define KVF_MAX_TOP_K 65536
+
 /*
  * out[n][out_stride] = in[n][in_stride] * weight^T, summed as docs/FORMAT.md 9.8 says where
  * the backend promises it. With groups the weight's rows are so many equal parts: part g is

@@ -152,7 +152,7 @@ static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
     const size_t n_heads = (size_t)args->n_queries * args->n_heads;
     args->out = cf_floats(run, n_heads * KVF_ROW_WIDTH);
     args->lse = with_lse ? cf_floats(run, n_heads) : NULL;
-    args->workspace_bytes = run->device->backend->attend_workspace_bytes(run->device, args);
+    args->workspace_bytes = kvf_attend_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
     run->device->backend->attend(run->device, args);
     cf_wait(run);

@@ -110,7 +110,7 @@ static bool maybe_spoil_weight(cf_run *run, kvf_select_args *args, uint32_t quer
 /* Gives select and score the workspace that they ask for, to the byte. */
 static void add_workspace(cf_run *run, kvf_select_args *args)
 {
-    args->workspace_bytes = run->device->backend->select_workspace_bytes(run->device, args);
+    args->workspace_bytes = kvf_select_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
 }
 

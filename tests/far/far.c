@@ -363,16 +363,18 @@ static size_t experts_workspace_bytes(const kvf_device *device, const kvf_expert
     return ref > cpu ? ref : cpu;
 }
 
-static size_t select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+static size_t select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    const kvf_device *inner = ((const far_device *)device)->inner;
-    return inner->backend->select_workspace_bytes(inner, args);
+    const size_t ref = kvf_ref_select_workspace_bytes(n_threads, args);
+    const size_t cpu = kvf_cpu_select_workspace(n_threads, args);
+    return ref > cpu ? ref : cpu;
 }
 
-static size_t attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+static size_t attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    const kvf_device *inner = ((const far_device *)device)->inner;
-    return inner->backend->attend_workspace_bytes(inner, args);
+    const size_t ref = kvf_ref_attend_workspace_bytes(n_threads, args);
+    const size_t cpu = kvf_cpu_attend_workspace(n_threads, args);
+    return ref > cpu ? ref : cpu;
 }
 
 void far_lose(kvf_device *device, uint32_t nth_wait)

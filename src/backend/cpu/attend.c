@@ -4,7 +4,7 @@
 #include "backend/cpu/kernels.h"
 #include "shared/layout.h"
 #include "shared/math64.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 static bool sees_all_rows(const kvf_attend_args *args)
 {
@@ -27,9 +27,9 @@ static size_t thread_bytes_of(const kvf_attend_args *args)
     return kvf_attend_thread_parts(&size).total;
 }
 
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args)
 {
-    return device->n_threads * thread_bytes_of(args);
+    return n_threads * thread_bytes_of(args);
 }
 
 /* One thread's workspace, cut as kvf_attend_thread_parts says. */

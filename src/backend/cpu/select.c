@@ -9,7 +9,7 @@
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 /* A thread's group of queries in its part of the workspace (kvf_select_thread_bytes). */
 typedef struct query_group {
@@ -51,9 +51,9 @@ static query_group group_of_thread(const kvf_select_args *args, size_t thread)
     return group;
 }
 
-size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args)
 {
-    return device->n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
+    return n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
 }
 
 /* Query i, ready to be scored. */
@@ -308,15 +308,14 @@ void kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
 }
 
 /* Marks the rows whose key is not below the k-th best; one pass finds it, one writes. */
-static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args, uint32_t i)
+static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args, uint32_t i,
+                       kvf_stage_space *space)
 {
     const float *scores = args->scores + i * args->score_stride;
     const uint32_t visible = args->n_visible[i];
-    const uint32_t capacity = args->top_k + 1024; /* top_k is at most 65536: 1.1 MB of stack */
-    uint64_t keys[capacity];
-    uint64_t spare[capacity];
     kvf_candidates candidates;
-    kvf_candidates_start(&candidates, keys, spare, capacity, args->top_k);
+    kvf_candidates_start(&candidates, space->keys[0], space->keys[1], KVF_MASK_KEYS(args->top_k),
+                         args->top_k);
     kernels->push(&candidates, scores, visible, 0);
     kvf_candidates_thin(&candidates);
     /* Fewer than k: every visible row is selected, floor is still 0. */
@@ -331,20 +330,20 @@ static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args
 }
 
 typedef struct mask_work {
-    const kvf_cpu_kernels *kernels;
+    const kvf_cpu_device *device;
     const kvf_mask_args *args;
 } mask_work;
 
 static void mask_queries(void *context, size_t first, size_t end, uint32_t thread)
 {
     const mask_work *work = context;
-    (void)thread;
     for (size_t i = first; i < end; i++)
-        mask_query(work->kernels, work->args, (uint32_t)i);
+        mask_query(work->device->kernels, work->args, (uint32_t)i,
+                   &work->device->stage_spaces[thread]);
 }
 
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args)
 {
-    mask_work work = {kvf_kernels_of(device), args};
+    mask_work work = {(const kvf_cpu_device *)device, args};
     kvf_cpu_loop(device, args->n_queries > 1, args->n_queries, 1, mask_queries, &work);
 }

@@ -188,9 +188,9 @@ void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args)
 }
 
 /* Nothing of the caller: what a call needs depends on the lists' form and lasts as long. */
-size_t kvf_metal_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_metal_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }

@@ -203,7 +203,7 @@ void kvf_metal_select(kvf_device *device, const kvf_select_args *args);
 void kvf_metal_score(kvf_device *device, const kvf_score_args *args);
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_metal_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
-size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
+size_t kvf_metal_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
 
 /* Ascending lists of rows, one a query, made on the GPU and read there. */
 typedef struct kvf_metal_lists {
@@ -223,6 +223,6 @@ void kvf_metal_compact(kvf_metal_device *metal, const kvf_attend_args *args, uin
 
 /* attend.c */
 void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args);
-size_t kvf_metal_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_metal_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
 #endif

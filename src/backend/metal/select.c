@@ -173,9 +173,9 @@ void kvf_metal_select(kvf_device *device, const kvf_select_args *args)
     kvf_metal_finish(metal);
 }
 
-size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_metal_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }

@@ -124,9 +124,9 @@ static void finish(float max, float denominator, float *out, float *lse)
 }
 
 /* Maximum and denominator of each head. */
-size_t kvf_ref_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_ref_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    (void)device;
+    (void)n_threads;
     return 2 * (size_t)args->n_heads * sizeof(float);
 }
 

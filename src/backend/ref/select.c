@@ -43,9 +43,9 @@ static uint32_t select_rows(const kvf_select_args *args, uint32_t query, int32_t
     return n;
 }
 
-size_t kvf_ref_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_ref_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    (void)device;
+    (void)n_threads;
     return (size_t)args->top_k * sizeof(float);
 }
 
