@@ -17,7 +17,6 @@ PROFILES = ("legacy", "tiled", "packed", "fold")
 TABLE = re.compile(r"(<!-- scripts/docs_numbers\.py (\w+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
 GROWS_WITH = {
     "chunk.window": "chunk",
-    "chunk.visible": "chunk",
     "chunk.findings": "layers",
     "attend.workspace": "threads, rows attended",
     "select.workspace": "threads",
