@@ -31,7 +31,7 @@ static kvf_status need_of(const kvf_geometry *geometry, const kvf_session_option
     smaller.max_tokens = n_tokens;
     if (smaller.chunk_tokens > n_tokens)
         smaller.chunk_tokens = (uint32_t)n_tokens;
-    const kvf_status status = kvf_plan_make(geometry, &smaller, n_tokens, &plan, error);
+    const kvf_status status = kvf_plan_session(geometry, &smaller, n_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
     *need = (struct need){.bytes = plan.allocated_bytes + plan.scratch_bytes +

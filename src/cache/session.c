@@ -256,3 +256,35 @@ kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer)
     return kvf_paged_rows_view(&session->layers[layer].index_rows,
                                kvf_layer_index_rows(session->geometry.layers[layer], n_tokens));
 }
+
+/* ---- What it carries into its file -------------------------------------------- */
+
+uint8_t *kvf_session_caller_state(kvf_session *session)
+{
+    return session->caller_state;
+}
+
+void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint)
+{
+    session->header->model_fingerprint = fingerprint;
+}
+
+uint64_t kvf_session_model_fingerprint(const kvf_session *session)
+{
+    return session->header->model_fingerprint;
+}
+
+kvf_status kvf_session_check(kvf_session *session, kvf_error *error)
+{
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        kvf_layer_cache *layer = &session->layers[i];
+        kvf_paged_rows *const all[] = {&layer->window, &layer->rows, &layer->index_rows};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+            const kvf_status status =
+                kvf_paged_rows_check(all[j], all[j]->n_pages * KVF_PAGE_ROWS, error);
+            if (status != KVF_OK)
+                return status;
+        }
+    }
+    return kvf_ok(error);
+}

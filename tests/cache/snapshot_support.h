@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "cache/session.h"
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 
 #define SNAP_CHUNK 96

@@ -12,7 +12,7 @@
 
 #include <unistd.h>
 
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 
 enum {

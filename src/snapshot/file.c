@@ -1,10 +1,15 @@
-/* Header pages and the index, and whether they can be believed (docs/FORMAT.md 10.2 to 10.4). */
+/*
+ * A file that is read: header pages and the index, whether they can be believed (docs/FORMAT.md
+ * 10.2 to 10.4), and the whole in memory, whose parts are compared with their checksums before
+ * their first use.
+ */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cache/plan.h"
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 #include "error.h"
 
@@ -15,10 +20,10 @@ kvf_status kvf_snapshot_open_file(const kvf_io *io, const char *path, bool writa
     /* O_NONBLOCK: a pipe in place of a file is refused, not waited for. */
     *file = io->open(io, path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK, 0);
     if (*file < 0)
-        return kvf_io_fail(path, "open", error);
+        return kvf_io_fail(path, "open", errno, error);
     kvf_status status = KVF_OK;
     if (io->stat(io, *file, &info) != 0)
-        status = kvf_io_fail(path, "look at", error);
+        status = kvf_io_fail(path, "look at", errno, error);
     else if (!S_ISREG(info.st_mode))
         status =
             kvf_fail(error, KVF_FILE_IO, "%s: is not a regular file", kvf_printable(path).text);
@@ -154,7 +159,7 @@ static bool part_fits(const kvf_part *part, const kvf_stream *stream, uint32_t p
                       uint64_t end_bytes)
 {
     const uint64_t bytes = (uint64_t)part->n_pages * stream->page_bytes;
-    if (part->kind != stream->kind || part->layer != stream->layer || part->first_page != page ||
+    if (part->kind != stream->kind || part->layer != stream->number || part->first_page != page ||
         part->n_pages == 0 || part->n_pages > stream->n_pages - page ||
         part->n_pages > KVF_SNAPSHOT_PART_BYTES / stream->page_bytes)
         return false;
@@ -184,7 +189,7 @@ static kvf_status check_parts(kvf_snapshot_index *index, const char *path, kvf_e
                                 "%s: part %u of %u is not what continues page %u of %u of "
                                 "the %s of layer %u",
                                 kvf_printable(path).text, at, n_parts, page, stream.n_pages,
-                                kvf_stream_name(stream.kind), stream.layer);
+                                kvf_stream_name(stream.kind), stream.number);
             index->live_bytes += kvf_snapshot_padded(index->parts[at].stored_bytes);
         }
     if (at != n_parts)
@@ -220,7 +225,7 @@ static kvf_status read_headers(const kvf_io *io, int file, const char *path,
 {
     struct stat info;
     if (io->stat(io, file, &info) != 0)
-        return kvf_io_fail(path, "look at", error);
+        return kvf_io_fail(path, "look at", errno, error);
     index->file_bytes = (uint64_t)info.st_size;
     if (index->file_bytes < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES)
         return kvf_fail(error, KVF_FILE_FORMAT,
@@ -266,4 +271,198 @@ kvf_snapshot_shape kvf_snapshot_shape_of(const kvf_snapshot_index *index)
                                 .profile =
                                     kvf_profile_get((kvf_profile_id)index->header.session.profile),
                                 .n_tokens = index->header.session.n_tokens};
+}
+
+/* ---- The file in memory -------------------------------------------------------- */
+
+/* Compares part i with its checksum, unless that was done. */
+static kvf_status check_part(kvf_snapshot_map *map, uint32_t i, kvf_error *error)
+{
+    if (map->checked[i])
+        return KVF_OK;
+    const kvf_part *part = &map->index.parts[i];
+    if (kvf_checksum(map->view + part->offset, part->stored_bytes) != part->checksum)
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%s: the %s of layer %u, pages %u to %u (%llu bytes at %llu), are "
+                        "damaged",
+                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
+                        part->first_page, part->first_page + part->n_pages - 1,
+                        (unsigned long long)part->stored_bytes, (unsigned long long)part->offset);
+    map->checked[i] = true;
+    return KVF_OK;
+}
+
+/* The last part that begins at or before the offset. */
+static uint32_t part_at(const kvf_snapshot_map *map, uint64_t offset)
+{
+    uint32_t first = 0;
+    uint32_t end = map->index.header.n_parts;
+    while (end - first > 1) {
+        const uint32_t middle = first + (end - first) / 2;
+        if (map->index.parts[map->by_offset[middle]].offset <= offset)
+            first = middle;
+        else
+            end = middle;
+    }
+    return map->by_offset[first];
+}
+
+/* A page lies in one part. */
+static kvf_status check_page(kvf_page_owner *owner, const void *memory, uint64_t bytes,
+                             kvf_error *error)
+{
+    (void)bytes;
+    kvf_snapshot_map *map = (kvf_snapshot_map *)owner;
+    const uint64_t offset = (uint64_t)((const uint8_t *)memory - map->view);
+    return check_part(map, part_at(map, offset), error);
+}
+
+static void release(kvf_page_owner *owner)
+{
+    kvf_snapshot_map *map = (kvf_snapshot_map *)owner;
+    if (map->view)
+        map->io->unmap(map->io, map->view, map->view_bytes);
+    free(map->by_offset);
+    free(map->checked);
+    kvf_snapshot_free_index(&map->index);
+    free(map);
+}
+
+typedef struct place {
+    uint64_t offset;
+    uint32_t part;
+} place;
+
+static int compare_places(const void *a, const void *b)
+{
+    const uint64_t x = ((const place *)a)->offset;
+    const uint64_t y = ((const place *)b)->offset;
+    return (x > y) - (x < y);
+}
+
+/* Sorts the parts by their place; parts that overlap would be found by the wrong one. */
+static kvf_status sort_parts(kvf_snapshot_map *map, kvf_error *error)
+{
+    place *places = malloc(map->index.header.n_parts * sizeof *places + 1);
+    map->by_offset = malloc(map->index.header.n_parts * sizeof *map->by_offset + 1);
+    map->checked = calloc(map->index.header.n_parts + 1, sizeof *map->checked);
+    kvf_status status = KVF_OK;
+    if (!places || !map->by_offset || !map->checked)
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u parts",
+                          kvf_printable(map->path).text, map->index.header.n_parts);
+    for (uint32_t i = 0; status == KVF_OK && i < map->index.header.n_parts; i++)
+        places[i] = (place){map->index.parts[i].offset, i};
+    if (status == KVF_OK)
+        qsort(places, map->index.header.n_parts, sizeof *places, compare_places);
+    for (uint32_t i = 0; status == KVF_OK && i < map->index.header.n_parts; i++) {
+        map->by_offset[i] = places[i].part;
+        if (i > 0 && places[i].offset - places[i - 1].offset <
+                         map->index.parts[places[i - 1].part].stored_bytes)
+            status = kvf_fail(error, KVF_FILE_FORMAT, "%s: parts %u and %u overlap",
+                              kvf_printable(map->path).text, places[i - 1].part, places[i].part);
+    }
+    free(places);
+    return status;
+}
+
+/* Takes the index, whatever comes of it. */
+static kvf_status map_file(const kvf_io *io, int file, const char *path, kvf_snapshot_index *index,
+                           kvf_snapshot_map **out, kvf_error *error)
+{
+    const size_t path_bytes = strlen(path) + 1;
+    kvf_snapshot_map *map = calloc(1, sizeof *map + path_bytes);
+    if (!map) {
+        kvf_snapshot_free_index(index);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to map it",
+                        kvf_printable(path).text);
+    }
+    map->owner = (kvf_page_owner){.n_references = 1, .check = check_page, .release = release};
+    map->io = io;
+    map->index = *index;
+    memcpy(map->path, path, path_bytes);
+    kvf_status status = sort_parts(map, error);
+    if (status == KVF_OK) {
+        map->view_bytes = index->header.end_bytes;
+        map->view = io->map(io, file, map->view_bytes);
+        if (!map->view)
+            status = kvf_io_fail(path, "map", errno, error);
+    }
+    if (status == KVF_OK)
+        *out = map;
+    else
+        kvf_page_owner_release(&map->owner);
+    return status;
+}
+
+static kvf_status check_all(kvf_snapshot_map *map, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    for (uint32_t i = 0; i < map->index.header.n_parts && status == KVF_OK; i++)
+        status = check_part(map, i, error);
+    return status;
+}
+
+kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, bool verify,
+                             kvf_snapshot_map **map, kvf_error *error)
+{
+    int file;
+    kvf_snapshot_index index;
+    *map = NULL;
+    kvf_status status = kvf_snapshot_open_file(io, path, false, &file, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_snapshot_read_index(io, file, path, &index, error);
+    if (status == KVF_OK)
+        status = map_file(io, file, path, &index, map, error);
+    io->close(io, file);
+    if (status == KVF_OK && verify)
+        status = check_all(*map, error);
+    if (status != KVF_OK && *map) {
+        kvf_page_owner_release(&(*map)->owner);
+        *map = NULL;
+    }
+    return status;
+}
+
+/* ---- Content of parts ----------------------------------------------------------- */
+
+kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t bytes,
+                                  uint8_t *unpacked, const uint8_t **data, kvf_error *error)
+{
+    const kvf_part *part = &map->index.parts[i];
+    const kvf_status status = check_part(map, i, error);
+    if (status != KVF_OK)
+        return status;
+    *data = map->view + part->offset;
+    if (part->codec == KVF_CODEC_NONE)
+        return KVF_OK;
+    if (kvf_codec_bound(bytes) == 0)
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: is compressed; this build has no zstd",
+                        kvf_printable(map->path).text);
+    if (!kvf_codec_decompress(unpacked, bytes, *data, part->stored_bytes))
+        return kvf_fail(error, KVF_FILE_FORMAT,
+                        "%s: the %s of layer %u, pages from %u on, do not unpack to %llu bytes",
+                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
+                        part->first_page, (unsigned long long)bytes);
+    *data = unpacked;
+    return KVF_OK;
+}
+
+kvf_status kvf_snapshot_check_tokens(const kvf_snapshot_map *map, const kvf_part *part,
+                                     const uint8_t *data, kvf_error *error)
+{
+    const uint32_t vocab = map->index.geometry.vocab;
+    const uint64_t n_tokens = map->index.header.session.n_tokens;
+    const uint64_t page_tokens = KVF_SNAPSHOT_PAGE_BYTES / sizeof(int32_t);
+    const uint64_t first = part->first_page * page_tokens;
+    const uint64_t end = first + part->n_pages * page_tokens;
+    for (uint64_t i = first; i < end && i < n_tokens; i++) {
+        int32_t token;
+        memcpy(&token, data + (i - first) * sizeof token, sizeof token);
+        if (token < 0 || (uint32_t)token >= vocab)
+            return kvf_fail(error, KVF_FILE_FORMAT,
+                            "%s: token %llu has id %d; the vocabulary is 0 to %u",
+                            kvf_printable(map->path).text, (unsigned long long)i, token, vocab - 1);
+    }
+    return KVF_OK;
 }

@@ -1,9 +1,10 @@
 /* Parts, index and header pages into a file. Every write is whole pages, zeros included. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cache/session.h"
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 #include "error.h"
 
@@ -32,61 +33,19 @@ void kvf_snapshot_writer_close(kvf_snapshot_writer *writer)
     writer->packed = NULL;
 }
 
-/* ---- What a session has at a place of a stream ------------------------------------ */
+/* ---- Writing ------------------------------------------------------------------------- */
 
-/* Page i of plain bytes on the device: what is there of it, then zeros. */
-static void copy_bytes(kvf_device *device, uint8_t *out, const void *bytes, uint64_t n_bytes,
-                       uint32_t i)
+static kvf_status write_at(kvf_snapshot_writer *writer, const void *data, uint64_t bytes,
+                           uint64_t offset, kvf_error *error)
 {
-    const uint64_t first = (uint64_t)i * KVF_SNAPSHOT_PAGE_BYTES;
-    const uint64_t left = n_bytes - first;
-    const size_t n = left < KVF_SNAPSHOT_PAGE_BYTES ? left : KVF_SNAPSHOT_PAGE_BYTES;
-    device->backend->read(device, out, (const uint8_t *)bytes + first, n);
-    memset(out + n, 0, KVF_SNAPSHOT_PAGE_BYTES - n);
-}
-
-static kvf_status copy_page(kvf_device *device, uint8_t *out, kvf_page *page, uint64_t n_bytes,
-                            uint32_t i, kvf_error *error)
-{
-    const kvf_status status = kvf_page_check(page, error);
-    if (status == KVF_OK)
-        copy_bytes(device, out, page->memory, n_bytes, i);
-    return status;
-}
-
-static kvf_status copy_rows(kvf_device *device, uint8_t *out, kvf_paged_rows *rows, uint32_t i,
-                            kvf_error *error)
-{
-    const kvf_status status = kvf_paged_rows_check_page(rows, i, error);
-    if (status == KVF_OK)
-        device->backend->read(device, out, rows->memory[i], kvf_paged_rows_page_bytes(rows));
-    return status;
-}
-
-/* Queued; out is there after a wait. */
-static kvf_status copy_stream_page(kvf_session *session, const kvf_stream *stream, uint32_t i,
-                                   uint8_t *out, kvf_error *error)
-{
-    kvf_device *device = session->device;
-    kvf_layer_cache *layer = &session->layers[stream->layer];
-    switch (stream->kind) {
-    case KVF_STREAM_TOKENS:
-        return copy_page(device, out, session->tokens, 4 * session->header->n_tokens, i, error);
-    case KVF_STREAM_LOGITS:
-        copy_bytes(device, out, session->logits, 4ull * session->geometry.vocab, i);
-        return KVF_OK;
-    case KVF_STREAM_WINDOW: return copy_rows(device, out, &layer->window, i, error);
-    case KVF_STREAM_ROWS: return copy_rows(device, out, &layer->rows, i, error);
-    case KVF_STREAM_INDEX_ROWS: return copy_rows(device, out, &layer->index_rows, i, error);
-    case KVF_STREAM_ROW_STATE:
-        return copy_page(device, out, layer->row_state, layer->row_state->bytes, i, error);
-    case KVF_STREAM_INDEX_STATE:
-        return copy_page(device, out, layer->index_state, layer->index_state->bytes, i, error);
+    const int reason = kvf_io_write_all(writer->io, writer->file, data, bytes, offset);
+    if (reason != 0) {
+        writer->no_room = kvf_io_no_room(reason);
+        return kvf_io_fail(writer->path, "write", reason, error);
     }
+    writer->written_bytes += bytes;
     return KVF_OK;
 }
-
-/* ---- Writing ------------------------------------------------------------------------- */
 
 /* Writes the bytes and zeros up to the next page; data has room for them. */
 static kvf_status write_padded(kvf_snapshot_writer *writer, uint8_t *data, uint64_t bytes,
@@ -94,12 +53,9 @@ static kvf_status write_padded(kvf_snapshot_writer *writer, uint8_t *data, uint6
 {
     const uint64_t padded = kvf_snapshot_padded(bytes);
     memset(data + bytes, 0, padded - bytes);
-    const kvf_status status = kvf_io_write_all(writer->io, writer->file, writer->path, data, padded,
-                                               writer->end_bytes, error);
-    if (status == KVF_OK) {
+    const kvf_status status = write_at(writer, data, padded, writer->end_bytes, error);
+    if (status == KVF_OK)
         writer->end_bytes += padded;
-        writer->written_bytes += padded;
-    }
     return status;
 }
 
@@ -108,8 +64,8 @@ kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *ses
 {
     for (uint32_t i = 0; i < part->n_pages; i++) {
         const kvf_status status =
-            copy_stream_page(session, stream, part->first_page + i,
-                             writer->buffer + (size_t)i * stream->page_bytes, error);
+            kvf_stream_read_page(session, stream, part->first_page + i,
+                                 writer->buffer + (size_t)i * stream->page_bytes, error);
         if (status != KVF_OK)
             return status;
     }
@@ -175,7 +131,14 @@ kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_sessi
 kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snapshot_header *header,
                                      uint32_t slot, kvf_error *error)
 {
-    writer->written_bytes += sizeof *header;
-    return kvf_io_write_all(writer->io, writer->file, writer->path, header, sizeof *header,
-                            slot * sizeof *header, error);
+    return write_at(writer, header, sizeof *header, slot * sizeof *header, error);
+}
+
+kvf_status kvf_snapshot_sync(kvf_snapshot_writer *writer, kvf_error *error)
+{
+    if (writer->io->sync(writer->io, writer->file) == 0)
+        return KVF_OK;
+    const int reason = errno;
+    writer->no_room = kvf_io_no_room(reason);
+    return kvf_io_fail(writer->path, "put on the disk", reason, error);
 }

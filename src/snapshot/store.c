@@ -7,27 +7,26 @@
  * a file that goes away while it looks is as good as one that was never there, and one
  * that is mapped stays readable.
  */
-#include "cache/store.h"
+#include "snapshot/store.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "cache/eviction.h"
 #include "cache/session.h"
-#include "cache/snapshot.h"
 #include "checksum.h"
 #include "error.h"
+#include "snapshot/eviction.h"
+#include "snapshot/snapshot.h"
 
 /* kvf_store.begun before anything was looked for or put. */
 #define NOTHING_BEGUN UINT64_MAX
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
-kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_store_options *options,
-                          kvf_store **store, kvf_error *error)
+kvf_status kvf_store_open_on(const char *folder, uint64_t max_bytes,
+                             const kvf_store_options *options, const kvf_io *io, kvf_store **store,
+                             kvf_error *error)
 {
     struct stat info;
     *store = NULL;
@@ -36,10 +35,10 @@ kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_stor
     if (max_bytes == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: a store of 0 bytes holds nothing",
                         kvf_printable(folder).text);
-    if (kvf_io_make_folder(folder) != 0)
-        return kvf_io_fail(folder, "make the folder", error);
-    if (stat(folder, &info) != 0)
-        return kvf_io_fail(folder, "look at", error);
+    if (io->make_folder(io, folder) != 0)
+        return kvf_io_fail(folder, "make the folder", errno, error);
+    if (io->stat_path(io, folder, &info) != 0)
+        return kvf_io_fail(folder, "look at", errno, error);
     if (!S_ISDIR(info.st_mode))
         return kvf_fail(error, KVF_FILE_IO, "%s: is not a folder", kvf_printable(folder).text);
     kvf_store *opened = calloc(1, sizeof *opened);
@@ -53,12 +52,18 @@ kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_stor
                         kvf_printable(folder).text);
     }
     strcpy(copy, folder);
-    *opened =
-        (kvf_store){.folder = copy, .note = note, .max_bytes = max_bytes, .begun = NOTHING_BEGUN};
+    *opened = (kvf_store){
+        .io = io, .folder = copy, .note = note, .max_bytes = max_bytes, .begun = NOTHING_BEGUN};
     if (options)
         opened->options = *options;
     *store = opened;
     return kvf_ok(error);
+}
+
+kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_store_options *options,
+                          kvf_store **store, kvf_error *error)
+{
+    return kvf_store_open_on(folder, max_bytes, options, &kvf_io_system, store, error);
 }
 
 void kvf_store_close(kvf_store *store)
@@ -81,9 +86,9 @@ static void remove_damaged(const kvf_store *store, const kvf_store_file *file, c
     int lock;
     if (!kvf_store_try_lock(store, &lock))
         return;
-    if (kvf_store_same_file(file, path) && kvf_io_system.unlink(&kvf_io_system, path) == 0)
+    if (kvf_store_same_file(store, file, path) && store->io->unlink(store->io, path) == 0)
         kvf_store_forget(store, file->name);
-    close(lock);
+    store->io->close(store->io, lock);
 }
 
 typedef struct search {
@@ -95,6 +100,14 @@ typedef struct search {
     int32_t *ids; /* [n_tokens] of the file that is looked at */
     kvf_store_found found;
 } search;
+
+/* Whether it says something of the file that was tried, and not of this process or its device. */
+static bool is_of_file(kvf_status status)
+{
+    return status == KVF_FILE_NOT_FOUND || status == KVF_FILE_IO || status == KVF_FILE_FORMAT ||
+           status == KVF_WRONG_MODEL || status == KVF_INEXACT || status == KVF_UNSUPPORTED ||
+           status == KVF_INVALID_ARGUMENT; /* a context that its tokens do not fit */
+}
 
 /* Notes a file that cannot be read; one that is damaged never can be. Others do not fit. */
 static void skip_file(search *s, const kvf_store_file *file, const char *path, const kvf_error *why)
@@ -123,10 +136,10 @@ static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
     char *path = kvf_store_path(s->store, file->name);
     if (!path)
         return kvf_store_no_memory(s->store, error);
-    kvf_status status = kvf_snapshot_info_read(path, &info, &why);
+    kvf_status status = kvf_snapshot_info_from(path, &info, s->store->io, &why);
     if (status == KVF_OK && info.model_fingerprint == s->options->model_fingerprint) {
         const uint64_t n = info.n_tokens < s->n_tokens ? info.n_tokens : s->n_tokens;
-        status = kvf_snapshot_tokens(path, s->ids, n, &why);
+        status = kvf_snapshot_tokens_from(path, s->ids, n, s->store->io, &why);
         const uint64_t common = status == KVF_OK ? common_tokens(s->ids, s->tokens, n) : 0;
         if (common > s->found.shared_tokens)
             s->found.shared_tokens = common;
@@ -135,12 +148,14 @@ static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
         file->n_tokens = info.n_tokens;
         file->profile = info.profile;
     }
-    if (status == KVF_OUT_OF_MEMORY)
-        kvf_fail(error, status, "%s", why.message);
-    else if (status != KVF_OK)
+    if (is_of_file(status)) {
         skip_file(s, file, path, &why);
+        status = KVF_OK;
+    } else if (status != KVF_OK) {
+        kvf_fail(error, status, "%s", why.message);
+    }
     free(path);
-    return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
+    return status;
 }
 
 /* Whether a is to be tried before b: it is longer, or as long and of the wanted profile. */
@@ -160,7 +175,8 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
     char *path = kvf_store_path(s->store, file->name);
     if (!path)
         return kvf_store_no_memory(s->store, error);
-    kvf_status status = kvf_session_load(s->device, path, s->options, session, &why);
+    kvf_status status =
+        kvf_session_load_from(s->device, path, s->options, session, s->store->io, &why);
     /* Another process may have put another session there, were checksums equal. */
     if (status == KVF_OK && (kvf_session_n_tokens(*session) != file->n_tokens ||
                              common_tokens(kvf_session_tokens(*session), s->tokens,
@@ -168,12 +184,14 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
         kvf_session_close(*session);
         *session = NULL;
     }
-    if (status == KVF_OUT_OF_MEMORY)
-        kvf_fail(error, status, "%s", why.message);
-    else if (status != KVF_OK)
+    if (is_of_file(status)) {
         skip_file(s, file, path, &why);
+        status = KVF_OK;
+    } else if (status != KVF_OK) {
+        kvf_fail(error, status, "%s", why.message);
+    }
     free(path);
-    return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
+    return status;
 }
 
 /*
@@ -271,8 +289,8 @@ static kvf_status remove_file(const kvf_store *store, kvf_store_list *list, size
     if (!path)
         return kvf_store_no_memory(store, error);
     kvf_status status = KVF_OK;
-    if (kvf_io_system.unlink(&kvf_io_system, path) != 0 && errno != ENOENT) {
-        status = kvf_io_fail(path, "remove", error);
+    if (store->io->unlink(store->io, path) != 0 && errno != ENOENT) {
+        status = kvf_io_fail(path, "remove", errno, error);
     } else {
         if (list->files[i].kind == KVF_STORE_STATE)
             kvf_store_forget(store, list->files[i].name);
@@ -300,7 +318,7 @@ static kvf_status remove_remains(const kvf_store *store, kvf_store_list *list, k
         if (!path)
             return kvf_store_no_memory(store, error);
         const bool dead = list->files[i].kind == KVF_STORE_NOTE || kvf_store_is_dead(store, path);
-        if (dead && (kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT))
+        if (dead && (store->io->unlink(store->io, path) == 0 || errno == ENOENT))
             list->files[i] = list->files[--list->n];
         free(path);
     }
@@ -371,7 +389,7 @@ static kvf_status find_related(lineage *l, const kvf_store_list *list, kvf_error
         char *path = kvf_store_path(l->store, list->files[i].name);
         if (!path)
             return kvf_store_no_memory(l->store, error);
-        const kvf_status status = kvf_snapshot_info_read(path, &info, NULL);
+        const kvf_status status = kvf_snapshot_info_from(path, &info, l->store->io, NULL);
         free(path);
         if (status == KVF_OUT_OF_MEMORY)
             return kvf_store_no_memory(l->store, error);
@@ -397,8 +415,9 @@ static kvf_status find_parents(lineage *l, const kvf_store_list *list, kvf_error
         const uint64_t n_tokens = l->states[i].n_tokens;
         char *path = kvf_store_path(l->store, list->files[i].name);
         int32_t *tokens = malloc(n_tokens * sizeof *tokens);
-        status =
-            path && tokens ? kvf_snapshot_tokens(path, tokens, n_tokens, NULL) : KVF_OUT_OF_MEMORY;
+        status = path && tokens
+                     ? kvf_snapshot_tokens_from(path, tokens, n_tokens, l->store->io, NULL)
+                     : KVF_OUT_OF_MEMORY;
         if (status == KVF_OK)
             find_parent(l, i, tokens);
         else if (status != KVF_OUT_OF_MEMORY) /* damaged; no ids that could be compared */
@@ -411,7 +430,7 @@ static kvf_status find_parents(lineage *l, const kvf_store_list *list, kvf_error
 }
 
 /*
- * A table of the files for cache/eviction.h, [list->n], and one more, of the session; to be
+ * A table of the files for snapshot/eviction.h, [list->n], and one more, of the session; to be
  * freed. What begins with the session gets its parent.
  */
 static kvf_status describe(const kvf_store *store, kvf_session *session, const kvf_store_list *list,
@@ -463,8 +482,8 @@ static kvf_status remove_chosen(const kvf_store *store, kvf_store_file *file, kv
     char *path = kvf_store_path(store, file->name);
     if (!path)
         return kvf_store_no_memory(store, error);
-    const bool removed = kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT;
-    const kvf_status status = removed ? KVF_OK : kvf_io_fail(path, "remove", error);
+    const bool removed = store->io->unlink(store->io, path) == 0 || errno == ENOENT;
+    const kvf_status status = removed ? KVF_OK : kvf_io_fail(path, "remove", errno, error);
     free(path);
     state->stays = true; /* it is not to be chosen again */
     if (!removed)
@@ -521,7 +540,7 @@ static kvf_status put_new(const kvf_store *store, kvf_session *session, const ch
         status = make_room(store, list, states, &room, report, error);
     if (status == KVF_OK && room) {
         kvf_store_forget(store, name); /* of an earlier state of this name */
-        status = kvf_session_save_replacing(session, path, &whole, &saved, &kvf_io_system, error);
+        status = kvf_session_save_to(session, path, &whole, &saved, store->io, error);
     }
     report->stored = status == KVF_OK && room;
     if (report->stored) {
@@ -548,7 +567,7 @@ static kvf_status find_own(const kvf_store *store, kvf_store_list *list, const c
         ++*at;
     if (*at == list->n)
         return KVF_OK;
-    kvf_status status = kvf_snapshot_verify(path, &why);
+    kvf_status status = kvf_snapshot_verify_on(path, store->io, &why);
     if (status == KVF_OK)
         return status;
     if (status != KVF_FILE_FORMAT) /* not damage: no memory, a disk, a newer build's file */
@@ -563,9 +582,7 @@ static kvf_status put_locked(kvf_store *store, kvf_session *session, const char 
                              const char *path, kvf_store_list *list, kvf_store_put_report *report,
                              kvf_error *error)
 {
-    const kvf_snapshot_shape shape = {.geometry = &session->geometry,
-                                      .profile = session->profile,
-                                      .n_tokens = kvf_session_n_tokens(session)};
+    const kvf_snapshot_shape shape = kvf_snapshot_shape_of_session(session);
     size_t at;
     report->file_bytes = kvf_snapshot_file_bytes(&shape);
     if (store->begun == NOTHING_BEGUN)
@@ -611,7 +628,7 @@ kvf_status kvf_store_put(kvf_store *store, kvf_session *session, kvf_store_put_r
         status = kvf_store_list_files(store, &list, error);
         if (status == KVF_OK)
             status = put_locked(store, session, name, path, &list, filled, error);
-        close(lock);
+        store->io->close(store->io, lock);
     }
     free(list.files);
     free(path);

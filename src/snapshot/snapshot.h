@@ -1,27 +1,26 @@
 /*
- * Snapshots: a session as a file (docs/FORMAT.md 10). Internal to cache/.
+ * Snapshots: a session as a file (docs/FORMAT.md 10). Internal to snapshot/.
  *
- *   snapshot_layout.c   what a session consists of and how that is cut into parts
- *   snapshot_codec.c    zstd
- *   snapshot_read.c     header pages, the index, and whether they can be believed
- *   snapshot_map.c      a file in memory whose parts are checked before they are read
- *   snapshot_write.c    header pages, parts and the index into a file
- *   snapshot_save.c     a new file or what is new in an old one
- *   snapshot_load.c     a session from a file
- *   snapshot_repack.c   rows of one profile as rows of another
- *   snapshot_info.c     what a file says of itself
+ *   streams.c   what a session consists of: one line a stream, and how it is cut into parts
+ *   file.c      a file that is read: headers, index, parts that are checked before their use
+ *   parts.c     parts, index and headers into a file that is written
+ *   save.c      a new file, or what is new in an old one
+ *   load.c      a session from a file; rows of one profile as rows of another
+ *   info.c      what a file says of itself
+ *   codec.c     zstd
+ *   io.c        the system
+ *   store.c, store_files.c, eviction.c   a folder of them
  *
- * A session is a list of streams: tokens, logits, and five a layer. A stream is a row
- * of equal pages, and the file holds it in parts: consecutive pages, at most 4 MiB,
- * under one checksum. Rows of full pages never change, so a later save keeps their
- * parts; the last page and everything that is a ring is written anew.
+ * A stream is a row of equal pages, and the file holds it in parts: consecutive pages, at
+ * most 4 MiB, under one checksum. Rows of full pages never change, so a later save keeps
+ * their parts; the last page and everything that is a ring is written anew.
  */
-#ifndef KVF_CACHE_SNAPSHOT_H
-#define KVF_CACHE_SNAPSHOT_H
+#ifndef KVF_SNAPSHOT_H
+#define KVF_SNAPSHOT_H
 
-#include "cache/io.h"
 #include "cache/layout.h"
 #include "cache/page.h"
+#include "snapshot/io.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "snapshots are little-endian and are read as they lie in memory"
@@ -80,7 +79,7 @@ typedef struct __attribute__((packed)) kvf_part {
 } kvf_part;
 _Static_assert(sizeof(kvf_part) == 48, "docs/FORMAT.md 10.4");
 
-/* ---- Layout: pure arithmetic ---------------------------------------------------- */
+/* ---- Streams ------------------------------------------------------------------------ */
 
 typedef enum kvf_stream_kind {
     KVF_STREAM_TOKENS = 1,
@@ -94,12 +93,16 @@ typedef enum kvf_stream_kind {
 
 typedef struct kvf_stream {
     kvf_stream_kind kind;
-    uint32_t layer;
+    uint32_t number; /* of the layer; 0: of the session */
     uint32_t page_bytes;
     uint32_t n_pages;
-    uint32_t full_pages; /* leading pages that no later token changes (rings: all) */
-    uint32_t part_pages; /* the most pages of one part */
-    uint64_t n_items;    /* rows or tokens in it; 0 where it is plain bytes */
+    uint32_t full_pages;  /* leading pages that no later token changes (rings: all) */
+    uint32_t part_pages;  /* the most pages of one part */
+    uint32_t ring_slots;  /* token t writes slot t % ring_slots .. */
+    uint32_t ring_pages;  /* .. of that many pages; 0: no ring */
+    uint64_t n_items;     /* rows or tokens in it; 0 where it is plain bytes */
+    kvf_format_id format; /* of rows, */
+    uint32_t width;       /* 0: it is plain bytes */
 } kvf_stream;
 
 /* What decides a snapshot's streams. */
@@ -113,10 +116,10 @@ typedef struct kvf_snapshot_shape {
 bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stream);
 /* The stream that a part of a checked index is of. */
 void kvf_stream_of(const kvf_snapshot_shape *shape, const kvf_part *part, kvf_stream *stream);
-/* Whether the stream is a ring, whose pages are overwritten as tokens come. */
-bool kvf_stream_is_ring(kvf_stream_kind kind);
 /* Pages of a new part that begins at `page`. */
 uint32_t kvf_stream_part_pages(const kvf_stream *stream, uint32_t page);
+/* Places in a file are ordered by this. */
+uint64_t kvf_stream_order(uint32_t kind, uint32_t number);
 /* Words for messages: "index rows". */
 const char *kvf_stream_name(uint32_t kind);
 
@@ -124,11 +127,26 @@ const char *kvf_stream_name(uint32_t kind);
 uint32_t kvf_snapshot_n_parts(const kvf_snapshot_shape *shape);
 uint64_t kvf_snapshot_index_bytes(uint32_t n_layers, uint32_t n_parts);
 uint64_t kvf_snapshot_file_bytes(const kvf_snapshot_shape *shape);
+kvf_snapshot_shape kvf_snapshot_shape_of_session(const kvf_session *session);
 
 static inline uint64_t kvf_snapshot_padded(uint64_t bytes)
 {
     return kvf_ceil_div(bytes, KVF_SNAPSHOT_PAGE_BYTES) * KVF_SNAPSHOT_PAGE_BYTES;
 }
+
+/* Where a stream lies in a session: rows in pages, or plain bytes. */
+typedef struct kvf_stream_place {
+    kvf_paged_rows *rows; /* or NULL */
+    kvf_page *page;       /* of the bytes; NULL where they are the host's own */
+    void *memory;
+    uint64_t bytes; /* that are there; the stream's pages go on with zeros */
+    kvf_place place;
+} kvf_stream_place;
+
+kvf_stream_place kvf_stream_place_in(kvf_session *session, const kvf_stream *stream);
+/* Queues page i into out, which is there after a wait. Whatever was mapped is checked first. */
+kvf_status kvf_stream_read_page(kvf_session *session, const kvf_stream *stream, uint32_t i,
+                                uint8_t *out, kvf_error *error);
 
 /* ---- zstd ------------------------------------------------------------------------ */
 
@@ -166,19 +184,30 @@ typedef struct kvf_snapshot_map {
     const kvf_io *io;
     uint8_t *view;
     size_t view_bytes;
-    uint32_t n_parts;
+    kvf_snapshot_index index;
     uint32_t *by_offset; /* [n_parts] numbers of parts, ascending by offset */
-    kvf_part *parts;     /* [n_parts] in the order of the index */
     bool *checked;       /* [n_parts] */
     char path[];
 } kvf_snapshot_map;
 
-/* Takes the parts out of the index. Give up with kvf_page_owner_release(&map->owner). */
-kvf_status kvf_snapshot_map_open(const kvf_io *io, int file, const char *path,
-                                 kvf_snapshot_index *index, kvf_snapshot_map **map,
-                                 kvf_error *error);
-/* Compares part i with its checksum, unless that was done. */
-kvf_status kvf_snapshot_map_check(kvf_snapshot_map *map, uint32_t i, kvf_error *error);
+/*
+ * Opens the file, reads its index and maps it; `verify` checks all parts. Give up with
+ * kvf_page_owner_release(&map->owner).
+ */
+kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, bool verify,
+                             kvf_snapshot_map **map, kvf_error *error);
+/*
+ * The content of part i, which has `bytes` bytes: checked, and where it is compressed
+ * in `unpacked` (room for KVF_SNAPSHOT_PART_BYTES).
+ */
+kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t bytes,
+                                  uint8_t *unpacked, const uint8_t **data, kvf_error *error);
+/*
+ * The token ids in a part of them. A file whose checksums are right can still have been made by
+ * somebody else: KVF_FILE_FORMAT names the first that is no token.
+ */
+kvf_status kvf_snapshot_check_tokens(const kvf_snapshot_map *map, const kvf_part *part,
+                                     const uint8_t *data, kvf_error *error);
 
 /* ---- Writing ------------------------------------------------------------------------ */
 
@@ -188,6 +217,7 @@ typedef struct kvf_snapshot_writer {
     const char *path; /* for messages */
     int file;
     bool compress;
+    bool no_room; /* a write failed for want of it */
     uint64_t end_bytes;
     uint64_t written_bytes;
     uint8_t *buffer; /* a part with its padding */
@@ -208,44 +238,22 @@ kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_sessi
                                     kvf_error *error);
 kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snapshot_header *header,
                                      uint32_t slot, kvf_error *error);
+kvf_status kvf_snapshot_sync(kvf_snapshot_writer *writer, kvf_error *error);
 
 /* ---- Saving and loading ------------------------------------------------------------- */
 
-/* As the public functions, on any disk. */
+/* As the public functions, on any disk; a link at `path` is replaced, as any other file. */
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
                                const kvf_save_options *options, kvf_save_report *report,
                                const kvf_io *io, kvf_error *error);
-/* As the public function, but a link at `path` is replaced, as any other file. */
-kvf_status kvf_session_save_replacing(kvf_session *session, const char *path,
-                                      const kvf_save_options *options, kvf_save_report *report,
-                                      const kvf_io *io, kvf_error *error);
 kvf_status kvf_session_load_from(kvf_device *device, const char *path,
                                  const kvf_load_options *options, kvf_session **session,
                                  const kvf_io *io, kvf_error *error);
-
-/* Opens the file, reads its index and maps it; `verify` checks all parts. */
-kvf_status kvf_snapshot_open(const kvf_io *io, const char *path, kvf_snapshot_index *index,
-                             kvf_snapshot_map **map, bool verify, kvf_error *error);
-/*
- * The content of part i, which has `bytes` bytes: checked, and where it is compressed
- * in `unpacked` (room for KVF_SNAPSHOT_PART_BYTES).
- */
-kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t bytes,
-                                  uint8_t *unpacked, const uint8_t **data, kvf_error *error);
-/*
- * The token ids in a part of them, in a file of n_tokens. A file whose checksums are right can
- * still have been made by somebody else: KVF_FILE_FORMAT names the first that is no token.
- */
-kvf_status kvf_snapshot_check_tokens(const char *path, uint32_t vocab, const kvf_part *part,
-                                     const uint8_t *data, uint64_t n_tokens, kvf_error *error);
-/* The rows that a part is of; NULL where it is not of rows. */
-kvf_paged_rows *kvf_snapshot_rows_of(kvf_session *session, const kvf_part *part);
-/*
- * Part `number`, which is of rows, into the session, which has another profile than the
- * file of this shape. KVF_INEXACT where a value cannot be held.
- */
-kvf_status kvf_snapshot_repack(kvf_session *session, kvf_snapshot_map *map, uint32_t number,
-                               const kvf_snapshot_shape *shape, uint8_t *unpacked,
-                               kvf_error *error);
+/* kvf_snapshot_info_read and kvf_snapshot_tokens, on any disk. */
+kvf_status kvf_snapshot_info_from(const char *path, kvf_snapshot_info *info, const kvf_io *io,
+                                  kvf_error *error);
+kvf_status kvf_snapshot_tokens_from(const char *path, int32_t *tokens, uint64_t capacity,
+                                    const kvf_io *io, kvf_error *error);
+kvf_status kvf_snapshot_verify_on(const char *path, const kvf_io *io, kvf_error *error);
 
 #endif
