@@ -245,8 +245,9 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  * (FORMAT.md 6). On CPU backends bit-identical across formats, ISAs and threads.
  *
  * Window: query i is token first_token + i and sees the last `window_tokens`
- * tokens up to itself, oldest first; token t is row t % window.n_rows, so a ring
- * of window_tokens + n_queries - 1 rows is enough, and as many are needed.
+ * tokens up to itself, oldest first; token t is row t - window_first of the view,
+ * which holds all that the queries see: window_first is at most the first token that
+ * query 0 sees.
  * Rows: exactly one of
  *   list      rows list[i][0 .. list_len[i]), ascending; -1 entries are skipped
  *   mask_f32  [n_queries][mask_stride]: every row r < n_visible[i] is computed and
@@ -263,6 +264,7 @@ typedef struct kvf_attend_args {
     float scale;        /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
     uint64_t first_token;
     uint32_t window_tokens;
+    uint64_t window_first;     /* token of the window's row 0 */
     kvf_rows window;           /* width 512 */
     kvf_rows rows;             /* width 512 */
     const uint32_t *n_visible; /* [n_queries] */
@@ -359,8 +361,9 @@ typedef struct kvf_plan_buffer {
 typedef struct kvf_plan {
     uint64_t session_bytes;   /* rows held, no page padding */
     uint64_t allocated_bytes; /* what the allocator gives for them */
-    uint64_t snapshot_bytes;  /* the file that saves them */
-    uint64_t scratch_bytes;   /* of select and attend */
+    uint64_t
+        snapshot_bytes;     /* a first file that saves them, checkpoints taken by commit included */
+    uint64_t scratch_bytes; /* of select and attend */
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */
@@ -381,6 +384,8 @@ typedef struct kvf_session_options {
     uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;
 #define KVF_NO_CHECKPOINTS UINT32_MAX
+/* Of those that kvf_session_checkpoint took, so many are kept besides. */
+#define KVF_REQUESTED_CHECKPOINTS 8
 
 /*
  * Computes the plan of a session that holds n_tokens (<= options->max_tokens).
@@ -473,6 +478,11 @@ KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
 KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
 /* [vocab] f32 of the last committed token; the caller writes them, after settle, before commit. */
 KVF_API float *kvf_session_logits(kvf_session *session);
+/*
+ * Whether they are: not in a session that went back to a checkpoint of a file (see
+ * kvf_session_truncate), until a chunk is committed. They are zeros then.
+ */
+KVF_API bool kvf_session_logits_known(const kvf_session *session);
 /* Rows that `tiled` could not hold exactly in f16 (FORMAT.md 7); 0 in other profiles. */
 KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
 /* Counted from what is held now, not from the plan. */
@@ -554,14 +564,34 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * token held, as ever (zero where none is). Compressor state that no row will pool any more
  * is zero.
  *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
+ *   A checkpoint that came from a file (kvf_session_load) has no logits. With a replay the session
+ * goes to an earlier one where n_tokens is just there, so that appending gives the logits; without,
+ * for callers that append other tokens next, it goes there, and has none until then
+ * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
  * held; a chunk is open), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
- * and needed) and KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
+ * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);
-/* The smallest n_tokens but 0 that truncate can go back to; 0: any. */
+/* The smallest n_tokens but 0 that truncate can go back to with a replay; 0: any. */
 KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
+
+/*
+ * Takes a checkpoint of the present state, besides those that commit takes by itself: for a place
+ * that will be gone back to, as the end of a prompt. The tokens held must be a multiple of
+ * kvf_session_checkpoint_alignment (a caller ends a chunk there), and no chunk be open. The last
+ * KVF_REQUESTED_CHECKPOINTS are kept, whatever the options say; one that is there already is
+ * marked. Forks that are made later have it too.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, the session unchanged.
+ */
+KVF_API kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error);
+/* The least common multiple of the ratios; more than any context: there are no checkpoints. */
+KVF_API uint64_t kvf_session_checkpoint_alignment(const kvf_session *session);
+/* Returns how many checkpoints there are; writes the places of at most `capacity`, ascending. */
+KVF_API uint32_t kvf_session_checkpoints(const kvf_session *session, uint64_t *n_tokens,
+                                         uint32_t capacity);
 
 /* ---- Sessions in files ------------------------------------------------------ */
 
@@ -589,7 +619,14 @@ typedef struct kvf_save_options {
     bool whole;    /* write a new file even where adding to the old one would do */
     bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
     bool no_lock;  /* save where files cannot be locked, too, see kvf_session_save */
+    /*
+     * Of the checkpoints that commit took, those go into the file that are so far apart, beginning
+     * with the oldest; 0: KVF_SAVED_SPACING_TOKENS. Those that were asked for all do.
+     */
+    uint64_t checkpoint_spacing_tokens;
 } kvf_save_options;
+/* A checkpoint of DeepSeek-V4-Flash has 3.6 MB, 8,192 tokens in fold 29 MB. */
+#define KVF_SAVED_SPACING_TOKENS 8192
 
 typedef struct kvf_save_report {
     uint64_t generation;    /* how often this file was saved */
@@ -627,6 +664,13 @@ typedef struct kvf_save_report {
 KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
                                     const kvf_save_options *options, kvf_save_report *report,
                                     kvf_error *error);
+/*
+ * The bytes of a new file of this session, to the byte (but for `compress`); options may be NULL.
+ * KVF_OUT_OF_MEMORY.
+ */
+KVF_API kvf_status kvf_session_snapshot_bytes(const kvf_session *session,
+                                              const kvf_save_options *options, uint64_t *bytes,
+                                              kvf_error *error);
 
 typedef struct kvf_load_options {
     const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
@@ -645,7 +689,9 @@ typedef struct kvf_load_options {
  *   A file of somebody else's: give options->geometry, so that memory is the model's. Without
  * it a file may ask for as much as 1,024 times its length (parts of 4 MiB compressed to one
  * page each). Nothing in a file makes a stage read or write outside its memory.
- * The session can be truncated to checkpoints that it takes from here on, not further back.
+ * The session has the checkpoints of the file, all of them, and can be truncated to these
+ * (without logits, see kvf_session_truncate) and to what it takes from here on. Files of version 1
+ * have none.
  *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
  * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
@@ -677,6 +723,8 @@ typedef struct kvf_snapshot_info {
     uint64_t unused_bytes;
     uint32_t n_parts;
     uint32_t n_headers; /* that hold this state: 2, or 1 after a save that was interrupted */
+    uint32_t n_checkpoints;
+    bool logits_known; /* see kvf_session_logits_known */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
     kvf_geometry geometry;
 } kvf_snapshot_info;
@@ -695,6 +743,9 @@ KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
  * file of that name is somebody's own: a save refuses to overwrite it.
  */
 KVF_API bool kvf_snapshot_is_unfinished(const char *path);
+/* The places of its checkpoints, ascending: writes at most `capacity` of info's n_checkpoints. */
+KVF_API kvf_status kvf_snapshot_checkpoints(const char *path, uint64_t *n_tokens, uint32_t capacity,
+                                            kvf_error *error);
 /* The token ids: writes at most `capacity` of them (their part is checked). */
 KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
                                        kvf_error *error);

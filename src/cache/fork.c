@@ -14,6 +14,7 @@ static kvf_page *share(kvf_session *to, kvf_page *page)
 
 static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_rows *from)
 {
+    rows->first_row = from->first_row;
     for (uint64_t i = 0; i < from->n_pages; i++)
         kvf_paged_rows_put(rows, share(to, from->pages[i]));
     kvf_paged_rows_write(to, rows, 0);
@@ -28,12 +29,13 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
                         "fork inside a chunk of %u tokens: commit or drop it first",
                         session->chunk_tokens);
     kvf_session *fork;
-    const kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
-                                                      &session->options, &fork, error);
+    kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
+                                                &session->options, &fork, error);
     if (status != KVF_OK)
         return status;
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));
     memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
+    fork->logits_known = session->logits_known;
     fork->inexact_rows = session->inexact_rows;
     fork->saved = session->saved;
     memcpy(fork->caller_state, session->caller_state, sizeof fork->caller_state);
@@ -47,7 +49,11 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
         to->row_state = share(fork, from->row_state);
         to->index_state = share(fork, from->index_state);
     }
-    kvf_checkpoints_share(fork, session);
+    status = kvf_checkpoints_share(fork, session, error);
+    if (status != KVF_OK) {
+        kvf_session_close(fork);
+        return status;
+    }
     *out = fork;
     return kvf_ok(error);
 }

@@ -9,7 +9,7 @@
 #include "cache/plan.h"
 
 typedef struct kvf_layer_cache {
-    kvf_paged_rows window; /* ring: token t is row t % window_tokens */
+    kvf_paged_rows window; /* token t is row t; the front falls off */
     kvf_paged_rows rows;
     kvf_paged_rows index_rows;
     kvf_page *row_state; /* docs/FORMAT.md 9.3; NULL in window layers */
@@ -18,7 +18,7 @@ typedef struct kvf_layer_cache {
 
 /* Reused by every layer; allocated with the first chunk. */
 typedef struct kvf_scratch {
-    uint8_t *window;
+    uint8_t *window; /* pages of a long chunk that no later one needs: one layer's at a time */
     uint32_t *visible;
     kvf_finding *found; /* [n_layers][KVF_FOUND_PLACES] */
     uint8_t *queries;
@@ -36,6 +36,8 @@ typedef struct kvf_saved {
     uint64_t header_checksum; /* of the state it held then */
     uint64_t n_tokens;        /* of that state */
     uint64_t kept_tokens;     /* the fewest that the session held since: truncate lowers it */
+    uint64_t kept_window;     /* window rows before this token are the file's */
+    uint64_t kept_checkpoint; /* checkpoints at or before this token are */
 } kvf_saved;
 
 struct kvf_session {
@@ -50,6 +52,7 @@ struct kvf_session {
     kvf_session_header *header; /* followed by row_counts, as a snapshot stores them */
     kvf_row_counts *row_counts;
     float *logits;            /* own memory: the pointer is the caller's for good */
+    bool logits_known;        /* of the last token; not after going back to a file's checkpoint */
     kvf_page *tokens;         /* NULL before the first token */
     uint64_t allocated_bytes; /* of the device's memory, shared pages included */
     uint64_t mapped_bytes;    /* of pages in an owner's memory */
@@ -59,16 +62,13 @@ struct kvf_session {
     uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
     bool settled;          /* what it found so far is known: nothing */
     kvf_finding *found;    /* the host's copy of scratch.found */
-    kvf_page **before;     /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
+    kvf_page **before;     /* [n_layers][KVF_LAYER_STATES] the states it replaced, or NULL */
     kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
-/* Pages that an open chunk may replace in a layer: the ring's, row_state, index_state. */
-static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
-{
-    return geometry->window_tokens / KVF_PAGE_ROWS + 2;
-}
+/* Of a layer: row_state, index_state. */
+#define KVF_LAYER_STATES 2
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
 void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);

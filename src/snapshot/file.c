@@ -68,10 +68,12 @@ static kvf_status choose_header(const kvf_snapshot_header pages[KVF_SNAPSHOT_HEA
                         kvf_printable(path).text, (unsigned long long)pages[0].generation);
     index->slot = !whole[0] || (whole[1] && pages[1].generation > pages[0].generation);
     index->header = pages[index->slot];
-    if (index->header.session.version != KVF_SNAPSHOT_VERSION)
-        return kvf_fail(error, KVF_UNSUPPORTED, "%s: snapshot version %u; this build reads %u",
-                        kvf_printable(path).text, index->header.session.version,
-                        KVF_SNAPSHOT_VERSION);
+    const uint32_t version = index->header.session.version;
+    if (version < 1 || version > KVF_SNAPSHOT_VERSION)
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: snapshot version %u; this build reads 1 to %u",
+                        kvf_printable(path).text, version, KVF_SNAPSHOT_VERSION);
+    if (version == 1) /* which had no numbers there */
+        index->header.n_checkpoints = index->header.state = 0;
     return KVF_OK;
 }
 
@@ -99,6 +101,12 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
             error, KVF_FILE_FORMAT, "%s: %llu tokens in a context of %llu of a model's %llu",
             kvf_printable(path).text, (unsigned long long)session->n_tokens,
             (unsigned long long)session->max_tokens, (unsigned long long)header->model_max_tokens);
+    if (header->state & ~(KVF_SNAPSHOT_FROM_START | KVF_SNAPSHOT_LOGITS_UNKNOWN) ||
+        header->n_checkpoints > KVF_SNAPSHOT_MAX_CHECKPOINTS)
+        return kvf_fail(error, KVF_UNSUPPORTED,
+                        "%s: %u checkpoints, state %u; this build reads %u and states 0 to 3",
+                        kvf_printable(path).text, header->n_checkpoints, header->state,
+                        (unsigned)KVF_SNAPSHOT_MAX_CHECKPOINTS);
     if (header->end_bytes > index->file_bytes)
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: has %llu bytes of %llu",
                         kvf_printable(path).text, (unsigned long long)index->file_bytes,
@@ -108,7 +116,8 @@ static kvf_status check_header(const kvf_snapshot_index *index, const char *path
         return kvf_fail(error, KVF_FILE_FORMAT, "%s: save %llu that ends at %llu",
                         kvf_printable(path).text, (unsigned long long)header->generation,
                         (unsigned long long)header->end_bytes);
-    const uint64_t bytes = kvf_snapshot_index_bytes(session->n_layers, header->n_parts);
+    const uint64_t bytes =
+        kvf_snapshot_index_bytes(session->n_layers, header->n_checkpoints, header->n_parts);
     if (header->index_bytes != bytes || header->index_offset % KVF_SNAPSHOT_PAGE_BYTES ||
         header->index_offset < KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES ||
         header->index_offset > header->end_bytes ||
@@ -154,13 +163,37 @@ static kvf_status take_layers(const kvf_snapshot_layer *layers, const char *path
     return KVF_OK;
 }
 
+/* Ascending, each where one can be. */
+static kvf_status check_checkpoints(const kvf_snapshot_index *index, const char *path,
+                                    kvf_error *error)
+{
+    const uint64_t alignment = kvf_checkpoint_alignment(&index->geometry);
+    const uint32_t reasons = KVF_CHECKPOINT_PERIODIC | KVF_CHECKPOINT_REQUESTED;
+    uint64_t before = 0;
+    for (uint32_t i = 0; i < index->header.n_checkpoints; i++) {
+        const kvf_snapshot_checkpoint *checkpoint = &index->checkpoints[i];
+        if (checkpoint->n_tokens <= before || checkpoint->n_tokens % alignment != 0 ||
+            checkpoint->n_tokens > index->header.session.n_tokens || checkpoint->why == 0 ||
+            checkpoint->why & ~reasons || checkpoint->zero != 0)
+            return kvf_fail(error, KVF_FILE_FORMAT,
+                            "%s: checkpoint %u of %u is at %llu tokens of %llu (reasons %u), after "
+                            "one at %llu; they are at multiples of %llu",
+                            kvf_printable(path).text, i, index->header.n_checkpoints,
+                            (unsigned long long)checkpoint->n_tokens,
+                            (unsigned long long)index->header.session.n_tokens, checkpoint->why,
+                            (unsigned long long)before, (unsigned long long)alignment);
+        before = checkpoint->n_tokens;
+    }
+    return KVF_OK;
+}
+
 /* Whether the part may stand at this place of the stream. */
 static bool part_fits(const kvf_part *part, const kvf_stream *stream, uint32_t page,
                       uint64_t end_bytes)
 {
     const uint64_t bytes = (uint64_t)part->n_pages * stream->page_bytes;
-    if (part->kind != stream->kind || part->layer != stream->number || part->first_page != page ||
-        part->n_pages == 0 || part->n_pages > stream->n_pages - page ||
+    if (part->kind != stream->kind || part->number != stream->number || part->first_page != page ||
+        part->n_pages == 0 || part->n_pages > stream->end_page - page ||
         part->n_pages > KVF_SNAPSHOT_PART_BYTES / stream->page_bytes)
         return false;
     if (part->offset % KVF_SNAPSHOT_PAGE_BYTES || part->offset > end_bytes ||
@@ -181,15 +214,16 @@ static kvf_status check_parts(kvf_snapshot_index *index, const char *path, kvf_e
                         kvf_snapshot_padded(index->header.index_bytes);
     uint32_t at = 0;
     kvf_stream stream;
-    for (uint32_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
-        for (uint32_t page = 0; page < stream.n_pages; page += index->parts[at++].n_pages) {
+    for (uint64_t i = 0; kvf_stream_at(&shape, i, &stream); i++)
+        for (uint32_t page = stream.first_page; page < stream.end_page;
+             page += index->parts[at++].n_pages) {
             if (at == n_parts ||
                 !part_fits(&index->parts[at], &stream, page, index->header.end_bytes))
                 return kvf_fail(error, KVF_FILE_FORMAT,
                                 "%s: part %u of %u is not what continues page %u of %u of "
-                                "the %s of layer %u",
-                                kvf_printable(path).text, at, n_parts, page, stream.n_pages,
-                                kvf_stream_name(stream.kind), stream.number);
+                                "the %s",
+                                kvf_printable(path).text, at, n_parts, page, stream.end_page,
+                                kvf_stream_title_of(stream.kind, stream.number).text);
             index->live_bytes += kvf_snapshot_padded(index->parts[at].stored_bytes);
         }
     if (at != n_parts)
@@ -209,14 +243,20 @@ static kvf_status take_index(const uint8_t *bytes, const char *path, kvf_snapsho
     kvf_snapshot_layer layers[KVF_MAX_LAYERS];
     const size_t layers_bytes = header->session.n_layers * sizeof *layers;
     memcpy(layers, bytes, layers_bytes);
-    const kvf_status status = take_layers(layers, path, index, error);
+    kvf_status status = take_layers(layers, path, index, error);
     if (status != KVF_OK)
         return status;
-    index->parts = malloc(header->n_parts * sizeof *index->parts + 1);
-    if (!index->parts)
+    const size_t checkpoints_bytes = header->n_checkpoints * sizeof *index->checkpoints;
+    const size_t parts_bytes = header->n_parts * sizeof *index->parts;
+    index->checkpoints = malloc(checkpoints_bytes + parts_bytes + 1);
+    if (!index->checkpoints)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %u parts",
                         kvf_printable(path).text, header->n_parts);
-    memcpy(index->parts, bytes + layers_bytes, header->n_parts * sizeof *index->parts);
+    index->parts = (kvf_part *)(index->checkpoints + header->n_checkpoints);
+    memcpy(index->checkpoints, bytes + layers_bytes, checkpoints_bytes + parts_bytes);
+    status = check_checkpoints(index, path, error);
+    if (status != KVF_OK)
+        return status;
     return check_parts(index, path, error);
 }
 
@@ -261,16 +301,20 @@ kvf_status kvf_snapshot_read_index(const kvf_io *io, int file, const char *path,
 
 void kvf_snapshot_free_index(kvf_snapshot_index *index)
 {
-    free(index->parts);
+    free(index->checkpoints);
+    index->checkpoints = NULL;
     index->parts = NULL;
 }
 
 kvf_snapshot_shape kvf_snapshot_shape_of(const kvf_snapshot_index *index)
 {
+    const kvf_session_header *header = &index->header.session;
     return (kvf_snapshot_shape){.geometry = &index->geometry,
-                                .profile =
-                                    kvf_profile_get((kvf_profile_id)index->header.session.profile),
-                                .n_tokens = index->header.session.n_tokens};
+                                .profile = kvf_profile_get((kvf_profile_id)header->profile),
+                                .version = header->version,
+                                .n_tokens = header->n_tokens,
+                                .n_checkpoints = index->header.n_checkpoints,
+                                .checkpoints = index->checkpoints};
 }
 
 /* ---- The file in memory -------------------------------------------------------- */
@@ -282,12 +326,11 @@ static kvf_status check_part(kvf_snapshot_map *map, uint32_t i, kvf_error *error
         return KVF_OK;
     const kvf_part *part = &map->index.parts[i];
     if (kvf_checksum(map->view + part->offset, part->stored_bytes) != part->checksum)
-        return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%s: the %s of layer %u, pages %u to %u (%llu bytes at %llu), are "
-                        "damaged",
-                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
-                        part->first_page, part->first_page + part->n_pages - 1,
-                        (unsigned long long)part->stored_bytes, (unsigned long long)part->offset);
+        return kvf_fail(
+            error, KVF_FILE_FORMAT, "%s: the %s, pages %u to %u (%llu bytes at %llu), are damaged",
+            kvf_printable(map->path).text, kvf_stream_title_of(part->kind, part->number).text,
+            part->first_page, part->first_page + part->n_pages - 1,
+            (unsigned long long)part->stored_bytes, (unsigned long long)part->offset);
     map->checked[i] = true;
     return KVF_OK;
 }
@@ -440,10 +483,10 @@ kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t by
         return kvf_fail(error, KVF_UNSUPPORTED, "%s: is compressed; this build has no zstd",
                         kvf_printable(map->path).text);
     if (!kvf_codec_decompress(unpacked, bytes, *data, part->stored_bytes))
-        return kvf_fail(error, KVF_FILE_FORMAT,
-                        "%s: the %s of layer %u, pages from %u on, do not unpack to %llu bytes",
-                        kvf_printable(map->path).text, kvf_stream_name(part->kind), part->layer,
-                        part->first_page, (unsigned long long)bytes);
+        return kvf_fail(
+            error, KVF_FILE_FORMAT, "%s: the %s, pages from %u on, do not unpack to %llu bytes",
+            kvf_printable(map->path).text, kvf_stream_title_of(part->kind, part->number).text,
+            part->first_page, (unsigned long long)bytes);
     *data = unpacked;
     return KVF_OK;
 }

@@ -1,5 +1,4 @@
 /* What a file says of itself, without a session. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +18,8 @@ static kvf_snapshot_info describe(const kvf_snapshot_index *index)
                               .file_bytes = index->file_bytes,
                               .n_parts = header->n_parts,
                               .n_headers = index->in_both ? 2 : 1,
+                              .n_checkpoints = header->n_checkpoints,
+                              .logits_known = !(header->state & KVF_SNAPSHOT_LOGITS_UNKNOWN),
                               .geometry = index->geometry};
     if (index->live_bytes < index->file_bytes)
         info.unused_bytes = index->file_bytes - index->live_bytes;
@@ -28,20 +29,41 @@ static kvf_snapshot_info describe(const kvf_snapshot_index *index)
     return info;
 }
 
+/* Opens the file and reads its index, which is to be freed. */
+static kvf_status read_file_index(const char *path, const kvf_io *io, kvf_snapshot_index *index,
+                                  kvf_error *error)
+{
+    int file;
+    kvf_status status = kvf_snapshot_open_file(io, path, false, &file, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_snapshot_read_index(io, file, path, index, error);
+    io->close(io, file);
+    return status;
+}
+
 kvf_status kvf_snapshot_info_from(const char *path, kvf_snapshot_info *info, const kvf_io *io,
                                   kvf_error *error)
 {
     kvf_snapshot_index index;
-    int file;
     memset(info, 0, sizeof *info);
-    kvf_status status = kvf_snapshot_open_file(io, path, false, &file, error);
-    if (status != KVF_OK)
-        return status;
-    status = kvf_snapshot_read_index(io, file, path, &index, error);
-    io->close(io, file);
+    const kvf_status status = read_file_index(path, io, &index, error);
     if (status != KVF_OK)
         return status;
     *info = describe(&index);
+    kvf_snapshot_free_index(&index);
+    return kvf_ok(error);
+}
+
+kvf_status kvf_snapshot_checkpoints(const char *path, uint64_t *n_tokens, uint32_t capacity,
+                                    kvf_error *error)
+{
+    kvf_snapshot_index index;
+    const kvf_status status = read_file_index(path, &kvf_io_system, &index, error);
+    if (status != KVF_OK)
+        return status;
+    for (uint32_t i = 0; i < index.header.n_checkpoints && i < capacity; i++)
+        n_tokens[i] = index.checkpoints[i].n_tokens;
     kvf_snapshot_free_index(&index);
     return kvf_ok(error);
 }

@@ -16,25 +16,38 @@
 typedef struct loading {
     kvf_session *session;
     kvf_snapshot_map *map;
-    kvf_snapshot_shape shape; /* of the file */
-    uint8_t *unpacked;        /* [KVF_SNAPSHOT_PART_BYTES] */
+    kvf_snapshot_shape shape;     /* of the file */
+    kvf_snapshot_content content; /* what is filled */
+    uint8_t *unpacked;            /* [KVF_SNAPSHOT_PART_BYTES] */
 } loading;
 
-/*
- * The next page of rows for page i of the part: in the file where it lies at `in_file`, else new
- * memory that is to be filled.
- */
-static kvf_status next_page(loading *load, const kvf_part *part, kvf_paged_rows *rows, uint32_t i,
-                            const uint8_t *in_file, kvf_page **page, kvf_error *error)
+/* A page that a checkpoint alone holds. */
+static void give_to_checkpoint(kvf_session *session, kvf_page **place, kvf_page *page)
 {
-    const uint64_t bytes = kvf_paged_rows_page_bytes(rows);
-    *page = in_file ? kvf_session_map_page(load->session, &load->map->owner, in_file, bytes)
-                    : kvf_session_new_page(load->session, KVF_PLACE_DEVICE, bytes);
+    kvf_page_keep(session->device, page);
+    kvf_session_drop_page(session, page);
+    *place = page;
+}
+
+/*
+ * A page of rows for page i of the part, where the session is to have it: in the file where it
+ * lies at `in_file`, else new memory that is to be filled.
+ */
+static kvf_status next_page(loading *load, const kvf_part *part, const kvf_stream_place *place,
+                            uint32_t i, uint64_t bytes, const uint8_t *in_file, kvf_page **page,
+                            kvf_error *error)
+{
+    kvf_session *session = load->session;
+    *page = in_file ? kvf_session_map_page(session, &load->map->owner, in_file, bytes)
+                    : kvf_session_new_page(session, KVF_PLACE_DEVICE, bytes);
     if (!*page)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for page %u of the %s of layer %u",
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for page %u of the %s",
                         kvf_printable(load->map->path).text, part->first_page + i,
-                        kvf_stream_name(part->kind), part->layer);
-    kvf_paged_rows_put(rows, *page);
+                        kvf_stream_title_of(part->kind, part->number).text);
+    if (place->rows)
+        kvf_paged_rows_put(place->rows, *page);
+    else
+        give_to_checkpoint(session, &place->pages[part->first_page + i], *page);
     return KVF_OK;
 }
 
@@ -77,19 +90,20 @@ static void close_workspace(kvf_device *device, workspace *work)
     free(work->host_values);
 }
 
-static kvf_rows one_page(kvf_format_id format, uint32_t width, void *page, uint32_t n_rows)
+static kvf_rows one_page(kvf_format_id format, uint32_t width, void *page)
 {
     return (kvf_rows){.format = format,
                       .width = width,
                       .page_rows = KVF_PAGE_ROWS,
-                      .n_rows = n_rows,
+                      .n_rows = KVF_PAGE_ROWS,
                       .base = page,
                       .page_stride_bytes = kvf_format_page_bytes(format, width, KVF_PAGE_ROWS)};
 }
 
-static void unpack(kvf_device *device, kvf_rows in, float *out)
+static void unpack(kvf_device *device, kvf_rows in, uint32_t first, uint32_t end, float *out)
 {
-    const kvf_unpack_args args = {.in = in, .n_rows = in.n_rows, .out = out, .stride = in.width};
+    const kvf_unpack_args args = {
+        .in = in, .first_row = first, .n_rows = end - first, .out = out, .stride = in.width};
     device->backend->unpack(device, &args);
 }
 
@@ -103,23 +117,24 @@ static kvf_grid grid_of(kvf_format_id format)
 }
 
 /*
- * Packs the values into the page. KVF_INEXACT, without a message, where the format cannot hold
- * one of them: the first, counted over all rows, is then in *at.
+ * Packs the values into rows first .. end of the page. KVF_INEXACT, without a message, where the
+ * format cannot hold one of them: the first, counted over all of these rows, is then in *at.
  */
-static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_rows page, size_t *at,
-                               kvf_error *error)
+static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_rows page,
+                               uint32_t first, uint32_t end, size_t *at, kvf_error *error)
 {
     const kvf_finding nothing = {.first_bad = KVF_NOTHING_FOUND};
     kvf_finding finding;
     const kvf_pack_args args = {.rows = work->values,
                                 .stride = page.width,
-                                .n_rows = page.n_rows,
+                                .n_rows = end - first,
                                 .grid = grid_of(page.format),
-                                .out = page};
-    const size_t bytes = page.n_rows * page.width * sizeof(float);
+                                .out = page,
+                                .first_row = first};
+    const size_t bytes = (size_t)(end - first) * page.width * sizeof(float);
     device->backend->write(device, work->finding, &nothing, sizeof nothing);
     device->backend->pack(device, &args, (kvf_findings){.place = work->finding});
-    unpack(device, page, work->repacked);
+    unpack(device, page, first, end, work->repacked);
     device->backend->read(device, work->host_values, work->values, bytes);
     device->backend->read(device, work->host_repacked, work->repacked, bytes);
     device->backend->read(device, &finding, work->finding, sizeof finding);
@@ -138,46 +153,51 @@ static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_ro
     return KVF_INEXACT;
 }
 
-/* Page i of the part, whose bytes are in work->page, as the next page of the session's rows. */
+/* Page i of the part, whose bytes are in work->page: the rows of it that mean something. */
 static kvf_status repack_page(loading *load, const kvf_part *part, const kvf_stream *stream,
-                              kvf_paged_rows *rows, uint32_t i, workspace *work, kvf_error *error)
+                              const kvf_stream_place *place, kvf_format_id format, uint32_t i,
+                              workspace *work, kvf_error *error)
 {
     kvf_session *session = load->session;
-    const uint64_t first_row = (uint64_t)(part->first_page + i) * KVF_PAGE_ROWS;
-    const uint64_t left = stream->n_items - first_row;
-    const uint32_t n_rows = left < KVF_PAGE_ROWS ? (uint32_t)left : KVF_PAGE_ROWS;
+    const uint32_t width = stream->width;
+    uint32_t first;
+    uint32_t end;
     kvf_page *page;
     size_t at = 0;
-    kvf_status status = next_page(load, part, rows, i, NULL, &page, error);
+    kvf_stream_page_rows(stream, part->first_page + i, &first, &end);
+    kvf_status status =
+        next_page(load, part, place, i, kvf_format_page_bytes(format, width, KVF_PAGE_ROWS), NULL,
+                  &page, error);
     if (status != KVF_OK)
         return status;
-    unpack(session->device, one_page(stream->format, rows->width, work->page, n_rows),
-           work->values);
-    status = pack_exactly(session->device, work,
-                          one_page(rows->format, rows->width, page->memory, n_rows), &at, error);
+    unpack(session->device, one_page(stream->format, width, work->page), first, end, work->values);
+    status = pack_exactly(session->device, work, one_page(format, width, page->memory), first, end,
+                          &at, error);
     if (status != KVF_INEXACT)
         return status;
     return kvf_fail(error, KVF_INEXACT,
-                    "%s: layer %u, row %llu of the %s, dimension %zu is %.9g, which %s in the "
-                    "%s profile cannot hold; restore it as %s",
-                    kvf_printable(load->map->path).text, part->layer,
-                    (unsigned long long)(first_row + at / rows->width), kvf_stream_name(part->kind),
-                    at % rows->width, (double)work->host_values[at], kvf_format_name(rows->format),
-                    session->profile->name, load->shape.profile->name);
+                    "%s: row %llu of the %s, dimension %zu is %.9g, which %s in the %s profile "
+                    "cannot hold; restore it as %s",
+                    kvf_printable(load->map->path).text,
+                    (unsigned long long)(part->first_page + i) * KVF_PAGE_ROWS + first + at / width,
+                    kvf_stream_title_of(part->kind, part->number).text, at % width,
+                    (double)work->host_values[at], kvf_format_name(format), session->profile->name,
+                    load->shape.profile->name);
 }
 
 /* Rows of another profile. KVF_INEXACT where a value cannot be held. */
 static kvf_status repack_part(loading *load, const kvf_part *part, const kvf_stream *stream,
-                              kvf_paged_rows *rows, const uint8_t *data, kvf_error *error)
+                              const kvf_stream_place *place, kvf_format_id format,
+                              const uint8_t *data, kvf_error *error)
 {
     KVF_FP_DOOR(); /* the only place where loading computes */
     kvf_device *device = load->session->device;
     const size_t page_bytes = stream->page_bytes;
     workspace work = {0};
-    kvf_status status = open_workspace(device, page_bytes, rows->width, &work, error);
+    kvf_status status = open_workspace(device, page_bytes, stream->width, &work, error);
     for (uint32_t i = 0; i < part->n_pages && status == KVF_OK; i++) {
         device->backend->write(device, work.page, data + i * page_bytes, page_bytes);
-        status = repack_page(load, part, stream, rows, i, &work, error);
+        status = repack_page(load, part, stream, place, format, i, &work, error);
     }
     close_workspace(device, &work);
     return status;
@@ -186,16 +206,16 @@ static kvf_status repack_part(loading *load, const kvf_part *part, const kvf_str
 /* ---- Parts into the session ------------------------------------------------------------ */
 
 /* Pages of rows as they are in the file: referred to, or copied where data is not NULL. */
-static kvf_status take_rows(loading *load, const kvf_part *part, kvf_paged_rows *rows,
-                            const uint8_t *data, kvf_error *error)
+static kvf_status take_rows(loading *load, const kvf_part *part, const kvf_stream *stream,
+                            const kvf_stream_place *place, const uint8_t *data, kvf_error *error)
 {
-    const uint64_t page_bytes = kvf_paged_rows_page_bytes(rows);
+    const uint64_t page_bytes = stream->page_bytes;
     kvf_device *device = load->session->device;
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < part->n_pages && status == KVF_OK; i++) {
         kvf_page *page;
         const uint8_t *in_file = load->map->view + part->offset + i * page_bytes;
-        status = next_page(load, part, rows, i, data ? NULL : in_file, &page, error);
+        status = next_page(load, part, place, i, page_bytes, data ? NULL : in_file, &page, error);
         if (status == KVF_OK && data)
             device->backend->write(device, page->memory, data + i * page_bytes, page_bytes);
     }
@@ -217,34 +237,69 @@ static void take_bytes(kvf_device *device, const kvf_stream_place *place, const 
         device->backend->write(device, to, data, n);
 }
 
-/* Rows stay in the file where the session keeps them as it does, and can be reached there. */
+/* Plain bytes that the session has no page for yet: a checkpoint's. */
+static kvf_status make_page(loading *load, kvf_stream_place *place, const uint8_t *in_file,
+                            kvf_error *error)
+{
+    kvf_session *session = load->session;
+    kvf_page *page = in_file
+                         ? kvf_session_map_page(session, &load->map->owner, in_file, place->bytes)
+                         : kvf_session_new_page(session, KVF_PLACE_DEVICE, place->bytes);
+    if (!page)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for a checkpoint of %llu bytes",
+                        kvf_printable(load->map->path).text, (unsigned long long)place->bytes);
+    place->memory = page->memory;
+    place->place = page->place;
+    give_to_checkpoint(session, place->page, page);
+    return KVF_OK;
+}
+
+/* In which the session has the stream's rows. */
+static kvf_format_id format_of(const loading *load, const kvf_part *part)
+{
+    kvf_snapshot_shape shape = load->shape;
+    kvf_stream stream;
+    shape.profile = load->session->profile;
+    kvf_stream_of(&shape, part, &stream);
+    return stream.format;
+}
+
+/*
+ * Rows, and what checkpoints have, stay in the file where the session keeps them as it does, they
+ * can be reached there, and lie together.
+ */
 static kvf_status take_part(loading *load, uint32_t number, kvf_error *error)
 {
     kvf_session *session = load->session;
     const kvf_part *part = &load->map->index.parts[number];
-    const bool same_profile = session->profile == load->shape.profile;
     kvf_stream stream;
     kvf_stream_of(&load->shape, part, &stream);
-    const kvf_stream_place place = kvf_stream_place_in(session, &stream);
+    kvf_stream_place place = kvf_stream_place_in(&load->content, &stream);
+    const kvf_format_id format = format_of(load, part);
+    const bool new_page = place.page && !*place.page;
+    const bool stays = part->codec == KVF_CODEC_NONE && format == stream.format &&
+                       session->device->backend->addresses_host_memory &&
+                       (place.pages || (new_page && part->n_pages == stream.end_page));
     const uint64_t first = place.rows ? place.rows->n_pages : 0;
+    const uint8_t *in_file = load->map->view + part->offset;
     const uint8_t *data = NULL;
     kvf_status status = KVF_OK;
-    if (!place.rows || !same_profile || part->codec != KVF_CODEC_NONE ||
-        !session->device->backend->addresses_host_memory)
+    if (!stays)
         status =
             kvf_snapshot_part_data(load->map, number, (uint64_t)part->n_pages * stream.page_bytes,
                                    load->unpacked, &data, error);
     if (status == KVF_OK && part->kind == KVF_STREAM_TOKENS)
         status = kvf_snapshot_check_tokens(load->map, part, data, error);
-    if (status != KVF_OK)
-        return status;
-    if (!place.rows) {
+    if (status == KVF_OK && new_page)
+        status = make_page(load, &place, stays ? in_file : NULL, error);
+    if (status == KVF_OK && !place.pages && !stays)
         take_bytes(session->device, &place, part, data);
-        return KVF_OK;
-    }
-    status = same_profile ? take_rows(load, part, place.rows, data, error)
-                          : repack_part(load, part, &stream, place.rows, data, error);
-    kvf_paged_rows_write(session, place.rows, first);
+    else if (status == KVF_OK && place.pages && format == stream.format)
+        status = take_rows(load, part, &stream, &place, data, error);
+    else if (status == KVF_OK && place.pages)
+        status = repack_part(load, part, &stream, &place, format, data, error);
+    if (place.rows)
+        kvf_paged_rows_write(session, place.rows, first);
     return status;
 }
 
@@ -258,6 +313,107 @@ static kvf_status take_parts(loading *load, kvf_error *error)
     for (uint32_t i = 0; i < load->map->index.header.n_parts && status == KVF_OK; i++)
         status = take_part(load, i, error);
     free(load->unpacked);
+    return status;
+}
+
+/* ---- The window of version 1 -------------------------------------------------------------- */
+
+static void reverse(kvf_page **pages, uint64_t n)
+{
+    for (uint64_t i = 0; i < n / 2; i++) {
+        kvf_page *page = pages[i];
+        pages[i] = pages[n - 1 - i];
+        pages[n - 1 - i] = page;
+    }
+}
+
+/*
+ * The file has the window as a ring, of token t in row t % window_tokens. In the session its
+ * pages are a list, oldest first; where the last is not full, it is also the oldest: the same
+ * bytes are put at both ends, and each end's rows are read from its own.
+ */
+static kvf_status unroll_window(loading *load, uint32_t layer, kvf_error *error)
+{
+    kvf_session *session = load->session;
+    const uint32_t window_tokens = session->geometry.window_tokens;
+    const uint64_t n_tokens = session->header->n_tokens;
+    kvf_paged_rows *window = &session->layers[layer].window;
+    if (n_tokens <= window_tokens)
+        return KVF_OK;
+    const uint64_t ring_pages = window_tokens / KVF_PAGE_ROWS;
+    const uint64_t oldest = window->first_row / KVF_PAGE_ROWS % ring_pages;
+    reverse(window->pages, oldest);
+    reverse(window->pages + oldest, ring_pages - oldest);
+    reverse(window->pages, ring_pages);
+    for (uint64_t i = 0; i < ring_pages; i++)
+        window->memory[i] = window->pages[i]->memory;
+    if (n_tokens % KVF_PAGE_ROWS != 0) {
+        const kvf_page *page = window->pages[0];
+        kvf_page *last = page->owner
+                             ? kvf_session_map_page(session, page->owner, page->memory, page->bytes)
+                             : kvf_session_new_page(session, KVF_PLACE_DEVICE, page->bytes);
+        if (!last)
+            return kvf_fail(error, KVF_OUT_OF_MEMORY,
+                            "%s: no memory for the last page of the window rows of layer %u",
+                            kvf_printable(load->map->path).text, layer);
+        if (!page->owner)
+            session->device->backend->copy(session->device, last->memory, page->memory,
+                                           page->bytes);
+        kvf_paged_rows_put(window, last);
+    }
+    kvf_paged_rows_write(session, window, 0);
+    return KVF_OK;
+}
+
+/* Where the windows begin, which of version 1's is a ring. */
+static void set_windows(kvf_session *session)
+{
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++)
+        session->layers[i].window.first_row =
+            kvf_window_first(session->geometry.window_tokens, session->header->n_tokens);
+}
+
+/* ---- Checkpoints ---------------------------------------------------------------------------- */
+
+/* Empty ones for all of the file's. */
+static kvf_status open_checkpoints(loading *load, kvf_error *error)
+{
+    const uint32_t n = load->shape.n_checkpoints;
+    load->content = (kvf_snapshot_content){.session = load->session, .shape = load->shape};
+    load->content.checkpoints = calloc(n + 1, sizeof *load->content.checkpoints);
+    for (uint32_t i = 0; load->content.checkpoints && i < n; i++) {
+        kvf_checkpoint *checkpoint =
+            kvf_checkpoint_new(load->session, load->shape.checkpoints[i].n_tokens);
+        load->content.checkpoints[i] = checkpoint;
+        if (checkpoint)
+            checkpoint->inexact_rows = load->shape.checkpoints[i].inexact_rows;
+    }
+    if (!load->content.checkpoints || (n > 0 && !load->content.checkpoints[n - 1]))
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
+                        kvf_printable(load->map->path).text, n);
+    return KVF_OK;
+}
+
+/* Gives them to the session; on failure they are gone. */
+static kvf_status keep_checkpoints(loading *load, kvf_status so_far, kvf_error *error)
+{
+    const uint32_t n = load->shape.n_checkpoints;
+    const bool from_start = load->map->index.header.state & KVF_SNAPSHOT_FROM_START;
+    uint32_t *why = malloc((n + 1) * sizeof *why);
+    kvf_status status = so_far;
+    if (status == KVF_OK && !why)
+        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
+                          kvf_printable(load->map->path).text, n);
+    for (uint32_t i = 0; i < n && why; i++)
+        why[i] = load->shape.checkpoints[i].why;
+    if (status == KVF_OK)
+        status = kvf_checkpoints_restart(load->session, load->content.checkpoints, why, n,
+                                         from_start, error);
+    else
+        for (uint32_t i = 0; load->content.checkpoints && i < n; i++)
+            kvf_checkpoint_release(load->session, load->content.checkpoints[i]);
+    free(why);
+    free(load->content.checkpoints);
     return status;
 }
 
@@ -366,18 +522,26 @@ static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map, kvf_
     const uint64_t n_tokens = header->session.n_tokens;
     loading load = {.session = session, .map = map, .shape = kvf_snapshot_shape_of(&map->index)};
     kvf_session_set_n_tokens(session, n_tokens); /* streams are as long as they say */
-    kvf_status status = take_parts(&load, error);
-    if (status != KVF_OK)
-        return status;
+    set_windows(session);
+    kvf_status status = open_checkpoints(&load, error);
+    if (status == KVF_OK)
+        status = take_parts(&load, error);
+    for (uint32_t i = 0; load.shape.version == 1 && i < session->geometry.n_layers; i++)
+        if (status == KVF_OK)
+            status = unroll_window(&load, i, error);
     session->header->model_fingerprint = header->session.model_fingerprint;
     session->inexact_rows = header->inexact_rows;
+    session->logits_known = !(header->state & KVF_SNAPSHOT_LOGITS_UNKNOWN);
     memcpy(session->caller_state, header->caller_state, sizeof session->caller_state);
-    /* Another profile's file holds nothing that a later save could keep. */
-    session->saved = (kvf_saved){.known = header->session.profile == session->header->profile,
+    /* The file of another profile or version holds nothing that a later save could keep. */
+    session->saved = (kvf_saved){.known = header->session.profile == session->header->profile &&
+                                          load.shape.version == KVF_SNAPSHOT_VERSION,
                                  .header_checksum = header->checksum,
                                  .n_tokens = n_tokens,
-                                 .kept_tokens = n_tokens};
-    status = kvf_checkpoints_restart(session, error);
+                                 .kept_tokens = n_tokens,
+                                 .kept_window = n_tokens,
+                                 .kept_checkpoint = n_tokens};
+    status = keep_checkpoints(&load, status, error);
     return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
 }
 

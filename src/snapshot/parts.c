@@ -59,17 +59,18 @@ static kvf_status write_padded(kvf_snapshot_writer *writer, uint8_t *data, uint6
     return status;
 }
 
-kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *session,
+kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, const kvf_snapshot_content *content,
                                    const kvf_stream *stream, kvf_part *part, kvf_error *error)
 {
     for (uint32_t i = 0; i < part->n_pages; i++) {
         const kvf_status status =
-            kvf_stream_read_page(session, stream, part->first_page + i,
+            kvf_stream_read_page(content, stream, part->first_page + i,
                                  writer->buffer + (size_t)i * stream->page_bytes, error);
         if (status != KVF_OK)
             return status;
     }
-    const kvf_status status = session->device->backend->wait(session->device, error);
+    kvf_device *device = content->session->device;
+    const kvf_status status = device->backend->wait(device, error);
     if (status != KVF_OK)
         return status;
     uint8_t *data = writer->buffer;
@@ -88,10 +89,12 @@ kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *ses
     return write_padded(writer, data, part->stored_bytes, error);
 }
 
-static void fill_header(const kvf_session *session, kvf_snapshot_header *header)
+static void fill_header(const kvf_snapshot_content *content, kvf_snapshot_header *header)
 {
+    const kvf_session *session = content->session;
     const kvf_geometry *geometry = &session->geometry;
     header->session = *session->header;
+    header->session.version = content->shape.version;
     header->inexact_rows = session->inexact_rows;
     header->n_heads = geometry->n_heads;
     header->n_index_heads = geometry->n_index_heads;
@@ -99,14 +102,20 @@ static void fill_header(const kvf_session *session, kvf_snapshot_header *header)
     header->window_tokens = geometry->window_tokens;
     header->model_max_tokens = geometry->max_tokens;
     memcpy(header->caller_state, session->caller_state, sizeof header->caller_state);
+    header->n_checkpoints = content->shape.n_checkpoints;
+    header->state = (session->checkpoints.from_start ? KVF_SNAPSHOT_FROM_START : 0) |
+                    (session->logits_known ? 0 : KVF_SNAPSHOT_LOGITS_UNKNOWN);
 }
 
-kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_session *session,
-                                    const kvf_part *parts, kvf_snapshot_header *header,
-                                    kvf_error *error)
+kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer,
+                                    const kvf_snapshot_content *content, const kvf_part *parts,
+                                    kvf_snapshot_header *header, kvf_error *error)
 {
+    const kvf_session *session = content->session;
     const kvf_geometry *geometry = &session->geometry;
-    const uint64_t bytes = kvf_snapshot_index_bytes(geometry->n_layers, header->n_parts);
+    const uint32_t n_checkpoints = content->shape.n_checkpoints;
+    const uint64_t bytes =
+        kvf_snapshot_index_bytes(geometry->n_layers, n_checkpoints, header->n_parts);
     uint8_t *index = malloc(kvf_snapshot_padded(bytes));
     if (!index)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %u parts",
@@ -116,8 +125,10 @@ kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_sessi
         layers[i] = (kvf_snapshot_layer){.kind = geometry->layers[i].kind,
                                          .ratio = geometry->layers[i].ratio,
                                          .counts = session->row_counts[i]};
-    memcpy(layers + geometry->n_layers, parts, header->n_parts * sizeof *parts);
-    fill_header(session, header);
+    kvf_snapshot_checkpoint *checkpoints = (kvf_snapshot_checkpoint *)(layers + geometry->n_layers);
+    memcpy(checkpoints, content->entries, n_checkpoints * sizeof *checkpoints);
+    memcpy(checkpoints + n_checkpoints, parts, header->n_parts * sizeof *parts);
+    fill_header(content, header);
     header->index_offset = writer->end_bytes;
     header->index_bytes = bytes;
     header->index_checksum = kvf_checksum(index, bytes);

@@ -17,8 +17,7 @@
 
 /* One save under way. */
 typedef struct saving {
-    kvf_session *session;
-    kvf_snapshot_shape shape;
+    kvf_snapshot_content content;
     kvf_saved before; /* what the file that is added to holds */
     bool no_lock;     /* goes on where files cannot be locked */
     kvf_part *parts;  /* of the next index; new ones have offset 0 */
@@ -37,15 +36,15 @@ static bool slots_meet_pages(uint64_t first, uint64_t end, const kvf_stream *rin
                              uint32_t n)
 {
     const uint64_t slots = ring->ring_slots;
-    return first < end && first * ring->ring_pages / slots < (uint64_t)page + n &&
-           (end * ring->ring_pages - 1) / slots >= page;
+    return first < end && first * ring->end_page / slots < (uint64_t)page + n &&
+           (end * ring->end_page - 1) / slots >= page;
 }
 
 /* Whether tokens that came since the last save wrote to these pages of a ring. */
 static bool ring_changed(const saving *save, const kvf_stream *ring, uint32_t page, uint32_t n)
 {
     const uint64_t slots = ring->ring_slots;
-    const uint64_t n_new = save->shape.n_tokens - save->before.kept_tokens;
+    const uint64_t n_new = save->content.shape.n_tokens - save->before.kept_tokens;
     if (save->before.kept_tokens < save->before.n_tokens || n_new >= slots)
         return true;
     const uint64_t first = save->before.n_tokens % slots;
@@ -75,14 +74,15 @@ static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *k
                      const kvf_part *old)
 {
     kvf_part *part = &save->parts[save->n_parts++];
-    if (old && old->n_pages <= stream->n_pages - page &&
+    if (old && old->n_pages <= stream->end_page - page &&
         !pages_changed(save, stream, kept, page, old->n_pages)) {
         *part = *old;
+        part->number = stream->number;
         save->kept_bytes += kvf_snapshot_padded(old->stored_bytes);
         return;
     }
     *part = (kvf_part){.kind = stream->kind,
-                       .layer = stream->number,
+                       .number = stream->number,
                        .first_page = page,
                        .n_pages = kvf_stream_part_pages(stream, page)};
     const size_t bytes = (size_t)part->n_pages * stream->page_bytes;
@@ -91,25 +91,45 @@ static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *k
         save->largest_bytes = bytes;
 }
 
-/* The part that begins at this place, if it is there; old[*at ..] comes after those asked for. */
-static const kvf_part *find_old(const kvf_part *old, uint32_t n_old, uint32_t *at,
+/*
+ * What a checkpoint's streams are numbered by in the old file; false where it is not there. Old
+ * ones are those at or before kept_checkpoint: what is there now has the same content.
+ */
+static bool number_before(const saving *save, const kvf_snapshot_index *old, uint32_t *number)
+{
+    const uint64_t n_tokens = save->content.entries[*number].n_tokens;
+    uint32_t i = 0;
+    while (i < old->header.n_checkpoints && old->checkpoints[i].n_tokens < n_tokens)
+        i++;
+    *number = i;
+    return i < old->header.n_checkpoints && old->checkpoints[i].n_tokens == n_tokens &&
+           n_tokens <= save->before.kept_checkpoint;
+}
+
+/* The part that begins at this place, if it is there; *at only goes forward. */
+static const kvf_part *find_old(const saving *save, const kvf_snapshot_index *old, uint32_t *at,
                                 const kvf_stream *stream, uint32_t page)
 {
-    const uint64_t wanted = kvf_stream_order(stream->kind, stream->number);
-    for (; *at < n_old; ++*at) {
-        const uint64_t order = kvf_stream_order(old[*at].kind, old[*at].layer);
-        if (order > wanted || (order == wanted && old[*at].first_page >= page))
-            return order == wanted && old[*at].first_page == page ? &old[*at] : NULL;
+    uint32_t number = stream->number;
+    if (!old || (kvf_stream_of_checkpoint(stream->kind) && !number_before(save, old, &number)))
+        return NULL;
+    const uint64_t wanted = kvf_stream_order(stream->kind, number);
+    for (; *at < old->header.n_parts; ++*at) {
+        const kvf_part *part = &old->parts[*at];
+        const uint64_t order = kvf_stream_order(part->kind, part->number);
+        if (order > wanted || (order == wanted && part->first_page >= page))
+            return order == wanted && part->first_page == page ? part : NULL;
     }
     return NULL;
 }
 
 /* Lists the parts of the next index; old is NULL for a new file. */
-static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old, kvf_error *error)
+static kvf_status choose_parts(saving *save, const kvf_snapshot_index *old, kvf_error *error)
 {
-    kvf_snapshot_shape kept_shape = save->shape;
+    kvf_snapshot_shape kept_shape = save->content.shape;
     kept_shape.n_tokens = save->before.kept_tokens;
-    const size_t capacity = (size_t)kvf_snapshot_n_parts(&save->shape) + n_old;
+    const size_t capacity =
+        (size_t)kvf_snapshot_n_parts(&save->content.shape) + (old ? old->header.n_parts : 0);
     save->parts = malloc(capacity * sizeof *save->parts);
     if (!save->parts)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %zu parts",
@@ -117,10 +137,13 @@ static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old
     uint32_t at = 0;
     kvf_stream stream;
     kvf_stream kept;
-    for (uint32_t i = 0; kvf_stream_at(&save->shape, i, &stream); i++) {
+    for (uint64_t i = 0; kvf_stream_at(&save->content.shape, i, &stream); i++) {
         kvf_stream_at(&kept_shape, i, &kept);
-        for (uint32_t page = 0; page < stream.n_pages;) {
-            add_part(save, &stream, &kept, page, find_old(old, n_old, &at, &stream, page));
+        if (stream.kind == KVF_STREAM_WINDOW &&
+            kept.full_pages > save->before.kept_window / KVF_PAGE_ROWS)
+            kept.full_pages = (uint32_t)(save->before.kept_window / KVF_PAGE_ROWS);
+        for (uint32_t page = stream.first_page; page < stream.end_page;) {
+            add_part(save, &stream, &kept, page, find_old(save, old, &at, &stream, page));
             page += save->parts[save->n_parts - 1].n_pages;
         }
     }
@@ -135,17 +158,17 @@ static kvf_status write_parts(saving *save, kvf_error *error)
     kvf_status status = kvf_snapshot_writer_open(&save->writer, save->largest_bytes, error);
     uint32_t at = 0;
     kvf_stream stream;
-    for (uint32_t i = 0; status == KVF_OK && kvf_stream_at(&save->shape, i, &stream); i++)
-        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK;) {
+    for (uint64_t i = 0; status == KVF_OK && kvf_stream_at(&save->content.shape, i, &stream); i++)
+        for (uint32_t page = stream.first_page; page < stream.end_page && status == KVF_OK;) {
             kvf_part *part = &save->parts[at++];
             if (part->offset == 0)
                 status =
-                    kvf_snapshot_write_part(&save->writer, save->session, &stream, part, error);
+                    kvf_snapshot_write_part(&save->writer, &save->content, &stream, part, error);
             page += part->n_pages;
         }
     save->header.n_parts = save->n_parts;
     if (status == KVF_OK)
-        status = kvf_snapshot_write_index(&save->writer, save->session, save->parts, &save->header,
+        status = kvf_snapshot_write_index(&save->writer, &save->content, save->parts, &save->header,
                                           error);
     return status;
 }
@@ -153,10 +176,12 @@ static kvf_status write_parts(saving *save, kvf_error *error)
 /* From now on the session knows what the file holds. */
 static void remember(saving *save, kvf_save_report *report, bool appended)
 {
-    save->session->saved = (kvf_saved){.known = true,
-                                       .header_checksum = save->header.checksum,
-                                       .n_tokens = save->shape.n_tokens,
-                                       .kept_tokens = save->shape.n_tokens};
+    save->content.session->saved = (kvf_saved){.known = true,
+                                               .header_checksum = save->header.checksum,
+                                               .n_tokens = save->content.shape.n_tokens,
+                                               .kept_tokens = save->content.shape.n_tokens,
+                                               .kept_window = save->content.shape.n_tokens,
+                                               .kept_checkpoint = save->content.shape.n_tokens};
     if (!report)
         return;
     uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
@@ -310,7 +335,7 @@ static kvf_status write_new_file(saving *save, kvf_error *error)
         return kvf_io_fail(writer->path, "empty", errno, error);
     writer->end_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES;
     save->header.generation = 1;
-    kvf_status status = choose_parts(save, NULL, 0, error);
+    kvf_status status = choose_parts(save, NULL, error);
     if (status == KVF_OK)
         status = write_parts(save, error);
     for (uint32_t slot = 0; slot < KVF_SNAPSHOT_HEADERS && status == KVF_OK; slot++)
@@ -346,7 +371,7 @@ static kvf_status replace_file(saving *save, const char *path, const char *tempo
         return status;
     }
     /* Should the folder fail now, either file may be there after a crash. */
-    save->session->saved.known = false;
+    save->content.session->saved.known = false;
     if (io->sync_folder(io, folder) != 0)
         return kvf_io_fail(folder, "put on the disk", errno, error);
     return KVF_OK;
@@ -406,11 +431,11 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool alway
 {
     kvf_snapshot_writer *writer = &save->writer;
     const kvf_io *io = writer->io;
-    kvf_status status = choose_parts(save, old->parts, old->header.n_parts, error);
+    kvf_status status = choose_parts(save, old, error);
     if (status != KVF_OK)
         return status;
-    const uint64_t index_bytes = kvf_snapshot_padded(
-        kvf_snapshot_index_bytes(save->shape.geometry->n_layers, save->n_parts));
+    const uint64_t index_bytes = kvf_snapshot_padded(kvf_snapshot_index_bytes(
+        save->content.shape.geometry->n_layers, save->content.shape.n_checkpoints, save->n_parts));
     const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
@@ -432,7 +457,7 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool alway
         io->truncate(io, writer->file, old->header.end_bytes);
         return status;
     }
-    save->session->saved.known = false; /* until the header is known to be there */
+    save->content.session->saved.known = false; /* until the header is known to be there */
     return write_headers(save, old, error);
 }
 
@@ -508,12 +533,14 @@ static kvf_status attempt(kvf_session *session, const char *path, const kvf_save
                           save_way way, const kvf_io *io, kvf_save_report *report, bool *done,
                           bool *no_room, kvf_error *error)
 {
-    saving save = {.session = session,
-                   .shape = kvf_snapshot_shape_of_session(session),
-                   .no_lock = wanted->no_lock,
+    saving save = {.no_lock = wanted->no_lock,
                    .writer = {.io = io, .path = path, .file = -1, .compress = wanted->compress}};
-    kvf_status status;
     *done = false;
+    kvf_status status =
+        kvf_snapshot_choose(session, wanted->checkpoint_spacing_tokens, &save.content, error);
+    if (status != KVF_OK)
+        return status;
+    save.content.session = session;
     if (way == WRITE_NEW) {
         status = save_new(&save, path, error);
         *done = status == KVF_OK;
@@ -525,15 +552,18 @@ static kvf_status attempt(kvf_session *session, const char *path, const kvf_save
         remember(&save, report, way != WRITE_NEW);
     *no_room = save.writer.no_room;
     kvf_snapshot_writer_close(&save.writer);
+    kvf_snapshot_content_free(&save.content);
     free(save.parts);
     return status;
 }
 
 /* Whether a whole file has room beside the old one: it need not be written to find out. */
-static bool has_room(const kvf_session *session, const char *path, const kvf_io *io)
+static bool has_room(const kvf_session *session, const char *path, const kvf_save_options *wanted,
+                     const kvf_io *io)
 {
-    const kvf_snapshot_shape shape = kvf_snapshot_shape_of_session(session);
-    return kvf_snapshot_file_bytes(&shape) <= io->free_bytes(io, path);
+    uint64_t bytes;
+    return kvf_session_snapshot_bytes(session, wanted, &bytes, NULL) == KVF_OK &&
+           bytes <= io->free_bytes(io, path);
 }
 
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
@@ -551,7 +581,7 @@ kvf_status kvf_session_save_to(kvf_session *session, const char *path,
     if (may_append)
         status = attempt(session, path, wanted, ADD_IF_WORTH, io, report, &done, &no_room, error);
     if (status == KVF_OK && !done && may_append && session->saved.known &&
-        !has_room(session, path, io))
+        !has_room(session, path, wanted, io))
         status = attempt(session, path, wanted, ADD_ALWAYS, io, report, &done, &no_room, error);
     if (status == KVF_OK && !done) {
         status = attempt(session, path, wanted, WRITE_NEW, io, report, &done, &no_room, error);
@@ -627,6 +657,34 @@ static uint64_t common_tokens(const kvf_session *a, const kvf_session *b, uint64
     return same;
 }
 
+/* The token up to which all pages of a's windows are b's too. */
+static uint64_t common_window(const kvf_session *a, const kvf_session *b)
+{
+    const kvf_paged_rows *first = &a->layers[0].window;
+    for (uint64_t i = 0; i < first->n_pages; i++)
+        for (uint32_t layer = 0; layer < a->geometry.n_layers; layer++) {
+            const kvf_paged_rows *x = &a->layers[layer].window;
+            const kvf_paged_rows *y = &b->layers[layer].window;
+            const uint64_t row = x->first_row + i * KVF_PAGE_ROWS;
+            if (row < y->first_row || (row - y->first_row) / KVF_PAGE_ROWS >= y->n_pages ||
+                y->pages[(row - y->first_row) / KVF_PAGE_ROWS] != x->pages[i])
+                return i > 0 ? row : 0;
+        }
+    return first->first_row + first->n_pages * KVF_PAGE_ROWS;
+}
+
+/* The last place of a checkpoint that both have, where all before it are shared too. */
+static uint64_t common_checkpoint(const kvf_session *a, const kvf_session *b)
+{
+    const kvf_checkpoints *x = &a->checkpoints;
+    const kvf_checkpoints *y = &b->checkpoints;
+    for (uint32_t i = x->n; i > 0; i--)
+        for (uint32_t j = y->n; j > 0; j--)
+            if (x->list[i - 1] == y->list[j - 1])
+                return x->list[i - 1]->n_tokens;
+    return 0;
+}
+
 void kvf_session_share_save(kvf_session *session, const kvf_session *other)
 {
     const kvf_saved *saved = &other->saved;
@@ -642,6 +700,11 @@ void kvf_session_share_save(kvf_session *session, const kvf_session *other)
     kept = common_tokens(session, other, kept);
     if (kept == 0)
         return;
+    const uint64_t common = common_checkpoint(session, other);
+    const uint64_t window = common_window(session, other);
     session->saved = *saved;
     session->saved.kept_tokens = kept;
+    session->saved.kept_window = window < kept ? window : kept;
+    if (common < session->saved.kept_checkpoint)
+        session->saved.kept_checkpoint = common;
 }

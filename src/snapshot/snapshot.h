@@ -12,12 +12,13 @@
  *   store.c, store_files.c, eviction.c   a folder of them
  *
  * A stream is a row of equal pages, and the file holds it in parts: consecutive pages, at
- * most 4 MiB, under one checksum. Rows of full pages never change, so a later save keeps
- * their parts; the last page and everything that is a ring is written anew.
+ * most 4 MiB, under one checksum. Rows of full pages and checkpoints never change, so a later save
+ * keeps their parts; the last page and everything that is a ring is written anew.
  */
 #ifndef KVF_SNAPSHOT_H
 #define KVF_SNAPSHOT_H
 
+#include "cache/checkpoint.h"
 #include "cache/layout.h"
 #include "cache/page.h"
 #include "snapshot/io.h"
@@ -29,11 +30,15 @@ _Static_assert(sizeof(size_t) == 8 && sizeof(off_t) == 8,
                "sizes of files go into size_t and off_t: 64-bit addresses and offsets needed");
 
 #define KVF_SNAPSHOT_MAGIC "kvfold\0" /* 8 bytes with the terminator */
-#define KVF_SNAPSHOT_VERSION 1u
+#define KVF_SNAPSHOT_VERSION 2u       /* that is written; version 1 is read, too */
 #define KVF_SNAPSHOT_PAGE_BYTES 4096u /* parts start at multiples of it */
 #define KVF_SNAPSHOT_PART_BYTES (4u << 20)
 #define KVF_SNAPSHOT_HEADERS 2u
 #define KVF_SNAPSHOT_GRID_OFF 1u /* bit of kvf_session_header.flags */
+/* Bits of kvf_snapshot_header.state. */
+#define KVF_SNAPSHOT_FROM_START 1u     /* no checkpoint was given up: the start counts as one */
+#define KVF_SNAPSHOT_LOGITS_UNKNOWN 2u /* those of the last token are not, and zeros */
+#define KVF_SNAPSHOT_MAX_CHECKPOINTS (KVF_MAX_CHECKPOINTS + KVF_REQUESTED_CHECKPOINTS)
 
 /* ---- As the file has them ------------------------------------------------------ */
 
@@ -52,7 +57,9 @@ typedef struct __attribute__((packed)) kvf_snapshot_header {
     uint32_t window_tokens;
     uint64_t model_max_tokens;
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
-    uint8_t zeros[KVF_SNAPSHOT_PAGE_BYTES - 192 - 8];
+    uint32_t n_checkpoints;
+    uint32_t state;
+    uint8_t zeros[KVF_SNAPSHOT_PAGE_BYTES - 200 - 8];
     uint64_t checksum; /* of all bytes before it */
 } kvf_snapshot_header;
 _Static_assert(sizeof(kvf_snapshot_header) == KVF_SNAPSHOT_PAGE_BYTES, "docs/FORMAT.md 10.2");
@@ -64,11 +71,19 @@ typedef struct __attribute__((packed)) kvf_snapshot_layer {
 } kvf_snapshot_layer;
 _Static_assert(sizeof(kvf_snapshot_layer) == 16, "docs/FORMAT.md 10.3");
 
+typedef struct __attribute__((packed)) kvf_snapshot_checkpoint {
+    uint64_t n_tokens;
+    uint64_t inexact_rows;
+    uint32_t why; /* KVF_CHECKPOINT_PERIODIC, KVF_CHECKPOINT_REQUESTED */
+    uint32_t zero;
+} kvf_snapshot_checkpoint;
+_Static_assert(sizeof(kvf_snapshot_checkpoint) == 24, "docs/FORMAT.md 10.3");
+
 typedef enum kvf_codec { KVF_CODEC_NONE = 0, KVF_CODEC_ZSTD = 1 } kvf_codec;
 
 typedef struct __attribute__((packed)) kvf_part {
-    uint32_t kind;  /* kvf_stream_kind */
-    uint32_t layer; /* 0 for tokens and logits */
+    uint32_t kind;   /* kvf_stream_kind */
+    uint32_t number; /* of the layer or checkpoint; 0 for tokens and logits */
     uint32_t first_page;
     uint32_t n_pages;
     uint32_t codec;
@@ -88,46 +103,73 @@ typedef enum kvf_stream_kind {
     KVF_STREAM_ROWS = 4,
     KVF_STREAM_ROW_STATE = 5,
     KVF_STREAM_INDEX_ROWS = 6,
-    KVF_STREAM_INDEX_STATE = 7
+    KVF_STREAM_INDEX_STATE = 7,
+    KVF_STREAM_CHECKPOINT_WINDOWS = 8,
+    KVF_STREAM_CHECKPOINT_HALVES = 9
 } kvf_stream_kind;
 
 typedef struct kvf_stream {
     kvf_stream_kind kind;
-    uint32_t number; /* of the layer; 0: of the session */
+    uint32_t number; /* of the layer or checkpoint; 0: of the session */
     uint32_t page_bytes;
-    uint32_t n_pages;
-    uint32_t full_pages;  /* leading pages that no later token changes (rings: all) */
+    uint32_t first_page; /* the window's front fell off */
+    uint32_t end_page;
+    uint32_t full_pages;  /* those before it are not changed by later tokens (rings: all) */
     uint32_t part_pages;  /* the most pages of one part */
-    uint32_t ring_slots;  /* token t writes slot t % ring_slots .. */
-    uint32_t ring_pages;  /* .. of that many pages; 0: no ring */
-    uint64_t n_items;     /* rows or tokens in it; 0 where it is plain bytes */
+    uint32_t ring_slots;  /* token t writes slot t % ring_slots; 0: no ring */
+    uint64_t n_items;     /* rows or tokens; 0 where it is plain bytes */
     kvf_format_id format; /* of rows, */
     uint32_t width;       /* 0: it is plain bytes */
+    uint64_t first_row;   /* rows first_row .. n_items mean something, others may be anything */
+    uint32_t layer_pages; /* pages of one layer after the other; 0: of one */
+    uint32_t layer_first; /* page of the rows that is a layer's first */
 } kvf_stream;
 
 /* What decides a snapshot's streams. */
 typedef struct kvf_snapshot_shape {
     const kvf_geometry *geometry;
     const kvf_profile *profile;
+    uint32_t version;
     uint64_t n_tokens;
+    uint32_t n_checkpoints;
+    const kvf_snapshot_checkpoint *checkpoints;
 } kvf_snapshot_shape;
 
 /* The i-th stream in the order of the file (it may have no pages); false past the last. */
-bool kvf_stream_at(const kvf_snapshot_shape *shape, uint32_t i, kvf_stream *stream);
+bool kvf_stream_at(const kvf_snapshot_shape *shape, uint64_t i, kvf_stream *stream);
 /* The stream that a part of a checked index is of. */
 void kvf_stream_of(const kvf_snapshot_shape *shape, const kvf_part *part, kvf_stream *stream);
 /* Pages of a new part that begins at `page`. */
 uint32_t kvf_stream_part_pages(const kvf_stream *stream, uint32_t page);
-/* Places in a file are ordered by this. */
+/* Rows *first .. *end of page `page` mean something. */
+void kvf_stream_page_rows(const kvf_stream *stream, uint32_t page, uint32_t *first, uint32_t *end);
+/* Whether `number` is that of a checkpoint. */
+bool kvf_stream_of_checkpoint(uint32_t kind);
+/* Streams are in the file in this order. */
 uint64_t kvf_stream_order(uint32_t kind, uint32_t number);
-/* Words for messages: "index rows". */
-const char *kvf_stream_name(uint32_t kind);
+/* For messages: "index rows of layer 3". */
+typedef struct kvf_stream_title {
+    char text[48];
+} kvf_stream_title;
+kvf_stream_title kvf_stream_title_of(uint32_t kind, uint32_t number);
 
 /* Parts of a first save; bytes of its index; bytes of the whole file. */
 uint32_t kvf_snapshot_n_parts(const kvf_snapshot_shape *shape);
-uint64_t kvf_snapshot_index_bytes(uint32_t n_layers, uint32_t n_parts);
+uint64_t kvf_snapshot_index_bytes(uint32_t n_layers, uint32_t n_checkpoints, uint32_t n_parts);
 uint64_t kvf_snapshot_file_bytes(const kvf_snapshot_shape *shape);
-kvf_snapshot_shape kvf_snapshot_shape_of_session(const kvf_session *session);
+
+/* A session and those of its checkpoints that go into a file, or came from one. */
+typedef struct kvf_snapshot_content {
+    kvf_session *session;
+    kvf_snapshot_shape shape;
+    kvf_snapshot_checkpoint *entries; /* [shape.n_checkpoints] */
+    kvf_checkpoint **checkpoints;     /* [shape.n_checkpoints] */
+} kvf_snapshot_content;
+
+/* What a save with that spacing writes (0: the default). KVF_OUT_OF_MEMORY. */
+kvf_status kvf_snapshot_choose(const kvf_session *session, uint64_t spacing_tokens,
+                               kvf_snapshot_content *content, kvf_error *error);
+void kvf_snapshot_content_free(kvf_snapshot_content *content);
 
 static inline uint64_t kvf_snapshot_padded(uint64_t bytes)
 {
@@ -136,17 +178,18 @@ static inline uint64_t kvf_snapshot_padded(uint64_t bytes)
 
 /* Where a stream lies in a session: rows in pages, or plain bytes. */
 typedef struct kvf_stream_place {
-    kvf_paged_rows *rows; /* or NULL */
-    kvf_page *page;       /* of the bytes; NULL where they are the host's own */
+    kvf_paged_rows *rows; /* that pages are put into, or NULL */
+    kvf_page **pages;     /* of rows, from the stream's first on; NULL: plain bytes */
+    kvf_page **page;      /* of the bytes; NULL where they are the host's own */
     void *memory;
     uint64_t bytes; /* that are there; the stream's pages go on with zeros */
     kvf_place place;
 } kvf_stream_place;
 
-kvf_stream_place kvf_stream_place_in(kvf_session *session, const kvf_stream *stream);
+kvf_stream_place kvf_stream_place_in(const kvf_snapshot_content *content, const kvf_stream *stream);
 /* Queues page i into out, which is there after a wait. Whatever was mapped is checked first. */
-kvf_status kvf_stream_read_page(kvf_session *session, const kvf_stream *stream, uint32_t i,
-                                uint8_t *out, kvf_error *error);
+kvf_status kvf_stream_read_page(const kvf_snapshot_content *content, const kvf_stream *stream,
+                                uint32_t i, uint8_t *out, kvf_error *error);
 
 /* ---- zstd ------------------------------------------------------------------------ */
 
@@ -163,7 +206,8 @@ bool kvf_codec_decompress(void *out, size_t bytes, const void *data, size_t stor
 typedef struct kvf_snapshot_index {
     kvf_snapshot_header header;
     kvf_geometry geometry;
-    kvf_part *parts; /* [header.n_parts], owned */
+    kvf_snapshot_checkpoint *checkpoints; /* [header.n_checkpoints], owned; .. */
+    kvf_part *parts;                      /* .. [header.n_parts] in the same memory */
     uint64_t file_bytes;
     uint64_t live_bytes; /* headers, index, parts, with padding */
     bool in_both;        /* both header pages hold this header */
@@ -230,12 +274,12 @@ kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_
                                     kvf_error *error);
 void kvf_snapshot_writer_close(kvf_snapshot_writer *writer);
 /* Fills and writes part->n_pages pages from the session; sets offset, bytes, checksum. */
-kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, kvf_session *session,
+kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, const kvf_snapshot_content *content,
                                    const kvf_stream *stream, kvf_part *part, kvf_error *error);
 /* Writes the index, then fills in the header, its checksum included. */
-kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_session *session,
-                                    const kvf_part *parts, kvf_snapshot_header *header,
-                                    kvf_error *error);
+kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer,
+                                    const kvf_snapshot_content *content, const kvf_part *parts,
+                                    kvf_snapshot_header *header, kvf_error *error);
 kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snapshot_header *header,
                                      uint32_t slot, kvf_error *error);
 kvf_status kvf_snapshot_sync(kvf_snapshot_writer *writer, kvf_error *error);

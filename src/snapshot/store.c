@@ -582,12 +582,13 @@ static kvf_status put_locked(kvf_store *store, kvf_session *session, const char 
                              const char *path, kvf_store_list *list, kvf_store_put_report *report,
                              kvf_error *error)
 {
-    const kvf_snapshot_shape shape = kvf_snapshot_shape_of_session(session);
     size_t at;
-    report->file_bytes = kvf_snapshot_file_bytes(&shape);
+    kvf_status status = kvf_session_snapshot_bytes(session, NULL, &report->file_bytes, error);
+    if (status != KVF_OK)
+        return status;
     if (store->begun == NOTHING_BEGUN)
         store->begun = list->newest;
-    kvf_status status = remove_remains(store, list, error);
+    status = remove_remains(store, list, error);
     if (status == KVF_OK)
         status = find_own(store, list, name, path, &at, error);
     if (status != KVF_OK)
