@@ -106,7 +106,8 @@ void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page);
 void kvf_paged_rows_put_memory(kvf_paged_rows *rows, void *memory);
 /* Tells the device of pages first .. n_pages. */
 void kvf_paged_rows_write(kvf_session *session, const kvf_paged_rows *rows, uint64_t first);
-/* Allocates pages until n_rows fit, those that fell off included. On failure pages already given stay and are reused. */
+/* Allocates pages until n_rows fit, those that fell off included. On failure pages already given
+ * stay and are reused. */
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error);
 /* kvf_session_own_page for page i. */

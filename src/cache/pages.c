@@ -236,8 +236,7 @@ kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, ui
                               "no memory for page %llu of %s rows (%llu bytes); the session holds "
                               "%llu tokens and %llu bytes",
                               (unsigned long long)(rows->first_row / KVF_PAGE_ROWS + rows->n_pages),
-                              kvf_format_name(rows->format),
-                              (unsigned long long)page_bytes,
+                              kvf_format_name(rows->format), (unsigned long long)page_bytes,
                               (unsigned long long)session->header->n_tokens,
                               (unsigned long long)session->allocated_bytes);
     }

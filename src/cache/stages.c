@@ -291,8 +291,8 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
                                  kvf_error *error)
 {
     kvf_layer_cache *cache = &session->layers[layer];
-    kvf_status status = kvf_paged_rows_check(
-        &cache->window, args->window_first + args->window.n_rows, error);
+    kvf_status status =
+        kvf_paged_rows_check(&cache->window, args->window_first + args->window.n_rows, error);
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
                                 : status;
