@@ -107,7 +107,9 @@ static void corrupt_one(const char *name, bool compress, unsigned n_corruptions,
     assert_int_equal(outcome(&file, true), 2);
     print_message("%s: %u corruptions: %u refused at once, %u when met, %u without harm\n", name,
                   n_corruptions, seen[0], seen[1], seen[2]);
-    assert_true(seen[0] > 0 && seen[2] > 0 && (compress || seen[1] > 0));
+    /* Where rows cannot stay in the file all of it is checked at once. */
+    const bool lazy = !compress && snap_device->backend->addresses_host_memory;
+    assert_true(seen[0] > 0 && seen[2] > 0 && (seen[1] > 0) == lazy);
     close(file.file);
     free(file.data);
 }
