@@ -419,3 +419,55 @@ def file_bytes(profile, layers, vocab, window_tokens, n_tokens, checkpoints=()):
         add(page_bytes(window, 512), len(layers) * pages, 0, MOST_PART_BYTES // page_bytes(window, 512))
         add(PAGE, -(-halves // PAGE), 0, MOST_PART_BYTES // PAGE)
     return total + padded(16 * len(layers) + 24 * len(checkpoints) + 48 * n_parts)
+
+
+# ---- A file as section 10.5 has it ------------------------------------------------------------
+
+def build(profile, layers, vocab, window_tokens, n_tokens, checkpoints=(), heads=(1, 8, 16), context=4096):
+    """A first save of a session whose ids, rows and states are zeros; checkpoints: their tokens."""
+    row, index, window = PROFILES[profile]
+    parts, body = [], bytearray()
+
+    def put(stream, number, size, first, end, full, most):
+        while first < end:
+            n_pages = min(most, full - first) if first < full else 1
+            content = bytes(n_pages * size)
+            parts.append(PART.pack(stream, number, first, n_pages, 0, 0, 2 * PAGE + len(body), len(content),
+                                   checksum(content)))
+            body.extend(content + bytes(padded(len(content)) - len(content)))
+            first += n_pages
+
+    def put_bytes(stream, number, size, most=1024):
+        put(stream, number, PAGE, 0, -(-size // PAGE), -(-size // PAGE), most)
+
+    def put_rows(stream, number, format_, width, count):
+        size = page_bytes(format_, width)
+        put(stream, number, size, 0, -(-count // 64), count // 64, MOST_PART_BYTES // size)
+
+    put(TOKENS, 0, PAGE, 0, -(-n_tokens // 1024), n_tokens // 1024, 1024)
+    put_bytes(LOGITS, 0, 4 * vocab)
+    for number, (kind, ratio) in enumerate(layers):
+        put(WINDOW, number, page_bytes(window, 512), max(0, n_tokens - window_tokens) // 64, -(-n_tokens // 64),
+            n_tokens // 64, 1)
+        if kind != KIND_WINDOW:
+            halves = 2 if kind == KIND_CSA else 1
+            put_rows(ROWS, number, row, 512, n_tokens // ratio)
+            put_bytes(ROW_STATE, number, halves * ratio * 2 * halves * 512 * 4, 8)
+        if kind == KIND_CSA:
+            put_rows(INDEX_ROWS, number, index, 128, n_tokens // ratio)
+            put_bytes(INDEX_STATE, number, 2 * ratio * 2 * 2 * 128 * 4, 8)
+    for number, place in enumerate(checkpoints):
+        size = page_bytes(window, 512)
+        n_pages = len(layers) * (-(-place // 64) - max(0, place - window_tokens) // 64)
+        put(CHECKPOINT_WINDOWS, number, size, 0, n_pages, n_pages, MOST_PART_BYTES // size)
+        put_bytes(CHECKPOINT_HALVES, number, sum(8 * r * (512 + 128) for kind, r in layers if kind == KIND_CSA))
+    at = b"".join(LAYER.pack(kind, ratio, n_tokens // ratio if ratio else 0, n_tokens // ratio if kind == KIND_CSA else 0)
+                  for kind, ratio in layers)
+    at += b"".join(CHECKPOINT.pack(place, 0, 2, 0) for place in checkpoints) + b"".join(parts)
+    offset = 2 * PAGE + len(body)
+    header = HEADER.pack(b"kvfold\0\0", 2, profile, len(layers), vocab, n_tokens, context, 0, 0, len(parts), 1, offset,
+                         len(at), checksum(at), offset + padded(len(at)), 0, *heads, window_tokens, context, bytes(64),
+                         len(checkpoints), 1)
+    header += bytes(PAGE - 8 - len(header))
+    header += struct.pack("<Q", checksum(header))
+    return header + header + bytes(body) + at + bytes(padded(len(at)) - len(at))

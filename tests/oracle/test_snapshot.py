@@ -136,6 +136,15 @@ class Snapshots(LibraryTest):
             broken[at + 24] ^= 1
             self.check(stream, FOLD, bytes(broken), "header at %d damaged" % at)
 
+    def test_what_is_built_here_is_read_here(self):
+        layers = [(snapshot.KIND_WINDOW, 0), (snapshot.KIND_CSA, 4), (snapshot.KIND_HCA, 16)]
+        for profile in PROFILES:
+            for n_tokens, places in ((0, []), (63, [16]), (1100, [64, 80, 1088])):
+                data = snapshot.build(profile, layers, 97, 128, n_tokens, places)
+                self.assertEqual(len(data), snapshot.file_bytes(profile, layers, 97, 128, n_tokens, places))
+                saved = snapshot.Snapshot(data)
+                self.assertEqual([checkpoint.n_tokens for checkpoint in saved.checkpoints], places)
+
     def test_files_of_version_1_are_read(self):
         folder = os.path.join(os.path.dirname(__file__), "../cache/v1")
         for name, profile in (("fold", 3), ("tiled", 1)):  # those that are not compressed
