@@ -793,19 +793,21 @@ typedef struct kvf_store_found {
 } kvf_store_found;
 
 /*
- * Restores the longest stored session whose token ids are the first of `tokens`, all of
- * them at most. Ids are compared, not their checksums. Only sessions of the model that
- * options->model_fingerprint names (not 0) are looked at; options->session as in
+ * Restores the stored session from which most of `tokens` is taken up: one whose token ids are
+ * the first of them, all of them at most, or one that goes another way, at its last checkpoint
+ * before that, if it is before the end of `tokens` (there are no logits then, and a token is to
+ * be appended: kvf_session_logits_known). Ids are compared, not their checksums. Only sessions of
+ * the model that options->model_fingerprint names (not 0) are looked at; options->session as in
  * kvf_session_load: with another profile rows are repacked, and one that does not allow
- * it is passed over. Of equally long ones the wanted profile is preferred.
+ * it is passed over. Of places equally far the wanted profile is preferred.
  *   A file that is damaged is skipped, the next best taken, and the damaged one removed:
  * it could be used for nothing. With options->verify that is seen here, all of the file
  * being read; without, a stage may meet a damaged part later. The file that was restored
  * counts as used now.
- *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares beyond
- * its end with a longer one is not used: a file holds one state, and no checkpoints.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY. `found`
- * may be NULL.
+ *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares with a file
+ * beyond its end or checkpoint is not used.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY,
+ * KVF_DEVICE_LOST. `found` may be NULL.
  */
 KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *tokens,
                                   uint64_t n_tokens, const kvf_load_options *options,

@@ -55,17 +55,23 @@ kvf_status kvf_snapshot_info_from(const char *path, kvf_snapshot_info *info, con
     return kvf_ok(error);
 }
 
-kvf_status kvf_snapshot_checkpoints(const char *path, uint64_t *n_tokens, uint32_t capacity,
-                                    kvf_error *error)
+kvf_status kvf_snapshot_checkpoints_from(const char *path, uint64_t *n_tokens, uint32_t capacity,
+                                         const kvf_io *io, kvf_error *error)
 {
     kvf_snapshot_index index;
-    const kvf_status status = read_file_index(path, &kvf_io_system, &index, error);
+    const kvf_status status = read_file_index(path, io, &index, error);
     if (status != KVF_OK)
         return status;
     for (uint32_t i = 0; i < index.header.n_checkpoints && i < capacity; i++)
         n_tokens[i] = index.checkpoints[i].n_tokens;
     kvf_snapshot_free_index(&index);
     return kvf_ok(error);
+}
+
+kvf_status kvf_snapshot_checkpoints(const char *path, uint64_t *n_tokens, uint32_t capacity,
+                                    kvf_error *error)
+{
+    return kvf_snapshot_checkpoints_from(path, n_tokens, capacity, &kvf_io_system, error);
 }
 
 kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info, kvf_error *error)

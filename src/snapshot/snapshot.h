@@ -293,9 +293,11 @@ kvf_status kvf_session_save_to(kvf_session *session, const char *path,
 kvf_status kvf_session_load_from(kvf_device *device, const char *path,
                                  const kvf_load_options *options, kvf_session **session,
                                  const kvf_io *io, kvf_error *error);
-/* kvf_snapshot_info_read and kvf_snapshot_tokens, on any disk. */
+/* The same of what a file says of itself. */
 kvf_status kvf_snapshot_info_from(const char *path, kvf_snapshot_info *info, const kvf_io *io,
                                   kvf_error *error);
+kvf_status kvf_snapshot_checkpoints_from(const char *path, uint64_t *n_tokens, uint32_t capacity,
+                                         const kvf_io *io, kvf_error *error);
 kvf_status kvf_snapshot_tokens_from(const char *path, int32_t *tokens, uint64_t capacity,
                                     const kvf_io *io, kvf_error *error);
 kvf_status kvf_snapshot_verify_on(const char *path, const kvf_io *io, kvf_error *error);

@@ -106,6 +106,7 @@ static bool is_of_file(kvf_status status)
 {
     return status == KVF_FILE_NOT_FOUND || status == KVF_FILE_IO || status == KVF_FILE_FORMAT ||
            status == KVF_WRONG_MODEL || status == KVF_INEXACT || status == KVF_UNSUPPORTED ||
+           status == KVF_NOT_COVERED ||
            status == KVF_INVALID_ARGUMENT; /* a context that its tokens do not fit */
 }
 
@@ -128,7 +129,32 @@ static uint64_t common_tokens(const int32_t *a, const int32_t *b, uint64_t n)
     return i;
 }
 
-/* Whether the file's ids are the first of the text. Reports what is damaged as skipped. */
+/*
+ * Where the text can be taken up from the file: at its end, or at a checkpoint that is within what
+ * both have in common, and before the text's end, since it has no logits. 0: nowhere.
+ */
+static kvf_status find_place(const search *s, const char *path, const kvf_snapshot_info *info,
+                             kvf_store_file *file, kvf_error *error)
+{
+    file->resumed_at = 0;
+    if (file->common_tokens == info->n_tokens &&
+        (info->logits_known || info->n_tokens < s->n_tokens)) {
+        file->resumed_at = info->n_tokens;
+        return KVF_OK;
+    }
+    uint64_t *places = malloc((info->n_checkpoints + 1) * sizeof *places);
+    if (!places)
+        return kvf_store_no_memory(s->store, error);
+    const kvf_status status =
+        kvf_snapshot_checkpoints_from(path, places, info->n_checkpoints, s->store->io, error);
+    for (uint32_t i = 0; status == KVF_OK && i < info->n_checkpoints; i++)
+        if (places[i] <= file->common_tokens && places[i] < s->n_tokens)
+            file->resumed_at = places[i];
+    free(places);
+    return status;
+}
+
+/* How much of the text the file has. Reports what is damaged as skipped. */
 static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
 {
     kvf_snapshot_info info;
@@ -143,10 +169,11 @@ static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
         const uint64_t common = status == KVF_OK ? common_tokens(s->ids, s->tokens, n) : 0;
         if (common > s->found.shared_tokens)
             s->found.shared_tokens = common;
-        file->usable = common > 0 && common == info.n_tokens;
         file->common_tokens = common;
         file->n_tokens = info.n_tokens;
         file->profile = info.profile;
+        if (status == KVF_OK && common > 0)
+            status = find_place(s, path, &info, file, &why);
     }
     if (is_of_file(status)) {
         skip_file(s, file, path, &why);
@@ -161,8 +188,8 @@ static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
 /* Whether a is to be tried before b: it is longer, or as long and of the wanted profile. */
 static bool comes_before(const search *s, const kvf_store_file *a, const kvf_store_file *b)
 {
-    if (a->n_tokens != b->n_tokens)
-        return a->n_tokens > b->n_tokens;
+    if (a->resumed_at != b->resumed_at)
+        return a->resumed_at > b->resumed_at;
     const bool wanted = s->options->session && a->profile == s->options->session->profile;
     return wanted && b->profile != s->options->session->profile;
 }
@@ -177,10 +204,12 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
         return kvf_store_no_memory(s->store, error);
     kvf_status status =
         kvf_session_load_from(s->device, path, s->options, session, s->store->io, &why);
+    if (status == KVF_OK && file->resumed_at < kvf_session_n_tokens(*session))
+        status = kvf_session_truncate(*session, file->resumed_at, NULL, &why);
     /* Another process may have put another session there, were checksums equal. */
-    if (status == KVF_OK && (kvf_session_n_tokens(*session) != file->n_tokens ||
-                             common_tokens(kvf_session_tokens(*session), s->tokens,
-                                           file->n_tokens) != file->n_tokens)) {
+    if (*session && (status != KVF_OK || kvf_session_n_tokens(*session) != file->resumed_at ||
+                     common_tokens(kvf_session_tokens(*session), s->tokens, file->resumed_at) !=
+                         file->resumed_at)) {
         kvf_session_close(*session);
         *session = NULL;
     }
@@ -200,7 +229,8 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
  */
 static void note_found(search *s, kvf_store_list *list, const kvf_store_file *file)
 {
-    bool shared = file->shared || file->n_tokens == s->n_tokens;
+    bool shared = file->shared || file->n_tokens == s->n_tokens ||
+                  file->resumed_at < file->n_tokens; /* this text parts from it */
     for (size_t i = 0; i < list->n; i++)
         shared = shared || (list->files[i].n_tokens > file->n_tokens &&
                             list->files[i].common_tokens >= file->n_tokens);
@@ -215,16 +245,16 @@ static kvf_status restore_best(search *s, kvf_store_list *list, kvf_session **se
     while (!*session && status == KVF_OK) {
         kvf_store_file *best = NULL;
         for (size_t i = 0; i < list->n; i++)
-            if (list->files[i].usable && (!best || comes_before(s, &list->files[i], best)))
+            if (list->files[i].resumed_at > 0 && (!best || comes_before(s, &list->files[i], best)))
                 best = &list->files[i];
         if (!best)
             break;
         status = restore(s, best, session, error);
-        best->usable = false;
         if (*session) {
-            s->found.n_tokens = best->n_tokens;
+            s->found.n_tokens = best->resumed_at;
             note_found(s, list, best);
         }
+        best->resumed_at = 0;
     }
     return status;
 }

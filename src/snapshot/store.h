@@ -51,7 +51,7 @@ typedef struct kvf_store_file {
     kvf_profile_id profile;
     uint64_t n_tokens;
     uint64_t common_tokens; /* with the text */
-    bool usable;
+    uint64_t resumed_at;    /* its end, or the last checkpoint within them; 0: none, not usable */
 } kvf_store_file;
 
 typedef struct kvf_store_list {

@@ -595,6 +595,52 @@ static void test_impossible_folders_are_refused(void **state)
     assert_null(store);
 }
 
+/* A text that parts from a stored one is taken up at the last checkpoint before that. */
+static void a_text_is_taken_up_at_a_checkpoint(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t n_tokens;
+        uint64_t found;
+    } texts[] = {{300, 208}, {209, 208}, {208, 144}, {150, 144}, {144, 0}, {100, 0}};
+    kvf_store *store = store_open(STORE_LARGE);
+    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    kvf_store_found found;
+    kvf_error error;
+    session->checkpoints.periodic = false;
+    kvf_session_set_model_fingerprint(session, STORE_MODEL);
+    for (uint64_t place = 144; place <= 208; place += 64) {
+        snap_grow(session, place);
+        assert_int_equal(kvf_session_checkpoint(session, NULL), KVF_OK);
+    }
+    store_shared_tokens = 230; /* of all texts */
+    snap_grow(session, store_shared_tokens);
+    snap_text = 1;
+    snap_grow(session, 300);
+    assert_int_equal(kvf_store_put(store, session, NULL, &error), KVF_OK);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        kvf_session *restored = store_find(store, 2, texts[i].n_tokens, &found);
+        assert_int_equal(found.n_tokens, texts[i].found);
+        assert_int_equal(restored ? kvf_session_n_tokens(restored) : 0, texts[i].found);
+        assert_true(!restored || !kvf_session_logits_known(restored));
+        if (restored && i == 0) { /* and goes on as the saved one does from there */
+            uint64_t outputs[2];
+            assert_int_equal(kvf_session_truncate(session, 208, NULL, NULL), KVF_OK);
+            snap_text = 2;
+            for (int step = 0; step < 2; step++)
+                for (int which = 0; which < 2; which++)
+                    assert_int_equal(
+                        snap_step(which ? restored : session, 40, &outputs[which], NULL), KVF_OK);
+            assert_int_equal(outputs[0], outputs[1]);
+            assert_int_equal(snap_digest(restored, true), snap_digest(session, true));
+        }
+        kvf_session_close(restored);
+    }
+    assert_int_equal(store_found_tokens(store, 1, 300), 300); /* its own */
+    kvf_session_close(session);
+    kvf_store_close(store);
+}
+
 /* ---- A disk that fails ---------------------------------------------------------------------- */
 
 /* Every call to the system fails once, in a put and in a search: nothing half is there. */
@@ -663,6 +709,7 @@ int main(void)
         STORE_TEST(test_making_room_leaves_what_is_being_written),
         STORE_TEST(test_two_processes_use_one_folder),
         STORE_TEST(test_impossible_folders_are_refused),
+        STORE_TEST(a_text_is_taken_up_at_a_checkpoint),
         STORE_TEST(every_call_of_a_store_may_fail),
     };
     return cmocka_run_group_tests(tests, snap_setup, snap_teardown);
