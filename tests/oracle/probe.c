@@ -493,9 +493,9 @@ static void leave_marks(kvf_session *session, uint32_t vocab)
 }
 
 /*
- * The same session, saved after every chunk, with a checkpoint where there can be one: fields and blobs as before, with the field
- * `compress` and the blob path between options and input -> fields saves that appended,
- * bytes of the file.
+ * The same session, saved after every chunk, with a checkpoint where there can be one: fields and
+ * blobs as before, with the field `compress` and the blob path between options and input -> fields
+ * saves that appended, bytes of the file.
  */
 static void answer_snapshot(exchange *x)
 {
