@@ -340,7 +340,7 @@ KVF_API kvf_status kvf_profile_find(const char *name, kvf_profile_id *id, kvf_er
 
 typedef enum kvf_memory_class {
     KVF_MEMORY_CACHE = 0,      /* belongs to the session, counted in allocated_bytes */
-    KVF_MEMORY_SCRATCH = 1,    /* of select and attend, reused by every layer */
+    KVF_MEMORY_SCRATCH = 1,    /* of a batch, reused by every layer */
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
     KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
@@ -361,9 +361,9 @@ typedef struct kvf_plan_buffer {
 typedef struct kvf_plan {
     uint64_t session_bytes;   /* rows held, no page padding */
     uint64_t allocated_bytes; /* what the allocator gives for them */
-    uint64_t
-        snapshot_bytes;     /* a first file that saves them, checkpoints taken by commit included */
-    uint64_t scratch_bytes; /* of select and attend */
+    /* A first file that saves them, with the checkpoints that commit took. */
+    uint64_t snapshot_bytes;
+    uint64_t scratch_bytes; /* of a batch, which any number of sessions take turns in */
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */
@@ -372,10 +372,12 @@ typedef struct kvf_plan {
     kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
 } kvf_plan;
 
+/* Of sessions, and of the batches that they are in. */
 typedef struct kvf_session_options {
     kvf_profile_id profile;
     uint64_t max_tokens;        /* the context that may be held; <= geometry.max_tokens */
-    uint32_t chunk_tokens;      /* the most tokens one append may bring; 0: 4096 */
+    uint32_t chunk_tokens;      /* the most tokens of a batch, and of a session in one; 0: 4096 */
+    uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
     uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
@@ -402,13 +404,17 @@ typedef struct kvf_session kvf_session;
 
 /*
  * Opens an empty session. Costs the compressor state and no more: rows are
- * allocated in pages as tokens come; scratch on first use. The device outlives it.
+ * allocated in pages as tokens come, and scratch belongs to batches. The device outlives it.
  * KVF_OUT_OF_MEMORY names the context that would fit a device with memory of its own.
  */
 KVF_API kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
                                     const kvf_session_options *options, kvf_session **session,
                                     kvf_error *error);
-KVF_API void kvf_session_close(kvf_session *session);
+/*
+ * KVF_INVALID_ARGUMENT, and nothing changes, while it is in an open batch of the caller's; else
+ * KVF_OK. NULL is ignored.
+ */
+KVF_API kvf_status kvf_session_close(kvf_session *session);
 
 /* Cosines and sines of consecutive positions first, first + step, .. : [n][32] each. */
 typedef struct kvf_rope_table {
@@ -425,7 +431,7 @@ typedef struct kvf_compressor_input {
     float norm_eps;
 } kvf_compressor_input;
 
-/* What one layer appends for the chunk's tokens. */
+/* What one layer appends for a batch's tokens. */
 typedef struct kvf_append_args {
     const float *window;        /* [n_tokens][512], norm and rope applied */
     kvf_compressor_input rows;  /* width 512; ignored by window layers */
@@ -433,44 +439,138 @@ typedef struct kvf_append_args {
     kvf_rope_table row_rope;    /* positions of the rows this chunk emits: row * ratio */
 } kvf_append_args;
 
-/*
- * One chunk of tokens goes through every layer in order:
- *   kvf_session_begin
- *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
- *   kvf_session_commit
- * begin takes all memory the chunk needs, so KVF_OUT_OF_MEMORY and KVF_CONTEXT_FULL
- * come before anything is changed. What stages find wrong with the data (KVF_NONFINITE, KVF_RANGE:
- * the message names the first layer, row and dimension) and a lost device (KVF_DEVICE_LOST) are
- * told by settle, or by commit, which begins with it. A chunk may be dropped at any point, by
- * begin (which starts another) or kvf_session_drop; after such an error, or a stage's that a page
- * of a saved session is not what was saved (KVF_FILE_FORMAT), it is. The session is then as before.
- */
-KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                                     kvf_error *error);
-KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
-                                      const kvf_append_args *args, kvf_error *error);
-/* Tokens first .. + n_tokens of the open chunk: select and attend may take it in pieces. */
+/* Tokens first .. + n_tokens of a batch: select and attend may take it in pieces. */
 typedef struct kvf_chunk_span {
     uint32_t first;
     uint32_t n_tokens; /* at least 1 */
 } kvf_chunk_span;
 
+/* ---- Batches ---------------------------------------------------------------- */
+
+/*
+ * A batch takes tokens of any number of sessions through every layer together: a prompt's piece
+ * of one, the next token of each of many. The caller's dense layers see all tokens at once, and
+ * what the stages need besides a session's own rows belongs to the batch, once for all sessions
+ * that take turns in it. A session alone is a batch of one.
+ *   kvf_batch_begin
+ *   for each layer: kvf_batch_append, [kvf_batch_select], kvf_batch_attend
+ *   kvf_batch_settle, logits, kvf_batch_commit
+ *
+ * Each item is committed or undone for itself. Whatever goes wrong with one (memory, token ids, a
+ * full context, a damaged page of its file, values that cannot be stored) is in its status and
+ * error, the item is undone, and the others go on; its tokens keep their places, and what stages
+ * write there is undefined. So the functions below return KVF_OK as long as any item is left,
+ * and otherwise the status and message of the first: then nothing is open any more. For a
+ * batch of one that is the item's own. KVF_DEVICE_LOST fails all items.
+ *   What a session holds in the end does not depend on what else was in the batch.
+ *   While it is in an open batch a session cannot be saved, forked, truncated, closed, or be in
+ * another one (KVF_INVALID_ARGUMENT). A batch belongs to the thread of its device.
+ */
+typedef struct kvf_batch kvf_batch;
+
+typedef struct kvf_batch_item {
+    kvf_session *session;
+    const int32_t *ids; /* [n], for begin */
+    uint32_t n;         /* at least 1 */
+    float *all_logits;  /* the caller's: [n][vocab], where logits of all tokens are wanted */
+    kvf_status status;  /* out: KVF_OK, .. */
+    kvf_error error;    /* .. or why this one was, or will be, undone */
+} kvf_batch_item;
+
+/* Where an item's tokens are. */
+typedef struct kvf_item_span {
+    uint32_t first;    /* in the batch; items follow each other in their order */
+    uint32_t n;        /* 0: begin left it out */
+    uint64_t position; /* of the first in its session: tokens held before it */
+} kvf_item_span;
+
+/*
+ * Takes all memory that a batch of the options' chunk_tokens and batch_sessions needs, for
+ * sessions of that profile and grid that hold up to max_tokens: kvf_plan.scratch_bytes, to the
+ * byte. KVF_OUT_OF_MEMORY names the buffer, and the context that would fit a device with memory
+ * of its own. The device outlives it. close drops what is open; NULL is ignored.
+ */
+KVF_API kvf_status kvf_batch_open(kvf_device *device, const kvf_geometry *geometry,
+                                  const kvf_session_options *options, kvf_batch **batch,
+                                  kvf_error *error);
+KVF_API void kvf_batch_close(kvf_batch *batch);
+/* What it was opened with, defaults filled in. */
+KVF_API const kvf_session_options *kvf_batch_options(const kvf_batch *batch);
+
+/*
+ * Takes the memory that every item needs, in their order: pages, and own copies of pages that
+ * it will write and others hold, so that forks of each other may be in one batch. A
+ * batch that is open is dropped. The items stay where they are, the caller's, until commit or drop.
+ *   As a whole it is refused with KVF_INVALID_ARGUMENT, before anything changes and with that
+ * status in all items: no items or more than the batch was opened for, an item without tokens,
+ * more tokens in all, a session twice or in another open batch, or of another device, model
+ * (geometry or fingerprint), profile or grid.
+ *   Of an item alone: KVF_INVALID_ARGUMENT (a token id; more tokens than its session takes),
+ * KVF_CONTEXT_FULL, KVF_OUT_OF_MEMORY, KVF_FILE_FORMAT.
+ */
+KVF_API kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_items,
+                                   kvf_error *error);
+/* Where item i lies in the open batch, also after it has failed. */
+KVF_API kvf_item_span kvf_batch_span(const kvf_batch *batch, uint32_t item);
+/* Tokens in the open batch; 0: none is open. Their ids, where operations can read them too. */
+KVF_API uint32_t kvf_batch_n_tokens(const kvf_batch *batch);
+KVF_API const int32_t *kvf_batch_tokens(const kvf_batch *batch);
+/*
+ * Values of all tokens of the batch. args->row_rope has a row for each compressed row that the
+ * items complete, one item's after the other's: rows position / ratio .. (position + n) / ratio.
+ */
+KVF_API kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_args *args,
+                                    kvf_error *error);
 /*
  * CSA layers: index_q is [span.n_tokens][n_index_heads][128], rope applied, and is
  * overwritten; head_weights [span.n_tokens][n_index_heads]. The selection stays in the
- * session for kvf_session_attend of the same layer and tokens.
+ * batch for kvf_batch_attend of the same layer and tokens.
  */
+KVF_API kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                                    float *index_q, const float *head_weights, kvf_error *error);
+/* q and out are [span.n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
+KVF_API kvf_status kvf_batch_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                                    const float *q, const float *sinks, float *out,
+                                    kvf_error *error);
+/*
+ * Waits for the stages, and tells what they found wrong with the data (KVF_NONFINITE, KVF_RANGE:
+ * an item's message names the first layer, row and dimension) and a lost device. After it the
+ * caller writes the logits of items that are left to kvf_session_logits; one that it gives
+ * another status than KVF_OK is undone by commit.
+ */
+KVF_API kvf_status kvf_batch_settle(kvf_batch *batch, kvf_error *error);
+/* settle, where that was not done; then every item that is left is taken into its session. */
+KVF_API kvf_status kvf_batch_commit(kvf_batch *batch, kvf_error *error);
+/* Undoes all items, whose status stays as it is. */
+KVF_API void kvf_batch_drop(kvf_batch *batch);
+/*
+ * The selection that kvf_batch_select left for token `query` of the batch: ascending rows into
+ * list (room for top_k). Returns their number; 0 where there is no such token. Waits.
+ */
+KVF_API uint32_t kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list);
+/* What is allocated: kvf_plan.scratch_bytes. */
+KVF_API uint64_t kvf_batch_scratch_bytes(const kvf_batch *batch);
+
+/*
+ * The same for one session, in a batch of one that it opens with its first chunk and closes with
+ * itself, of its own options' chunk_tokens. begin drops a chunk that is open, so does drop.
+ */
+KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                                     kvf_error *error);
+KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
+                                      const kvf_append_args *args, kvf_error *error);
 KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_span span,
                                       float *index_q, const float *head_weights, kvf_error *error);
-/* q and out are [span.n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
 KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_span span,
                                       const float *q, const float *sinks, float *out,
                                       kvf_error *error);
-/* Waits for the chunk's stages, and tells what they found; else the chunk stays open. */
 KVF_API kvf_status kvf_session_settle(kvf_session *session, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
-/* Drops the open chunk, if there is one. */
 KVF_API void kvf_session_drop(kvf_session *session);
+KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
+
+/* ---- What a session holds ---------------------------------------------------- */
 
 /* Tokens held (committed). */
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
@@ -501,8 +601,6 @@ KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
  * forks count in each of them.
  */
 KVF_API uint64_t kvf_session_checkpoint_bytes(const kvf_session *session);
-/* Scratch of select and attend now allocated; it does not shrink. */
-KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 /*
  * Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk),
  * to be read, until the next begin, truncate or close. Pages may be shared with other
@@ -511,11 +609,6 @@ KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
  */
 KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
-/*
- * The selection that kvf_session_select left for query i of the chunk: ascending
- * rows into list (room for top_k). Returns their number; 0 where there is no such query.
- */
-KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
 
 /* ---- Fork and truncate ------------------------------------------------------ */
 
@@ -523,10 +616,10 @@ KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t quer
  * Another session with the same content, in time and memory for a table of pages: rows,
  * states, token ids and checkpoints are shared and copied page by page when one of the
  * sessions writes. So continuations of one prompt hold it once, and what one appends is
- * never seen by another. Each is closed for itself, in any order. Scratch is not shared:
- * a fork takes its own with its first chunk. All sessions on a device, forks or not,
- * belong to one thread at a time.
- *   Fails with KVF_OUT_OF_MEMORY, and with KVF_INVALID_ARGUMENT while a chunk is open.
+ * never seen by another. Each is closed for itself, in any order. All sessions on a
+ * device, forks or not, belong to one thread at a time.
+ *   Fails with KVF_OUT_OF_MEMORY, with KVF_DEVICE_LOST, and with KVF_INVALID_ARGUMENT while the
+ * session is in an open batch.
  * The session itself is unchanged in every case.
  */
 KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kvf_error *error);
@@ -569,7 +662,7 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * for callers that append other tokens next, it goes there, and has none until then
  * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
- * held; a chunk is open), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
+ * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
  * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
  * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
  */
@@ -593,256 +686,9 @@ KVF_API uint64_t kvf_session_checkpoint_alignment(const kvf_session *session);
 KVF_API uint32_t kvf_session_checkpoints(const kvf_session *session, uint64_t *n_tokens,
                                          uint32_t capacity);
 
-/* ---- Sessions in files ------------------------------------------------------ */
-
-/*
- * A session can be saved under any backend and restored under any other. Rows come
- * back byte for byte in the same profile, and with equal values in another one. The
- * file is docs/FORMAT.md 10; kvf_plan.snapshot_bytes predicts a first save to the byte.
- */
-
-#define KVF_CALLER_STATE_BYTES 64
-/*
- * [KVF_CALLER_STATE_BYTES] for the caller (a sampler's settings and seed): zero at
- * first, saved and restored with the session, which does not look at them.
- */
-KVF_API uint8_t *kvf_session_caller_state(kvf_session *session);
-
-/*
- * What the rows were computed with: a number that no other model has; 0: not known.
- * Saved with the session, and compared when it is restored.
- */
-KVF_API void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint);
-KVF_API uint64_t kvf_session_model_fingerprint(const kvf_session *session);
-
-typedef struct kvf_save_options {
-    bool whole;    /* write a new file even where adding to the old one would do */
-    bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
-    bool no_lock;  /* save where files cannot be locked, too, see kvf_session_save */
-    /*
-     * Of the checkpoints that commit took, those go into the file that are so far apart, beginning
-     * with the oldest; 0: KVF_SAVED_SPACING_TOKENS. Those that were asked for all do.
-     */
-    uint64_t checkpoint_spacing_tokens;
-} kvf_save_options;
-/* A checkpoint of DeepSeek-V4-Flash has 3.6 MB, 8,192 tokens in fold 29 MB. */
-#define KVF_SAVED_SPACING_TOKENS 8192
-
-typedef struct kvf_save_report {
-    uint64_t generation;    /* how often this file was saved */
-    uint64_t file_bytes;    /* its length now */
-    uint64_t unused_bytes;  /* of these, parts that later saves replaced */
-    uint64_t written_bytes; /* by this save */
-    bool appended;          /* to the file as it was */
-} kvf_save_report;
-
-/*
- * Saves what was committed. When this returns KVF_OK the file is on the disk; when it
- * fails, or the process or the machine stops on the way, path holds what it held before,
- * or the new state, never a mixture. The session is unchanged in every case.
- *   The first save writes PATH.saving beside the file and renames it. A later save of a
- * session to the file that it was last saved to or loaded from appends what is new,
- * unless more than half of the file would be unused: then it is written anew, if there is
- * room for that.
- * A path that is a link is saved to where it leads; a file keeps its permissions, a new one
- * is its owner's alone.
- *   A file has one session that goes on with it. Where two were loaded from one file, the
- * second to save replaces what the first saved, and both get KVF_OK; whether that may happen
- * is the caller's to know (the command takes a lock file for as long as it has a session).
- *   What was read from a file and never checked is checked before it goes to another.
- *   A save locks the file (flock). Some network and FUSE folders have no locks: that is
- * KVF_FILE_IO, with the system's reason, or with options->no_lock it goes on without; of two
- * saves of one path at once the first may then be lost, or PATH.saving be of both and neither
- * be there. Where a folder knows no fsync either, "on the disk" is as far as it goes by itself.
- *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
- * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
- * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
- * PATH.saving a link or somebody's own file; they are not overwritten), KVF_FILE_FORMAT (a
- * damaged part of a restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
- * options and report may be NULL.
- */
-KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
-                                    const kvf_save_options *options, kvf_save_report *report,
-                                    kvf_error *error);
-/*
- * The bytes of a new file of this session, to the byte (but for `compress`); options may be NULL.
- * KVF_OUT_OF_MEMORY.
- */
-KVF_API kvf_status kvf_session_snapshot_bytes(const kvf_session *session,
-                                              const kvf_save_options *options, uint64_t *bytes,
-                                              kvf_error *error);
-
-typedef struct kvf_load_options {
-    const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
-    const kvf_geometry *geometry;       /* the model's, compared with the file's; NULL: not */
-    uint64_t model_fingerprint;         /* compared with the file's; 0: not */
-    bool verify;                        /* check every part before returning */
-} kvf_load_options;
-
-/*
- * Restores a session. Pages of rows stay in the file, which is mapped: each part of at
- * most 4 MiB is compared with its checksum before its first row is used, and a page is
- * copied before it is written. Whatever function meets a damaged part fails with
- * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
- * or the backend cannot address the host's memory, all rows are checked and copied here.
- *   The file may be saved to, replaced or removed while it is in use, not shortened.
- *   A file of somebody else's: give options->geometry, so that memory is the model's. Without
- * it a file may ask for as much as 1,024 times its length (parts of 4 MiB compressed to one
- * page each). Nothing in a file makes a stage read or write outside its memory.
- * The session has the checkpoints of the file, all of them, and can be truncated to these
- * (without logits, see kvf_session_truncate) and to what it takes from here on. Files of version 1
- * have none.
- *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
- *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
- * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
- * KVF_UNSUPPORTED (a newer version, or a profile or flag of one; a compressed file without zstd; a
- * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be
- * NULL. *session is owned by the caller: kvf_session_close.
- */
-KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
-                                    const kvf_load_options *options, kvf_session **session,
-                                    kvf_error *error);
-
-/*
- * Checks all of a restored session that was not checked yet, for callers that read rows
- * through kvf_session_rows. KVF_FILE_FORMAT names what is damaged.
- */
-KVF_API kvf_status kvf_session_check(kvf_session *session, kvf_error *error);
-
-/* What a file says of itself. */
-typedef struct kvf_snapshot_info {
-    uint32_t version;
-    kvf_profile_id profile;
-    bool grid_off;
-    bool compressed; /* at least one part is */
-    uint64_t n_tokens;
-    uint64_t max_tokens; /* the context that the session was opened for */
-    uint64_t model_fingerprint;
-    uint64_t generation;
-    uint64_t file_bytes;
-    uint64_t unused_bytes;
-    uint32_t n_parts;
-    uint32_t n_headers; /* that hold this state: 2, or 1 after a save that was interrupted */
-    uint32_t n_checkpoints;
-    bool logits_known; /* see kvf_session_logits_known */
-    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
-    kvf_geometry geometry;
-} kvf_snapshot_info;
-
-/* Reads and checks headers and index, not the parts. Needs no device. */
-KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info,
-                                          kvf_error *error);
-/*
- * Checks all of the file as well: every part, that what is compressed unpacks, that token ids
- * are of the vocabulary. KVF_FILE_FORMAT names the first that is wrong.
- */
-KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
-/*
- * Whether a file is what a save that was interrupted left, under the name PATH.saving: the
- * beginning of a snapshot, or nothing yet. The next save to PATH uses its place. Any other
- * file of that name is somebody's own: a save refuses to overwrite it.
- */
-KVF_API bool kvf_snapshot_is_unfinished(const char *path);
-/* The places of its checkpoints, ascending: writes at most `capacity` of info's n_checkpoints. */
-KVF_API kvf_status kvf_snapshot_checkpoints(const char *path, uint64_t *n_tokens, uint32_t capacity,
-                                            kvf_error *error);
-/* The token ids: writes at most `capacity` of them (their part is checked). */
-KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
-                                       kvf_error *error);
-
-/* ---- A store of prefixes ------------------------------------------------------ */
-
-/*
- * A folder of saved sessions, in which a new text finds the longest one that is its
- * beginning. What is in it is what its files say; there is no index beside them that could
- * be out of date. Any number of processes may use one folder at once: they wait for each
- * other where something is written, by a lock that ends with its process. The store only
- * ever touches files named as it names them itself: 16 hexadecimal digits, made from a
- * checksum of what is in them, and ".kvfold", what interrupted saves left of these, the same
- * digits and ".used" or ".shared" (empty files, whose times say when a state was used last),
- * and its file "lock". A store belongs to one thread at a time.
- */
-typedef struct kvf_store kvf_store;
-
-typedef struct kvf_store_options {
-    bool no_lock; /* go on where the folder cannot lock files, too, see kvf_session_save */
-    /*
-     * Called again and again while another process writes, with the seconds that were waited;
-     * false ends the wait. NULL: a signal ends it.
-     */
-    bool (*wait)(void *wait_context, double seconds);
-    void *wait_context;
-} kvf_store_options;
-
-/*
- * max_bytes: all files together, at any moment, those being written included. Where
- * there is no such folder it is made, its parent has to be there. options may be NULL.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_OUT_OF_MEMORY.
- */
-KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes,
-                                  const kvf_store_options *options, kvf_store **store,
-                                  kvf_error *error);
-/* NULL is ignored. Sessions that were found stay usable. */
-KVF_API void kvf_store_close(kvf_store *store);
-
-typedef struct kvf_store_found {
-    uint64_t n_tokens;      /* held by the session that was restored; 0: there is none */
-    uint64_t shared_tokens; /* the most that the text and any session of the model begin with */
-    uint32_t n_skipped;     /* files that could not be used .. */
-    kvf_error skipped;      /* .. and what was wrong with the first of them */
-} kvf_store_found;
-
-/*
- * Restores the stored session from which most of `tokens` is taken up: one whose token ids are
- * the first of them, all of them at most, or one that goes another way, at its last checkpoint
- * before that, if it is before the end of `tokens` (there are no logits then, and a token is to
- * be appended: kvf_session_logits_known). Ids are compared, not their checksums. Only sessions of
- * the model that options->model_fingerprint names (not 0) are looked at; options->session as in
- * kvf_session_load: with another profile rows are repacked, and one that does not allow
- * it is passed over. Of places equally far the wanted profile is preferred.
- *   A file that is damaged is skipped, the next best taken, and the damaged one removed:
- * it could be used for nothing. With options->verify that is seen here, all of the file
- * being read; without, a stage may meet a damaged part later. The file that was restored
- * counts as used now.
- *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares with a file
- * beyond its end or checkpoint is not used.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY,
- * KVF_DEVICE_LOST. `found` may be NULL.
- */
-KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *tokens,
-                                  uint64_t n_tokens, const kvf_load_options *options,
-                                  kvf_session **session, kvf_store_found *found, kvf_error *error);
-
-typedef struct kvf_store_put_report {
-    bool stored;            /* false: there is no room for it; nothing was removed */
-    bool was_there;         /* and was read and is good: nothing had to be written */
-    uint64_t file_bytes;    /* of this session; more than max_bytes: it alone is too large */
-    uint32_t n_removed;     /* files that were used least recently and had to leave .. */
-    uint64_t removed_bytes; /* .. for it */
-    uint64_t held_bytes;    /* of all files now */
-    uint64_t kept_tokens;   /* not stored: of the state that would have had to leave and stays */
-} kvf_store_put_report;
-
-/*
- * Saves the session, which has tokens and a model fingerprint, and counts it as used now.
- * Before anything is written, others are removed until it fits, those used least recently
- * first, where
- *   - one that was used again after a longer one was stored that begins with it stays as long
- *     as that one: it serves other texts too;
- *   - what was put since kvf_store_find was called last, and begins this session, stays; so does
- *     the longest stored state that it begins with, if texts were seen to part there. Where it
- *     does not fit beside these it is not stored, and nothing is removed.
- * Sessions restored from removed files, in any process, stay usable. An interrupted put leaves
- * the store as it was, but for files removed.
- *   Waits while another process puts; KVF_FILE_BUSY where a signal or options->wait ends that.
- *   Is a save: the next kvf_session_save to another file writes all of that anew.
- * Otherwise fails as kvf_session_save does, also where a file cannot be removed and no other
- * would do. `report` may be NULL.
- */
-KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,
-                                 kvf_store_put_report *report, kvf_error *error);
-
 #ifdef __cplusplus
 }
 #endif
+
+#include "kvfold_files.h" /* sessions in files, and a store of them */
 #endif

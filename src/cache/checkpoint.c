@@ -416,16 +416,14 @@ kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error)
 {
     kvf_checkpoints *all = &session->checkpoints;
     const uint64_t n_tokens = session->header->n_tokens;
-    if (session->chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a checkpoint inside a chunk of %u tokens: commit or drop it first",
-                        session->chunk_tokens);
     if (n_tokens == 0 || n_tokens % all->alignment_tokens != 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a checkpoint at %llu tokens; they are taken at multiples of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)all->alignment_tokens);
-    bool found;
-    kvf_status status = find_present(session, &found, error);
+    bool found = false;
+    kvf_status status = kvf_session_check_free(session, "a checkpoint", error);
+    if (status == KVF_OK)
+        status = find_present(session, &found, error);
     if (status == KVF_OK && !found)
         status = check_states(session, error);
     if (status == KVF_OK && !found)
