@@ -18,7 +18,6 @@ TABLE = re.compile(r"(<!-- scripts/docs_numbers\.py (\w+) -->\n\n).*?(\n\n<!-- e
 GROWS_WITH = {
     "chunk.tokens": "chunk",
     "chunk.window": "chunk",
-    "chunk.visible": "chunk",
     "chunk.findings": "layers, sessions",
     "attend.workspace": "threads, rows attended",
     "select.workspace": "threads",

@@ -274,6 +274,7 @@ kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_i
     }
     batch->items = items;
     batch->n_items = n_items;
+    batch->select_tokens = 0;
     begin_items(batch);
     kvf_batch_clear_found(batch);
     return kvf_batch_left(batch, error);

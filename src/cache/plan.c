@@ -11,7 +11,6 @@
 
 #include "cache/checkpoint.h"
 #include "cache/layout.h"
-#include "cache/snapshot.h"
 #include "error.h"
 #include "shared/args.h"
 
@@ -278,7 +277,6 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     size->token_bytes = 4 * chunk;
-    size->visible_bytes = 4 * chunk;
     size->found_bytes = (uint64_t)options->batch_sessions * geometry->n_layers * KVF_FOUND_PLACES *
                         sizeof(kvf_finding);
     if (!size->selects)
@@ -311,8 +309,6 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
     set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->window_format), size.window_bytes,
                   "chunk.window"),
               2, size.window_rows, KVF_ROW_WIDTH, 0);
-    set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.visible_bytes, "chunk.visible"), 1, chunk, 0,
-              0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u64", size.found_bytes, "chunk.findings"), 3,
               (uint64_t)options->batch_sessions * geometry->n_layers, KVF_FOUND_PLACES, 2);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u8", size.attend_bytes, "attend.workspace"), 1,
@@ -338,8 +334,8 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
-kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
-                         uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
+kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
+                            uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
     kvf_session_options resolved;
     memset(plan, 0, sizeof *plan);
@@ -349,8 +345,8 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
     if (n_tokens > resolved.max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%llu tokens do not fit a context of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)resolved.max_tokens);
-    /* At most 5 buffers a layer, 3 of the session, 10 of scratch. */
-    builder b = {plan, geometry->n_layers * 5 + 3 + 10};
+    /* At most 5 buffers a layer, 3 of the session, 9 of scratch. */
+    builder b = {plan, geometry->n_layers * 5 + 3 + 9};
     plan->buffers = malloc(b.capacity * sizeof *plan->buffers);
     if (!plan->buffers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a plan of %u buffers", b.capacity);
@@ -365,9 +361,6 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
-    const kvf_snapshot_shape shape = {
-        .geometry = geometry, .profile = kvf_profile_get(resolved.profile), .n_tokens = n_tokens};
-    plan->snapshot_bytes = kvf_snapshot_file_bytes(&shape);
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);

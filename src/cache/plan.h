@@ -21,10 +21,9 @@ typedef struct kvf_scratch_size {
     uint64_t token_bytes; /* i32 a token */
     uint64_t window_rows; /* of all items, that only the layer being done needs */
     uint64_t window_bytes;
-    uint64_t visible_bytes; /* u32 a query */
-    uint64_t found_bytes;   /* a kvf_finding an item, layer and place */
-    uint64_t query_bytes;   /* packed index queries (no mask) */
-    uint64_t list_bytes;    /* i32 [chunk][top_k] (no mask) */
+    uint64_t found_bytes; /* a kvf_finding an item, layer and place */
+    uint64_t query_bytes; /* packed index queries (no mask) */
+    uint64_t list_bytes;  /* i32 [chunk][top_k] (no mask) */
     uint64_t list_len_bytes;
     uint64_t score_bytes;  /* f32 [tile][select_rows] (mask) */
     uint64_t mask_bytes;   /* [chunk][select_rows] (mask) */
@@ -34,5 +33,9 @@ typedef struct kvf_scratch_size {
 
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,
                        const kvf_backend *backend, kvf_scratch_size *size);
+
+/* kvf_plan_make without the bytes of a file: of what a session holds in memory alone. */
+kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
+                            uint64_t n_tokens, kvf_plan *plan, kvf_error *error);
 
 #endif

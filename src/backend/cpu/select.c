@@ -9,6 +9,7 @@
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
+#include "shared/visible.h"
 #include "backend/cpu/workspace.h"
 
 /* A thread's group of queries in its part of the workspace (kvf_select_thread_bytes). */
@@ -117,7 +118,7 @@ static void select_parts(void *context, size_t first, size_t end_part, uint32_t 
 {
     rows_work *work = context;
     const kvf_select_args *args = work->args;
-    const uint32_t visible = args->n_visible[work->query];
+    const uint32_t visible = kvf_select_visible(args, work->query);
     (void)thread;
     for (size_t part = first; part < end_part; part++) {
         query_group group = group_of_thread(args, part);
@@ -137,7 +138,7 @@ static void select_parts(void *context, size_t first, size_t end_part, uint32_t 
 /* Few queries: each query's rows are shared out, then the parts' best are merged. */
 static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t query)
 {
-    const uint32_t visible = args->n_visible[query];
+    const uint32_t visible = kvf_select_visible(args, query);
     const uint64_t products = (uint64_t)visible * args->n_heads * KVF_INDEX_WIDTH;
     const uint32_t n_parts = products < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
     const uint64_t share = ((uint64_t)visible + n_parts - 1) / n_parts;
@@ -160,12 +161,14 @@ static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *
                          uint32_t first, uint32_t n, size_t thread)
 {
     query_group group = group_of_thread(args, thread);
+    uint32_t n_visible[KVF_SELECT_GROUP_QUERIES] = {0};
     uint32_t most = 0;
     for (uint32_t i = 0; i < n; i++) {
         load_query(kernels, args, first + i, both_packed(args), &group.queries[i]);
-        most = args->n_visible[first + i] > most ? args->n_visible[first + i] : most;
+        n_visible[i] = kvf_select_visible(args, first + i);
+        most = n_visible[i] > most ? n_visible[i] : most;
     }
-    select_rows(kernels, args, &group, args->n_visible + first, n, 0, most);
+    select_rows(kernels, args, &group, n_visible, n, 0, most);
     for (uint32_t i = 0; i < n; i++)
         args->list_len[first + i] = kvf_candidates_finish(
             &group.candidates[i], args->list + (size_t)(first + i) * args->top_k);
@@ -249,11 +252,12 @@ static void score_group(const kvf_cpu_kernels *kernels, const kvf_score_args *ar
 {
     const kvf_select_args *select = args->select;
     query_group group = group_of_thread(select, thread);
-    const uint32_t *n_visible = select->n_visible + args->first_query + first;
+    uint32_t n_visible[KVF_SELECT_GROUP_QUERIES] = {0};
     uint64_t most = begin;
     for (uint32_t i = 0; i < n; i++) {
         load_query(kernels, select, args->first_query + first + i, both_packed(select),
                    &group.queries[i]);
+        n_visible[i] = kvf_select_visible(select, args->first_query + first + i);
         most = n_visible[i] > most ? n_visible[i] : most;
     }
     float *scores = args->scores + first * args->stride;
@@ -312,7 +316,7 @@ static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args
                        kvf_stage_space *space)
 {
     const float *scores = args->scores + i * args->score_stride;
-    const uint32_t visible = args->n_visible[i];
+    const uint32_t visible = kvf_visible_rows(args->n_visible, args->first_token, args->ratio, i);
     kvf_candidates candidates;
     kvf_candidates_start(&candidates, space->keys[0], space->keys[1], KVF_MASK_KEYS(args->top_k),
                          args->top_k);
