@@ -562,6 +562,20 @@ KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens,
                                         kvf_error *error);
 /* The smallest n_tokens but 0 that truncate can go back to; 0: any. */
 KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
+/*
+ * Where truncate to n_tokens takes the session: n_tokens itself where nothing has to be appended
+ * again. 0 also where it fails.
+ */
+KVF_API uint64_t kvf_session_covered(const kvf_session *session, uint64_t n_tokens);
+/*
+ * The next commit takes a checkpoint, whatever the spacing, where the tokens held are then at a
+ * checkpoint's place and there is none yet. For places that the caller knows to be worth it, such
+ * as the end of a turn. The last KVF_WANTED_CHECKPOINTS that no spacing asked for are kept, beside
+ * those of checkpoint_count and in no plan; each takes what one of those takes. Does nothing in a
+ * session that keeps no checkpoints.
+ */
+KVF_API void kvf_session_want_checkpoint(kvf_session *session);
+#define KVF_WANTED_CHECKPOINTS 8
 
 /* ---- Sessions in files ------------------------------------------------------ */
 

@@ -47,7 +47,8 @@ LAYERS = {
     "text": ("file/",),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
     "engine": ("clock.h", "file/", "text/", "model/"),
-    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "bench/"),
+    "server": ("clock.h", "file/", "text/", "model/", "engine/"),
+    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "server/", "bench/"),
 }
 
 

@@ -182,7 +182,7 @@ kvf_status kvf_checkpoints_open(kvf_session *session, kvf_error *error)
     all->spacing_tokens = session->options.checkpoint_spacing_tokens;
     all->capacity = count == KVF_NO_CHECKPOINTS ? 0 : count;
     all->from_start = all->capacity > 0;
-    all->list = calloc(all->capacity ? all->capacity : 1, sizeof *all->list);
+    all->list = calloc((size_t)all->capacity + KVF_WANTED_CHECKPOINTS, sizeof *all->list);
     if (!all->list)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a list of %u checkpoints", count);
     return KVF_OK;
@@ -204,13 +204,29 @@ void kvf_checkpoints_cancel(kvf_session *session)
     session->checkpoints.pending = NULL;
 }
 
+/* The last that the spacing counts from; NULL: the start. */
+static const kvf_checkpoint *last_spaced(const kvf_checkpoints *all)
+{
+    for (uint32_t i = all->n; i > 0; i--)
+        if (!all->list[i - 1]->wanted)
+            return all->list[i - 1];
+    return NULL;
+}
+
+static bool is_spaced(const kvf_checkpoints *all, uint64_t n_tokens)
+{
+    const kvf_checkpoint *last = last_spaced(all);
+    if (last)
+        return n_tokens - last->n_tokens >= all->spacing_tokens;
+    return !all->from_start || n_tokens >= all->spacing_tokens;
+}
+
 static bool is_due(const kvf_checkpoints *all, uint64_t n_tokens)
 {
-    if (all->capacity == 0 || n_tokens % all->alignment_tokens != 0)
+    if (all->capacity == 0 || n_tokens % all->alignment_tokens != 0 ||
+        (all->n > 0 && all->list[all->n - 1]->n_tokens == n_tokens))
         return false;
-    if (all->n > 0)
-        return n_tokens - all->list[all->n - 1]->n_tokens >= all->spacing_tokens;
-    return !all->from_start || n_tokens >= all->spacing_tokens;
+    return all->wants || is_spaced(all, n_tokens);
 }
 
 kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_error *error)
@@ -236,27 +252,44 @@ kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_
     }
     checkpoint->n_references = 1;
     checkpoint->n_tokens = n_tokens;
+    checkpoint->wanted = !is_spaced(&session->checkpoints, n_tokens);
     checkpoint->n_pages = n_pages;
     session->checkpoints.pending = checkpoint;
     return KVF_OK;
 }
 
-/* The oldest goes where there is no place for one more. */
+/* The oldest of its kind goes where there is no place for one more. */
+static void make_room(kvf_session *session, bool wanted)
+{
+    kvf_checkpoints *all = &session->checkpoints;
+    const uint32_t most = wanted ? KVF_WANTED_CHECKPOINTS : all->capacity;
+    uint32_t n = 0;
+    uint32_t oldest = 0;
+    for (uint32_t i = all->n; i > 0; i--)
+        if (all->list[i - 1]->wanted == wanted) {
+            oldest = i - 1;
+            n++;
+        }
+    if (n < most)
+        return;
+    kvf_checkpoint_release(session, all->list[oldest]);
+    all->n--;
+    memmove(all->list + oldest, all->list + oldest + 1, (all->n - oldest) * sizeof *all->list);
+    if (!wanted)
+        all->from_start = false;
+}
+
 static void add(kvf_session *session, kvf_checkpoint *checkpoint)
 {
     kvf_checkpoints *all = &session->checkpoints;
-    if (all->n == all->capacity) {
-        kvf_checkpoint_release(session, all->list[0]);
-        memmove(all->list, all->list + 1, (all->n - 1) * sizeof *all->list);
-        all->n--;
-        all->from_start = false;
-    }
+    make_room(session, checkpoint->wanted);
     all->list[all->n++] = checkpoint;
 }
 
 void kvf_checkpoints_take(kvf_session *session)
 {
     kvf_checkpoint *checkpoint = session->checkpoints.pending;
+    session->checkpoints.wants = false;
     if (!checkpoint)
         return;
     session->checkpoints.pending = NULL;
@@ -307,6 +340,19 @@ kvf_checkpoint *kvf_checkpoints_find(const kvf_session *session, uint64_t n_toke
         if (all->list[i - 1]->n_tokens <= n_tokens)
             return all->list[i - 1];
     return NULL;
+}
+
+void kvf_session_want_checkpoint(kvf_session *session)
+{
+    session->checkpoints.wants = true;
+}
+
+uint64_t kvf_session_covered(const kvf_session *session, uint64_t n_tokens)
+{
+    if (n_tokens >= session->header->n_tokens)
+        return session->header->n_tokens == n_tokens ? n_tokens : 0;
+    const kvf_checkpoint *checkpoint = kvf_checkpoints_find(session, n_tokens);
+    return checkpoint ? checkpoint->n_tokens : 0;
 }
 
 void kvf_checkpoints_share(kvf_session *to, const kvf_session *from)

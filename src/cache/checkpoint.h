@@ -18,6 +18,7 @@ typedef struct kvf_checkpoint {
     uint32_t n_references;
     uint64_t n_tokens;
     uint64_t inexact_rows;
+    bool wanted;      /* by the caller, where no spacing asked for it */
     float *halves;    /* of CSA layers in order (rows, index rows), on the device */
     float *logits;    /* the host's */
     uint32_t n_pages; /* a layer */
@@ -27,10 +28,11 @@ typedef struct kvf_checkpoint {
 typedef struct kvf_checkpoints {
     uint64_t alignment_tokens; /* lcm of the ratios */
     uint64_t spacing_tokens;   /* resolved */
-    uint32_t capacity;         /* most that are kept; 0: none */
+    uint32_t capacity;         /* most that are kept but for wanted ones; 0: none */
     uint32_t n;
     bool from_start;         /* nothing was given up yet: token 0 counts as one more */
-    kvf_checkpoint **list;   /* [capacity], ascending */
+    bool wants;              /* the next commit is to take one */
+    kvf_checkpoint **list;   /* [capacity + KVF_WANTED_CHECKPOINTS], ascending */
     kvf_checkpoint *pending; /* memory for the one that the open chunk's end will take */
 } kvf_checkpoints;
 
