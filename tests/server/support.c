@@ -64,13 +64,13 @@ void make_prompt(int32_t *ids, size_t n, uint64_t seed)
 
 static void progress(void *user, uint64_t n_read, uint64_t n_prompt)
 {
-    asked *asked = user;
-    pthread_mutex_lock(&asked->mutex);
-    assert_true(n_read >= asked->n_read && n_read <= n_prompt);
-    asked->has_begun = true;
-    asked->n_read = n_read;
-    pthread_cond_broadcast(&asked->told);
-    pthread_mutex_unlock(&asked->mutex);
+    asked *one = user;
+    pthread_mutex_lock(&one->mutex);
+    assert_true(n_read >= one->n_read && n_read <= n_prompt);
+    one->has_begun = true;
+    one->n_read = n_read;
+    pthread_cond_broadcast(&one->told);
+    pthread_mutex_unlock(&one->mutex);
 }
 
 static void pause_for(double seconds)
@@ -81,37 +81,37 @@ static void pause_for(double seconds)
 
 static kvf_taken take(void *user, uint32_t choice, const kvf_drawn *drawn)
 {
-    asked *asked = user;
-    if (asked->slow_seconds > 0)
-        pause_for(asked->slow_seconds);
-    pthread_mutex_lock(&asked->mutex);
-    const uint32_t n = asked->choices[choice].n;
-    assert_true(n < MOST_ANSWERED && asked->choices[choice].n_ends == 0);
-    const bool stops = asked->stop_as != KVF_TAKEN && n == asked->stop_at;
+    asked *one = user;
+    if (one->slow_seconds > 0)
+        pause_for(one->slow_seconds);
+    pthread_mutex_lock(&one->mutex);
+    const uint32_t n = one->choices[choice].n;
+    assert_true(n < MOST_ANSWERED && one->choices[choice].n_ends == 0);
+    const bool stops = one->stop_as != KVF_TAKEN && n == one->stop_at;
     if (!stops) {
-        asked->choices[choice].ids[n] = drawn->id;
-        asked->choices[choice].logprobs[n] = drawn->logprob;
-        asked->choices[choice].n++;
+        one->choices[choice].ids[n] = drawn->id;
+        one->choices[choice].logprobs[n] = drawn->logprob;
+        one->choices[choice].n++;
     }
-    pthread_cond_broadcast(&asked->told);
-    pthread_mutex_unlock(&asked->mutex);
-    return stops ? asked->stop_as : KVF_TAKEN;
+    pthread_cond_broadcast(&one->told);
+    pthread_mutex_unlock(&one->mutex);
+    return stops ? one->stop_as : KVF_TAKEN;
 }
 
 static void end(void *user, uint32_t choice, kvf_job_end end, const kvf_job_usage *usage,
                 const kvf_error *error)
 {
-    asked *asked = user;
-    pthread_mutex_lock(&asked->mutex);
-    asked->choices[choice].n_ends++;
-    asked->choices[choice].end = end;
-    asked->choices[choice].usage = *usage;
+    asked *one = user;
+    pthread_mutex_lock(&one->mutex);
+    one->choices[choice].n_ends++;
+    one->choices[choice].end = end;
+    one->choices[choice].usage = *usage;
     assert_int_equal(error != NULL, end == KVF_JOB_FAILED);
     if (error)
-        asked->choices[choice].error = *error;
-    asked->n_ended++;
-    pthread_cond_broadcast(&asked->told);
-    pthread_mutex_unlock(&asked->mutex);
+        one->choices[choice].error = *error;
+    one->n_ended++;
+    pthread_cond_broadcast(&one->told);
+    pthread_mutex_unlock(&one->mutex);
 }
 
 kvf_draw greedy(void)
@@ -124,7 +124,7 @@ kvf_draw sampled(uint64_t seed)
     return (kvf_draw){.temperature = 1, .top_p = 0.95f, .repeat_penalty = 1, .seed = seed};
 }
 
-void ask(served *server, asked *asked, const int32_t *prompt, size_t n, kvf_job_options options)
+void ask(served *server, asked *one, const int32_t *prompt, size_t n, kvf_job_options options)
 {
     options.prompt = prompt;
     options.n_prompt = n;
@@ -135,42 +135,41 @@ void ask(served *server, asked *asked, const int32_t *prompt, size_t n, kvf_job_
     options.progress = progress;
     options.take = take;
     options.end = end;
-    options.user = asked;
-    pthread_mutex_init(&asked->mutex, NULL);
-    pthread_cond_init(&asked->told, NULL);
-    asked->n_choices = options.n_choices ? options.n_choices : 1;
-    asked->submitted =
-        kvf_scheduler_submit(server->scheduler, &options, &asked->job, &asked->error);
+    options.user = one;
+    pthread_mutex_init(&one->mutex, NULL);
+    pthread_cond_init(&one->told, NULL);
+    one->n_choices = options.n_choices ? options.n_choices : 1;
+    one->submitted = kvf_scheduler_submit(server->scheduler, &options, &one->job, &one->error);
 }
 
-static void wait_locked(asked *asked)
+static void wait_locked(asked *one)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 60;
-    if (pthread_cond_timedwait(&asked->told, &asked->mutex, &until) != 0)
+    if (pthread_cond_timedwait(&one->told, &one->mutex, &until) != 0)
         fail_msg("nothing was told for a minute");
 }
 
-void wait_for(asked *asked)
+void wait_for(asked *one)
 {
-    assert_int_equal(asked->submitted, KVF_SUBMITTED);
-    pthread_mutex_lock(&asked->mutex);
-    while (asked->n_ended < asked->n_choices)
-        wait_locked(asked);
-    pthread_mutex_unlock(&asked->mutex);
-    for (uint32_t i = 0; i < asked->n_choices; i++)
-        assert_int_equal(asked->choices[i].n_ends, 1);
-    kvf_job_release(asked->job);
+    assert_int_equal(one->submitted, KVF_SUBMITTED);
+    pthread_mutex_lock(&one->mutex);
+    while (one->n_ended < one->n_choices)
+        wait_locked(one);
+    pthread_mutex_unlock(&one->mutex);
+    for (uint32_t i = 0; i < one->n_choices; i++)
+        assert_int_equal(one->choices[i].n_ends, 1);
+    kvf_job_release(one->job);
 }
 
-void wait_for_tokens(asked *asked, uint32_t n)
+void wait_for_tokens(asked *one, uint32_t n)
 {
-    assert_int_equal(asked->submitted, KVF_SUBMITTED);
-    pthread_mutex_lock(&asked->mutex);
-    while (!asked->has_begun || asked->choices[0].n < n)
-        wait_locked(asked);
-    pthread_mutex_unlock(&asked->mutex);
+    assert_int_equal(one->submitted, KVF_SUBMITTED);
+    pthread_mutex_lock(&one->mutex);
+    while (!one->has_begun || one->choices[0].n < n)
+        wait_locked(one);
+    pthread_mutex_unlock(&one->mutex);
 }
 
 /* ---- Without a scheduler ----------------------------------------------------------------------
@@ -219,15 +218,14 @@ uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uin
     return answered;
 }
 
-void assert_as_alone(const asked *asked, uint32_t choice, const int32_t *prompt, size_t n,
+void assert_as_alone(const asked *one, uint32_t choice, const int32_t *prompt, size_t n,
                      kvf_draw draw, uint32_t most)
 {
     int32_t ids[MOST_ANSWERED];
     draw.seed += choice;
     const uint32_t answered = answer_alone(prompt, n, &draw, most, ids);
-    assert_int_equal(asked->choices[choice].n, answered);
-    assert_memory_equal(asked->choices[choice].ids, ids, answered * sizeof *ids);
-    assert_int_equal(asked->choices[choice].end,
-                     answered == most ? KVF_JOB_MAX_TOKENS : KVF_JOB_EOS);
-    assert_int_equal(asked->choices[choice].usage.n_answered, answered);
+    assert_int_equal(one->choices[choice].n, answered);
+    assert_memory_equal(one->choices[choice].ids, ids, answered * sizeof *ids);
+    assert_int_equal(one->choices[choice].end, answered == most ? KVF_JOB_MAX_TOKENS : KVF_JOB_EOS);
+    assert_int_equal(one->choices[choice].usage.n_answered, answered);
 }

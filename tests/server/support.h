@@ -48,19 +48,19 @@ typedef struct asked {
 
 kvf_draw greedy(void);
 kvf_draw sampled(uint64_t seed);
-/* Submits; zero fields of options are filled in. The asked has its own settings already, or is 0.
+/* Submits; zero fields of options are filled in. It has its own settings already, or is 0.
  */
-void ask(served *server, asked *asked, const int32_t *prompt, size_t n, kvf_job_options options);
+void ask(served *server, asked *one, const int32_t *prompt, size_t n, kvf_job_options options);
 /* Waits for the ends of all choices, 60 s at most, and releases the job. */
-void wait_for(asked *asked);
+void wait_for(asked *one);
 /* Waits until that many tokens were given to choice 0; for the job to leave the queue: 0. */
-void wait_for_tokens(asked *asked, uint32_t n);
+void wait_for_tokens(asked *one, uint32_t n);
 
 /* The ids of a run of its own: one session, one thread of text. Returns their number. */
 uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uint32_t most,
                       int32_t *ids);
 /* Asserts that choice i answered what answer_alone does with seed + i. */
-void assert_as_alone(const asked *asked, uint32_t choice, const int32_t *prompt, size_t n,
+void assert_as_alone(const asked *one, uint32_t choice, const int32_t *prompt, size_t n,
                      kvf_draw draw, uint32_t most);
 
 #endif
