@@ -256,12 +256,16 @@ static void publish(kvf_scheduler *scheduler, bool now)
     pthread_mutex_unlock(&scheduler->mutex);
 }
 
-/* Waits until there is something to do, and takes what came. True: to stop. */
+/*
+ * Waits until there is something to do, where nothing is left to be saved, and takes what came.
+ * True: to stop.
+ */
 static bool take_incoming(kvf_scheduler *scheduler)
 {
+    const bool may_wait = !kvf_work_save_one(&scheduler->work);
     pthread_mutex_lock(&scheduler->mutex);
-    while (!scheduler->stopping && !scheduler->incoming.first && !scheduler->waiting.first &&
-           !scheduler->work.running)
+    while (may_wait && !scheduler->stopping && !scheduler->incoming.first &&
+           !scheduler->waiting.first && !scheduler->work.running)
         pthread_cond_wait(&scheduler->wake, &scheduler->mutex);
     while (scheduler->incoming.first) {
         kvf_job *job = scheduler->incoming.first;
@@ -290,6 +294,8 @@ static void *run(void *user)
     }
     while (work->running)
         kvf_work_end(work, work->running, KVF_JOB_SHUTDOWN, NULL);
+    while (kvf_work_save_one(work))
+        continue;
     publish(scheduler, true);
     return NULL;
 }

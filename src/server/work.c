@@ -104,6 +104,9 @@ kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *option
         status = open_batch(work, error);
     if (status == KVF_OK && options->memory_bytes == 0)
         work->options.memory_bytes = memory_left(engine);
+    if (status == KVF_OK && options->folder)
+        status = kvf_shelf_open(engine, options->folder, options->folder_max_bytes,
+                                options->no_lock, &work->session_options, &work->shelf, error);
     return status;
 }
 
@@ -111,6 +114,7 @@ void kvf_work_close(kvf_work *work)
 {
     kvf_batch_close(work->batch);
     kvf_prefixes_close(&work->prefixes);
+    kvf_shelf_close(work->shelf);
     free(work->drawing.candidates);
     free(work->drawing.logits);
     free(work->items);
@@ -239,13 +243,54 @@ static uint64_t live_bytes(const kvf_work *work)
     return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
 }
 
+/* A save writes all that it has before it returns: as much as is no pause to speak of. */
+static const uint64_t quick_save_bytes = 8000000;
+static const double quick_save_seconds = 0.03;
+/* From one save to the next while answers run. */
+static const double save_every_seconds = 1;
+
+static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+{
+    uint64_t bytes;
+    return work->saving_seconds < quick_save_seconds &&
+           kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
+           bytes <= quick_save_bytes;
+}
+
+static bool save(kvf_work *work, kvf_held *held)
+{
+    kvf_error error;
+    const double began = kvf_seconds();
+    const kvf_status status = kvf_shelf_save(work->shelf, held->session, &held->file, &error);
+    work->saved_seconds = kvf_seconds();
+    work->saving_seconds = work->saved_seconds - began;
+    return status == KVF_OK;
+}
+
+bool kvf_work_save_one(kvf_work *work)
+{
+    if (!work->shelf || !kvf_shelf_may_save(work->shelf) ||
+        (work->running && kvf_seconds() - work->saved_seconds < save_every_seconds))
+        return false;
+    for (uint32_t i = 0; i < work->prefixes.n; i++) {
+        kvf_held *held = work->prefixes.list[i];
+        if (!held->runs && kvf_held_is_unsaved(held) &&
+            (!work->running || saves_quickly(work, held)))
+            return save(work, held);
+    }
+    return false;
+}
+
 static bool evict(kvf_work *work, const kvf_held *but)
 {
     kvf_held *least = kvf_prefixes_least(&work->prefixes, but, kvf_seconds());
     if (!least)
         return false;
+    if (work->shelf && kvf_held_is_unsaved(least) && kvf_shelf_may_save(work->shelf) &&
+        (!work->running || saves_quickly(work, least)))
+        save(work, least);
     work->report.n_evicted++;
-    work->report.n_dropped++;
+    work->report.n_dropped += !work->shelf || !least->file.stored;
     kvf_prefixes_drop(&work->prefixes, least);
     return true;
 }
@@ -338,11 +383,41 @@ static kvf_status begin_where(kvf_work *work, kvf_job *job, kvf_resume *resume, 
     return found == ROOM ? KVF_OK : error->status;
 }
 
+/*
+ * Restores what a file has of the text, where that is worth it. Where a backend has no use for
+ * memory that is mapped, all of it is copied: it needs the room that reading it would.
+ */
+static void restore(kvf_work *work, const kvf_job *job, const kvf_resume *resume)
+{
+    const kvf_resume none = {NULL, 0, 0};
+    uint64_t n_tokens;
+    kvf_session *session;
+    kvf_held *held;
+    kvf_error error;
+    if (!work->shelf)
+        return;
+    kvf_stored *stored =
+        kvf_shelf_find(work->shelf, job->options.prompt, job->options.n_prompt, &n_tokens);
+    if (!stored || stored->holder || n_tokens < resume->n_tokens + KVF_PREFIX_TOKENS ||
+        (!work->engine->device->backend->addresses_host_memory &&
+         make_room(work, job, &none, &error) != ROOM) ||
+        kvf_shelf_load(work->shelf, stored, &session, &error) != KVF_OK)
+        return;
+    if (kvf_prefixes_add(&work->prefixes, session, &held, &error) != KVF_OK) {
+        kvf_session_close(session);
+        return;
+    }
+    kvf_stored_hold(stored, &held->file);
+    kvf_prefixes_rest(&work->prefixes, held, kvf_seconds());
+}
+
 bool kvf_work_begin(kvf_work *work, kvf_job *job)
 {
     kvf_error error = {KVF_OK, ""};
     kvf_resume resume =
         kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
+    restore(work, job, &resume);
+    resume = kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
     bool waits;
     kvf_status status = begin_where(work, job, &resume, &waits, &error);
     if (waits)
@@ -612,6 +687,11 @@ void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
         const kvf_held *held = work->prefixes.list[i];
         report->n_held += !held->runs;
         report->held_tokens += held->runs ? 0 : kvf_session_n_tokens(held->session);
+    }
+    if (work->shelf) {
+        report->stored_files = work->shelf->n;
+        report->stored_tokens = work->shelf->n_tokens;
+        report->stored_bytes = work->shelf->bytes;
     }
     report->step_seconds = kvf_pace_median(&work->pace, kvf_seconds());
 }

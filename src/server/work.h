@@ -29,6 +29,9 @@ typedef struct kvf_work {
     kvf_session_options session_options;
     kvf_needs needs;
     kvf_prefixes prefixes;
+    kvf_shelf *shelf;      /* NULL: nothing is kept on the disk */
+    double saved_seconds;  /* when a session was saved last, .. */
+    double saving_seconds; /* .. and how long that took */
     kvf_pace pace;
     kvf_drawing drawing;
     kvf_job *running;   /* a list */
@@ -66,6 +69,11 @@ void kvf_work_end(kvf_work *work, kvf_job *job, kvf_job_end end, const kvf_error
 void kvf_work_end_cancelled(kvf_work *work);
 /* A token of all that answer, and a piece of a prompt. Something runs. */
 void kvf_work_step(kvf_work *work);
+/*
+ * Saves one of the sessions that are held and not saved. While something runs only one that takes
+ * no longer than a step may; false: there is none.
+ */
+bool kvf_work_save_one(kvf_work *work);
 /* Fills what of the report is about the present. */
 void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report);
 
