@@ -52,7 +52,7 @@ typedef struct kvf_shelf {
 /*
  * Takes the folder, which is made where there is none, and reads what is there. Files of other
  * models and damaged ones are left alone and noted; what saves left that did not end is removed.
- *   KVF_FILE_BUSY (another server has it), KVF_FILE_IO, KVF_OUT_OF_MEMORY.
+ *   KVF_FILE_IO (another server has it, or the system refuses), KVF_OUT_OF_MEMORY.
  */
 kvf_status kvf_shelf_open(kvf_engine *engine, const char *folder, uint64_t max_bytes, bool no_lock,
                           const kvf_session_options *session_options, kvf_shelf **shelf,

@@ -65,9 +65,9 @@ static void test_an_edited_text_is_taken_up_at_a_checkpoint(void **state)
     ask_as_alone(&server, one, text, LONG, greedy());
     ask_as_alone(&server, one, text, LONG, sampled(5));
     assert_true(read_again(one) < 128);
-    make_prompt(text + LONG - 20, 20, 2);
+    make_prompt(text + LONG - 6, 6, 2);
     ask_as_alone(&server, one, text, LONG, greedy());
-    assert_true(read_again(one) < 128 + 20);
+    assert_true(read_again(one) < 128 + 6);
     make_prompt(text + 400, LONG - 400, 3);
     ask_as_alone(&server, one, text, LONG, greedy());
     assert_int_equal(read_again(one), LONG - SPACING);

@@ -145,6 +145,19 @@ static void test_a_branch_is_a_file_of_its_own(void **state)
     free(one);
 }
 
+static long damaged_place;
+
+static void damage(const char *path)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    fseek(file, damaged_place, SEEK_SET);
+    const int byte = fgetc(file);
+    fseek(file, damaged_place, SEEK_SET);
+    fputc(byte ^ 0x55, file);
+    fclose(file);
+}
+
 static void test_a_damaged_file_is_read_again_not_used(void **state)
 {
     (void)state;
@@ -152,22 +165,13 @@ static void test_a_damaged_file_is_read_again_not_used(void **state)
     served server;
     asked *one = calloc(1, sizeof *one);
     const kvf_scheduler_options options = on_disk();
-    char path[512];
     make_prompt(text, LONG, 1);
     serve(&server, &options);
     ask_as_alone(&server, one, text, LONG, greedy());
     const size_t n = append(text, LONG, one, 3);
     serve_end(&server);
-    snprintf(path, sizeof path, "%s/%016x.kvfold", folder, 0);
-    for (int at = 0; at < 3; at++) { /* headers, ids and states, and rows */
-        static const long places[] = {40, 20000, 150000};
-        FILE *file = fopen(path, "r+b");
-        assert_non_null(file);
-        fseek(file, places[at], SEEK_SET);
-        const int byte = fgetc(file);
-        fseek(file, places[at], SEEK_SET);
-        fputc(byte ^ 0x55, file);
-        fclose(file);
+    for (damaged_place = 40; damaged_place < 300000; damaged_place += 71003) {
+        each_file(damage);
         serve(&server, &options);
         ask_as_alone(&server, one, text, n, greedy());
         serve_end(&server);
@@ -214,7 +218,8 @@ static void test_a_folder_serves_one_at_a_time(void **state)
     same.context_tokens = 4096;
     same.memory_bytes = 1 << 30;
     same.profile = KVF_PROFILE_FOLD;
-    assert_int_equal(kvf_scheduler_open(&second.engine, &same, &scheduler, &error), KVF_FILE_BUSY);
+    assert_int_equal(kvf_scheduler_open(&second.engine, &same, &scheduler, &error), KVF_FILE_IO);
+    assert_non_null(strstr(error.message, "in use"));
     assert_null(scheduler);
     serve_end(&second);
     serve_end(&server);
