@@ -128,6 +128,52 @@ static void test_what_runs_is_gone_on_from(void **state)
     free(jobs);
 }
 
+/* Many requests that begin alike, at once: the beginning is read by one of them. */
+static void test_what_another_reads_is_waited_for(void **state)
+{
+    (void)state;
+    enum { JOBS = 5, SHARED = 400, EACH = 430 };
+    int32_t(*texts)[EACH] = calloc(JOBS, sizeof *texts);
+    asked *jobs = calloc(JOBS, sizeof *jobs);
+    served server;
+    kvf_scheduler_report report;
+    serve(&server, &(kvf_scheduler_options){.parallel = 8});
+    for (uint32_t i = 0; i < JOBS; i++) {
+        make_prompt(texts[i], SHARED, 1);
+        make_prompt(texts[i] + SHARED, EACH - SHARED, 100 + i);
+        ask(&server, &jobs[i], texts[i], EACH, (kvf_job_options){.max_tokens = 10});
+    }
+    for (uint32_t i = 0; i < JOBS; i++) {
+        wait_for(&jobs[i]);
+        assert_as_alone(&jobs[i], 0, texts[i], EACH, greedy(), 10);
+    }
+    kvf_scheduler_read_report(server.scheduler, &report);
+    assert_true(report.read_tokens <= EACH + (JOBS - 1) * (EACH - SHARED + 128));
+    serve_end(&server);
+    free(jobs);
+    free(texts);
+}
+
+/* The one that reads is cancelled: what it has read is taken, the rest is read by another. */
+static void test_a_reader_that_is_waited_for_may_end(void **state)
+{
+    (void)state;
+    int32_t text[LONG];
+    served server;
+    asked *jobs = calloc(3, sizeof *jobs);
+    make_prompt(text, LONG, 1);
+    serve(&server, &(kvf_scheduler_options){.spacing_tokens = 128});
+    for (int i = 0; i < 3; i++)
+        ask(&server, &jobs[i], text, LONG, (kvf_job_options){.max_tokens = 10});
+    kvf_job_cancel(jobs[0].job);
+    kvf_job_cancel(jobs[2].job);
+    for (int i = 0; i < 3; i++)
+        wait_for(&jobs[i]);
+    assert_as_alone(&jobs[1], 0, text, LONG, greedy(), 10);
+    serve_end(&server);
+    free(jobs);
+}
+
 /* Room for two or three of the sessions: those used last stay, and none is more than planned. */
 static void test_the_least_useful_leaves_before_anybody_waits(void **state)
 {
@@ -196,6 +242,8 @@ int main(void)
         cmocka_unit_test(test_an_edited_text_is_taken_up_at_a_checkpoint),
         cmocka_unit_test(test_what_was_read_before_a_cancel_stays),
         cmocka_unit_test(test_what_runs_is_gone_on_from),
+        cmocka_unit_test(test_what_another_reads_is_waited_for),
+        cmocka_unit_test(test_a_reader_that_is_waited_for_may_end),
         cmocka_unit_test(test_the_least_useful_leaves_before_anybody_waits),
         cmocka_unit_test(test_memory_is_never_more_than_planned),
     };
