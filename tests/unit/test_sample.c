@@ -239,8 +239,9 @@ static void test_top_k_leaves_the_likeliest(void **state)
                  {0, 1, 31},
                  {3, 0.3f, 2},
                  /* of the three that are left the two likeliest have 0.845, of all 0.78 */
-                 {3, 0.87f, 18},
-                 {3, 0.9f, 26}};
+                 {3, 0.8f, 18},
+                 {0, 0.8f, 26},
+                 {3, 0.85f, 26}};
     kvf_candidate workspace[5];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kvf_sampler sampler = {1, cases[i].top_p, 0, i, cases[i].top_k};
