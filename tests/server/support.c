@@ -60,7 +60,7 @@ void make_prompt(int32_t *ids, size_t n, uint64_t seed)
     }
 }
 
-/* ---- Jobs ----------------------------------------------------------------------------------- */
+/* ---- Jobs --------------------------------------------------------------------------------- */
 
 static void progress(void *user, uint64_t n_read, uint64_t n_prompt)
 {
@@ -172,8 +172,7 @@ void wait_for_tokens(asked *one, uint32_t n)
     pthread_mutex_unlock(&one->mutex);
 }
 
-/* ---- Without a scheduler ----------------------------------------------------------------------
- */
+/* ---- Without a scheduler ------------------------------------------------------------------ */
 
 static bool is_eos(const kvf_model_config *config, uint32_t id)
 {

@@ -225,8 +225,7 @@ static void test_a_folder_serves_one_at_a_time(void **state)
     serve_end(&server);
 }
 
-/* ---- Killed ------------------------------------------------------------------------------------
- */
+/* ---- Killed ------------------------------------------------------------------------------- */
 
 /* What the child has told before it was killed. */
 typedef struct told_before {
