@@ -91,6 +91,7 @@ static kvf_taken take(void *user, uint32_t choice, const kvf_drawn *drawn)
     if (!stops) {
         one->choices[choice].ids[n] = drawn->id;
         one->choices[choice].logprobs[n] = drawn->logprob;
+        one->choices[choice].tops[n] = drawn->top ? drawn->top[0] : (kvf_logprob){-1, 0};
         one->choices[choice].n++;
     }
     pthread_cond_broadcast(&one->told);
