@@ -88,24 +88,34 @@ uint64_t kvf_work_live_bytes(const kvf_work *work)
 /* A save writes all that it has before it returns: as much as is no pause to speak of. */
 static const uint64_t quick_save_bytes = 8000000;
 static const double quick_save_seconds = 0.03;
+static const double slow_disk_seconds = 30;
 /* From one save to the next while answers run. */
 static const double save_every_seconds = 1;
 
-static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+static bool is_small(const kvf_work *work, const kvf_held *held)
 {
     uint64_t bytes;
-    return work->saving_seconds < quick_save_seconds &&
-           kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
+    return kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
            bytes <= quick_save_bytes;
+}
+
+/* A disk that was slow is tried again after a while. */
+static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+{
+    return (work->saving_seconds < quick_save_seconds ||
+            kvf_seconds() - work->saved_seconds > slow_disk_seconds) &&
+           is_small(work, held);
 }
 
 static bool save(kvf_work *work, kvf_held *held)
 {
     kvf_error error;
+    const bool small = is_small(work, held);
     const double began = kvf_seconds();
     const kvf_status status = kvf_shelf_save(work->shelf, held->session, &held->file, &error);
     work->saved_seconds = kvf_seconds();
-    work->saving_seconds = work->saved_seconds - began;
+    if (small)
+        work->saving_seconds = work->saved_seconds - began;
     return status == KVF_OK;
 }
 
