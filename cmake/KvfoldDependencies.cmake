@@ -2,7 +2,7 @@
 # header that is compiled in.
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
-# KVF_ZSTD_DEFINITIONS    for src/cache/snapshot_codec.c
+# KVF_ZSTD_DEFINITIONS    for src/snapshot/codec.c
 # KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
 
 find_package(PkgConfig)

@@ -39,15 +39,37 @@ void kvf_prefixes_close(kvf_prefixes *prefixes)
 
 /* ---- Resuming ----------------------------------------------------------------------------- */
 
+/* The latest checkpoint of a session within n tokens; 0: there is none. */
+static uint64_t latest_checkpoint(const kvf_session *session, uint64_t n)
+{
+    enum { FEW = 256 };
+    uint64_t few[FEW];
+    uint64_t *places = few;
+    uint32_t count = kvf_session_checkpoints(session, few, FEW);
+    if (count > FEW) {
+        places = malloc(count * sizeof *places);
+        if (!places)
+            return 0;
+        count = kvf_session_checkpoints(session, places, count);
+    }
+    while (count > 0 && places[count - 1] > n)
+        count--;
+    const uint64_t latest = count > 0 ? places[count - 1] : 0;
+    if (places != few)
+        free(places);
+    return latest;
+}
+
 /*
- * The latest place of a held session for a text of n tokens, of which it begins with `shared`. A
- * checkpoint of a file has no logits, so one token at the least is read behind any.
+ * The latest place of a held session for a text of n tokens, of which it begins with `shared`.
+ * Where all of the text is there, its next token is drawn from logits, and those are missing in
+ * checkpoints of files: so one token at the least is read behind any.
  */
 static uint64_t place_for(const kvf_held *held, uint64_t shared, uint64_t n)
 {
-    if (shared == length(held))
+    if (shared == length(held) && (shared < n || kvf_session_logits_known(held->session)))
         return shared;
-    return kvf_session_covered(held->session, shared < n ? shared : n - 1);
+    return latest_checkpoint(held->session, shared < n ? shared : n - 1);
 }
 
 kvf_resume kvf_prefixes_find(const kvf_prefixes *prefixes, const int32_t *ids, uint64_t n)

@@ -96,10 +96,19 @@ void kvf_shelf_forget(kvf_shelf *shelf, kvf_stored *stored)
 static kvf_status read_places(const char *path, const kvf_snapshot_info *info, kvf_stored *stored,
                               kvf_error *error)
 {
-    (void)path;
-    (void)info;
-    (void)stored;
-    return kvf_ok(error);
+    uint64_t *places = malloc(info->n_checkpoints * sizeof *places + 1);
+    if (!places)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the checkpoints of %s",
+                        kvf_printable(path).text);
+    const kvf_status status = kvf_snapshot_checkpoints(path, places, info->n_checkpoints, error);
+    if (status != KVF_OK) {
+        free(places);
+        return status;
+    }
+    free(stored->places);
+    stored->places = places;
+    stored->n_places = info->n_checkpoints;
+    return KVF_OK;
 }
 
 static kvf_status read_stored(const char *path, const kvf_snapshot_info *info, kvf_stored *stored,
@@ -384,7 +393,10 @@ static kvf_status describe(const kvf_session *session, const char *path, kvf_sto
                            kvf_error *error)
 {
     const uint64_t n = kvf_session_n_tokens(session);
-    kvf_snapshot_info info = {.n_tokens = n};
+    kvf_snapshot_info info;
+    const kvf_status status = kvf_snapshot_info_read(path, &info, error);
+    if (status != KVF_OK)
+        return status;
     int32_t *ids = malloc(n * sizeof *ids + 1);
     if (!ids)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the ids of %s",
@@ -398,24 +410,24 @@ static kvf_status describe(const kvf_session *session, const char *path, kvf_sto
     return read_places(path, &info, stored, error);
 }
 
+static kvf_save_options save_options(const kvf_shelf *shelf)
+{
+    return (kvf_save_options){.no_lock = shelf->no_lock,
+                              .checkpoint_spacing_tokens =
+                                  shelf->session_options.checkpoint_spacing_tokens};
+}
+
 kvf_status kvf_shelf_plan_bytes(const kvf_shelf *shelf, const kvf_session *session, uint64_t *bytes,
                                 kvf_error *error)
 {
-    kvf_plan plan;
-    const kvf_status status =
-        kvf_plan_make(&shelf->engine->config.geometry, &shelf->session_options,
-                      kvf_session_n_tokens(session), &plan, error);
-    if (status == KVF_OK) {
-        *bytes = plan.snapshot_bytes;
-        kvf_plan_free(&plan);
-    }
-    return status;
+    const kvf_save_options options = save_options(shelf);
+    return kvf_session_snapshot_bytes(session, &options, bytes, error);
 }
 
 static kvf_status save_at(kvf_shelf *shelf, kvf_session *session, const char *path,
                           kvf_stored *stored, bool is_new, bool *no_room, kvf_error *error)
 {
-    const kvf_save_options options = {.no_lock = shelf->no_lock};
+    const kvf_save_options options = save_options(shelf);
     kvf_save_report report;
     uint64_t bytes;
     kvf_status status = kvf_shelf_plan_bytes(shelf, session, &bytes, error);

@@ -421,15 +421,16 @@ static uint64_t to_next_place(const kvf_work *work, const kvf_job *job, uint64_t
     return next - n_held;
 }
 
-/* Asks for the checkpoint at the end of the item's tokens, if one is to be there. */
-static void want_checkpoint(const kvf_work *work, const kvf_job *job, const kvf_batch_item *item)
+/* At the places that are wanted; commit takes those of the spacing. Without memory there is none.
+ */
+static void take_checkpoint(const kvf_job *job, kvf_session *session)
 {
-    const uint64_t end = kvf_session_n_tokens(item->session) + item->n;
-    bool wanted = end % work->options.spacing_tokens == 0;
+    const uint64_t n = kvf_session_n_tokens(session);
+    bool wanted = false;
     for (uint32_t i = 0; i < KVF_JOB_PLACES; i++)
-        wanted = wanted || job->places[i] == end;
+        wanted = wanted || job->places[i] == n;
     if (wanted)
-        kvf_session_want_checkpoint(item->session);
+        kvf_session_checkpoint(session, NULL);
 }
 
 static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
@@ -439,7 +440,6 @@ static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choi
         (kvf_batch_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
-    want_checkpoint(work, job, &work->items[at]);
 }
 
 static uint32_t add_answers(kvf_work *work)
@@ -526,6 +526,7 @@ static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf
         answer_or_end(work, job, choice);
         return;
     }
+    take_checkpoint(job, item->session);
     job->n_read += item->n;
     work->report.read_tokens += item->n;
     tell_progress(job);
