@@ -105,7 +105,7 @@ static void check_distribution(float temperature, float min_p, float top_p, uint
     uint32_t set = 0;
     make_logits(logits, VOCAB);
     const reference r = calculate(logits, (double)temperature, (double)min_p, (double)top_p);
-    kvf_sampler sampler = {temperature, top_p, min_p, 42};
+    kvf_sampler sampler = {temperature, top_p, min_p, 42, 0};
     for (uint32_t i = 0; i < DRAWS; i++)
         counts[kvf_sample(&sampler, logits, VOCAB, workspace)]++;
     for (uint32_t i = 0; i < VOCAB; i++) {
@@ -162,7 +162,7 @@ static void test_top_p_is_the_smallest_set_of_at_least_that_much(void **state)
                  {0.7501f, 7}, {0.9f, 15},   {1, 15}};
     kvf_candidate workspace[4];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        kvf_sampler sampler = {1, cases[i].top_p, 0, i};
+        kvf_sampler sampler = {1, cases[i].top_p, 0, i, 0};
         uint32_t tokens = 0;
         for (int draw = 0; draw < 1000; draw++)
             tokens |= 1u << kvf_sample(&sampler, logits, 4, workspace);
@@ -176,9 +176,9 @@ static void test_same_seed_gives_the_same_tokens(void **state)
     float logits[VOCAB];
     kvf_candidate workspace[VOCAB];
     make_logits(logits, VOCAB);
-    kvf_sampler a = {1, 0.9f, 0.01f, 7};
+    kvf_sampler a = {1, 0.9f, 0.01f, 7, 0};
     kvf_sampler b = a;
-    kvf_sampler c = {1, 0.9f, 0.01f, 8};
+    kvf_sampler c = {1, 0.9f, 0.01f, 8, 0};
     bool differs = false;
     for (int i = 0; i < 100; i++) {
         uint32_t token = kvf_sample(&a, logits, VOCAB, workspace);
@@ -198,13 +198,14 @@ static void test_odd_logits_and_settings_never_give_an_odd_token(void **state)
     const float wide[] = {3e38f, -3e38f};
     const float two[] = {-INFINITY, 5, NAN, 5};
     kvf_candidate workspace[4];
-    kvf_sampler plain = {1, 1, 0, 1};
+    kvf_sampler plain = {1, 1, 0, 1, 0};
     uint32_t seen = 0;
     assert_int_equal(kvf_sample(&plain, none, 3, workspace), 0);
     assert_int_equal(kvf_sample(&plain, infinite, 4, workspace), 1);
-    const kvf_sampler odd[] = {{1, 1, 0, 3},           {1e-30f, 1, 0, 3}, {INFINITY, 1, 0, 3},
-                               {INFINITY, 0.5f, 2, 3}, {1, -1, 0, 3},     {1, 1, 5, 3},
-                               {1, NAN, NAN, 3},       {NAN, 0.5f, 0, 3}, {-1, 0.5f, 0, 3}};
+    const kvf_sampler odd[] = {
+        {1, 1, 0, 3, 0},           {1e-30f, 1, 0, 3, 0}, {INFINITY, 1, 0, 3, 0},
+        {INFINITY, 0.5f, 2, 3, 0}, {1, -1, 0, 3, 0},     {1, 1, 5, 3, 0},
+        {1, NAN, NAN, 3, 0},       {NAN, 0.5f, 0, 3, 0}, {-1, 0.5f, 0, 3, 0}};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         kvf_sampler sampler = odd[i];
         for (int draw = 0; draw < 50; draw++) {

@@ -1,0 +1,583 @@
+#include "server/work.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "error.h"
+
+/* Checkpoints of a prompt lie at multiples of this in every model that there is; where they do not,
+ * none is taken and all is read again. */
+enum { CHECKPOINT_TOKENS = 128 };
+
+/* ---- Turns ----------------------------------------------------------------------------------- */
+
+uint64_t kvf_turns_last(const kvf_turns *turns, uint64_t key)
+{
+    for (uint32_t i = 0; i < KVF_KEYS; i++)
+        if (turns->keys[i].turn > 0 && turns->keys[i].key == key)
+            return turns->keys[i].turn;
+    return 0;
+}
+
+uint64_t kvf_turns_take(kvf_turns *turns, uint64_t key)
+{
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < KVF_KEYS; i++) {
+        if (turns->keys[i].turn > 0 && turns->keys[i].key == key) {
+            at = i;
+            break;
+        }
+        if (turns->keys[i].turn < turns->keys[at].turn)
+            at = i;
+    }
+    turns->keys[at].key = key;
+    turns->keys[at].turn = ++turns->now;
+    return turns->now;
+}
+
+/* ---- Open and close -------------------------------------------------------------------------- */
+
+kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options, kvf_work *work,
+                         kvf_error *error)
+{
+    const uint32_t vocab = engine->config.geometry.vocab;
+    const size_t n_items = (size_t)options->parallel + 1;
+    memset(work, 0, sizeof *work);
+    work->engine = engine;
+    work->options = *options;
+    work->session_options =
+        kvf_engine_session_options(engine->options, options->profile, options->context_tokens);
+    const uint64_t n_spaced = options->context_tokens / options->spacing_tokens;
+    work->session_options.checkpoint_spacing_tokens = options->spacing_tokens;
+    work->session_options.checkpoint_count = n_spaced > 0 ? (uint32_t)n_spaced : 1;
+    const kvf_status status =
+        kvf_needs_open(&engine->config.geometry, &work->session_options, &work->needs, error);
+    if (status != KVF_OK)
+        return status;
+    work->drawing.vocab = vocab;
+    work->drawing.candidates = malloc(vocab * sizeof *work->drawing.candidates);
+    work->drawing.logits = malloc(vocab * sizeof *work->drawing.logits);
+    work->items = calloc(n_items, sizeof *work->items);
+    work->item_of = calloc(n_items, sizeof(kvf_choice *));
+    work->item_job = calloc(n_items, sizeof(kvf_job *));
+    if (!work->drawing.candidates || !work->drawing.logits || !work->items || !work->item_of ||
+        !work->item_job)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to draw from %u tokens", vocab);
+    return KVF_OK;
+}
+
+void kvf_work_close(kvf_work *work)
+{
+    kvf_prefixes_close(&work->prefixes);
+    free(work->drawing.candidates);
+    free(work->drawing.logits);
+    free(work->items);
+    free(work->item_of);
+    free(work->item_job);
+    memset(work, 0, sizeof *work);
+}
+
+/* ---- Ends ------------------------------------------------------------------------------------ */
+
+void kvf_job_end_all(kvf_job *job, kvf_job_end end, const kvf_error *error)
+{
+    const double now = kvf_seconds();
+    for (uint32_t i = 0; i < job->options.n_choices; i++)
+        kvf_choice_end(job, &job->choices[i], end, now, error);
+    kvf_job_release(job);
+}
+
+/* One choice; what its session holds may be gone on from. */
+static void end_choice(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end end,
+                       const kvf_error *error)
+{
+    const double now = kvf_seconds();
+    kvf_held *held = choice->held;
+    choice->held = NULL;
+    if (held)
+        kvf_prefixes_rest(&work->prefixes, held, now);
+    work->report.n_failed += end == KVF_JOB_FAILED;
+    work->report.n_cancelled += end == KVF_JOB_CANCELLED;
+    kvf_choice_end(job, choice, end, now, error);
+}
+
+/* Forgets a job whose choices have all ended. */
+static void forget(kvf_work *work, kvf_job *job)
+{
+    kvf_job **at = &work->running;
+    while (*at != job)
+        at = &(*at)->next;
+    *at = job->next;
+    work->n_running -= job->options.n_choices;
+    work->n_ended++;
+    kvf_job_release(job);
+}
+
+void kvf_work_end(kvf_work *work, kvf_job *job, kvf_job_end end, const kvf_error *error)
+{
+    for (uint32_t i = 0; i < job->options.n_choices; i++)
+        if (job->choices[i].is_open)
+            end_choice(work, job, &job->choices[i], end, error);
+    forget(work, job);
+}
+
+void kvf_work_end_cancelled(kvf_work *work)
+{
+    for (kvf_job *job = work->running, *next; job; job = next) {
+        next = job->next;
+        if (atomic_load(&job->is_cancelled))
+            kvf_work_end(work, job, KVF_JOB_CANCELLED, NULL);
+    }
+}
+
+/* ---- Memory ------------------------------------------------------------------------------------
+ */
+
+static uint64_t last_token_of(const kvf_job *job)
+{
+    return job->options.n_prompt + job->max_tokens;
+}
+
+/* Of a job whose first choice begins at n_held tokens, and whose others fork at the prompt's end.
+ */
+static kvf_status job_growth(const kvf_work *work, const kvf_job *job, uint64_t n_held,
+                             uint64_t *bytes, kvf_error *error)
+{
+    const uint64_t n_prompt = job->options.n_prompt;
+    const kvf_growth first = {n_held, last_token_of(job), KVF_JOB_PLACES, false};
+    const kvf_growth other = {n_prompt, last_token_of(job), 0, false};
+    const kvf_growth copied = {n_prompt, n_prompt, 0, false}; /* by the first, as it is forked */
+    uint64_t other_bytes;
+    uint64_t copied_bytes;
+    kvf_status status = kvf_needs_growth(&work->needs, &first, bytes, error);
+    if (status != KVF_OK || job->options.n_choices == 1)
+        return status;
+    status = kvf_needs_growth(&work->needs, &other, &other_bytes, error);
+    if (status == KVF_OK)
+        status = kvf_needs_growth(&work->needs, &copied, &copied_bytes, error);
+    if (status == KVF_OK)
+        *bytes += copied_bytes + other_bytes * (job->options.n_choices - 1);
+    return status;
+}
+
+kvf_status kvf_work_most_bytes(const kvf_work *work, const kvf_job *job, uint64_t *bytes,
+                               kvf_error *error)
+{
+    return job_growth(work, job, 0, bytes, error);
+}
+
+static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_error *error)
+{
+    *bytes = 0;
+    for (const kvf_job *job = work->running; job; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices; i++) {
+            const kvf_choice *choice = &job->choices[i];
+            kvf_growth growth = {job->options.n_prompt, last_token_of(job), 0, choice->has_begun};
+            uint64_t more;
+            if (!choice->is_open)
+                continue;
+            if (choice->held)
+                growth.from_tokens = kvf_session_n_tokens(choice->held->session);
+            if (job->answering_seconds <= 0 && i == 0)
+                growth.n_wanted = KVF_JOB_PLACES;
+            const kvf_status status = kvf_needs_growth(&work->needs, &growth, &more, error);
+            if (status != KVF_OK)
+                return status;
+            *bytes += more;
+        }
+    return KVF_OK;
+}
+
+static uint64_t live_bytes(const kvf_work *work)
+{
+    const uint64_t *live = work->engine->device->live_bytes;
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_SCRATCH];
+}
+
+static bool evict(kvf_work *work, const kvf_held *but)
+{
+    kvf_held *least = kvf_prefixes_least(&work->prefixes, but, kvf_seconds());
+    if (!least)
+        return false;
+    work->report.n_evicted++;
+    work->report.n_dropped++;
+    kvf_prefixes_drop(&work->prefixes, least);
+    return true;
+}
+
+/* Whoever has this session copies again what it writes next: it is about to be forked. */
+static void expect_copies(kvf_work *work, const kvf_held *held)
+{
+    for (kvf_job *job = work->running; job && held; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices; i++)
+            if (job->choices[i].held == held)
+                job->choices[i].has_begun = false;
+}
+
+typedef enum room { ROOM, NO_ROOM_NOW, NO_ROOM } room;
+
+/*
+ * Closes what is held until a job fits that resumes there. NO_ROOM_NOW: others have to end first.
+ * NO_ROOM: with *error, or where nothing else is left to close.
+ */
+static room make_room(kvf_work *work, const kvf_job *job, const kvf_resume *resume,
+                      kvf_error *error)
+{
+    uint64_t running;
+    uint64_t needed;
+    expect_copies(work, resume->held);
+    if (running_growth(work, &running, error) != KVF_OK ||
+        job_growth(work, job, resume->n_tokens, &needed, error) != KVF_OK)
+        return NO_ROOM;
+    for (;;) {
+        if (live_bytes(work) + running + needed <= work->options.memory_bytes)
+            return ROOM;
+        if (!evict(work, resume->held))
+            break;
+    }
+    kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session of %llu tokens",
+             (unsigned long long)last_token_of(job));
+    return work->running ? NO_ROOM_NOW : NO_ROOM;
+}
+
+/* ---- Beginning ---------------------------------------------------------------------------------
+ */
+
+static kvf_status open_session(kvf_work *work, const kvf_resume *resume, kvf_held **held,
+                               kvf_error *error)
+{
+    kvf_session *session;
+    if (resume->held)
+        return kvf_prefixes_resume(&work->prefixes, resume, kvf_seconds(), held, error);
+    kvf_status status =
+        kvf_model_open_session(work->engine->model, &work->session_options, &session, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_prefixes_add(&work->prefixes, session, held, error);
+    if (status != KVF_OK)
+        kvf_session_close(session);
+    return status;
+}
+
+/* Where to take checkpoints: where the text leaves what is held, and at its turn. */
+static void set_places(kvf_job *job, const kvf_resume *resume)
+{
+    const size_t turn =
+        job->options.turn_at < job->options.n_prompt ? job->options.turn_at : job->options.n_prompt;
+    job->places[0] = resume->shared_tokens / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
+    job->places[1] = turn / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
+}
+
+static void tell_progress(const kvf_job *job)
+{
+    if (job->options.progress)
+        job->options.progress(job->options.user, job->n_read, job->options.n_prompt);
+}
+
+static void start_answers(kvf_work *work, kvf_job *job);
+
+/* What is held of the prompt and cannot be held besides is given up: it is read anew. */
+static kvf_status begin_without(kvf_work *work, kvf_job *job, kvf_resume *resume, kvf_error *error)
+{
+    *resume = (kvf_resume){NULL, 0, resume->shared_tokens};
+    return make_room(work, job, resume, error) == ROOM ? KVF_OK : error->status;
+}
+
+static kvf_status begin_where(kvf_work *work, kvf_job *job, kvf_resume *resume, bool *waits,
+                              kvf_error *error)
+{
+    const room found = make_room(work, job, resume, error);
+    *waits = found == NO_ROOM_NOW;
+    if (found == NO_ROOM && resume->held && !resume->held->runs)
+        return begin_without(work, job, resume, error);
+    return found == ROOM ? KVF_OK : error->status;
+}
+
+bool kvf_work_begin(kvf_work *work, kvf_job *job)
+{
+    kvf_error error = {KVF_OK, ""};
+    kvf_resume resume =
+        kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
+    bool waits;
+    kvf_status status = begin_where(work, job, &resume, &waits, &error);
+    if (waits)
+        return false;
+    if (status == KVF_OK)
+        status = open_session(work, &resume, &job->choices[0].held, &error);
+    work->report.n_jobs++;
+    job->began_seconds = kvf_seconds();
+    job->number = ++work->n_begun;
+    job->next = work->running;
+    work->running = job;
+    work->n_running += job->options.n_choices;
+    if (status != KVF_OK) {
+        kvf_work_end(work, job, KVF_JOB_FAILED, &error);
+        return true;
+    }
+    job->n_cached = job->n_read = resume.n_tokens;
+    set_places(job, &resume);
+    work->report.prompt_tokens += job->options.n_prompt;
+    work->report.cached_tokens += job->n_cached;
+    tell_progress(job);
+    if (job->n_read == job->options.n_prompt)
+        start_answers(work, job);
+    return true;
+}
+
+/* ---- Answers
+ * ------------------------------------------------------------------------------------- */
+
+static bool is_eos(const kvf_model_config *config, int32_t id)
+{
+    for (uint32_t i = 0; i < config->n_eos_tokens; i++)
+        if (config->eos_tokens[i] == id)
+            return true;
+    return false;
+}
+
+/* The end that a token means which was not taken. */
+static kvf_job_end end_of(kvf_taken taken)
+{
+    switch (taken) {
+    case KVF_TAKEN_AS_END: return KVF_JOB_EOS;
+    case KVF_TAKEN_AS_STOP: return KVF_JOB_STOP;
+    case KVF_TAKEN:
+    case KVF_TAKEN_BY_NOBODY: break;
+    }
+    return KVF_JOB_CANCELLED;
+}
+
+/* Draws a token and gives it to the job; false where the answer ends, as *end says. */
+static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end *end)
+{
+    kvf_logprob top[KVF_MAX_TOP_LOGPROBS];
+    kvf_drawn drawn;
+    kvf_choice_draw(job, choice, &work->drawing, &drawn, top);
+    if (is_eos(&work->engine->config, drawn.id)) {
+        *end = KVF_JOB_EOS;
+        return false;
+    }
+    const double now = kvf_seconds();
+    if (choice->told_seconds > 0 && now - choice->told_seconds > work->report.longest_pause_seconds)
+        work->report.longest_pause_seconds = now - choice->told_seconds;
+    choice->told_seconds = now;
+    const kvf_taken taken =
+        job->options.take(job->options.user, (uint32_t)(choice - job->choices), &drawn);
+    *end = end_of(taken);
+    if (taken != KVF_TAKEN)
+        return false;
+    kvf_choice_take(job, choice, drawn.id);
+    work->report.answered_tokens++;
+    *end = KVF_JOB_MAX_TOKENS;
+    if (choice->n_answered == job->max_tokens)
+        return false;
+    *end = KVF_JOB_CONTEXT_FULL; /* one more would be given and not held */
+    return kvf_session_n_tokens(choice->held->session) + 1 < work->options.context_tokens;
+}
+
+/* True where that was the job's last choice: it is gone. */
+static bool answer_or_end(kvf_work *work, kvf_job *job, kvf_choice *choice)
+{
+    kvf_job_end end;
+    if (answer(work, job, choice, &end))
+        return false;
+    end_choice(work, job, choice, end, NULL);
+    if (job->n_open > 0)
+        return false;
+    forget(work, job);
+    return true;
+}
+
+/* The prompt is there: each choice but the first becomes a fork, and all draw their first token. */
+static void start_answers(kvf_work *work, kvf_job *job)
+{
+    const uint32_t n = job->options.n_choices;
+    kvf_session *prompt = job->choices[0].held->session;
+    job->answering_seconds = kvf_seconds();
+    if (n > 1)
+        job->choices[0].has_begun = false;
+    for (uint32_t i = 1; i < n; i++) {
+        kvf_error error;
+        kvf_session *fork;
+        kvf_status status = kvf_session_fork(prompt, &fork, &error);
+        if (status == KVF_OK) {
+            status = kvf_prefixes_add(&work->prefixes, fork, &job->choices[i].held, &error);
+            if (status != KVF_OK)
+                kvf_session_close(fork);
+        }
+        if (status != KVF_OK)
+            end_choice(work, job, &job->choices[i], KVF_JOB_FAILED, &error);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (job->choices[i].is_open && answer_or_end(work, job, &job->choices[i]))
+            return;
+}
+
+/* ---- Steps
+ * ---------------------------------------------------------------------------------------- */
+
+/* Tokens up to the next place where a checkpoint is to be taken, which a piece does not pass. */
+static uint64_t to_next_place(const kvf_work *work, const kvf_job *job, uint64_t n_held)
+{
+    const uint64_t spacing = work->options.spacing_tokens;
+    uint64_t next = (n_held / spacing + 1) * spacing;
+    for (uint32_t i = 0; i < KVF_JOB_PLACES; i++)
+        if (job->places[i] > n_held && job->places[i] < next)
+            next = job->places[i];
+    return next - n_held;
+}
+
+/* Asks for the checkpoint at the end of the item's tokens, if one is to be there. */
+static void want_checkpoint(const kvf_work *work, const kvf_job *job, const kvf_step_item *item)
+{
+    const uint64_t end = kvf_session_n_tokens(item->session) + item->n;
+    bool wanted = end % work->options.spacing_tokens == 0;
+    for (uint32_t i = 0; i < KVF_JOB_PLACES; i++)
+        wanted = wanted || job->places[i] == end;
+    if (wanted)
+        kvf_session_want_checkpoint(item->session);
+}
+
+static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
+                     const int32_t *ids, uint32_t n)
+{
+    work->items[at] =
+        (kvf_step_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
+    work->item_of[at] = choice;
+    work->item_job[at] = job;
+    want_checkpoint(work, job, &work->items[at]);
+}
+
+static uint32_t add_answers(kvf_work *work)
+{
+    uint32_t n = 0;
+    for (kvf_job *job = work->running; job; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices; i++)
+            if (job->choices[i].is_open && job->choices[i].pending >= 0)
+                add_item(work, n++, job, &job->choices[i], &job->choices[i].pending, 1);
+    return n;
+}
+
+/* The job whose prompt is read next: of the key that waited longest, the one that did. */
+static kvf_job *next_reader(const kvf_work *work)
+{
+    kvf_job *next = NULL;
+    uint64_t next_key = 0;
+    for (kvf_job *job = work->running; job; job = job->next) {
+        if (job->answering_seconds > 0)
+            continue;
+        const uint64_t key = kvf_turns_last(&work->reading, job->options.key);
+        if (!next || key < next_key || (key == next_key && job->last_turn < next->last_turn) ||
+            (key == next_key && job->last_turn == next->last_turn && job->number < next->number)) {
+            next = job;
+            next_key = key;
+        }
+    }
+    return next;
+}
+
+/* A piece of a prompt as the item after the answers' n; its tokens, 0: none. */
+static uint32_t add_piece(kvf_work *work, uint32_t n, double now)
+{
+    kvf_job *job = next_reader(work);
+    if (!job)
+        return 0;
+    const uint32_t most = work->session_options.chunk_tokens;
+    uint64_t piece = kvf_pace_piece(&work->pace, n, most, now);
+    const uint64_t left = job->options.n_prompt - job->n_read;
+    const uint64_t place = to_next_place(work, job, job->n_read);
+    if (piece == 0)
+        return 0;
+    piece = piece < left ? piece : left;
+    piece = piece < place ? piece : place;
+    job->last_turn = kvf_turns_take(&work->reading, job->options.key);
+    add_item(work, n, job, &job->choices[0], job->options.prompt + job->n_read, (uint32_t)piece);
+    return (uint32_t)piece;
+}
+
+/* Memory that was planned and is not there after all: held sessions are closed for it. */
+static void run_again(kvf_work *work, kvf_step_item *item)
+{
+    while (item->status == KVF_OUT_OF_MEMORY && evict(work, NULL))
+        kvf_step_run(work->engine->model, item, 1);
+}
+
+/* What became of one item. */
+static void settle(kvf_work *work, const kvf_step_item *item, kvf_job *job, kvf_choice *choice)
+{
+    if (item->status != KVF_OK) {
+        end_choice(work, job, choice, KVF_JOB_FAILED, &item->error);
+        if (job->n_open > 0 && job->answering_seconds <= 0)
+            kvf_work_end(work, job, KVF_JOB_FAILED, &item->error);
+        else if (job->n_open == 0)
+            forget(work, job);
+        return;
+    }
+    choice->has_begun = true;
+    if (job->answering_seconds > 0) {
+        choice->pending = -1;
+        answer_or_end(work, job, choice);
+        return;
+    }
+    job->n_read += item->n;
+    work->report.read_tokens += item->n;
+    tell_progress(job);
+    if (job->n_read == job->options.n_prompt)
+        start_answers(work, job);
+}
+
+void kvf_work_step(kvf_work *work)
+{
+    const double started = kvf_seconds();
+    const uint32_t n_answers = add_answers(work);
+    const uint32_t n_piece = add_piece(work, n_answers, started);
+    const uint32_t n = n_answers + (n_piece > 0);
+    kvf_step_run(work->engine->model, work->items, n);
+    for (uint32_t i = 0; i < n; i++)
+        run_again(work, &work->items[i]);
+    const double now = kvf_seconds();
+    kvf_pace_add(&work->pace, n_answers, n_piece, now - started, now);
+    work->report.n_steps++;
+    work->report.busy_seconds += now - started;
+    for (uint32_t i = 0; i < n; i++)
+        settle(work, &work->items[i], work->item_job[i], work->item_of[i]);
+}
+
+/* ---- The present
+ * ------------------------------------------------------------------------------------ */
+
+void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
+{
+    *report = work->report;
+    report->parallel = work->options.parallel;
+    report->queue = work->options.queue;
+    report->n_running = work->n_running;
+    report->memory_bytes = work->options.memory_bytes;
+    report->held_bytes = live_bytes(work);
+    for (uint32_t i = 0; i < work->prefixes.n; i++) {
+        const kvf_held *held = work->prefixes.list[i];
+        report->n_held += !held->runs;
+        report->held_tokens += held->runs ? 0 : kvf_session_n_tokens(held->session);
+    }
+    report->step_seconds = kvf_pace_median(&work->pace, kvf_seconds());
+}
+
+uint32_t kvf_work_slots(const kvf_work *work, kvf_slot *slots, uint32_t capacity)
+{
+    const double now = kvf_seconds();
+    uint32_t n = 0;
+    for (const kvf_job *job = work->running; job; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices && n < capacity; i++)
+            if (job->choices[i].is_open)
+                slots[n++] = (kvf_slot){.job = job->number,
+                                        .choice = i,
+                                        .is_reading = job->answering_seconds <= 0,
+                                        .n_prompt = job->options.n_prompt,
+                                        .n_cached = job->n_cached,
+                                        .n_read = job->n_read,
+                                        .n_answered = job->choices[i].n_answered,
+                                        .max_tokens = job->max_tokens,
+                                        .seconds = now - job->began_seconds};
+    return n;
+}
