@@ -386,7 +386,7 @@ static kvf_status listen_tcp(kvf_http *http, kvf_error *error)
                                    .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     char port[8];
-    char where[160];
+    char where[176];
     snprintf(port, sizeof port, "%u", http->options.port);
     snprintf(where, sizeof where, "%s port %s", kvf_printable(http->options.host).text, port);
     const int failed = getaddrinfo(http->options.host, port, &hints, &found);
