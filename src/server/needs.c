@@ -68,8 +68,9 @@ kvf_status kvf_needs_growth(const kvf_needs *needs, const kvf_growth *growth, ui
     if (spacing > 0)
         n_checkpoints += growth->to_tokens / spacing - growth->from_tokens / spacing;
     /* The ids are one block, of which there are two while it is made longer. */
-    *bytes = to.rows - from.rows + 4 * growth->to_tokens + needs->undo_bytes +
-             n_checkpoints * needs->checkpoint_bytes;
+    *bytes = to.rows - from.rows + 4 * growth->to_tokens + n_checkpoints * needs->checkpoint_bytes;
+    if (growth->is_reading)
+        *bytes += needs->undo_bytes;
     if (growth->has_begun)
         *bytes += to.rest - from.rest;
     else

@@ -27,6 +27,7 @@ typedef struct kvf_growth {
     uint64_t from_tokens;
     uint64_t to_tokens;
     uint32_t n_wanted; /* checkpoints that will be asked for besides those of the spacing */
+    bool is_reading;   /* chunks of many tokens: what they replace is kept while they are open */
     bool has_begun;    /* it has appended a chunk: what is written is its own by now */
 } kvf_growth;
 /* The most that it may still allocate. KVF_OUT_OF_MEMORY: of the host's, for the arithmetic. */

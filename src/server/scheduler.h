@@ -169,7 +169,8 @@ typedef struct kvf_scheduler_report {
     uint64_t held_tokens;         /* in them; a beginning that two share counts twice */
     uint64_t memory_bytes;        /* that sessions may take, resolved */
     uint64_t reserved_bytes;      /* planned for what runs */
-    uint64_t held_bytes;          /* planned for what is held besides */
+    uint64_t live_bytes;          /* that sessions have now; pages that several hold count once */
+    uint64_t most_bytes;          /* that they ever had after a step */
     uint64_t stored_files;        /* in the folder */
     uint64_t stored_tokens;       /* in files that are on the disk, to be taken up after any end */
     uint64_t stored_bytes;        /* of these files */

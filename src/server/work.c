@@ -145,9 +145,10 @@ static kvf_status job_growth(const kvf_work *work, const kvf_job *job, uint64_t 
                              uint64_t *bytes, kvf_error *error)
 {
     const uint64_t n_prompt = job->options.n_prompt;
-    const kvf_growth first = {n_held, last_token_of(job), KVF_JOB_PLACES, false};
-    const kvf_growth other = {n_prompt, last_token_of(job), 0, false};
-    const kvf_growth copied = {n_prompt, n_prompt, 0, false}; /* by the first, as it is forked */
+    const kvf_growth first = {n_held, last_token_of(job), KVF_JOB_PLACES, true, false};
+    const kvf_growth other = {n_prompt, last_token_of(job), 0, false, false};
+    const kvf_growth copied = {n_prompt, n_prompt, 0, false,
+                               false}; /* by the first, as it is forked */
     uint64_t other_bytes;
     uint64_t copied_bytes;
     kvf_status status = kvf_needs_growth(&work->needs, &first, bytes, error);
@@ -173,13 +174,15 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
     for (const kvf_job *job = work->running; job; job = job->next)
         for (uint32_t i = 0; i < job->options.n_choices; i++) {
             const kvf_choice *choice = &job->choices[i];
-            kvf_growth growth = {job->options.n_prompt, last_token_of(job), 0, choice->has_begun};
+            const bool reads = job->answering_seconds <= 0 && i == 0;
+            kvf_growth growth = {job->options.n_prompt, last_token_of(job), 0, reads,
+                                 choice->has_begun};
             uint64_t more;
             if (!choice->is_open)
                 continue;
             if (choice->held)
                 growth.from_tokens = kvf_session_n_tokens(choice->held->session);
-            if (job->answering_seconds <= 0 && i == 0)
+            if (reads)
                 growth.n_wanted = KVF_JOB_PLACES;
             const kvf_status status = kvf_needs_growth(&work->needs, &growth, &more, error);
             if (status != KVF_OK)
@@ -537,6 +540,8 @@ void kvf_work_step(kvf_work *work)
     for (uint32_t i = 0; i < n; i++)
         run_again(work, &work->items[i]);
     const double now = kvf_seconds();
+    if (live_bytes(work) > work->report.most_bytes)
+        work->report.most_bytes = live_bytes(work);
     kvf_pace_add(&work->pace, n_answers, n_piece, now - started, now);
     work->report.n_steps++;
     work->report.busy_seconds += now - started;
@@ -554,7 +559,7 @@ void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
     report->queue = work->options.queue;
     report->n_running = work->n_running;
     report->memory_bytes = work->options.memory_bytes;
-    report->held_bytes = live_bytes(work);
+    report->live_bytes = live_bytes(work);
     for (uint32_t i = 0; i < work->prefixes.n; i++) {
         const kvf_held *held = work->prefixes.list[i];
         report->n_held += !held->runs;
