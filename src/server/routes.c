@@ -42,6 +42,7 @@ static void answer_ask(kvf_server *server, kvf_exchange *exchange, kvf_ask_kind 
     const kvf_request_data *request = kvf_exchange_data(exchange);
     kvf_refusal refusal = {.status = 0};
     kvf_ask ask;
+    kvf_server_trace_request(server, exchange);
     bool opened = kvf_ask_read(&server->served, kind, kvf_exchange_body(exchange), &ask, &refusal);
     kvf_exchange_drop_body(exchange);
     if (opened) {

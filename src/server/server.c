@@ -75,6 +75,7 @@ static bool work_locked(kvf_server *server)
     server->is_working = true;
     pthread_mutex_unlock(&server->lock);
     if (done) {
+        kvf_server_trace_answer(server, done);
         kvf_answering_close(done);
     } else {
         const kvf_request_data *request = kvf_exchange_data(exchange);
@@ -138,11 +139,11 @@ static kvf_status start(kvf_server *server, kvf_error *error)
         .unix_socket = options->unix_socket,
         .connections = options->connections ? options->connections : 512,
         .idle_seconds = options->idle_seconds > 0 ? options->idle_seconds : 120,
-        .head_seconds = 30,
+        .head_seconds = options->head_seconds > 0 ? options->head_seconds : 30,
         .body_seconds = options->body_seconds > 0 ? options->body_seconds : 300,
         .body_rate = 1000,
-        .body_grace_seconds = 10,
-        .stir_seconds = 10,
+        .body_grace_seconds = options->body_grace_seconds > 0 ? options->body_grace_seconds : 10,
+        .stir_seconds = options->stir_seconds > 0 ? options->stir_seconds : 10,
         .head_bytes = 32768,
         .waiting_bytes = WAITING_BYTES,
         .all_bodies_bytes = ALL_BODIES_BYTES};

@@ -21,7 +21,9 @@ typedef struct kvf_server_options {
     uint32_t connections;    /* 0: 512 */
     double idle_seconds;     /* 0: 120 */
     double body_seconds;     /* 0: 300 */
-    bool thinking;           /* where a request does not say */
+    /* Of http.h; 0: 30, 10, 10. */
+    double head_seconds, body_grace_seconds, stir_seconds;
+    bool thinking; /* where a request does not say */
     kvf_release release;
     void *user;
     /* A line for each request that is over, without anything of what it says. NULL: none. */

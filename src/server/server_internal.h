@@ -76,6 +76,9 @@ void kvf_page_health(kvf_server *server, kvf_exchange *exchange);
 void kvf_page_models(kvf_server *server, kvf_exchange *exchange);
 void kvf_page_model(kvf_server *server, kvf_exchange *exchange);
 void kvf_page_slots(kvf_server *server, kvf_exchange *exchange);
+/* trace.c: what was asked, and what was answered, where it is wanted. On the worker's thread. */
+void kvf_server_trace_request(kvf_server *server, const kvf_exchange *exchange);
+void kvf_server_trace_answer(kvf_server *server, const kvf_answering *answering);
 /* metrics.c */
 void kvf_page_metrics(kvf_server *server, kvf_exchange *exchange);
 size_t kvf_status_index(unsigned status);
