@@ -51,8 +51,7 @@ typedef struct serving {
     int never[2]; /* a pipe that nothing comes through */
 } serving;
 
-/* ---- Keys -------------------------------------------------------------------------------------
- */
+/* ---- Keys --------------------------------------------------------------------------------- */
 
 static int check_key(const char *key, const char *where)
 {
@@ -114,8 +113,7 @@ static int read_keys(serving *s)
     return status;
 }
 
-/* ---- What it says
- * ---------------------------------------------------------------------------------- */
+/* ---- What it says ------------------------------------------------------------------------- */
 
 static void log_line(void *user, const char *line)
 {
@@ -149,8 +147,7 @@ static int open_trace(serving *s)
     return cli_error("serve", "--trace: cannot write '%s': %s", path, strerror(why));
 }
 
-/* ---- Loading
- * ------------------------------------------------------------------------------------------ */
+/* ---- Loading ------------------------------------------------------------------------------ */
 
 static int listen_for_requests(serving *s)
 {

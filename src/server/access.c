@@ -6,8 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- Hosts -------------------------------------------------------------------------------------
- */
+/* ---- Hosts -------------------------------------------------------------------------------- */
 
 /* The name in "NAME:PORT", "[ADDRESS]:PORT" or either without a port, in a buffer. */
 static bool host_of(const char *header, char *name, size_t room)
@@ -84,8 +83,7 @@ static bool is_own_host(const kvf_access *access, const kvf_exchange *exchange)
     return false;
 }
 
-/* ---- Origins ------------------------------------------------------------------------------------
- */
+/* ---- Origins ------------------------------------------------------------------------------ */
 
 /* A page of this server: http, or https of a proxy before it, and the host that it was asked by. */
 static bool is_own_origin(const kvf_exchange *exchange, const char *origin)
@@ -120,8 +118,7 @@ static bool check_origin(const kvf_access *access, kvf_exchange *exchange, kvf_r
     return true;
 }
 
-/* ---- Keys
- * ------------------------------------------------------------------------------------------ */
+/* ---- Keys --------------------------------------------------------------------------------- */
 
 /* In a time that says nothing of where they differ. */
 static bool same_key(const char *key, const char *given)

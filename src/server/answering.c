@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- What is written ----------------------------------------------------------------------- */
+/* ---- What is written ---------------------------------------------------------------------- */
 
 void kvf_buffer_add_logprob(kvf_buffer *out, float logprob)
 {
@@ -62,8 +62,7 @@ static bool flush(kvf_answering *a)
     return sent && !a->out.failed;
 }
 
-/* ---- Text --------------------------------------------------------------------------------------
- */
+/* ---- Text --------------------------------------------------------------------------------- */
 
 /* Of a block of calls, which no request can ask for yet, the text as it is. */
 static void take_event(void *user, const kvf_answer_event *event)
@@ -144,8 +143,7 @@ static void score(kvf_answering *a, kvf_choice *choice, const kvf_drawn *drawn)
     choice->n_characters += count_characters(text);
 }
 
-/* ---- On the scheduler's thread -----------------------------------------------------------------
- */
+/* ---- On the scheduler's thread ------------------------------------------------------------ */
 
 static void begin(kvf_answering *a)
 {
@@ -277,8 +275,7 @@ static void end(void *user, uint32_t index, kvf_job_end how, const kvf_job_usage
     a->host->done(a->host->user, a);
 }
 
-/* ---- On the watching thread -------------------------------------------------------------------
- */
+/* ---- On the watching thread --------------------------------------------------------------- */
 
 static void on_gone(void *user)
 {
@@ -301,8 +298,7 @@ static void on_stir(void *user)
     kvf_buffer_free(&out);
 }
 
-/* ---- Opening ------------------------------------------------------------------------------------
- */
+/* ---- Opening ------------------------------------------------------------------------------ */
 
 /* 24 digits that nobody guesses and nobody has twice. */
 static void name_answer(kvf_answering *a)
@@ -436,8 +432,7 @@ bool kvf_answering_open(const kvf_answering_host *host, kvf_exchange *exchange,
     return opened;
 }
 
-/* ---- What was sampled
- * ---------------------------------------------------------------------------- */
+/* ---- What was sampled --------------------------------------------------------------------- */
 
 static void remember_part(kvf_answering *a, kvf_replay_role role, const kvf_buffer *text,
                           const int32_t *ids, size_t n)

@@ -65,8 +65,7 @@ static void add_signature(const kvf_choice *choice, kvf_buffer *out)
         (unsigned long long)kvf_checksum(choice->reasoning.data, choice->reasoning.bytes));
 }
 
-/* ---- A stream ----------------------------------------------------------------------------------
- */
+/* ---- A stream ----------------------------------------------------------------------------- */
 
 static void ping(const kvf_answering *a, kvf_buffer *out)
 {
@@ -152,8 +151,7 @@ static void end(const kvf_answering *a, kvf_buffer *out)
     kvf_buffer_add_string(out, "event: message_stop\ndata: {\"type\": \"message_stop\"}\n\n");
 }
 
-/* ---- The whole
- * ----------------------------------------------------------------------------------- */
+/* ---- The whole ---------------------------------------------------------------------------- */
 
 static void whole(const kvf_answering *a, kvf_buffer *out)
 {

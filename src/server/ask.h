@@ -61,8 +61,7 @@ bool kvf_ask_read(const kvf_served *served, kvf_ask_kind kind, kvf_span body, kv
                   kvf_refusal *refusal);
 void kvf_ask_free(kvf_ask *ask);
 
-/* ---- Parts, by those that read one API ----------------------------------------------------------
- */
+/* ---- Parts, by those that read one API ---------------------------------------------------- */
 
 /* ask_chat.c, ask_messages.c: the fields of each, and the prompt. */
 bool kvf_ask_read_chat(const kvf_served *served, const kvf_fields *fields, kvf_ask *ask);

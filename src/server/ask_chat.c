@@ -10,7 +10,7 @@
 #define MAX_TOKENS (INT64_C(1) << 40)
 enum { MAX_BIASES = 4096 };
 
-/* ---- How it is drawn ------------------------------------------------------------------------- */
+/* ---- How it is drawn ---------------------------------------------------------------------- */
 
 static bool read_seed(const kvf_fields *fields, kvf_draw *draw)
 {
@@ -136,7 +136,7 @@ static bool read_common(const kvf_served *served, const kvf_fields *fields, kvf_
     return read_drawing(fields, ask) && read_bias(served, fields, ask) && read_stops(fields, ask);
 }
 
-/* ---- Thinking -------------------------------------------------------------------------------- */
+/* ---- Thinking ----------------------------------------------------------------------------- */
 
 static void read_template_arguments(const kvf_fields *fields, kvf_ask *ask)
 {
@@ -193,8 +193,7 @@ static bool read_thinking(const kvf_fields *fields, kvf_ask *ask)
     return fields->refusal->status == 0;
 }
 
-/* ---- Messages ----------------------------------------------------------------------------------
- */
+/* ---- Messages ----------------------------------------------------------------------------- */
 
 /* The format would write "[Unsupported image_url]" in the place of one, and the model guess. */
 static bool check_parts(const kvf_node *messages, kvf_refusal *refusal)
@@ -292,8 +291,7 @@ bool kvf_ask_read_chat(const kvf_served *served, const kvf_fields *fields, kvf_a
     return read_messages(served, fields, ask);
 }
 
-/* ---- Plain text --------------------------------------------------------------------------------
- */
+/* ---- Plain text --------------------------------------------------------------------------- */
 
 static bool take_ids(const kvf_served *served, const kvf_fields *fields, const kvf_node *prompt,
                      kvf_ask *ask)

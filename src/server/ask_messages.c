@@ -105,8 +105,7 @@ static bool take_texts(conversion *c, const kvf_node *content, bool is_system, k
     return true;
 }
 
-/* ---- Blocks of messages ------------------------------------------------------------------------
- */
+/* ---- Blocks of messages ------------------------------------------------------------------- */
 
 /* The format has no word for a failed call: its text begins with one. */
 static bool take_result(conversion *c, const kvf_node *block)
@@ -241,8 +240,7 @@ static bool take_messages(conversion *c, const kvf_node *messages)
     return true;
 }
 
-/* ---- The request
- * --------------------------------------------------------------------------------- */
+/* ---- The request -------------------------------------------------------------------------- */
 
 static bool read_conversation(const kvf_served *served, const kvf_fields *fields, kvf_ask *ask)
 {

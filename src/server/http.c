@@ -25,8 +25,7 @@ enum { CONNECTION_BYTES = 131072, BACKLOG = 128 };
 /* A body of a refused request is read up to here, so that its connection can be used again. */
 enum { SMALL_BODY_BYTES = 65536 };
 
-/* ---- Connections -------------------------------------------------------------------------------
- */
+/* ---- Connections -------------------------------------------------------------------------- */
 
 static void set_option(int file, int level, int name, int value)
 {
@@ -100,8 +99,7 @@ static void on_connection(void *user, struct MHD_Connection *connection, void **
         close_connection(user, *record);
 }
 
-/* ---- Requests ----------------------------------------------------------------------------------
- */
+/* ---- Requests ----------------------------------------------------------------------------- */
 
 static void begin_request(kvf_http *http, kvf_exchange *exchange)
 {
@@ -228,6 +226,7 @@ static enum MHD_Result take_end(kvf_exchange *exchange)
     const kvf_phase phase = exchange->phase;
     if (phase == KVF_PHASE_BODY || phase == KVF_PHASE_DISCARDED) {
         exchange->phase = KVF_PHASE_ANSWERING;
+        exchange->saw_end = false; /* that of its body; the peer may wait for the answer */
         exchange->phase_began = exchange->said = kvf_seconds();
     }
     pthread_mutex_unlock(&exchange->lock);
@@ -240,10 +239,14 @@ static enum MHD_Result take_end(kvf_exchange *exchange)
         result = MHD_NO;
     } else if (exchange->is_whole || exchange->is_begun) {
         result = kvf_exchange_send_locked(exchange);
-    } else {
+    } else if (phase == KVF_PHASE_ANSWERING) {
         exchange->is_suspended = true;
         MHD_suspend_connection(exchange->connection);
     }
+    /*
+     * Else it is asked once more, at once: suspended now, it would be read from when it is resumed,
+     * and closed where the other side has ended what it sends.
+     */
     pthread_mutex_unlock(&exchange->lock);
     return result;
 }
@@ -293,8 +296,7 @@ static void on_completed(void *user, struct MHD_Connection *connection, void **r
     kvf_exchange_release(exchange);
 }
 
-/* ---- Listening ----------------------------------------------------------------------------------
- */
+/* ---- Listening ---------------------------------------------------------------------------- */
 
 static kvf_status fail_to_listen(const char *where, const char *why, kvf_error *error)
 {
@@ -405,8 +407,7 @@ static kvf_status listen_tcp(kvf_http *http, kvf_error *error)
                          : kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for an address");
 }
 
-/* ---- The daemon
- * ---------------------------------------------------------------------------------- */
+/* ---- The daemon --------------------------------------------------------------------------- */
 
 static kvf_status start(kvf_http *http, kvf_error *error)
 {

@@ -13,7 +13,7 @@
 typedef struct kvf_http kvf_http;
 typedef struct kvf_exchange kvf_exchange;
 
-/* ---- A request, and its answer -------------------------------------------------------------- */
+/* ---- A request, and its answer ------------------------------------------------------------ */
 
 /* Headers that anybody here asks for. */
 typedef enum kvf_header {
@@ -88,7 +88,7 @@ typedef struct kvf_http_watching {
 void kvf_exchange_watch(kvf_exchange *exchange, const kvf_http_watching *watching);
 void kvf_exchange_unwatch(kvf_exchange *exchange);
 
-/* ---- The server ------------------------------------------------------------------------------ */
+/* ---- The server --------------------------------------------------------------------------- */
 
 /* All of the thread for connections; quick, but for what is said. */
 typedef struct kvf_http_handler {

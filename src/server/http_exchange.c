@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* ---- What it is ------------------------------------------------------------------------------ */
+/* ---- What it is --------------------------------------------------------------------------- */
 
 static const char *const header_names[KVF_HEADERS] = {
     "Host",         "Origin",         "Authorization",    "x-api-key",
@@ -175,7 +175,7 @@ void kvf_exchange_add_header(kvf_exchange *exchange, const char *name, const cha
     }
 }
 
-/* ---- Its answer ------------------------------------------------------------------------------ */
+/* ---- Its answer --------------------------------------------------------------------------- */
 
 void kvf_exchange_resume_locked(kvf_exchange *exchange)
 {
@@ -282,7 +282,7 @@ void kvf_exchange_unwatch(kvf_exchange *exchange)
     pthread_mutex_unlock(&exchange->watch_lock);
 }
 
-/* ---- To libmicrohttpd ------------------------------------------------------------------------ */
+/* ---- To libmicrohttpd --------------------------------------------------------------------- */
 
 /* Takes what was written out of the buffer. On libmicrohttpd's thread. */
 static ssize_t read_piece(void *user, uint64_t at, char *piece, size_t most)

@@ -14,6 +14,7 @@ typedef struct kvf_connection {
     int file;
     double since; /* opened, or its last request was over */
     bool is_busy; /* with a request whose head is there */
+    bool saw_end; /* of what the other side sends, where no request is */
     struct kvf_connection *previous, *next;
 } kvf_connection;
 

@@ -26,20 +26,51 @@ static const double tick_seconds = 0.2;
 /* What still comes after a refusal is dropped for so long. */
 static const double cut_seconds = 2;
 
-/* ---- Where no request is ----------------------------------------------------------------------
- */
+/* ---- The other side ----------------------------------------------------------------------- */
 
-static void end_slow_heads_locked(kvf_http *http, double now)
+typedef enum peer { PEER_THERE, PEER_ENDED, PEER_GONE } peer;
+
+/* Whether the other side has ended what it sends, or is not there at all. */
+static peer look(int file)
 {
-    for (kvf_connection *c = http->connections; c; c = c->next)
-        if (!c->is_busy && now - c->since > http->options.head_seconds) {
-            shutdown(c->file, SHUT_RDWR); /* libmicrohttpd sees the end, and closes it */
-            c->since = now;
-        }
+    struct pollfd socket = {.fd = file, .events = POLLIN | POLLRDHUP};
+    char byte;
+    if (poll(&socket, 1, 0) <= 0)
+        return PEER_THERE;
+    if (socket.revents & (POLLERR | POLLHUP | POLLNVAL))
+        return PEER_GONE;
+    if (socket.revents & POLLRDHUP)
+        return PEER_ENDED;
+    return recv(file, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0 ? PEER_ENDED : PEER_THERE;
 }
 
-/* ---- A body ------------------------------------------------------------------------------------
+/* ---- Where no request is ------------------------------------------------------------------ */
+
+/* Whether it is over, and all that was sent before that is read. */
+static bool has_left(int file)
+{
+    char byte;
+    return recv(file, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+/*
+ * libmicrohttpd does not see the end of what is sent where it came with the last bytes. Between
+ * these and their request's head there is a moment: seen twice, it is the end.
  */
+static void look_at_idle_locked(kvf_http *http, double now)
+{
+    for (kvf_connection *c = http->connections; c; c = c->next) {
+        const bool ended = !c->is_busy && has_left(c->file);
+        const bool is_slow = !c->is_busy && now - c->since > http->options.head_seconds;
+        if (is_slow || (ended && c->saw_end)) {
+            shutdown(c->file, SHUT_RDWR); /* libmicrohttpd sees that, and closes it */
+            c->since = now;
+        }
+        c->saw_end = ended;
+    }
+}
+
+/* ---- A body ------------------------------------------------------------------------------- */
 
 static bool is_slow(const kvf_exchange *exchange, double now)
 {
@@ -61,24 +92,7 @@ static void refuse_slow(kvf_exchange *exchange)
     pthread_mutex_unlock(&exchange->lock);
 }
 
-/* ---- An answer
- * ----------------------------------------------------------------------------------- */
-
-typedef enum peer { PEER_THERE, PEER_ENDED, PEER_GONE } peer;
-
-/* Whether the other side has ended what it sends, or is not there at all. */
-static peer look(int file)
-{
-    struct pollfd socket = {.fd = file, .events = POLLIN | POLLRDHUP};
-    char byte;
-    if (poll(&socket, 1, 0) <= 0)
-        return PEER_THERE;
-    if (socket.revents & (POLLERR | POLLHUP | POLLNVAL))
-        return PEER_GONE;
-    if (socket.revents & POLLRDHUP)
-        return PEER_ENDED;
-    return recv(file, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0 ? PEER_ENDED : PEER_THERE;
-}
+/* ---- An answer ---------------------------------------------------------------------------- */
 
 /*
  * The end of what a peer sends may be that of a half-closed connection, whose answer it waits for,
@@ -143,17 +157,25 @@ static finding look_at_answer_locked(kvf_exchange *exchange, double now)
                                                                        : FOUND_NOTHING;
 }
 
+/* As of a connection without a request: where it ends within a body, nothing more comes. */
+static finding look_at_body_locked(kvf_exchange *exchange, double now)
+{
+    const bool ended = has_left(exchange->file);
+    if (ended && exchange->saw_end)
+        shutdown(exchange->file, SHUT_RDWR);
+    exchange->saw_end = ended;
+    if (!is_slow(exchange, now))
+        return FOUND_NOTHING;
+    exchange->phase = KVF_PHASE_DISCARDED;
+    return FOUND_SLOW;
+}
+
 static finding look_at(kvf_exchange *exchange, double now)
 {
     finding found = FOUND_NOTHING;
     pthread_mutex_lock(&exchange->lock);
     switch (exchange->phase) {
-    case KVF_PHASE_BODY:
-        if (is_slow(exchange, now)) {
-            exchange->phase = KVF_PHASE_DISCARDED;
-            found = FOUND_SLOW;
-        }
-        break;
+    case KVF_PHASE_BODY: found = look_at_body_locked(exchange, now); break;
     case KVF_PHASE_DISCARDED:
         if (is_slow(exchange, now))
             shutdown(exchange->file, SHUT_RDWR);
@@ -177,8 +199,7 @@ static bool is_over(kvf_exchange *exchange)
     return over;
 }
 
-/* ---- All of them
- * ----------------------------------------------------------------------------------- */
+/* ---- All of them -------------------------------------------------------------------------- */
 
 static void watch_one(kvf_exchange *exchange, double now)
 {
@@ -249,7 +270,7 @@ static void *watch(void *user)
     while (!http->stopped) {
         wait_locked(http);
         const double now = kvf_seconds();
-        end_slow_heads_locked(http, now);
+        look_at_idle_locked(http, now);
         pthread_mutex_unlock(&http->lock);
         watch_all(http, now);
         pthread_mutex_lock(&http->lock);

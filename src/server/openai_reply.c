@@ -26,8 +26,7 @@ static const char *finish_reason(const kvf_choice *choice)
                                                                                     : "stop";
 }
 
-/* ---- What both endpoints have
- * -------------------------------------------------------------------- */
+/* ---- What both endpoints have ------------------------------------------------------------- */
 
 static void add_head(const kvf_answering *a, const char *object, kvf_buffer *out)
 {
@@ -88,8 +87,7 @@ static void end_stream(const kvf_answering *a, kvf_buffer *out)
     kvf_buffer_add_string(out, "data: [DONE]\n\n");
 }
 
-/* ---- Logprobs
- * ------------------------------------------------------------------------------------ */
+/* ---- Logprobs ----------------------------------------------------------------------------- */
 
 /* Tokens of which all that they read as is given now: [from, to). At the end, of a stop none more.
  */
@@ -205,8 +203,7 @@ static void add_text_logprobs(const kvf_answering *a, const kvf_choice *choice, 
     kvf_buffer_add_string(out, "]}");
 }
 
-/* ---- /v1/chat/completions -----------------------------------------------------------------------
- */
+/* ---- /v1/chat/completions ----------------------------------------------------------------- */
 
 static void begin_chat_piece(const kvf_answering *a, kvf_choice *choice, kvf_buffer *out)
 {
@@ -283,8 +280,7 @@ const kvf_form kvf_form_chat = {.api = KVF_API_OPENAI,
                                 .end = end_stream,
                                 .whole = chat_whole};
 
-/* ---- /v1/completions
- * ------------------------------------------------------------------------------ */
+/* ---- /v1/completions ---------------------------------------------------------------------- */
 
 static void completion_piece(const kvf_answering *a, kvf_choice *choice, kvf_span text,
                              const char *finish, kvf_buffer *out)

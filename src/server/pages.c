@@ -37,8 +37,7 @@ void kvf_page_health(kvf_server *server, kvf_exchange *exchange)
     kvf_server_answer(exchange, serving == KVF_SERVING_RUNS ? 200 : 503, "application/json", &out);
 }
 
-/* ---- Models
- * -------------------------------------------------------------------------------------- */
+/* ---- Models ------------------------------------------------------------------------------- */
 
 static size_t count_names(const kvf_server *server)
 {
@@ -115,8 +114,7 @@ void kvf_page_model(kvf_server *server, kvf_exchange *exchange)
     kvf_server_refuse(server, exchange, &refusal);
 }
 
-/* ---- What runs
- * ------------------------------------------------------------------------------------- */
+/* ---- What runs ---------------------------------------------------------------------------- */
 
 static void add_slot(const kvf_slot *slot, kvf_buffer *out)
 {

@@ -44,7 +44,7 @@ void kvf_buffer_print(kvf_buffer *buffer, const char *format, ...)
     kvf_buffer_add_string(buffer, line);
 }
 
-/* ---- The forms ------------------------------------------------------------------------------- */
+/* ---- The forms ---------------------------------------------------------------------------- */
 
 typedef struct named_status {
     unsigned status;

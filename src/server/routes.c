@@ -10,8 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- Answers
- * ------------------------------------------------------------------------------------- */
+/* ---- Answers ------------------------------------------------------------------------------ */
 
 void kvf_server_answer(kvf_exchange *exchange, unsigned status, const char *content_type,
                        kvf_buffer *content)
@@ -33,8 +32,7 @@ void kvf_server_refuse(kvf_server *server, kvf_exchange *exchange, const kvf_ref
     kvf_server_answer(exchange, refusal->status, "application/json", &out);
 }
 
-/* ---- Endpoints of the model
- * ------------------------------------------------------------------------ */
+/* ---- Endpoints of the model --------------------------------------------------------------- */
 
 static void answer_ask(kvf_server *server, kvf_exchange *exchange, kvf_ask_kind kind,
                        const kvf_form *form)
@@ -90,8 +88,7 @@ static void answer_count(kvf_server *server, kvf_exchange *exchange)
     kvf_ask_free(&ask);
 }
 
-/* ---- Text and ids
- * ------------------------------------------------------------------------------------ */
+/* ---- Text and ids ------------------------------------------------------------------------- */
 
 static void write_ids(const kvf_ids *ids, kvf_buffer *out)
 {
@@ -204,8 +201,7 @@ static void answer_detokenize(kvf_server *server, kvf_exchange *exchange)
     kvf_tree_free(&tree);
 }
 
-/* ---- The table
- * ---------------------------------------------------------------------------------------- */
+/* ---- The table ---------------------------------------------------------------------------- */
 
 const kvf_route kvf_routes[KVF_ROUTES] = {
     {"GET", "/health", KVF_API_OPENAI, kvf_page_health},
@@ -229,8 +225,7 @@ static bool matches(const kvf_route *route, const char *path)
     return strcmp(path, route->path) == 0;
 }
 
-/* ---- Every request
- * -------------------------------------------------------------------------------------- */
+/* ---- Every request ------------------------------------------------------------------------ */
 
 /* Whose form its errors have. */
 static kvf_api api_of(const kvf_exchange *exchange)

@@ -19,8 +19,7 @@
 /* For what runs, to say that it ends. */
 static const double stop_seconds = 3;
 
-/* ---- The worker
- * ---------------------------------------------------------------------------------- */
+/* ---- The worker --------------------------------------------------------------------------- */
 
 bool kvf_server_push(kvf_server *server, kvf_exchange *exchange)
 {
@@ -107,8 +106,7 @@ static void *work(void *user)
     return NULL;
 }
 
-/* ---- Opening
- * --------------------------------------------------------------------------------------- */
+/* ---- Opening ------------------------------------------------------------------------------ */
 
 /* "DeepSeek-V4-Flash" of "/models/DeepSeek-V4-Flash/" or of a file with ".gguf" behind it. */
 static char *name_of(const char *path)
@@ -213,8 +211,7 @@ void kvf_server_say_loading(kvf_server *server, const char *stage, double share)
     pthread_mutex_unlock(&server->lock);
 }
 
-/* ---- Serving
- * ----------------------------------------------------------------------------------------- */
+/* ---- Serving ------------------------------------------------------------------------------ */
 
 static uint64_t body_bytes(uint64_t context_tokens)
 {

@@ -102,8 +102,7 @@ uint32_t kvf_scheduler_slots(kvf_scheduler *scheduler, kvf_slot *slots, uint32_t
     return n;
 }
 
-/* ---- Commands -----------------------------------------------------------------------------------
- */
+/* ---- Commands ----------------------------------------------------------------------------- */
 
 /* What stands behind "[NAME " up to the bracket, in a buffer; false: there is no such command. */
 static bool command(const kvf_job *job, const char *name, char value[TEXT_BYTES])
@@ -139,8 +138,7 @@ static void read_text(kvf_job *job)
     job->thinks = job->prompt[job->options.n_prompt - 1] == THINK;
 }
 
-/* ---- A job
- * --------------------------------------------------------------------------------------- */
+/* ---- A job -------------------------------------------------------------------------------- */
 
 /* In pieces, so that a cancelled one ends soon. False: it was cancelled, or all stops. */
 static bool wait(const kvf_job *job, long ms)
@@ -157,8 +155,9 @@ static bool give(kvf_job *job, uint32_t choice, int32_t id, uint64_t *n, kvf_job
     for (uint32_t i = 0; i < job->options.draw.n_top; i++)
         top[i] = (kvf_logprob){(int32_t)('a' + i), -1.5f - (float)i};
     const kvf_drawn drawn = {.id = id, .logprob = -0.5f, .top = top};
+    const bool goes_on = wait(job, number(job, "each"));
     *end = job->scheduler->stops ? KVF_JOB_SHUTDOWN : KVF_JOB_CANCELLED;
-    if (!wait(job, number(job, "each")) || job->is_cancelled)
+    if (!goes_on)
         return false;
     switch (job->options.take(job->options.user, choice, &drawn)) {
     case KVF_TAKEN: break;

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 30
 
 
 def main():
-    unittest.main(argv=[sys.argv[0], *_unittest_arguments])
+    unittest.main(argv=[sys.argv[0], *_unittest_arguments], warnings="ignore")
 
 
 class Answer:
@@ -163,6 +163,7 @@ class Server:
     """A process that serves, with whatever prints its address and then "ready"."""
 
     def __init__(self, command):
+        self.last_log = ""
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors)
@@ -176,6 +177,8 @@ class Server:
         return self
 
     def log(self):
+        if self.errors.closed:
+            return self.last_log
         self.errors.seek(0)
         return self.errors.read().decode()
 
@@ -186,6 +189,8 @@ class Server:
         finally:
             self.process.kill()
             self.process.stdout.close()
+            self.last_log = self.log()
+            self.errors.close()
 
     def connect(self):
         return Connection(self.address)
