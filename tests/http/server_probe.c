@@ -3,17 +3,18 @@
  *   server_probe MODEL [OPTION VALUE]..
  *     --port N (0), --unix PATH, --host NAME, --key KEY, --allow-host NAME, --cors ORIGIN, --alias
  *     NAME, --think 0|1, --trace FILE, --stir SECONDS, --head SECONDS, --body SECONDS, --grace
- *     SECONDS, --idle SECONDS, --load SECONDS (says so long that it loads), --connections N
+ *     SECONDS, --idle SECONDS, --connections N, --load SECONDS (so long, or until something is
+ *     written to it, it says that it loads)
  * Prints where it listens, and "ready". Ends when standard input does.
  */
 #include "engine/conversation.h"
 #include "engine/engine.h"
 #include "server/server.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MAX_VALUES = 8 };
@@ -86,13 +87,13 @@ static void fail(const kvf_error *error)
 
 static void load(probe *p, kvf_server *server, kvf_engine *engine)
 {
-    const struct timespec moment = {.tv_nsec = 50000000};
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
     const kvf_engine_events events = {.user = NULL};
     kvf_error error;
     bool has_room;
-    for (double waited = 0; waited < p->load_seconds; waited += 0.05) {
+    for (double waited = 0; waited < p->load_seconds && input.revents == 0; waited += 0.05) {
         kvf_server_say_loading(server, "waiting", waited / p->load_seconds);
-        nanosleep(&moment, NULL);
+        poll(&input, 1, 50);
     }
     static kvf_engine_options options;
     options.model = p->options.model;
