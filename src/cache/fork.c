@@ -14,6 +14,7 @@ static kvf_page *share(kvf_session *to, kvf_page *page)
 
 static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_rows *from)
 {
+    rows->first_row = from->first_row;
     for (uint64_t i = 0; i < from->n_pages; i++)
         kvf_paged_rows_put(rows, share(to, from->pages[i]));
     kvf_paged_rows_write(to, rows, 0);
@@ -23,13 +24,14 @@ static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_ro
 kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *error)
 {
     *out = NULL;
-    if (session->chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "fork inside a chunk of %u tokens: commit or drop it first",
-                        session->chunk_tokens);
     kvf_session *fork;
-    const kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
-                                                      &session->options, &fork, error);
+    kvf_status status = kvf_session_check_free(session, "fork", error);
+    /* What a lost device holds is nothing to go on with. */
+    if (status == KVF_OK)
+        status = session->device->backend->wait(session->device, error);
+    if (status == KVF_OK)
+        status = kvf_session_open_tables(session->device, &session->geometry, &session->options,
+                                         &fork, error);
     if (status != KVF_OK)
         return status;
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));

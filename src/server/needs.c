@@ -18,7 +18,6 @@ kvf_status kvf_needs_open(const kvf_geometry *geometry, const kvf_session_option
         return status;
     needs->checkpoint_bytes = plan.checkpoint_bytes;
     needs->undo_bytes = plan.chunk_undo_bytes;
-    needs->scratch_bytes = plan.scratch_bytes;
     kvf_plan_free(&plan);
     return KVF_OK;
 }
@@ -72,8 +71,8 @@ kvf_status kvf_needs_growth(const kvf_needs *needs, const kvf_growth *growth, ui
     if (growth->is_reading)
         *bytes += needs->undo_bytes;
     if (growth->has_begun)
-        *bytes += to.rest - from.rest;
+        *bytes += to.rest > from.rest ? to.rest - from.rest : 0;
     else
-        *bytes += to.rest + from.last_pages + needs->scratch_bytes;
+        *bytes += to.rest + from.last_pages;
     return KVF_OK;
 }

@@ -114,17 +114,6 @@ kvf_status kvf_prefixes_resume(kvf_prefixes *prefixes, const kvf_resume *resume,
 
 /* ---- Holding -------------------------------------------------------------------------------- */
 
-/* Without the scratch that its last chunk left: a fork has none. */
-static void drop_scratch(kvf_held *held)
-{
-    kvf_session *fork;
-    if (kvf_session_scratch_bytes(held->session) == 0 ||
-        kvf_session_fork(held->session, &fork, NULL) != KVF_OK)
-        return;
-    kvf_session_close(held->session);
-    held->session = fork;
-}
-
 /* Whether a text that goes on from `shorter` is served as well, but for a few tokens, by `longer`.
  */
 static bool is_served(const kvf_held *shorter, const kvf_held *longer)
@@ -146,7 +135,6 @@ void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_second
         kvf_prefixes_drop(prefixes, held);
         return;
     }
-    drop_scratch(held);
     for (uint32_t i = prefixes->n; i > 0; i--) {
         kvf_held *other = prefixes->list[i - 1];
         if (other->runs || !is_served(other, held))

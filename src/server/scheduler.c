@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "clock.h"
-#include "engine/limits.h"
 #include "error.h"
 #include "server/replay.h"
 #include "server/work.h"
@@ -85,7 +84,7 @@ static kvf_submitted check_size(kvf_scheduler *scheduler, kvf_job *job, kvf_erro
 {
     const uint64_t context = scheduler->options.context_tokens;
     const uint64_t n_prompt = job->options.n_prompt;
-    const uint64_t memory = scheduler->options.memory_bytes;
+    const uint64_t memory = scheduler->work.options.memory_bytes;
     uint64_t bytes;
     const uint64_t left = n_prompt < context ? context - n_prompt : 0;
     job->max_tokens = job->options.max_tokens;
@@ -297,24 +296,7 @@ static void *run(void *user)
 
 /* ---- Open and close ------------------------------------------------------------------------- */
 
-/* Of what is left to the process, a part stays for connections, texts and what allocators lose. */
-enum { SESSIONS_PART = 3, SESSIONS_PARTS = 4 };
-
-static uint64_t memory_left(const kvf_engine *engine)
-{
-    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
-    uint64_t left = kvf_limits_left();
-    if (device_bytes > 0) {
-        uint64_t used = 0;
-        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-            used += engine->device->live_bytes[i];
-        const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
-        left = device_left < left ? device_left : left;
-    }
-    return left / SESSIONS_PARTS * SESSIONS_PART;
-}
-
-static void resolve(const kvf_engine *engine, kvf_scheduler_options *options)
+static void resolve(kvf_scheduler_options *options)
 {
     if (options->parallel == 0)
         options->parallel = 16;
@@ -324,8 +306,6 @@ static void resolve(const kvf_engine *engine, kvf_scheduler_options *options)
         options->queue_timeout_seconds = 60;
     if (options->max_tokens == 0)
         options->max_tokens = 32768;
-    if (options->memory_bytes == 0)
-        options->memory_bytes = memory_left(engine);
     if (options->spacing_tokens == 0)
         options->spacing_tokens = 8192;
     if (options->replay_max_bytes == 0)
@@ -386,7 +366,7 @@ kvf_status kvf_scheduler_open(kvf_engine *engine, const kvf_scheduler_options *o
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the scheduler");
     scheduler->engine = engine;
     scheduler->options = *options;
-    resolve(engine, &scheduler->options);
+    resolve(&scheduler->options);
     list_clear(&scheduler->incoming);
     list_clear(&scheduler->waiting);
     pthread_mutex_init(&scheduler->mutex, NULL); /* default attributes: neither can fail */

@@ -168,7 +168,6 @@ typedef struct kvf_scheduler_report {
     uint32_t n_held;              /* sessions that are held, and nobody runs */
     uint64_t held_tokens;         /* in them; a beginning that two share counts twice */
     uint64_t memory_bytes;        /* that sessions may take, resolved */
-    uint64_t reserved_bytes;      /* planned for what runs */
     uint64_t live_bytes;          /* that sessions have now; pages that several hold count once */
     uint64_t most_bytes;          /* that they ever had after a step */
     uint64_t stored_files;        /* in the folder */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "engine/limits.h"
 #include "error.h"
 
 /* Checkpoints of a prompt lie at multiples of this in every model that there is; where they do not,
@@ -38,23 +39,40 @@ uint64_t kvf_turns_take(kvf_turns *turns, uint64_t key)
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
-kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options, kvf_work *work,
-                         kvf_error *error)
+/* Of what is left to the process, a part stays for connections, texts and what allocators lose. */
+enum { SESSIONS_PART = 3, SESSIONS_PARTS = 4 };
+
+static uint64_t memory_left(const kvf_engine *engine)
 {
-    const uint32_t vocab = engine->config.geometry.vocab;
-    const size_t n_items = (size_t)options->parallel + 1;
-    memset(work, 0, sizeof *work);
-    work->engine = engine;
-    work->options = *options;
-    work->session_options =
-        kvf_engine_session_options(engine->options, options->profile, options->context_tokens);
-    const uint64_t n_spaced = options->context_tokens / options->spacing_tokens;
-    work->session_options.checkpoint_spacing_tokens = options->spacing_tokens;
-    work->session_options.checkpoint_count = n_spaced > 0 ? (uint32_t)n_spaced : 1;
-    const kvf_status status =
-        kvf_needs_open(&engine->config.geometry, &work->session_options, &work->needs, error);
+    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
+    uint64_t left = kvf_limits_left();
+    if (device_bytes > 0) {
+        uint64_t used = 0;
+        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
+            used += engine->device->live_bytes[i];
+        const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
+        left = device_left < left ? device_left : left;
+    }
+    return left / SESSIONS_PARTS * SESSIONS_PART;
+}
+
+/* A step has a piece, up to a chunk, and a token of each answer. */
+static kvf_status open_batch(kvf_work *work, kvf_error *error)
+{
+    kvf_session_options options = work->session_options;
+    options.chunk_tokens += work->options.parallel;
+    options.batch_sessions = work->options.parallel + 1;
+    const kvf_status status = kvf_model_reserve(work->engine->model, options.chunk_tokens, error);
     if (status != KVF_OK)
         return status;
+    return kvf_batch_open(work->engine->device, &work->engine->config.geometry, &options,
+                          &work->batch, error);
+}
+
+static kvf_status open_drawing(kvf_work *work, kvf_error *error)
+{
+    const uint32_t vocab = work->engine->config.geometry.vocab;
+    const size_t n_items = (size_t)work->options.parallel + 1;
     work->drawing.vocab = vocab;
     work->drawing.candidates = malloc(vocab * sizeof *work->drawing.candidates);
     work->drawing.logits = malloc(vocab * sizeof *work->drawing.logits);
@@ -67,8 +85,31 @@ kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *option
     return KVF_OK;
 }
 
+kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options, kvf_work *work,
+                         kvf_error *error)
+{
+    memset(work, 0, sizeof *work);
+    work->engine = engine;
+    work->options = *options;
+    work->session_options =
+        kvf_engine_session_options(engine->options, options->profile, options->context_tokens);
+    const uint64_t n_spaced = options->context_tokens / options->spacing_tokens;
+    work->session_options.checkpoint_spacing_tokens = options->spacing_tokens;
+    work->session_options.checkpoint_count = n_spaced > 0 ? (uint32_t)n_spaced : 1;
+    kvf_status status =
+        kvf_needs_open(&engine->config.geometry, &work->session_options, &work->needs, error);
+    if (status == KVF_OK)
+        status = open_drawing(work, error);
+    if (status == KVF_OK)
+        status = open_batch(work, error);
+    if (status == KVF_OK && options->memory_bytes == 0)
+        work->options.memory_bytes = memory_left(engine);
+    return status;
+}
+
 void kvf_work_close(kvf_work *work)
 {
+    kvf_batch_close(work->batch);
     kvf_prefixes_close(&work->prefixes);
     free(work->drawing.candidates);
     free(work->drawing.logits);
@@ -195,7 +236,7 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
 static uint64_t live_bytes(const kvf_work *work)
 {
     const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_SCRATCH];
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
 }
 
 static bool evict(kvf_work *work, const kvf_held *but)
@@ -432,7 +473,7 @@ static uint64_t to_next_place(const kvf_work *work, const kvf_job *job, uint64_t
 }
 
 /* Asks for the checkpoint at the end of the item's tokens, if one is to be there. */
-static void want_checkpoint(const kvf_work *work, const kvf_job *job, const kvf_step_item *item)
+static void want_checkpoint(const kvf_work *work, const kvf_job *job, const kvf_batch_item *item)
 {
     const uint64_t end = kvf_session_n_tokens(item->session) + item->n;
     bool wanted = end % work->options.spacing_tokens == 0;
@@ -446,7 +487,7 @@ static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choi
                      const int32_t *ids, uint32_t n)
 {
     work->items[at] =
-        (kvf_step_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
+        (kvf_batch_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
     want_checkpoint(work, job, &work->items[at]);
@@ -499,15 +540,22 @@ static uint32_t add_piece(kvf_work *work, uint32_t n, double now)
     return (uint32_t)piece;
 }
 
+/* Each item has its own status. */
+static void forward(kvf_work *work, kvf_batch_item *items, uint32_t n)
+{
+    kvf_error error;
+    kvf_model_forward(work->engine->model, work->batch, items, n, &error);
+}
+
 /* Memory that was planned and is not there after all: held sessions are closed for it. */
-static void run_again(kvf_work *work, kvf_step_item *item)
+static void run_again(kvf_work *work, kvf_batch_item *item)
 {
     while (item->status == KVF_OUT_OF_MEMORY && evict(work, NULL))
-        kvf_step_run(work->engine->model, item, 1);
+        forward(work, item, 1);
 }
 
 /* What became of one item. */
-static void settle(kvf_work *work, const kvf_step_item *item, kvf_job *job, kvf_choice *choice)
+static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf_choice *choice)
 {
     if (item->status != KVF_OK) {
         end_choice(work, job, choice, KVF_JOB_FAILED, &item->error);
@@ -536,7 +584,7 @@ void kvf_work_step(kvf_work *work)
     const uint32_t n_answers = add_answers(work);
     const uint32_t n_piece = add_piece(work, n_answers, started);
     const uint32_t n = n_answers + (n_piece > 0);
-    kvf_step_run(work->engine->model, work->items, n);
+    forward(work, work->items, n);
     for (uint32_t i = 0; i < n; i++)
         run_again(work, &work->items[i]);
     const double now = kvf_seconds();

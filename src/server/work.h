@@ -8,7 +8,6 @@
 #include "server/job.h"
 #include "server/needs.h"
 #include "server/pace.h"
-#include "server/step.h"
 
 /* When a key was served last; few are remembered, and one that is not is served first. */
 enum { KVF_KEYS = 64 };
@@ -35,15 +34,16 @@ typedef struct kvf_work {
     kvf_job *running;   /* a list */
     uint32_t n_running; /* choices of these jobs, those that have ended as well */
     uint64_t n_begun;
-    uint64_t n_ended;            /* jobs that left what runs */
-    kvf_turns reading;           /* keys, by pieces of prompts */
-    kvf_step_item *items;        /* [parallel + 1] */
+    uint64_t n_ended;  /* jobs that left what runs */
+    kvf_turns reading; /* keys, by pieces of prompts */
+    kvf_batch *batch;
+    kvf_batch_item *items;       /* [parallel + 1] */
     kvf_choice **item_of;        /* [parallel + 1]; NULL: the piece's */
     kvf_job **item_job;          /* [parallel + 1] */
     kvf_scheduler_report report; /* what only counts up */
 } kvf_work;
 
-/* options are resolved. Closed by kvf_work_close, after a failure too. */
+/* options are resolved, but for memory_bytes. Closed by kvf_work_close, after a failure too. */
 kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options, kvf_work *work,
                          kvf_error *error);
 void kvf_work_close(kvf_work *work);

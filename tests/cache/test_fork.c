@@ -73,8 +73,8 @@ static void check_plan(const kvf_session *session, kvf_profile_id profile)
 #define N_FORKS 8
 
 /*
- * What 20 tokens after 1165 make a fork's own: token ids, states, a page of every ring
- * (rows 13 to 32), and in the CSA layers the page that rows 291 to 295 lie in.
+ * What 20 tokens after 1165 make a fork's own: token ids, states, a page of every window
+ * (rows 13 to 32 of it), and in the CSA layers the page that rows 291 to 295 lie in.
  */
 static uint64_t written_bytes(const kvf_session *session)
 {
@@ -201,7 +201,7 @@ static void a_fork_inside_a_chunk_is_refused(void **state)
     kvf_session_close(fork);
     assert_int_equal(kvf_session_begin(session, tokens, 2, &error), KVF_OK);
     assert_int_equal(kvf_session_fork(session, &fork, &error), KVF_INVALID_ARGUMENT);
-    assert_non_null(strstr(error.message, "chunk of 2"));
+    assert_non_null(strstr(error.message, "2 tokens"));
     assert_null(fork);
     kvf_session_drop(session);
     assert_int_equal(kvf_session_fork(session, &fork, &error), KVF_OK);

@@ -326,7 +326,7 @@ static uint32_t lose_in_chunk(uint32_t nth, uint32_t n_tokens)
     kvf_error error;
     const uint64_t waits = kvf_emulator_get_counters()->waits;
     kvf_emulator_fail_wait(nth);
-    const kvf_status status = kvf_model_forward(e.model, session, ids, n_tokens, NULL, &error);
+    const kvf_status status = forward_alone(e.model, session, ids, n_tokens, NULL, &error);
     const uint64_t n_waits = kvf_emulator_get_counters()->waits - waits;
     if (nth == 0) {
         assert_int_equal(status, KVF_OK);
@@ -337,7 +337,7 @@ static uint32_t lose_in_chunk(uint32_t nth, uint32_t n_tokens)
         assert_int_equal(kvf_session_n_tokens(session), PROMPT);
         assert_int_equal(kvf_session_held_bytes(session), held);
         assert_int_equal(checksum(&e, session), sum);
-        assert_int_not_equal(kvf_model_forward(e.model, session, ids, 1, NULL, &error), KVF_OK);
+        assert_int_not_equal(forward_alone(e.model, session, ids, 1, NULL, &error), KVF_OK);
     }
     kvf_session_close(session);
     engine_close(&e);

@@ -183,6 +183,14 @@ static bool is_eos(const kvf_model_config *config, uint32_t id)
     return false;
 }
 
+static void append_alone(kvf_engine *engine, kvf_batch *batch, kvf_session *session,
+                         const int32_t *ids, uint32_t n)
+{
+    kvf_batch_item item = {.session = session, .ids = ids, .n = n};
+    kvf_error error;
+    assert_ok(kvf_model_forward(engine->model, batch, &item, 1, &error), &error);
+}
+
 uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uint32_t most,
                       int32_t *ids)
 {
@@ -190,6 +198,7 @@ uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uin
     static kvf_engine engine; /* opened once for all tests */
     static kvf_engine_options options;
     kvf_session *session;
+    kvf_batch *batch;
     kvf_error error;
     if (!engine.model)
         open_engine(&engine, &options, 65536);
@@ -199,10 +208,11 @@ uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uin
     kvf_candidate *candidates = calloc(vocab, sizeof *candidates);
     kvf_sampler sampler = {draw->temperature, draw->top_p, draw->min_p, draw->seed, draw->top_k};
     uint32_t answered = 0;
+    assert_ok(kvf_engine_open_batch(&engine, KVF_PROFILE_FOLD, n + most + 1, &batch, &error),
+              &error);
     for (size_t at = 0; at < n; at += CHUNK)
-        assert_ok(kvf_model_forward(engine.model, session, prompt + at,
-                                    (uint32_t)(n - at < CHUNK ? n - at : CHUNK), NULL, &error),
-                  &error);
+        append_alone(&engine, batch, session, prompt + at,
+                     (uint32_t)(n - at < CHUNK ? n - at : CHUNK));
     for (;;) {
         const uint32_t id = kvf_sample(&sampler, kvf_session_logits(session), vocab, candidates);
         if (is_eos(&engine.config, id))
@@ -210,10 +220,10 @@ uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uin
         ids[answered++] = (int32_t)id;
         if (answered == most)
             break;
-        assert_ok(kvf_model_forward(engine.model, session, &ids[answered - 1], 1, NULL, &error),
-                  &error);
+        append_alone(&engine, batch, session, &ids[answered - 1], 1);
     }
     free(candidates);
+    kvf_batch_close(batch);
     kvf_session_close(session);
     return answered;
 }

@@ -34,7 +34,7 @@ typedef struct kvf_attend_walk {
     const kvf_rows *rows;
     const float *decoded_window; /* the first window row as f32, or NULL: not decoded yet */
     const float *decoded_rows;   /* the first compressed row, likewise */
-    uint64_t window_first;       /* token of the first window row */
+    uint64_t window_first;       /* the first window row in its view */
     uint32_t n_window;
     uint32_t n_rows;     /* compressed rows */
     const int32_t *list; /* of compressed rows, or NULL: 0, 1, 2 .. */
@@ -230,9 +230,11 @@ void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
 void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
 void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args);
 void kvf_cpu_select(kvf_device *device, const kvf_select_args *args);
+void kvf_cpu_select_batch(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
 void kvf_cpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
+void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args);
 size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args);

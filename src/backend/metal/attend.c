@@ -148,7 +148,7 @@ static kvf_attend_kernel_args make_arguments(kvf_metal_device *metal, const kvf_
         .window = kvf_metal_input_rows(metal, has_window ? &args->window : &nothing),
         .rows = kvf_metal_input_rows(metal, cut->has_rows ? &args->rows : &nothing),
         .first_token = args->first_token,
-        .first_row = has_window ? args->first_token % args->window.n_rows : 0,
+        .first_row = has_window ? args->first_token - args->window_first : 0,
         .list_stride = cut->list_stride,
         .n_heads = args->n_heads,
         .window_tokens = args->window_tokens,
