@@ -56,7 +56,6 @@ static void add_gauges(const kvf_scheduler_report *r, kvf_buffer *out)
     add_whole(out, "held_sessions", "gauge", "Sessions in memory that nobody runs.", r->n_held);
     add_whole(out, "held_tokens", "gauge", "Tokens in these.", r->held_tokens);
     add_whole(out, "memory_bytes", "gauge", "Memory that sessions may take.", r->memory_bytes);
-    add_whole(out, "reserved_bytes", "gauge", "Memory planned for what runs.", r->reserved_bytes);
     add_whole(out, "live_bytes", "gauge", "Memory that sessions have.", r->live_bytes);
     add_whole(out, "most_bytes", "gauge", "Memory that they ever had.", r->most_bytes);
     add_whole(out, "stored_files", "gauge", "Sessions on the disk.", r->stored_files);
