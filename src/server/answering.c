@@ -143,6 +143,48 @@ static void score(kvf_answering *a, kvf_choice *choice, const kvf_drawn *drawn)
     choice->n_characters += count_characters(text);
 }
 
+/* ---- What was sampled --------------------------------------------------------------------- */
+
+static void remember_part(kvf_answering *a, kvf_replay_role role, const kvf_buffer *text,
+                          const int32_t *ids, size_t n)
+{
+    const kvf_replay_key key = {.before = a->ask.prompt.ids,
+                                .n_before = a->ask.answer_at,
+                                .role = role,
+                                .text = text->data,
+                                .text_bytes = text->bytes};
+    if (text->bytes > 0 && n > 0)
+        kvf_replays_add(a->host->served->replays, &key, ids, n);
+}
+
+/*
+ * The ids of its reasoning and of its content. Where a stop ended it in the middle of a token, or
+ * the prompt has a part of the answer, its text is no ids' own, and would not be found.
+ */
+static void remember(kvf_answering *a, const kvf_choice *choice)
+{
+    const kvf_conversation *conversation = a->host->served->conversation;
+    const int32_t *ids = choice->sampled.ids;
+    const size_t n = choice->sampled.n;
+    const kvf_standing place =
+        kvf_conversation_place(conversation, a->ask.prompt.ids, a->ask.prompt.n);
+    const bool is_whole = kvf_answer_stream_fed_bytes(choice->stream) ==
+                              kvf_answer_stream_given_bytes(choice->stream) &&
+                          a->ask.prompt.n == place.answer_at;
+    size_t at = 0;
+    if (!is_whole || choice->end == KVF_JOB_FAILED)
+        return;
+    if (place.is_reasoning) {
+        while (at < n && ids[at] != conversation->marks[KVF_MARK_END_THINK])
+            at++;
+        if (at == n)
+            return; /* it has not ended, and is not sent back as it is */
+        remember_part(a, KVF_REPLAY_REASONING, &choice->reasoning, ids, at);
+        at++;
+    }
+    remember_part(a, KVF_REPLAY_CONTENT, &choice->content, ids + at, n - at);
+}
+
 /* ---- On the scheduler's thread ------------------------------------------------------------ */
 
 static void begin(kvf_answering *a)
@@ -269,6 +311,8 @@ static void end(void *user, uint32_t index, kvf_job_end how, const kvf_job_usage
         }
         flush(a);
     }
+    if (!a->refusal.status && a->host->served->replays && a->ask.settings.is_chat)
+        remember(a, choice); /* before anybody who has read it can ask on */
     if (++a->n_ended < a->ask.n_choices)
         return;
     conclude(a);
@@ -432,54 +476,9 @@ bool kvf_answering_open(const kvf_answering_host *host, kvf_exchange *exchange,
     return opened;
 }
 
-/* ---- What was sampled --------------------------------------------------------------------- */
-
-static void remember_part(kvf_answering *a, kvf_replay_role role, const kvf_buffer *text,
-                          const int32_t *ids, size_t n)
-{
-    const kvf_replay_key key = {.before = a->ask.prompt.ids,
-                                .n_before = a->ask.answer_at,
-                                .role = role,
-                                .text = text->data,
-                                .text_bytes = text->bytes};
-    if (text->bytes > 0 && n > 0)
-        kvf_replays_add(a->host->served->replays, &key, ids, n);
-}
-
-/*
- * The ids of its reasoning and of its content. Where a stop ended it in the middle of a token, or
- * the prompt has a part of the answer, its text is no ids' own, and would not be found.
- */
-static void remember(kvf_answering *a, const kvf_choice *choice)
-{
-    const kvf_conversation *conversation = a->host->served->conversation;
-    const int32_t *ids = choice->sampled.ids;
-    const size_t n = choice->sampled.n;
-    const kvf_standing place =
-        kvf_conversation_place(conversation, a->ask.prompt.ids, a->ask.prompt.n);
-    const bool is_whole = kvf_answer_stream_fed_bytes(choice->stream) ==
-                              kvf_answer_stream_given_bytes(choice->stream) &&
-                          a->ask.prompt.n == place.answer_at;
-    size_t at = 0;
-    if (!is_whole || choice->end == KVF_JOB_FAILED)
-        return;
-    if (place.is_reasoning) {
-        while (at < n && ids[at] != conversation->marks[KVF_MARK_END_THINK])
-            at++;
-        if (at == n)
-            return; /* it has not ended, and is not sent back as it is */
-        remember_part(a, KVF_REPLAY_REASONING, &choice->reasoning, ids, at);
-        at++;
-    }
-    remember_part(a, KVF_REPLAY_CONTENT, &choice->content, ids + at, n - at);
-}
-
 void kvf_answering_close(kvf_answering *a)
 {
     kvf_exchange_unwatch(a->exchange);
-    for (uint32_t i = 0; i < a->ask.n_choices; i++)
-        if (a->host->served->replays && a->ask.settings.is_chat)
-            remember(a, &a->choices[i]);
     pthread_mutex_lock(&a->job_lock);
     kvf_job *job = a->job;
     pthread_mutex_unlock(&a->job_lock);

@@ -100,7 +100,7 @@ struct kvf_answering {
 bool kvf_answering_open(const kvf_answering_host *host, kvf_exchange *exchange,
                         const kvf_form *form, kvf_ask *ask, const char *name,
                         const char *request_id, uint64_t key, kvf_refusal *refusal);
-/* Remembers what was sampled and frees all of it. */
+/* Frees all of it. */
 void kvf_answering_close(kvf_answering *answering);
 
 /* What forms share: "stop", "length"; a number of characters that JSON has for a float. */

@@ -3,6 +3,8 @@
 #include "error.h"
 
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 void kvf_ask_free(kvf_ask *ask)
 {
@@ -125,6 +127,8 @@ bool kvf_ask_read(const kvf_served *served, kvf_ask_kind kind, kvf_span body, kv
                      .shows_thinking = true,
                      .wants_thinking = served->thinking,
                      .draw = served->draw};
+    if (getentropy(&ask->draw.seed, sizeof ask->draw.seed) != 0) /* where it does not say */
+        ask->draw.seed = (uint64_t)time(NULL);
     const kvf_status status =
         kvf_tree_read(body.data, body.bytes, KVF_JSON_STRICT, "the body", &ask->tree, &error);
     if (status != KVF_OK)

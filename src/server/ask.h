@@ -15,7 +15,7 @@ struct kvf_replays;
 typedef struct kvf_served {
     const kvf_conversation *conversation; /* also of a checkpoint without a chat format */
     struct kvf_replays *replays;          /* NULL: ids are those of the text */
-    kvf_draw draw;                        /* where a request does not say; without a seed */
+    kvf_draw draw;                        /* where a request does not say; its seed is nobody's */
     bool thinking;                        /* where it does not say that */
     kvf_release release;
     int32_t bos;      /* before a plain text; -1: none */
