@@ -402,9 +402,8 @@ static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *erro
 static kvf_status check_window(const kvf_attend_args *args, kvf_error *error)
 {
     const uint64_t last = args->first_token + (args->n_queries - 1);
-    const uint64_t oldest = args->first_token < args->window_tokens
-                                ? 0
-                                : args->first_token - args->window_tokens + 1;
+    const uint64_t oldest =
+        args->first_token < args->window_tokens ? 0 : args->first_token - args->window_tokens + 1;
     if (last >= args->first_token && args->window_first <= oldest &&
         last - args->window_first < args->window.n_rows)
         return KVF_OK;

@@ -19,7 +19,7 @@ typedef struct kvf_choice {
     uint32_t *counts; /* [vocab] */
 } kvf_choice;
 
-enum { KVF_JOB_PLACES = 2 };
+enum { KVF_JOB_PLACES = 3 };
 
 struct kvf_job {
     atomic_uint n_references; /* the caller's and the scheduler's */
@@ -32,6 +32,9 @@ struct kvf_job {
     uint64_t n_cached;               /* of the prompt, held as it began */
     uint64_t n_read;                 /* of the prompt, in its session */
     uint64_t places[KVF_JOB_PLACES]; /* tokens at which a checkpoint is wanted, or 0 */
+    /* Another one reads the same up to there: its checkpoint is waited for. 0: none is. */
+    uint64_t awaited_job; /* its number */
+    uint64_t awaited_tokens;
     double submitted_seconds;
     double began_seconds;
     double answering_seconds; /* since when; 0: it reads */

@@ -4,20 +4,7 @@
 #include <string.h>
 
 #include "error.h"
-
-/* Up to here are compared at a time: most texts part early. */
-enum { COMPARED = 1024 };
-
-static uint64_t common(const int32_t *a, uint64_t n_a, const int32_t *b, uint64_t n_b)
-{
-    const uint64_t n = n_a < n_b ? n_a : n_b;
-    uint64_t at = 0;
-    while (n - at >= COMPARED && memcmp(a + at, b + at, COMPARED * sizeof *a) == 0)
-        at += COMPARED;
-    while (at < n && a[at] == b[at])
-        at++;
-    return at;
-}
+#include "server/common.h"
 
 static uint64_t length(const kvf_held *held)
 {
@@ -27,7 +14,7 @@ static uint64_t length(const kvf_held *held)
 /* How much of the text a session begins with. */
 static uint64_t shared_with(const kvf_held *held, const int32_t *ids, uint64_t n)
 {
-    return common(kvf_session_tokens(held->session), length(held), ids, n);
+    return kvf_common_tokens(kvf_session_tokens(held->session), length(held), ids, n);
 }
 
 void kvf_prefixes_drop(kvf_prefixes *prefixes, kvf_held *held)
@@ -35,6 +22,8 @@ void kvf_prefixes_drop(kvf_prefixes *prefixes, kvf_held *held)
     uint32_t at = 0;
     while (prefixes->list[at] != held)
         at++;
+    if (held->file.stored)
+        kvf_stored_hold(held->file.stored, NULL);
     kvf_session_close(held->session);
     free(held);
     prefixes->list[at] = prefixes->list[--prefixes->n];
@@ -140,8 +129,20 @@ void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_second
         if (other->runs || !is_served(other, held))
             continue;
         held->n_hits += other->n_hits; /* what was worth it goes on to be */
+        if (other->file.stored && !held->file.stored) {
+            /* The line goes on in its file: only what is new is written there. */
+            kvf_session_share_save(held->session, other->session);
+            kvf_stored_hold(other->file.stored, &held->file);
+        }
         kvf_prefixes_drop(prefixes, other);
     }
+}
+
+bool kvf_held_is_unsaved(const kvf_held *held)
+{
+    const uint64_t done = held->file.stored ? held->file.stored->n_tokens : 0;
+    const uint64_t given_up = held->file.given_up_tokens;
+    return (done > given_up ? done : given_up) < length(held);
 }
 
 /*
@@ -173,6 +174,9 @@ static uint64_t own_tokens(const kvf_prefixes *prefixes, const kvf_held *held)
     return n - most;
 }
 
+/* A session is restored so much sooner than it is read again, at the least. */
+enum { RESTORED_SOONER = 8 };
+
 kvf_held *kvf_prefixes_least(const kvf_prefixes *prefixes, const kvf_held *but, double now_seconds)
 {
     kvf_held *least = NULL;
@@ -182,8 +186,10 @@ kvf_held *kvf_prefixes_least(const kvf_prefixes *prefixes, const kvf_held *but, 
         if (held->runs || held == but)
             continue;
         const double age = 1.0 + now_seconds - held->used_seconds;
-        const double worth = (double)own_tokens(prefixes, held) * (double)(1 + held->n_hits) /
-                             (own_bytes(held) * age);
+        double worth = (double)own_tokens(prefixes, held) * (double)(1 + held->n_hits) /
+                       (own_bytes(held) * age);
+        if (!kvf_held_is_unsaved(held))
+            worth /= RESTORED_SOONER;
         if (!least || worth < least_worth) {
             least = held;
             least_worth = worth;

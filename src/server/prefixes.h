@@ -8,7 +8,7 @@
 #ifndef KVF_SERVER_PREFIXES_H
 #define KVF_SERVER_PREFIXES_H
 
-#include "kvfold.h"
+#include "server/shelf.h"
 
 /* Fewer tokens than this are read again sooner than kept. */
 enum { KVF_PREFIX_TOKENS = 128 };
@@ -18,6 +18,7 @@ typedef struct kvf_held {
     bool runs; /* a request appends to it: it is never given up, and may be gone on from */
     double used_seconds; /* when it was taken up last, or came to be held */
     uint64_t n_hits;     /* how often it was */
+    kvf_holder file;     /* that it is saved to, where there is one */
 } kvf_held;
 
 typedef struct kvf_prefixes {
@@ -53,7 +54,9 @@ kvf_status kvf_prefixes_add(kvf_prefixes *prefixes, kvf_session *session, kvf_he
  * another itself, is gone.
  */
 void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_seconds);
-/* Closes and forgets it. */
+/* Whether it has tokens that its file has not, and that may find room there. */
+bool kvf_held_is_unsaved(const kvf_held *held);
+/* Closes and forgets it. Its file stays. */
 void kvf_prefixes_drop(kvf_prefixes *prefixes, kvf_held *held);
 /* The one that is least worth its memory, of those that do not run; NULL: there is none. */
 kvf_held *kvf_prefixes_least(const kvf_prefixes *prefixes, const kvf_held *but, double now_seconds);

@@ -53,6 +53,15 @@ void kvf_replays_add(kvf_replays *replays, const kvf_replay_key *key, const int3
  * with the same `before`, and of these the latest.
  */
 bool kvf_replays_find(kvf_replays *replays, const kvf_replay_key *key, kvf_ids *ids);
+/*
+ * In a file, to be there after a restart. load takes what is in it, as if it had been added in that
+ * order, and passes over what an interrupted save left; no file is an empty one. save adds what
+ * came since the last of either, or writes the file anew where most of it is of parts that have
+ * left. KVF_FILE_IO, KVF_FILE_FORMAT (it is something else: it is not touched), KVF_OUT_OF_MEMORY.
+ */
+kvf_status kvf_replays_load(kvf_replays *replays, const char *path, kvf_error *error);
+kvf_status kvf_replays_save(kvf_replays *replays, const char *path, kvf_error *error);
+
 /* How many parts there are, and their bytes. */
 void kvf_replays_count(kvf_replays *replays, uint64_t *n, uint64_t *bytes);
 

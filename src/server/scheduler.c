@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "engine/session_files.h"
 #include "error.h"
 #include "server/replay.h"
 #include "server/work.h"
@@ -41,7 +42,10 @@ struct kvf_scheduler {
     bool is_blocked;     /* the first to begin found no memory .. */
     uint64_t blocked_at; /* .. when so many had ended */
     uint64_t n_timed_out;
-    uint32_t n_published; /* running, and when, as last reported */
+    char *replays_path;     /* NULL: nothing is kept on the disk */
+    double replays_seconds; /* when they were saved last */
+    bool replays_failed;    /* the last save did, and that was said */
+    uint32_t n_published;   /* running, and when, as last reported */
     double published_seconds;
 };
 
@@ -256,12 +260,36 @@ static void publish(kvf_scheduler *scheduler, bool now)
     pthread_mutex_unlock(&scheduler->mutex);
 }
 
-/* Waits until there is something to do, and takes what came. True: to stop. */
+/* From one save to the next while something runs. */
+static const double save_replays_seconds = 5;
+
+/* What the model sampled is needed where its sessions are; a failure is said once. */
+static void save_replays(kvf_scheduler *scheduler)
+{
+    kvf_error error;
+    const double now = kvf_seconds();
+    if (!scheduler->replays_path ||
+        (scheduler->work.running && now - scheduler->replays_seconds < save_replays_seconds))
+        return;
+    scheduler->replays_seconds = now;
+    const bool failed =
+        kvf_replays_save(scheduler->replays, scheduler->replays_path, &error) != KVF_OK;
+    if (failed && !scheduler->replays_failed)
+        kvf_engine_note(&scheduler->engine->events, true, "%s", error.message);
+    scheduler->replays_failed = failed;
+}
+
+/*
+ * Waits until there is something to do, where nothing is left to be saved, and takes what came.
+ * True: to stop.
+ */
 static bool take_incoming(kvf_scheduler *scheduler)
 {
+    const bool may_wait = !kvf_work_save_one(&scheduler->work);
+    save_replays(scheduler);
     pthread_mutex_lock(&scheduler->mutex);
-    while (!scheduler->stopping && !scheduler->incoming.first && !scheduler->waiting.first &&
-           !scheduler->work.running)
+    while (may_wait && !scheduler->stopping && !scheduler->incoming.first &&
+           !scheduler->waiting.first && !scheduler->work.running)
         pthread_cond_wait(&scheduler->wake, &scheduler->mutex);
     while (scheduler->incoming.first) {
         kvf_job *job = scheduler->incoming.first;
@@ -290,6 +318,9 @@ static void *run(void *user)
     }
     while (work->running)
         kvf_work_end(work, work->running, KVF_JOB_SHUTDOWN, NULL);
+    while (kvf_work_save_one(work))
+        continue;
+    save_replays(scheduler);
     publish(scheduler, true);
     return NULL;
 }
@@ -328,6 +359,21 @@ static kvf_status check_options(const kvf_engine *engine, const kvf_scheduler_op
     return KVF_OK;
 }
 
+/* A file that cannot be used is noted: what is in it is a help, no more. */
+static kvf_status open_replays(kvf_scheduler *scheduler, kvf_error *error)
+{
+    kvf_error wrong;
+    kvf_status status =
+        kvf_session_path(scheduler->options.folder, "replays", "", &scheduler->replays_path, error);
+    if (status == KVF_OK &&
+        kvf_replays_load(scheduler->replays, scheduler->replays_path, &wrong) != KVF_OK) {
+        kvf_engine_note(&scheduler->engine->events, true, "%s", wrong.message);
+        free(scheduler->replays_path);
+        scheduler->replays_path = NULL;
+    }
+    return status;
+}
+
 static kvf_status start(kvf_scheduler *scheduler, kvf_error *error)
 {
     kvf_status status = check_options(scheduler->engine, &scheduler->options, error);
@@ -335,6 +381,10 @@ static kvf_status start(kvf_scheduler *scheduler, kvf_error *error)
         status = kvf_replays_open(scheduler->options.replay_max_bytes, &scheduler->replays, error);
     if (status == KVF_OK)
         status = kvf_work_open(scheduler->engine, &scheduler->options, &scheduler->work, error);
+    if (status != KVF_OK)
+        return status;
+    if (scheduler->options.folder)
+        status = open_replays(scheduler, error);
     if (status != KVF_OK)
         return status;
     scheduler->slots = calloc(scheduler->options.parallel, sizeof *scheduler->slots);
@@ -351,6 +401,7 @@ static void free_scheduler(kvf_scheduler *scheduler)
 {
     kvf_work_close(&scheduler->work);
     kvf_replays_close(scheduler->replays);
+    free(scheduler->replays_path);
     free(scheduler->slots);
     pthread_cond_destroy(&scheduler->wake);
     pthread_mutex_destroy(&scheduler->mutex);

@@ -1,60 +1,17 @@
-#include "server/work.h"
+#include "server/work_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
-#include "engine/limits.h"
 #include "error.h"
+#include "server/common.h"
 
 /* Checkpoints of a prompt lie at multiples of this in every model that there is; where they do not,
  * none is taken and all is read again. */
 enum { CHECKPOINT_TOKENS = 128 };
 
-/* ---- Turns ----------------------------------------------------------------------------------- */
-
-uint64_t kvf_turns_last(const kvf_turns *turns, uint64_t key)
-{
-    for (uint32_t i = 0; i < KVF_KEYS; i++)
-        if (turns->keys[i].turn > 0 && turns->keys[i].key == key)
-            return turns->keys[i].turn;
-    return 0;
-}
-
-uint64_t kvf_turns_take(kvf_turns *turns, uint64_t key)
-{
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < KVF_KEYS; i++) {
-        if (turns->keys[i].turn > 0 && turns->keys[i].key == key) {
-            at = i;
-            break;
-        }
-        if (turns->keys[i].turn < turns->keys[at].turn)
-            at = i;
-    }
-    turns->keys[at].key = key;
-    turns->keys[at].turn = ++turns->now;
-    return turns->now;
-}
-
 /* ---- Open and close -------------------------------------------------------------------------- */
-
-/* Of what is left to the process, a part stays for connections, texts and what allocators lose. */
-enum { SESSIONS_PART = 3, SESSIONS_PARTS = 4 };
-
-static uint64_t memory_left(const kvf_engine *engine)
-{
-    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
-    uint64_t left = kvf_limits_left();
-    if (device_bytes > 0) {
-        uint64_t used = 0;
-        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-            used += engine->device->live_bytes[i];
-        const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
-        left = device_left < left ? device_left : left;
-    }
-    return left / SESSIONS_PARTS * SESSIONS_PART;
-}
 
 /* A step has a piece, up to a chunk, and a token of each answer. */
 static kvf_status open_batch(kvf_work *work, kvf_error *error)
@@ -103,7 +60,10 @@ kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *option
     if (status == KVF_OK)
         status = open_batch(work, error);
     if (status == KVF_OK && options->memory_bytes == 0)
-        work->options.memory_bytes = memory_left(engine);
+        work->options.memory_bytes = kvf_work_memory_left(engine);
+    if (status == KVF_OK && options->folder)
+        status = kvf_shelf_open(engine, options->folder, options->folder_max_bytes,
+                                options->no_lock, &work->session_options, &work->shelf, error);
     return status;
 }
 
@@ -111,6 +71,7 @@ void kvf_work_close(kvf_work *work)
 {
     kvf_batch_close(work->batch);
     kvf_prefixes_close(&work->prefixes);
+    kvf_shelf_close(work->shelf);
     free(work->drawing.candidates);
     free(work->drawing.logits);
     free(work->items);
@@ -172,119 +133,6 @@ void kvf_work_end_cancelled(kvf_work *work)
     }
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------
- */
-
-static uint64_t last_token_of(const kvf_job *job)
-{
-    return job->options.n_prompt + job->max_tokens;
-}
-
-/* Of a job whose first choice begins at n_held tokens, and whose others fork at the prompt's end.
- */
-static kvf_status job_growth(const kvf_work *work, const kvf_job *job, uint64_t n_held,
-                             uint64_t *bytes, kvf_error *error)
-{
-    const uint64_t n_prompt = job->options.n_prompt;
-    const kvf_growth first = {n_held, last_token_of(job), KVF_JOB_PLACES, true, false};
-    const kvf_growth other = {n_prompt, last_token_of(job), 0, false, false};
-    const kvf_growth copied = {n_prompt, n_prompt, 0, false,
-                               false}; /* by the first, as it is forked */
-    uint64_t other_bytes;
-    uint64_t copied_bytes;
-    kvf_status status = kvf_needs_growth(&work->needs, &first, bytes, error);
-    if (status != KVF_OK || job->options.n_choices == 1)
-        return status;
-    status = kvf_needs_growth(&work->needs, &other, &other_bytes, error);
-    if (status == KVF_OK)
-        status = kvf_needs_growth(&work->needs, &copied, &copied_bytes, error);
-    if (status == KVF_OK)
-        *bytes += copied_bytes + other_bytes * (job->options.n_choices - 1);
-    return status;
-}
-
-kvf_status kvf_work_most_bytes(const kvf_work *work, const kvf_job *job, uint64_t *bytes,
-                               kvf_error *error)
-{
-    return job_growth(work, job, 0, bytes, error);
-}
-
-static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_error *error)
-{
-    *bytes = 0;
-    for (const kvf_job *job = work->running; job; job = job->next)
-        for (uint32_t i = 0; i < job->options.n_choices; i++) {
-            const kvf_choice *choice = &job->choices[i];
-            const bool reads = job->answering_seconds <= 0 && i == 0;
-            kvf_growth growth = {job->options.n_prompt, last_token_of(job), 0, reads,
-                                 choice->has_begun};
-            uint64_t more;
-            if (!choice->is_open)
-                continue;
-            if (choice->held)
-                growth.from_tokens = kvf_session_n_tokens(choice->held->session);
-            if (reads)
-                growth.n_wanted = KVF_JOB_PLACES;
-            const kvf_status status = kvf_needs_growth(&work->needs, &growth, &more, error);
-            if (status != KVF_OK)
-                return status;
-            *bytes += more;
-        }
-    return KVF_OK;
-}
-
-static uint64_t live_bytes(const kvf_work *work)
-{
-    const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
-}
-
-static bool evict(kvf_work *work, const kvf_held *but)
-{
-    kvf_held *least = kvf_prefixes_least(&work->prefixes, but, kvf_seconds());
-    if (!least)
-        return false;
-    work->report.n_evicted++;
-    work->report.n_dropped++;
-    kvf_prefixes_drop(&work->prefixes, least);
-    return true;
-}
-
-/* Whoever has this session copies again what it writes next: it is about to be forked. */
-static void expect_copies(kvf_work *work, const kvf_held *held)
-{
-    for (kvf_job *job = work->running; job && held; job = job->next)
-        for (uint32_t i = 0; i < job->options.n_choices; i++)
-            if (job->choices[i].held == held)
-                job->choices[i].has_begun = false;
-}
-
-typedef enum room { ROOM, NO_ROOM_NOW, NO_ROOM } room;
-
-/*
- * Closes what is held until a job fits that resumes there. NO_ROOM_NOW: others have to end first.
- * NO_ROOM: with *error, or where nothing else is left to close.
- */
-static room make_room(kvf_work *work, const kvf_job *job, const kvf_resume *resume,
-                      kvf_error *error)
-{
-    uint64_t running;
-    uint64_t needed;
-    expect_copies(work, resume->held);
-    if (running_growth(work, &running, error) != KVF_OK ||
-        job_growth(work, job, resume->n_tokens, &needed, error) != KVF_OK)
-        return NO_ROOM;
-    for (;;) {
-        if (live_bytes(work) + running + needed <= work->options.memory_bytes)
-            return ROOM;
-        if (!evict(work, resume->held))
-            break;
-    }
-    kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session of %llu tokens",
-             (unsigned long long)last_token_of(job));
-    return work->running ? NO_ROOM_NOW : NO_ROOM;
-}
-
 /* ---- Beginning ---------------------------------------------------------------------------------
  */
 
@@ -304,13 +152,85 @@ static kvf_status open_session(kvf_work *work, const kvf_resume *resume, kvf_hel
     return status;
 }
 
-/* Where to take checkpoints: where the text leaves what is held, and at its turn. */
+/* Where to take checkpoints: where the text leaves what is held, and at its turn; one is left. */
 static void set_places(kvf_job *job, const kvf_resume *resume)
 {
     const size_t turn =
         job->options.turn_at < job->options.n_prompt ? job->options.turn_at : job->options.n_prompt;
     job->places[0] = resume->shared_tokens / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
     job->places[1] = turn / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
+}
+
+/* ---- What another reads already
+ * ------------------------------------------------------------------ */
+
+/* So many tokens at the least have to be spared for it. */
+enum { AWAITED_TOKENS = 2 * CHECKPOINT_TOKENS };
+
+static bool is_reading(const kvf_job *job)
+{
+    return job->answering_seconds <= 0;
+}
+
+static bool is_awaited(const kvf_work *work, const kvf_job *job)
+{
+    for (const kvf_job *other = work->running; other; other = other->next)
+        if (other->number == job->awaited_job)
+            return is_reading(other) && other->n_read < job->awaited_tokens;
+    return false;
+}
+
+/*
+ * Where a prompt that is being read begins as this one does, beyond what is there of it yet, the
+ * other takes a checkpoint where they part, and this one waits for it. Only ever for an older job,
+ * so that none waits for itself.
+ */
+static void await_reader(kvf_work *work, kvf_job *job)
+{
+    kvf_job *best = NULL;
+    uint64_t most = job->n_read + AWAITED_TOKENS;
+    for (kvf_job *other = work->running; other; other = other->next) {
+        if (other == job || !is_reading(other) || other->n_read < job->n_read)
+            continue;
+        const uint64_t shared = kvf_common_tokens(other->options.prompt, other->options.n_prompt,
+                                                  job->options.prompt, job->options.n_prompt) /
+                                CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
+        if (shared >= most && other->n_read < shared) {
+            best = other;
+            most = shared;
+        }
+    }
+    if (!best)
+        return;
+    for (uint32_t i = 0; i < KVF_JOB_PLACES; i++)
+        if (best->places[i] <= best->n_read || best->places[i] == most) {
+            best->places[i] = most;
+            job->awaited_job = best->number;
+            job->awaited_tokens = most;
+            return;
+        }
+}
+
+/* What was waited for is there, or will not come: goes on from the latest place that there is. */
+static void resume_again(kvf_work *work, kvf_job *job)
+{
+    kvf_error error;
+    kvf_held *held;
+    job->awaited_job = 0;
+    const kvf_resume resume =
+        kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
+    if (!resume.held || resume.n_tokens < job->n_read + CHECKPOINT_TOKENS)
+        return;
+    kvf_work_expect_copies(work, resume.held);
+    if (kvf_prefixes_resume(&work->prefixes, &resume, kvf_seconds(), &held, &error) != KVF_OK)
+        return; /* it reads by itself */
+    kvf_prefixes_drop(&work->prefixes, job->choices[0].held);
+    job->choices[0].held = held;
+    job->choices[0].has_begun = false;
+    work->report.cached_tokens += resume.n_tokens - job->n_read;
+    job->n_cached += resume.n_tokens - job->n_read;
+    job->n_read = resume.n_tokens;
+    set_places(job, &resume);
 }
 
 static void tell_progress(const kvf_job *job)
@@ -325,17 +245,45 @@ static void start_answers(kvf_work *work, kvf_job *job);
 static kvf_status begin_without(kvf_work *work, kvf_job *job, kvf_resume *resume, kvf_error *error)
 {
     *resume = (kvf_resume){NULL, 0, resume->shared_tokens};
-    return make_room(work, job, resume, error) == ROOM ? KVF_OK : error->status;
+    return kvf_work_make_room(work, job, resume, error) == KVF_ROOM ? KVF_OK : error->status;
 }
 
 static kvf_status begin_where(kvf_work *work, kvf_job *job, kvf_resume *resume, bool *waits,
                               kvf_error *error)
 {
-    const room found = make_room(work, job, resume, error);
-    *waits = found == NO_ROOM_NOW;
-    if (found == NO_ROOM && resume->held && !resume->held->runs)
+    const kvf_room found = kvf_work_make_room(work, job, resume, error);
+    *waits = found == KVF_NO_ROOM_NOW;
+    if (found == KVF_NO_ROOM && resume->held && !resume->held->runs)
         return begin_without(work, job, resume, error);
-    return found == ROOM ? KVF_OK : error->status;
+    return found == KVF_ROOM ? KVF_OK : error->status;
+}
+
+/*
+ * Restores what a file has of the text, where that is worth it. Where a backend has no use for
+ * memory that is mapped, all of it is copied: it needs the room that reading it would.
+ */
+static void restore(kvf_work *work, const kvf_job *job, const kvf_resume *resume)
+{
+    const kvf_resume none = {NULL, 0, 0};
+    uint64_t n_tokens;
+    kvf_session *session;
+    kvf_held *held;
+    kvf_error error;
+    if (!work->shelf)
+        return;
+    kvf_stored *stored =
+        kvf_shelf_find(work->shelf, job->options.prompt, job->options.n_prompt, &n_tokens);
+    if (!stored || stored->holder || n_tokens < resume->n_tokens + KVF_PREFIX_TOKENS ||
+        (!work->engine->device->backend->addresses_host_memory &&
+         kvf_work_make_room(work, job, &none, &error) != KVF_ROOM) ||
+        kvf_shelf_load(work->shelf, stored, &session, &error) != KVF_OK)
+        return;
+    if (kvf_prefixes_add(&work->prefixes, session, &held, &error) != KVF_OK) {
+        kvf_session_close(session);
+        return;
+    }
+    kvf_stored_hold(stored, &held->file);
+    kvf_prefixes_rest(&work->prefixes, held, kvf_seconds());
 }
 
 bool kvf_work_begin(kvf_work *work, kvf_job *job)
@@ -343,6 +291,8 @@ bool kvf_work_begin(kvf_work *work, kvf_job *job)
     kvf_error error = {KVF_OK, ""};
     kvf_resume resume =
         kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
+    restore(work, job, &resume);
+    resume = kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
     bool waits;
     kvf_status status = begin_where(work, job, &resume, &waits, &error);
     if (waits)
@@ -366,6 +316,8 @@ bool kvf_work_begin(kvf_work *work, kvf_job *job)
     tell_progress(job);
     if (job->n_read == job->options.n_prompt)
         start_answers(work, job);
+    else
+        await_reader(work, job);
     return true;
 }
 
@@ -509,7 +461,7 @@ static kvf_job *next_reader(const kvf_work *work)
     kvf_job *next = NULL;
     uint64_t next_key = 0;
     for (kvf_job *job = work->running; job; job = job->next) {
-        if (job->answering_seconds > 0)
+        if (!is_reading(job) || (job->awaited_job > 0 && is_awaited(work, job)))
             continue;
         const uint64_t key = kvf_turns_last(&work->reading, job->options.key);
         if (!next || key < next_key || (key == next_key && job->last_turn < next->last_turn) ||
@@ -527,6 +479,12 @@ static uint32_t add_piece(kvf_work *work, uint32_t n, double now)
     kvf_job *job = next_reader(work);
     if (!job)
         return 0;
+    if (job->awaited_job > 0)
+        resume_again(work, job);
+    if (job->n_read == job->options.n_prompt) { /* it was there, to the last token */
+        start_answers(work, job);
+        return 0;
+    }
     const uint32_t most = work->session_options.chunk_tokens;
     uint64_t piece = kvf_pace_piece(&work->pace, n, most, now);
     const uint64_t left = job->options.n_prompt - job->n_read;
@@ -550,7 +508,7 @@ static void forward(kvf_work *work, kvf_batch_item *items, uint32_t n)
 /* Memory that was planned and is not there after all: held sessions are closed for it. */
 static void run_again(kvf_work *work, kvf_batch_item *item)
 {
-    while (item->status == KVF_OUT_OF_MEMORY && evict(work, NULL))
+    while (item->status == KVF_OUT_OF_MEMORY && kvf_work_evict(work, NULL))
         forward(work, item, 1);
 }
 
@@ -584,12 +542,14 @@ void kvf_work_step(kvf_work *work)
     const uint32_t n_answers = add_answers(work);
     const uint32_t n_piece = add_piece(work, n_answers, started);
     const uint32_t n = n_answers + (n_piece > 0);
+    if (n == 0)
+        return;
     forward(work, work->items, n);
     for (uint32_t i = 0; i < n; i++)
         run_again(work, &work->items[i]);
     const double now = kvf_seconds();
-    if (live_bytes(work) > work->report.most_bytes)
-        work->report.most_bytes = live_bytes(work);
+    if (kvf_work_live_bytes(work) > work->report.most_bytes)
+        work->report.most_bytes = kvf_work_live_bytes(work);
     kvf_pace_add(&work->pace, n_answers, n_piece, now - started, now);
     work->report.n_steps++;
     work->report.busy_seconds += now - started;
@@ -607,11 +567,16 @@ void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
     report->queue = work->options.queue;
     report->n_running = work->n_running;
     report->memory_bytes = work->options.memory_bytes;
-    report->live_bytes = live_bytes(work);
+    report->live_bytes = kvf_work_live_bytes(work);
     for (uint32_t i = 0; i < work->prefixes.n; i++) {
         const kvf_held *held = work->prefixes.list[i];
         report->n_held += !held->runs;
         report->held_tokens += held->runs ? 0 : kvf_session_n_tokens(held->session);
+    }
+    if (work->shelf) {
+        report->stored_files = work->shelf->n;
+        report->stored_tokens = work->shelf->n_tokens;
+        report->stored_bytes = work->shelf->bytes;
     }
     report->step_seconds = kvf_pace_median(&work->pace, kvf_seconds());
 }

@@ -8,20 +8,7 @@
 #include "server/job.h"
 #include "server/needs.h"
 #include "server/pace.h"
-
-/* When a key was served last; few are remembered, and one that is not is served first. */
-enum { KVF_KEYS = 64 };
-typedef struct kvf_turns {
-    struct {
-        uint64_t key;
-        uint64_t turn;
-    } keys[KVF_KEYS];
-    uint64_t now;
-} kvf_turns;
-/* The turn that the key had last; 0: none that is known. */
-uint64_t kvf_turns_last(const kvf_turns *turns, uint64_t key);
-/* The key is served now; its turn's number. */
-uint64_t kvf_turns_take(kvf_turns *turns, uint64_t key);
+#include "server/turns.h"
 
 typedef struct kvf_work {
     kvf_engine *engine;
@@ -29,6 +16,9 @@ typedef struct kvf_work {
     kvf_session_options session_options;
     kvf_needs needs;
     kvf_prefixes prefixes;
+    kvf_shelf *shelf;      /* NULL: nothing is kept on the disk */
+    double saved_seconds;  /* when a session was saved last, .. */
+    double saving_seconds; /* .. and how long that took */
     kvf_pace pace;
     kvf_drawing drawing;
     kvf_job *running;   /* a list */
@@ -66,6 +56,11 @@ void kvf_work_end(kvf_work *work, kvf_job *job, kvf_job_end end, const kvf_error
 void kvf_work_end_cancelled(kvf_work *work);
 /* A token of all that answer, and a piece of a prompt. Something runs. */
 void kvf_work_step(kvf_work *work);
+/*
+ * Saves one of the sessions that are held and not saved. While something runs only one that takes
+ * no longer than a step may; false: there is none.
+ */
+bool kvf_work_save_one(kvf_work *work);
 /* Fills what of the report is about the present. */
 void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report);
 

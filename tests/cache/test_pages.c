@@ -137,7 +137,8 @@ static void check_all(kvf_session *session)
     kvf_error error;
     for (uint32_t i = 0; i < small_geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
-        assert_int_equal(kvf_paged_rows_check(&cache->window, session->header->n_tokens, &error), KVF_OK);
+        assert_int_equal(kvf_paged_rows_check(&cache->window, session->header->n_tokens, &error),
+                         KVF_OK);
         assert_int_equal(kvf_paged_rows_check(&cache->rows, session->row_counts[i].rows, &error),
                          KVF_OK);
         assert_int_equal(

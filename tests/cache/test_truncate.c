@@ -328,7 +328,7 @@ static void an_open_chunk_holds_windows_as_planned(void **state)
                                        .window_tokens = i % 2 ? 64 : 128,
                                        .max_tokens = 4096};
         const kvf_session_options options = {.profile = KVF_PROFILE_FOLD,
-                                             .max_tokens = 512,
+                                             .max_tokens = 640,
                                              .chunk_tokens = chunks[i / 2],
                                              .checkpoint_count = KVF_NO_CHECKPOINTS};
         kvf_session *session;
@@ -337,8 +337,8 @@ static void an_open_chunk_holds_windows_as_planned(void **state)
         uint64_t most = 0;
         assert_int_equal(kvf_session_open(small_device, &geometry, &options, &session, &error),
                          KVF_OK);
-        assert_int_equal(kvf_plan_make(&geometry, &options, 512, &plan, &error), KVF_OK);
-        for (uint32_t held = 0; held + chunks[i / 2] <= 512; held++) {
+        assert_int_equal(kvf_plan_make(&geometry, &options, 640, &plan, &error), KVF_OK);
+        for (uint32_t held = 0; held + chunks[i / 2] <= 640; held++) {
             assert_int_equal(kvf_session_begin(session, tokens, chunks[i / 2], &error), KVF_OK);
             const uint64_t bytes = small_device->live_bytes[KVF_MEMORY_CACHE];
             most = bytes > most ? bytes : most;

@@ -180,7 +180,7 @@ class Flash(LibraryTest):
                         buffers = {b[0]: b for b in Plan(response).buffers}
                         pages = passing(window_tokens, chunk)
                         self.assertEqual(buffers["chunk.window"][3:5],
-                                         ((pages * 64, 512), pages * oracle.page_bytes(window, 512, 64)))
+                                         ([pages * 64, 512], pages * oracle.page_bytes(window, 512, 64)))
 
     def test_scratch_of_legacy_and_packed_is_that_of_the_text(self):
         for probe in self.targets():

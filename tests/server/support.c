@@ -146,9 +146,9 @@ static void wait_locked(asked *one)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 60;
+    until.tv_sec += 60 * SHORTER;
     if (pthread_cond_timedwait(&one->told, &one->mutex, &until) != 0)
-        fail_msg("nothing was told for a minute");
+        fail_msg("nothing was told for minutes");
 }
 
 void wait_for(asked *one)

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-enum { LONG = 1100, SPACING = 384, TURN = 60, ANSWER = 24 };
+enum { LONG = 520, SPACING = 256, TURN = 40, ANSWER = 12 };
 
 static uint64_t read_again(const asked *one)
 {
@@ -35,7 +35,7 @@ static size_t append(int32_t *text, size_t n, const asked *one, uint64_t seed)
 static void test_a_conversation_goes_on_where_it_was(void **state)
 {
     (void)state;
-    int32_t text[2 * LONG];
+    int32_t text[LONG + 4 * (TURN + ANSWER)];
     served server;
     asked *one = calloc(1, sizeof *one);
     size_t n = LONG;
@@ -65,18 +65,18 @@ static void test_an_edited_text_is_taken_up_at_a_checkpoint(void **state)
     ask_as_alone(&server, one, text, LONG, greedy());
     ask_as_alone(&server, one, text, LONG, sampled(5));
     assert_true(read_again(one) < 128);
-    make_prompt(text + LONG - 20, 20, 2);
+    make_prompt(text + LONG - 6, 6, 2);
     ask_as_alone(&server, one, text, LONG, greedy());
-    assert_true(read_again(one) < 128 + 20);
-    make_prompt(text + 700, LONG - 700, 3);
+    assert_true(read_again(one) < 128 + 6);
+    make_prompt(text + 400, LONG - 400, 3);
     ask_as_alone(&server, one, text, LONG, greedy());
     assert_int_equal(read_again(one), LONG - SPACING);
     /* Texts part there, so a checkpoint was taken: the next that does finds it. */
-    make_prompt(text + 700, LONG - 700, 4);
+    make_prompt(text + 400, LONG - 400, 4);
     ask_as_alone(&server, one, text, LONG, greedy());
-    assert_int_equal(read_again(one), LONG - 700 / 128 * 128);
-    ask_as_alone(&server, one, text, 600, greedy());
-    assert_int_equal(read_again(one), 600 - SPACING);
+    assert_int_equal(read_again(one), LONG - 400 / 128 * 128);
+    ask_as_alone(&server, one, text, 300, greedy());
+    assert_int_equal(read_again(one), 300 - SPACING);
     text[0] ^= 1;
     ask_as_alone(&server, one, text, 200, greedy());
     assert_int_equal(read_again(one), 200);
@@ -94,14 +94,14 @@ static void test_what_was_read_before_a_cancel_stays(void **state)
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
     ask(&server, one, text, LONG, (kvf_job_options){.max_tokens = ANSWER});
     pthread_mutex_lock(&one->mutex);
-    while (one->n_read < 500)
+    while (one->n_read < 200)
         pthread_cond_wait(&one->told, &one->mutex);
     pthread_mutex_unlock(&one->mutex);
     kvf_job_cancel(one->job);
     wait_for(one);
     assert_int_equal(one->choices[0].end, KVF_JOB_CANCELLED);
     const uint64_t read = one->n_read;
-    assert_true(read < LONG);
+    assert_true(read >= 200);
     ask_as_alone(&server, one, text, LONG, greedy());
     assert_int_equal(one->choices[0].usage.n_cached, read);
     serve_end(&server);
@@ -118,12 +118,58 @@ static void test_what_runs_is_gone_on_from(void **state)
     make_prompt(text, LONG, 7);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
     jobs[0].slow_seconds = 0.005;
-    ask(&server, &jobs[0], text, LONG, (kvf_job_options){.max_tokens = 100});
+    ask(&server, &jobs[0], text, LONG, (kvf_job_options){.max_tokens = 60});
     wait_for_tokens(&jobs[0], 3);
     ask_as_alone(&server, &jobs[1], text, LONG, sampled(3));
     assert_true(read_again(&jobs[1]) < 128);
     wait_for(&jobs[0]);
-    assert_as_alone(&jobs[0], 0, text, LONG, greedy(), 100);
+    assert_as_alone(&jobs[0], 0, text, LONG, greedy(), 60);
+    serve_end(&server);
+    free(jobs);
+}
+
+/* Many requests that begin alike, at once: the beginning is read by one of them. */
+static void test_what_another_reads_is_waited_for(void **state)
+{
+    (void)state;
+    enum { JOBS = 5, SHARED = 400, EACH = 430 };
+    int32_t(*texts)[EACH] = calloc(JOBS, sizeof *texts);
+    asked *jobs = calloc(JOBS, sizeof *jobs);
+    served server;
+    kvf_scheduler_report report;
+    serve(&server, &(kvf_scheduler_options){.parallel = 8});
+    for (uint32_t i = 0; i < JOBS; i++) {
+        make_prompt(texts[i], SHARED, 1);
+        make_prompt(texts[i] + SHARED, EACH - SHARED, 100 + i);
+        ask(&server, &jobs[i], texts[i], EACH, (kvf_job_options){.max_tokens = 10});
+    }
+    for (uint32_t i = 0; i < JOBS; i++) {
+        wait_for(&jobs[i]);
+        assert_as_alone(&jobs[i], 0, texts[i], EACH, greedy(), 10);
+    }
+    kvf_scheduler_read_report(server.scheduler, &report);
+    assert_true(report.read_tokens <= EACH + (JOBS - 1) * (EACH - SHARED + 128));
+    serve_end(&server);
+    free(jobs);
+    free(texts);
+}
+
+/* The one that reads is cancelled: what it has read is taken, the rest is read by another. */
+static void test_a_reader_that_is_waited_for_may_end(void **state)
+{
+    (void)state;
+    int32_t text[LONG];
+    served server;
+    asked *jobs = calloc(3, sizeof *jobs);
+    make_prompt(text, LONG, 1);
+    serve(&server, &(kvf_scheduler_options){.spacing_tokens = 128});
+    for (int i = 0; i < 3; i++)
+        ask(&server, &jobs[i], text, LONG, (kvf_job_options){.max_tokens = 10});
+    kvf_job_cancel(jobs[0].job);
+    kvf_job_cancel(jobs[2].job);
+    for (int i = 0; i < 3; i++)
+        wait_for(&jobs[i]);
+    assert_as_alone(&jobs[1], 0, text, LONG, greedy(), 10);
     serve_end(&server);
     free(jobs);
 }
@@ -196,6 +242,8 @@ int main(void)
         cmocka_unit_test(test_an_edited_text_is_taken_up_at_a_checkpoint),
         cmocka_unit_test(test_what_was_read_before_a_cancel_stays),
         cmocka_unit_test(test_what_runs_is_gone_on_from),
+        cmocka_unit_test(test_what_another_reads_is_waited_for),
+        cmocka_unit_test(test_a_reader_that_is_waited_for_may_end),
         cmocka_unit_test(test_the_least_useful_leaves_before_anybody_waits),
         cmocka_unit_test(test_memory_is_never_more_than_planned),
     };

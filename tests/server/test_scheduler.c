@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-enum { PROMPT = 300, MANY = 16 };
+enum { PROMPT = 300 / SHORTER, MANY = 16 };
 
 static void test_one_job_answers_as_alone(void **state)
 {
@@ -19,12 +19,12 @@ static void test_one_job_answers_as_alone(void **state)
     asked *two = calloc(1, sizeof *two);
     make_prompt(prompt, PROMPT, 1);
     serve(&server, &(kvf_scheduler_options){0});
-    ask(&server, one, prompt, PROMPT, (kvf_job_options){.max_tokens = 40});
+    ask(&server, one, prompt, PROMPT, (kvf_job_options){.max_tokens = 40 / SHORTER});
     wait_for(one);
-    assert_as_alone(one, 0, prompt, PROMPT, greedy(), 40);
-    ask(&server, two, prompt, 7, (kvf_job_options){.max_tokens = 25, .draw = sampled(9)});
+    assert_as_alone(one, 0, prompt, PROMPT, greedy(), 40 / SHORTER);
+    ask(&server, two, prompt, 7, (kvf_job_options){.max_tokens = 25 / SHORTER, .draw = sampled(9)});
     wait_for(two);
-    assert_as_alone(two, 0, prompt, 7, sampled(9), 25);
+    assert_as_alone(two, 0, prompt, 7, sampled(9), 25 / SHORTER);
     serve_end(&server);
     free(one);
     free(two);
@@ -34,16 +34,17 @@ static void test_one_job_answers_as_alone(void **state)
 static void test_many_at_once_answer_as_each_alone(void **state)
 {
     (void)state;
-    enum { LONGEST = 40 + 60 * MANY };
+    enum { LONGEST = (40 + 60 * MANY) / SHORTER };
     int32_t(*prompts)[LONGEST] = calloc(MANY, sizeof *prompts);
     asked *jobs = calloc(MANY, sizeof *jobs);
     served server;
     serve(&server, &(kvf_scheduler_options){.parallel = MANY});
     for (uint32_t i = 0; i < MANY; i++) {
         make_prompt(prompts[i], LONGEST, 100 + i);
-        ask(&server, &jobs[i], prompts[i], 40 + 60 * i,
-            (kvf_job_options){
-                .max_tokens = 30 + i, .key = i % 3, .draw = i % 2 ? sampled(i) : greedy()});
+        ask(&server, &jobs[i], prompts[i], (40 + 60 * i) / SHORTER,
+            (kvf_job_options){.max_tokens = 30 / SHORTER + i,
+                              .key = i % 3,
+                              .draw = i % 2 ? sampled(i) : greedy()});
         assert_int_equal(jobs[i].submitted, KVF_SUBMITTED);
     }
     for (uint32_t i = 0; i < MANY; i += 5)
@@ -54,8 +55,8 @@ static void test_many_at_once_answer_as_each_alone(void **state)
             assert_int_equal(jobs[i].choices[0].end, KVF_JOB_CANCELLED);
             continue;
         }
-        assert_as_alone(&jobs[i], 0, prompts[i], 40 + 60 * i, i % 2 ? sampled(i) : greedy(),
-                        30 + i);
+        assert_as_alone(&jobs[i], 0, prompts[i], (40 + 60 * i) / SHORTER,
+                        i % 2 ? sampled(i) : greedy(), 30 / SHORTER + i);
     }
     serve_end(&server);
     free(jobs);
@@ -72,10 +73,10 @@ static void test_choices_are_drawn_from_one_prompt(void **state)
     make_prompt(prompt, PROMPT, 3);
     serve(&server, &(kvf_scheduler_options){.parallel = 5});
     ask(&server, job, prompt, PROMPT,
-        (kvf_job_options){.max_tokens = 33, .draw = sampled(70), .n_choices = 5});
+        (kvf_job_options){.max_tokens = 33 / SHORTER, .draw = sampled(70), .n_choices = 5});
     wait_for(job);
     for (uint32_t i = 0; i < 5; i++)
-        assert_as_alone(job, i, prompt, PROMPT, sampled(70), 33);
+        assert_as_alone(job, i, prompt, PROMPT, sampled(70), 33 / SHORTER);
     kvf_scheduler_read_report(server.scheduler, &report);
     assert_int_equal(report.read_tokens, PROMPT);
     serve_end(&server);
@@ -116,7 +117,7 @@ static void test_context_ends_an_answer(void **state)
     served server;
     asked *job = calloc(1, sizeof *job);
     make_prompt(prompt, PROMPT, 4);
-    serve(&server, &(kvf_scheduler_options){.context_tokens = 320});
+    serve(&server, &(kvf_scheduler_options){.context_tokens = PROMPT + 20});
     ask(&server, job, prompt, PROMPT, (kvf_job_options){0});
     wait_for(job);
     assert_int_equal(job->choices[0].end, KVF_JOB_MAX_TOKENS);
@@ -138,7 +139,7 @@ static void test_what_can_never_be_served_is_refused_at_once(void **state)
         kvf_submitted submitted;
     } cases[] = {
         {0, {0}, KVF_SUBMIT_INVALID},
-        {PROMPT, {.max_tokens = 200}, KVF_SUBMIT_TOO_LARGE},
+        {PROMPT, {.max_tokens = 390}, KVF_SUBMIT_TOO_LARGE},
         {PROMPT, {.max_tokens = UINT64_MAX}, KVF_SUBMIT_TOO_LARGE},
         {10, {.n_choices = 5}, KVF_SUBMIT_INVALID},
         {10, {.n_choices = UINT32_MAX}, KVF_SUBMIT_INVALID},

@@ -268,10 +268,8 @@ static bool decode_shared(const kvf_attend_args *args, const attend_run *run,
         const uint64_t begin = window_begin(args, run->first_query);
         const uint64_t end =
             args->first_token + run->first_query + run->n_queries - args->window_first;
-        const kvf_unpack_args window = {.in = args->window,
-                                        .first_row = begin,
-                                        .out = space->window,
-                                        .stride = KVF_ROW_WIDTH};
+        const kvf_unpack_args window = {
+            .in = args->window, .first_row = begin, .out = space->window, .stride = KVF_ROW_WIDTH};
         kernels->unpack(&window, 0, end - begin);
     }
     if (!sees_all_rows(args) || args->rows.format == KVF_FORMAT_F32)
