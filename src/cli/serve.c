@@ -115,7 +115,7 @@ static int read_keys(serving *s)
 
 /* ---- What it says ------------------------------------------------------------------------- */
 
-static void log_line(void *user, const char *line)
+static void say_line(void *user, const char *line)
 {
     (void)user;
     cli_note("serve", "%s", line);
@@ -170,7 +170,7 @@ static int listen_for_requests(serving *s)
                                         .thinking = !o->thinking_given || o->thinking,
                                         .release = o->release,
                                         .user = s,
-                                        .log = log_line,
+                                        .say = say_line,
                                         .trace = s->trace ? trace_line : NULL};
     kvf_error error;
     if (s->n_keys == 0 && !o->unix_socket && !kvf_access_is_loopback(o->host))

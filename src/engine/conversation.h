@@ -60,8 +60,8 @@ void kvf_conversation_of(const kvf_tokenizer *tokenizer, kvf_encoder *encoder,
  * Gives a vocabulary of bytes the marks of the chat format: BOS and EOS are the config's ids, the
  * others the lowest ids that are no byte and neither of these, in the order of kvf_mark. So a
  * checkpoint without a tokenizer can hold a conversation, as far as it has learnt what one is
- * (docs/CHAT.md). *has_room is false, and nothing changed, where it has not that many ids, or no EOS.
- * Before anybody else has the tokenizer. Errors are those of kvf_tokenizer_mark_bytes.
+ * (docs/CHAT.md). *has_room is false, and nothing changed, where it has not that many ids, or no
+ * EOS. Before anybody else has the tokenizer. Errors are those of kvf_tokenizer_mark_bytes.
  */
 kvf_status kvf_conversation_mark_bytes(kvf_tokenizer *tokenizer, int32_t bos, int32_t eos,
                                        bool *has_room, kvf_error *error);

@@ -365,13 +365,13 @@ static void take_end(void *user, kvf_exchange *exchange, unsigned status)
         request && request->route ? (size_t)(request->route - kvf_routes) : KVF_ROUTES;
     char line[320];
     atomic_fetch_add(&server->counts[route][kvf_status_index(status)], 1);
-    if (!server->options.log)
+    if (!server->options.say)
         return;
     snprintf(line, sizeof line, "%s %s %u %.3f s",
              kvf_printable(kvf_exchange_method(exchange)).text,
              kvf_printable(kvf_exchange_path(exchange)).text, status,
              kvf_seconds() - kvf_exchange_started(exchange));
-    server->options.log(server->options.user, line);
+    server->options.say(server->options.user, line);
 }
 
 kvf_http_handler kvf_server_handler(kvf_server *server)

@@ -27,7 +27,7 @@ typedef struct kvf_server_options {
     kvf_release release;
     void *user;
     /* A line for each request that is over, without anything of what it says. NULL: none. */
-    void (*log)(void *user, const char *line);
+    void (*say)(void *user, const char *line);
     /* JSON, a line each, with all that was said. NULL: nothing of it goes anywhere. */
     void (*trace)(void *user, const char *line, size_t bytes);
 } kvf_server_options;

@@ -52,6 +52,9 @@ static bool add_mark(kvf_tokenizer *t, int32_t id, const char *text)
 kvf_status kvf_tokenizer_mark_bytes(kvf_tokenizer *tokenizer, const int32_t *ids,
                                     const char *const *texts, size_t n, kvf_error *error)
 {
+    if (!tokenizer->is_bytes)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "the tokenizer has marks of its own");
+    /* Bytes alone, or all ids where it has marks already. */
     kvf_token *tokens = calloc(tokenizer->n_ids, sizeof *tokens);
     if (!tokens)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a tokenizer");
@@ -60,7 +63,7 @@ kvf_status kvf_tokenizer_mark_bytes(kvf_tokenizer *tokenizer, const int32_t *ids
     tokenizer->tokens = tokens;
     tokenizer->capacity = tokenizer->n_ids;
     for (size_t i = 0; i < n; i++) {
-        if (!tokenizer->is_bytes || ids[i] < N_BYTES || (uint32_t)ids[i] >= tokenizer->n_ids ||
+        if (ids[i] < N_BYTES || (uint32_t)ids[i] >= tokenizer->n_ids ||
             tokens[ids[i]].kind != KVF_TOKEN_NONE)
             return kvf_fail(error, KVF_INVALID_ARGUMENT, "the id %d is not free for a mark",
                             ids[i]);

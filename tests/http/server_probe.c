@@ -26,7 +26,7 @@ typedef struct probe {
     FILE *trace;
 } probe;
 
-static void log_line(void *user, const char *line)
+static void say_line(void *user, const char *line)
 {
     (void)user;
     fprintf(stderr, "%s\n", line);
@@ -106,7 +106,7 @@ static void load(probe *p, kvf_server *server, kvf_engine *engine)
 
 int main(int argc, char **argv)
 {
-    probe p = {.options = {.access = {.host = "127.0.0.1"}, .log = log_line}};
+    probe p = {.options = {.access = {.host = "127.0.0.1"}, .say = say_line}};
     kvf_server_options *o = &p.options;
     const kvf_scheduler_options options = {.parallel = 16};
     const kvf_draw_defaults defaults = {.top_p = 1};
