@@ -186,9 +186,9 @@ static enum MHD_Result take_head(kvf_http *http, struct MHD_Connection *connecti
 static void cut(kvf_exchange *exchange, unsigned status, const char *message)
 {
     refuse(exchange, status, message);
-    kvf_exchange_drop_body(exchange);
     pthread_mutex_lock(&exchange->lock);
     kvf_exchange_cut_locked(exchange);
+    kvf_exchange_drop_body(exchange); /* the watcher looks at it no more */
     pthread_mutex_unlock(&exchange->lock);
 }
 
@@ -217,11 +217,27 @@ static void take_body(kvf_exchange *exchange, const char *data, size_t bytes)
     }
 }
 
+/* What to do with a connection whose request is there. */
+typedef enum next_thing { NEXT_CUT, NEXT_SEND, NEXT_ASK_AGAIN, NEXT_WAIT } next_thing;
+
+static next_thing find_next_locked(kvf_exchange *exchange, bool is_first)
+{
+    const bool is_closing = atomic_load(&exchange->http->is_closing);
+    if (exchange->is_gone || (is_closing && !exchange->is_whole))
+        return NEXT_CUT;
+    if (exchange->is_whole || exchange->is_begun)
+        return NEXT_SEND;
+    /*
+     * Suspended at once, it would be read from when it is resumed, and closed where the other side
+     * has ended what it sends.
+     */
+    return is_first ? NEXT_ASK_AGAIN : NEXT_WAIT;
+}
+
 /* All of it is there: an answer, or the wait for one. */
 static enum MHD_Result take_end(kvf_exchange *exchange)
 {
     kvf_http *http = exchange->http;
-    enum MHD_Result result = MHD_YES;
     pthread_mutex_lock(&exchange->lock);
     const kvf_phase phase = exchange->phase;
     if (phase == KVF_PHASE_BODY || phase == KVF_PHASE_DISCARDED) {
@@ -235,20 +251,15 @@ static enum MHD_Result take_end(kvf_exchange *exchange)
     if (phase == KVF_PHASE_BODY)
         http->handler.request(http->handler.user, exchange);
     pthread_mutex_lock(&exchange->lock);
-    if (exchange->is_gone || (atomic_load(&http->is_closing) && !exchange->is_whole)) {
-        result = MHD_NO;
-    } else if (exchange->is_whole || exchange->is_begun) {
-        result = kvf_exchange_send_locked(exchange);
-    } else if (phase == KVF_PHASE_ANSWERING) {
+    const next_thing next = find_next_locked(exchange, phase != KVF_PHASE_ANSWERING);
+    if (next == NEXT_WAIT) {
         exchange->is_suspended = true;
         MHD_suspend_connection(exchange->connection);
     }
-    /*
-     * Else it is asked once more, at once: suspended now, it would be read from when it is resumed,
-     * and closed where the other side has ended what it sends.
-     */
     pthread_mutex_unlock(&exchange->lock);
-    return result;
+    if (next == NEXT_SEND)
+        return kvf_exchange_send(exchange);
+    return next == NEXT_CUT ? MHD_NO : MHD_YES;
 }
 
 static enum MHD_Result on_request(void *http, struct MHD_Connection *connection, const char *path,

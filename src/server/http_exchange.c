@@ -335,22 +335,32 @@ static struct MHD_Response *make_response(kvf_exchange *exchange)
     return whole;
 }
 
-enum MHD_Result kvf_exchange_send_locked(kvf_exchange *exchange)
+/* NULL: nobody is there, or there is no memory. */
+static struct MHD_Response *take_response_locked(kvf_exchange *exchange)
 {
-    if (exchange->is_gone)
-        return MHD_NO;
-    struct MHD_Response *response = make_response(exchange);
+    struct MHD_Response *response = exchange->is_gone ? NULL : make_response(exchange);
     if (!response)
-        return MHD_NO;
+        return NULL;
     if (exchange->content_type)
         MHD_add_response_header(response, "Content-Type", exchange->content_type);
     for (size_t i = 0; i < exchange->n_extra; i++)
         MHD_add_response_header(response, exchange->extra[i].name, exchange->extra[i].value);
-    if (exchange->http->is_quiet)
+    if (atomic_load(&exchange->http->is_quiet))
         MHD_add_response_header(response, "Connection", "close");
     exchange->is_sent = true;
-    const enum MHD_Result queued =
-        MHD_queue_response(exchange->connection, exchange->status, response);
+    return response;
+}
+
+enum MHD_Result kvf_exchange_send(kvf_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->lock);
+    struct MHD_Response *response = take_response_locked(exchange);
+    const unsigned status = exchange->status;
+    pthread_mutex_unlock(&exchange->lock);
+    if (!response)
+        return MHD_NO;
+    /* The library's lock of a response is held where read_piece takes the exchange's. */
+    const enum MHD_Result queued = MHD_queue_response(exchange->connection, status, response);
     MHD_destroy_response(response);
     return queued;
 }

@@ -100,14 +100,15 @@ struct kvf_http {
 
 /* http_exchange.c. With its lock held: */
 void kvf_exchange_resume_locked(kvf_exchange *exchange);
-/* Gives the answer to libmicrohttpd, on its thread. */
-enum MHD_Result kvf_exchange_send_locked(kvf_exchange *exchange);
 /*
  * Puts the answer, which is whole, on the wire while libmicrohttpd reads a body (it takes no answer
  * then), and ends what we send. What still comes is read and dropped, so that it reaches its
  * reader.
  */
 void kvf_exchange_cut_locked(kvf_exchange *exchange);
+
+/* Without it: gives the answer, or its beginning, to libmicrohttpd, on its thread. */
+enum MHD_Result kvf_exchange_send(kvf_exchange *exchange);
 
 /* NULL without memory. It is kept once. */
 kvf_exchange *kvf_exchange_make(kvf_http *http, struct MHD_Connection *connection,

@@ -49,7 +49,13 @@ static const char *name_of(const kvf_server *server, size_t i)
     return server->options.n_aliases > 0 ? server->options.aliases[i] : server->name;
 }
 
-static void add_model(const kvf_server *server, kvf_api api, const char *name, kvf_buffer *out)
+/* 0 while it loads, when nobody knows. */
+static unsigned long long context_of(kvf_server *server)
+{
+    return kvf_server_state(server) == KVF_SERVING_RUNS ? server->context_tokens : 0;
+}
+
+static void add_model(kvf_server *server, kvf_api api, const char *name, kvf_buffer *out)
 {
     if (api == KVF_API_OPENAI) {
         kvf_buffer_add_string(out, "{\"id\": ");
@@ -57,7 +63,7 @@ static void add_model(const kvf_server *server, kvf_api api, const char *name, k
         kvf_buffer_print(out,
                          ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"kvfold\", "
                          "\"max_model_len\": %llu}",
-                         (long long)server->started, (unsigned long long)server->context_tokens);
+                         (long long)server->started, context_of(server));
         return;
     }
     char created[32];
@@ -69,7 +75,7 @@ static void add_model(const kvf_server *server, kvf_api api, const char *name, k
     kvf_buffer_add_string(out, ", \"display_name\": ");
     add_string(out, name);
     kvf_buffer_print(out, ", \"created_at\": \"%s\", \"max_input_tokens\": %llu}", created,
-                     (unsigned long long)server->context_tokens);
+                     context_of(server));
 }
 
 void kvf_page_models(kvf_server *server, kvf_exchange *exchange)
