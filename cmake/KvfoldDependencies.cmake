@@ -3,7 +3,7 @@
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
 #   kvfold_microhttpd     of the server
-# KVF_ZSTD_DEFINITIONS    for src/cache/snapshot_codec.c
+# KVF_ZSTD_DEFINITIONS    for src/snapshot/codec.c
 # KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
 
 find_package(PkgConfig)

@@ -11,7 +11,6 @@
 
 #include "cache/checkpoint.h"
 #include "cache/layout.h"
-#include "cache/snapshot.h"
 #include "error.h"
 #include "shared/workspace.h"
 
@@ -314,8 +313,8 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
-kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
-                         uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
+kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
+                            uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
     kvf_session_options resolved;
     memset(plan, 0, sizeof *plan);
@@ -341,9 +340,6 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
-    const kvf_snapshot_shape shape = {
-        .geometry = geometry, .profile = kvf_profile_get(resolved.profile), .n_tokens = n_tokens};
-    plan->snapshot_bytes = kvf_snapshot_file_bytes(&shape);
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);

@@ -32,4 +32,8 @@ typedef struct kvf_scratch_size {
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,
                        kvf_scratch_size *size);
 
+/* kvf_plan_make without the bytes of a file: of what a session holds in memory alone. */
+kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
+                            uint64_t n_tokens, kvf_plan *plan, kvf_error *error);
+
 #endif

@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-/* ---- A job's memory ------------------------------------------------------------------------ */
+/* ---- A job's memory ----------------------------------------------------------------------- */
 
 static kvf_logit_changes changes_of(const kvf_job *job, const kvf_choice *choice)
 {
@@ -105,7 +105,7 @@ kvf_job *kvf_job_new(const kvf_job_options *options, uint32_t vocab)
     return NULL;
 }
 
-/* ---- What a job may ask for ----------------------------------------------------------------- */
+/* ---- What a job may ask for --------------------------------------------------------------- */
 
 static kvf_status check_draw(const kvf_draw *draw, uint32_t vocab, kvf_error *error)
 {
@@ -150,7 +150,7 @@ kvf_status kvf_job_check(const kvf_job_options *options, uint32_t vocab, uint32_
     return check_draw(&options->draw, vocab, error);
 }
 
-/* ---- Tokens ---------------------------------------------------------------------------------- */
+/* ---- Tokens ------------------------------------------------------------------------------- */
 
 void kvf_choice_draw(kvf_job *job, kvf_choice *choice, const kvf_drawing *drawing, kvf_drawn *drawn,
                      kvf_logprob *top)

@@ -37,7 +37,40 @@ void kvf_prefixes_close(kvf_prefixes *prefixes)
     memset(prefixes, 0, sizeof *prefixes);
 }
 
-/* ---- Resuming ------------------------------------------------------------------------------ */
+/* ---- Resuming ----------------------------------------------------------------------------- */
+
+/* The latest checkpoint of a session within n tokens; 0: there is none. */
+static uint64_t latest_checkpoint(const kvf_session *session, uint64_t n)
+{
+    enum { FEW = 256 };
+    uint64_t few[FEW];
+    uint64_t *places = few;
+    uint32_t count = kvf_session_checkpoints(session, few, FEW);
+    if (count > FEW) {
+        places = malloc(count * sizeof *places);
+        if (!places)
+            return 0;
+        count = kvf_session_checkpoints(session, places, count);
+    }
+    while (count > 0 && places[count - 1] > n)
+        count--;
+    const uint64_t latest = count > 0 ? places[count - 1] : 0;
+    if (places != few)
+        free(places);
+    return latest;
+}
+
+/*
+ * The latest place of a held session for a text of n tokens, of which it begins with `shared`.
+ * Where all of the text is there, its next token is drawn from logits, and those are missing in
+ * checkpoints of files: so one token at the least is read behind any.
+ */
+static uint64_t place_for(const kvf_held *held, uint64_t shared, uint64_t n)
+{
+    if (shared == length(held) && (shared < n || kvf_session_logits_known(held->session)))
+        return shared;
+    return latest_checkpoint(held->session, shared < n ? shared : n - 1);
+}
 
 kvf_resume kvf_prefixes_find(const kvf_prefixes *prefixes, const int32_t *ids, uint64_t n)
 {
@@ -45,12 +78,12 @@ kvf_resume kvf_prefixes_find(const kvf_prefixes *prefixes, const int32_t *ids, u
     for (uint32_t i = 0; i < prefixes->n; i++) {
         kvf_held *held = prefixes->list[i];
         const uint64_t shared = shared_with(held, ids, n);
-        const uint64_t covered = kvf_session_covered(held->session, shared);
+        const uint64_t place = place_for(held, shared, n);
         if (shared > best.shared_tokens)
             best.shared_tokens = shared;
-        if (covered > best.n_tokens) {
+        if (place > best.n_tokens) {
             best.held = held;
-            best.n_tokens = covered;
+            best.n_tokens = place;
         }
     }
     return best;
@@ -101,7 +134,7 @@ kvf_status kvf_prefixes_resume(kvf_prefixes *prefixes, const kvf_resume *resume,
     return KVF_OK;
 }
 
-/* ---- Holding -------------------------------------------------------------------------------- */
+/* ---- Holding ------------------------------------------------------------------------------ */
 
 /* Whether a text that goes on from `shorter` is served as well, but for a few tokens, by `longer`.
  */
@@ -110,7 +143,7 @@ static bool is_served(const kvf_held *shorter, const kvf_held *longer)
     const uint64_t n = length(shorter);
     return shorter != longer && !longer->runs && n <= length(longer) &&
            shared_with(longer, kvf_session_tokens(shorter->session), n) == n &&
-           kvf_session_covered(longer->session, n) + KVF_PREFIX_TOKENS > n;
+           place_for(longer, n, n) + KVF_PREFIX_TOKENS >= n;
 }
 
 void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_seconds)
@@ -167,9 +200,9 @@ static uint64_t own_tokens(const kvf_prefixes *prefixes, const kvf_held *held)
         if (other == held)
             continue;
         const uint64_t shared = shared_with(other, kvf_session_tokens(held->session), n);
-        const uint64_t covered = kvf_session_covered(other->session, shared);
-        if (covered > most)
-            most = covered;
+        const uint64_t place = place_for(other, shared, n);
+        if (place > most)
+            most = place;
     }
     return n - most;
 }
@@ -177,22 +210,43 @@ static uint64_t own_tokens(const kvf_prefixes *prefixes, const kvf_held *held)
 /* A session is restored so much sooner than it is read again, at the least. */
 enum { RESTORED_SOONER = 8 };
 
+static double worth(const kvf_prefixes *prefixes, const kvf_held *held, double now_seconds)
+{
+    const double age = 1.0 + now_seconds - held->used_seconds;
+    const double read =
+        (double)own_tokens(prefixes, held) * (double)(1 + held->n_hits) / (own_bytes(held) * age);
+    return kvf_held_is_unsaved(held) ? read : read / RESTORED_SOONER;
+}
+
+/* Of those used longest ago so many are compared with all: it is done while answers wait. */
+enum { WEIGHED = 16 };
+
+/* Puts one among the n oldest so far; returns how many there are then. */
+static uint32_t insert_oldest(kvf_held *oldest[WEIGHED], uint32_t n, kvf_held *held)
+{
+    if (n == WEIGHED && held->used_seconds >= oldest[n - 1]->used_seconds)
+        return n;
+    uint32_t at = n < WEIGHED ? n : n - 1;
+    for (; at > 0 && held->used_seconds < oldest[at - 1]->used_seconds; at--)
+        oldest[at] = oldest[at - 1];
+    oldest[at] = held;
+    return n < WEIGHED ? n + 1 : n;
+}
+
 kvf_held *kvf_prefixes_least(const kvf_prefixes *prefixes, const kvf_held *but, double now_seconds)
 {
+    kvf_held *oldest[WEIGHED];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < prefixes->n; i++)
+        if (!prefixes->list[i]->runs && prefixes->list[i] != but)
+            n = insert_oldest(oldest, n, prefixes->list[i]);
     kvf_held *least = NULL;
     double least_worth = 0;
-    for (uint32_t i = 0; i < prefixes->n; i++) {
-        kvf_held *held = prefixes->list[i];
-        if (held->runs || held == but)
-            continue;
-        const double age = 1.0 + now_seconds - held->used_seconds;
-        double worth = (double)own_tokens(prefixes, held) * (double)(1 + held->n_hits) /
-                       (own_bytes(held) * age);
-        if (!kvf_held_is_unsaved(held))
-            worth /= RESTORED_SOONER;
-        if (!least || worth < least_worth) {
-            least = held;
-            least_worth = worth;
+    for (uint32_t i = 0; i < n; i++) {
+        const double w = worth(prefixes, oldest[i], now_seconds);
+        if (!least || w < least_worth) {
+            least = oldest[i];
+            least_worth = w;
         }
     }
     return least;

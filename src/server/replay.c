@@ -48,7 +48,7 @@ struct kvf_replays {
 
 enum { FIRST_BUCKETS = 1024 };
 
-/* ---- Parts ------------------------------------------------------------------------------- */
+/* ---- Parts -------------------------------------------------------------------------------- */
 
 static char *text_of(part *p)
 {
@@ -151,7 +151,7 @@ void kvf_replays_close(kvf_replays *replays)
     free(replays);
 }
 
-/* ---- Find and add -------------------------------------------------------------------------- */
+/* ---- Find and add ------------------------------------------------------------------------- */
 
 static size_t call_bytes(const kvf_replay_key *key)
 {
@@ -291,7 +291,7 @@ void kvf_replays_count(kvf_replays *replays, uint64_t *n, uint64_t *bytes)
     pthread_mutex_unlock(&replays->mutex);
 }
 
-/* ---- In a file ------------------------------------------------------------------------------- */
+/* ---- In a file ---------------------------------------------------------------------------- */
 
 /*
  * The magic, then records one behind the other, each with a checksum over the rest of it: what a

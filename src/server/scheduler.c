@@ -49,7 +49,7 @@ struct kvf_scheduler {
     double published_seconds;
 };
 
-/* ---- Lists --------------------------------------------------------------------------------- */
+/* ---- Lists -------------------------------------------------------------------------------- */
 
 static void list_clear(job_list *list)
 {
@@ -81,7 +81,7 @@ static void list_put_back(job_list *list, kvf_job **at, kvf_job *job)
         list->end = &job->next;
 }
 
-/* ---- Submitting ------------------------------------------------------------------------------ */
+/* ---- Submitting --------------------------------------------------------------------------- */
 
 /* What the job may answer, and whether it could ever be served. */
 static kvf_submitted check_size(kvf_scheduler *scheduler, kvf_job *job, kvf_error *error)
@@ -166,8 +166,7 @@ kvf_submitted kvf_scheduler_submit(kvf_scheduler *scheduler, const kvf_job_optio
     return submitted;
 }
 
-/* ---- The thread -------------------------------------------------------------------------------
- */
+/* ---- The thread --------------------------------------------------------------------------- */
 
 /* A job has left the queue, whatever for. */
 static void count_out(kvf_scheduler *scheduler)
@@ -325,7 +324,7 @@ static void *run(void *user)
     return NULL;
 }
 
-/* ---- Open and close ------------------------------------------------------------------------- */
+/* ---- Open and close ----------------------------------------------------------------------- */
 
 static void resolve(kvf_scheduler_options *options)
 {
@@ -453,7 +452,7 @@ kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler)
     return scheduler->replays;
 }
 
-/* ---- What is going on ----------------------------------------------------------------------- */
+/* ---- What is going on --------------------------------------------------------------------- */
 
 void kvf_scheduler_read_report(kvf_scheduler *scheduler, kvf_scheduler_report *report)
 {

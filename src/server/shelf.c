@@ -20,8 +20,7 @@ enum { NAME_DIGITS = 16 };
 static const double retry_seconds = 30;
 static const char saving_suffix[] = KVF_SESSION_SUFFIX ".saving";
 
-/* ---- Files ------------------------------------------------------------------------------------
- */
+/* ---- Files -------------------------------------------------------------------------------- */
 
 static kvf_status path_of(const kvf_shelf *shelf, const char *name, const char *suffix, char **path,
                           kvf_error *error)
@@ -91,17 +90,25 @@ void kvf_shelf_forget(kvf_shelf *shelf, kvf_stored *stored)
     take_off(shelf, stored);
 }
 
-/* ---- What is there ----------------------------------------------------------------------------
- */
+/* ---- What is there ------------------------------------------------------------------------ */
 
 /* Places that a file's session can go back to. */
 static kvf_status read_places(const char *path, const kvf_snapshot_info *info, kvf_stored *stored,
                               kvf_error *error)
 {
-    (void)path;
-    (void)info;
-    (void)stored;
-    return kvf_ok(error);
+    uint64_t *places = malloc(info->n_checkpoints * sizeof *places + 1);
+    if (!places)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the checkpoints of %s",
+                        kvf_printable(path).text);
+    const kvf_status status = kvf_snapshot_checkpoints(path, places, info->n_checkpoints, error);
+    if (status != KVF_OK) {
+        free(places);
+        return status;
+    }
+    free(stored->places);
+    stored->places = places;
+    stored->n_places = info->n_checkpoints;
+    return KVF_OK;
 }
 
 static kvf_status read_stored(const char *path, const kvf_snapshot_info *info, kvf_stored *stored,
@@ -250,16 +257,16 @@ void kvf_shelf_close(kvf_shelf *shelf)
     free(shelf);
 }
 
-/* ---- Finding
- * ------------------------------------------------------------------------------------- */
+/* ---- Finding ------------------------------------------------------------------------------ */
 
-/* Where a file's session can be taken up within its first n tokens. */
-static uint64_t covered(const kvf_stored *stored, uint64_t n)
+/* Where a text of n tokens can be taken up in a file that begins with `shared` of them. */
+static uint64_t covered(const kvf_stored *stored, uint64_t shared, uint64_t n)
 {
-    if (n == stored->n_tokens)
-        return n;
+    if (shared == stored->n_tokens)
+        return shared;
+    const uint64_t last = shared < n ? shared : n - 1; /* its checkpoints have no logits */
     for (uint32_t i = stored->n_places; i > 0; i--)
-        if (stored->places[i - 1] <= n)
+        if (stored->places[i - 1] <= last)
             return stored->places[i - 1];
     return 0;
 }
@@ -272,7 +279,7 @@ kvf_stored *kvf_shelf_find(const kvf_shelf *shelf, const int32_t *ids, uint64_t 
     for (uint32_t i = 0; i < shelf->n; i++) {
         kvf_stored *stored = shelf->list[i];
         const uint64_t at =
-            covered(stored, kvf_common_tokens(stored->ids, stored->n_tokens, ids, n));
+            covered(stored, kvf_common_tokens(stored->ids, stored->n_tokens, ids, n), n);
         if (at > *n_tokens) {
             best = stored;
             *n_tokens = at;
@@ -302,8 +309,7 @@ kvf_status kvf_shelf_load(kvf_shelf *shelf, kvf_stored *stored, kvf_session **se
     return status;
 }
 
-/* ---- Saving
- * --------------------------------------------------------------------------------------- */
+/* ---- Saving ------------------------------------------------------------------------------- */
 
 /* Tokens that could be taken up from no other file. */
 static uint64_t own_tokens(const kvf_shelf *shelf, const kvf_stored *stored)
@@ -313,28 +319,50 @@ static uint64_t own_tokens(const kvf_shelf *shelf, const kvf_stored *stored)
         const kvf_stored *other = shelf->list[i];
         if (other == stored)
             continue;
-        const uint64_t at = covered(
-            other, kvf_common_tokens(other->ids, other->n_tokens, stored->ids, stored->n_tokens));
+        const uint64_t shared =
+            kvf_common_tokens(other->ids, other->n_tokens, stored->ids, stored->n_tokens);
+        const uint64_t at = covered(other, shared, stored->n_tokens);
         most = at > most ? at : most;
     }
     return stored->n_tokens - most;
 }
 
+static double worth(const kvf_shelf *shelf, const kvf_stored *stored, double now)
+{
+    const double age = 1.0 + now - stored->used_seconds;
+    return (double)own_tokens(shelf, stored) * (double)(1 + stored->n_hits) /
+           ((1.0 + (double)stored->bytes) * age);
+}
+
+/* Of those used longest ago so many are compared with all (prefixes.c). */
+enum { WEIGHED = 16 };
+
+static uint32_t insert_oldest(kvf_stored *oldest[WEIGHED], uint32_t n, kvf_stored *stored)
+{
+    if (n == WEIGHED && stored->used_seconds >= oldest[n - 1]->used_seconds)
+        return n;
+    uint32_t at = n < WEIGHED ? n : n - 1;
+    for (; at > 0 && stored->used_seconds < oldest[at - 1]->used_seconds; at--)
+        oldest[at] = oldest[at - 1];
+    oldest[at] = stored;
+    return n < WEIGHED ? n + 1 : n;
+}
+
 static kvf_stored *least(const kvf_shelf *shelf, const kvf_stored *but)
 {
     const double now = kvf_seconds();
+    kvf_stored *oldest[WEIGHED];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < shelf->n; i++)
+        if (shelf->list[i] != but)
+            n = insert_oldest(oldest, n, shelf->list[i]);
     kvf_stored *found = NULL;
     double least_worth = 0;
-    for (uint32_t i = 0; i < shelf->n; i++) {
-        kvf_stored *stored = shelf->list[i];
-        if (stored == but)
-            continue;
-        const double age = 1.0 + now - stored->used_seconds;
-        const double worth = (double)own_tokens(shelf, stored) * (double)(1 + stored->n_hits) /
-                             ((1.0 + (double)stored->bytes) * age);
-        if (!found || worth < least_worth) {
-            found = stored;
-            least_worth = worth;
+    for (uint32_t i = 0; i < n; i++) {
+        const double w = worth(shelf, oldest[i], now);
+        if (!found || w < least_worth) {
+            found = oldest[i];
+            least_worth = w;
         }
     }
     return found;
@@ -365,7 +393,10 @@ static kvf_status describe(const kvf_session *session, const char *path, kvf_sto
                            kvf_error *error)
 {
     const uint64_t n = kvf_session_n_tokens(session);
-    kvf_snapshot_info info = {.n_tokens = n};
+    kvf_snapshot_info info;
+    const kvf_status status = kvf_snapshot_info_read(path, &info, error);
+    if (status != KVF_OK)
+        return status;
     int32_t *ids = malloc(n * sizeof *ids + 1);
     if (!ids)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the ids of %s",
@@ -379,24 +410,24 @@ static kvf_status describe(const kvf_session *session, const char *path, kvf_sto
     return read_places(path, &info, stored, error);
 }
 
+static kvf_save_options save_options(const kvf_shelf *shelf)
+{
+    return (kvf_save_options){.no_lock = shelf->no_lock,
+                              .checkpoint_spacing_tokens =
+                                  shelf->session_options.checkpoint_spacing_tokens};
+}
+
 kvf_status kvf_shelf_plan_bytes(const kvf_shelf *shelf, const kvf_session *session, uint64_t *bytes,
                                 kvf_error *error)
 {
-    kvf_plan plan;
-    const kvf_status status =
-        kvf_plan_make(&shelf->engine->config.geometry, &shelf->session_options,
-                      kvf_session_n_tokens(session), &plan, error);
-    if (status == KVF_OK) {
-        *bytes = plan.snapshot_bytes;
-        kvf_plan_free(&plan);
-    }
-    return status;
+    const kvf_save_options options = save_options(shelf);
+    return kvf_session_snapshot_bytes(session, &options, bytes, error);
 }
 
 static kvf_status save_at(kvf_shelf *shelf, kvf_session *session, const char *path,
                           kvf_stored *stored, bool is_new, bool *no_room, kvf_error *error)
 {
-    const kvf_save_options options = {.no_lock = shelf->no_lock};
+    const kvf_save_options options = save_options(shelf);
     kvf_save_report report;
     uint64_t bytes;
     kvf_status status = kvf_shelf_plan_bytes(shelf, session, &bytes, error);

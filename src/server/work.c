@@ -11,7 +11,7 @@
  * none is taken and all is read again. */
 enum { CHECKPOINT_TOKENS = 128 };
 
-/* ---- Open and close -------------------------------------------------------------------------- */
+/* ---- Open and close ----------------------------------------------------------------------- */
 
 /* A step has a piece, up to a chunk, and a token of each answer. */
 static kvf_status open_batch(kvf_work *work, kvf_error *error)
@@ -80,7 +80,7 @@ void kvf_work_close(kvf_work *work)
     memset(work, 0, sizeof *work);
 }
 
-/* ---- Ends ------------------------------------------------------------------------------------ */
+/* ---- Ends --------------------------------------------------------------------------------- */
 
 void kvf_job_end_all(kvf_job *job, kvf_job_end end, const kvf_error *error)
 {
@@ -133,8 +133,7 @@ void kvf_work_end_cancelled(kvf_work *work)
     }
 }
 
-/* ---- Beginning ---------------------------------------------------------------------------------
- */
+/* ---- Beginning ---------------------------------------------------------------------------- */
 
 static kvf_status open_session(kvf_work *work, const kvf_resume *resume, kvf_held **held,
                                kvf_error *error)
@@ -155,14 +154,14 @@ static kvf_status open_session(kvf_work *work, const kvf_resume *resume, kvf_hel
 /* Where to take checkpoints: where the text leaves what is held, and at its turn; one is left. */
 static void set_places(kvf_job *job, const kvf_resume *resume)
 {
-    const size_t turn =
-        job->options.turn_at < job->options.n_prompt ? job->options.turn_at : job->options.n_prompt;
-    job->places[0] = resume->shared_tokens / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
+    const size_t last = job->options.n_prompt - 1; /* one token is read behind a checkpoint */
+    const size_t turn = job->options.turn_at < last ? job->options.turn_at : last;
+    job->places[0] = (resume->shared_tokens < last ? resume->shared_tokens : last) /
+                     CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
     job->places[1] = turn / CHECKPOINT_TOKENS * CHECKPOINT_TOKENS;
 }
 
-/* ---- What another reads already
- * ------------------------------------------------------------------ */
+/* ---- What another reads already ----------------------------------------------------------- */
 
 /* So many tokens at the least have to be spared for it. */
 enum { AWAITED_TOKENS = 2 * CHECKPOINT_TOKENS };
@@ -321,8 +320,7 @@ bool kvf_work_begin(kvf_work *work, kvf_job *job)
     return true;
 }
 
-/* ---- Answers
- * ------------------------------------------------------------------------------------- */
+/* ---- Answers ------------------------------------------------------------------------------ */
 
 static bool is_eos(const kvf_model_config *config, int32_t id)
 {
@@ -410,8 +408,7 @@ static void start_answers(kvf_work *work, kvf_job *job)
             return;
 }
 
-/* ---- Steps
- * ---------------------------------------------------------------------------------------- */
+/* ---- Steps -------------------------------------------------------------------------------- */
 
 /* Tokens up to the next place where a checkpoint is to be taken, which a piece does not pass. */
 static uint64_t to_next_place(const kvf_work *work, const kvf_job *job, uint64_t n_held)
@@ -424,15 +421,16 @@ static uint64_t to_next_place(const kvf_work *work, const kvf_job *job, uint64_t
     return next - n_held;
 }
 
-/* Asks for the checkpoint at the end of the item's tokens, if one is to be there. */
-static void want_checkpoint(const kvf_work *work, const kvf_job *job, const kvf_batch_item *item)
+/* At the places that are wanted; commit takes those of the spacing. Without memory there is none.
+ */
+static void take_checkpoint(const kvf_job *job, kvf_session *session)
 {
-    const uint64_t end = kvf_session_n_tokens(item->session) + item->n;
-    bool wanted = end % work->options.spacing_tokens == 0;
+    const uint64_t n = kvf_session_n_tokens(session);
+    bool wanted = false;
     for (uint32_t i = 0; i < KVF_JOB_PLACES; i++)
-        wanted = wanted || job->places[i] == end;
+        wanted = wanted || job->places[i] == n;
     if (wanted)
-        kvf_session_want_checkpoint(item->session);
+        kvf_session_checkpoint(session, NULL);
 }
 
 static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
@@ -442,7 +440,6 @@ static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choi
         (kvf_batch_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
-    want_checkpoint(work, job, &work->items[at]);
 }
 
 static uint32_t add_answers(kvf_work *work)
@@ -529,6 +526,7 @@ static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf
         answer_or_end(work, job, choice);
         return;
     }
+    take_checkpoint(job, item->session);
     job->n_read += item->n;
     work->report.read_tokens += item->n;
     tell_progress(job);
@@ -557,8 +555,7 @@ void kvf_work_step(kvf_work *work)
         settle(work, &work->items[i], work->item_job[i], work->item_of[i]);
 }
 
-/* ---- The present
- * ------------------------------------------------------------------------------------ */
+/* ---- The present -------------------------------------------------------------------------- */
 
 void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
 {

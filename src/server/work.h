@@ -18,7 +18,7 @@ typedef struct kvf_work {
     kvf_prefixes prefixes;
     kvf_shelf *shelf;      /* NULL: nothing is kept on the disk */
     double saved_seconds;  /* when a session was saved last, .. */
-    double saving_seconds; /* .. and how long that took */
+    double saving_seconds; /* .. and how long the last small one took */
     kvf_pace pace;
     kvf_drawing drawing;
     kvf_job *running;   /* a list */

@@ -88,24 +88,34 @@ uint64_t kvf_work_live_bytes(const kvf_work *work)
 /* A save writes all that it has before it returns: as much as is no pause to speak of. */
 static const uint64_t quick_save_bytes = 8000000;
 static const double quick_save_seconds = 0.03;
+static const double slow_disk_seconds = 30;
 /* From one save to the next while answers run. */
 static const double save_every_seconds = 1;
 
-static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+static bool is_small(const kvf_work *work, const kvf_held *held)
 {
     uint64_t bytes;
-    return work->saving_seconds < quick_save_seconds &&
-           kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
+    return kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
            bytes <= quick_save_bytes;
+}
+
+/* A disk that was slow is tried again after a while. */
+static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+{
+    return (work->saving_seconds < quick_save_seconds ||
+            kvf_seconds() - work->saved_seconds > slow_disk_seconds) &&
+           is_small(work, held);
 }
 
 static bool save(kvf_work *work, kvf_held *held)
 {
     kvf_error error;
+    const bool small = is_small(work, held);
     const double began = kvf_seconds();
     const kvf_status status = kvf_shelf_save(work->shelf, held->session, &held->file, &error);
     work->saved_seconds = kvf_seconds();
-    work->saving_seconds = work->saved_seconds - began;
+    if (small)
+        work->saving_seconds = work->saved_seconds - began;
     return status == KVF_OK;
 }
 
@@ -145,6 +155,25 @@ void kvf_work_expect_copies(kvf_work *work, const kvf_held *held)
                 job->choices[i].has_begun = false;
 }
 
+/*
+ * What stays whatever is closed: that of running sessions, of which a page that several hold is
+ * counted in one of them at the most.
+ */
+static uint64_t least_live_bytes(const kvf_work *work)
+{
+    uint64_t own = 0;
+    uint64_t most_shared = 0;
+    for (uint32_t i = 0; i < work->prefixes.n; i++) {
+        const kvf_session *session = work->prefixes.list[i]->session;
+        if (!work->prefixes.list[i]->runs)
+            continue;
+        const uint64_t shared = kvf_session_shared_bytes(session);
+        own += kvf_session_allocated_bytes(session) - shared;
+        most_shared = shared > most_shared ? shared : most_shared;
+    }
+    return own + most_shared;
+}
+
 kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume *resume,
                             kvf_error *error)
 {
@@ -154,10 +183,12 @@ kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume
     if (running_growth(work, &running, error) != KVF_OK ||
         job_growth(work, job, resume->n_tokens, &needed, error) != KVF_OK)
         return KVF_NO_ROOM;
+    const uint64_t memory = work->options.memory_bytes;
+    const bool is_vain = work->running && least_live_bytes(work) + running + needed > memory;
     for (;;) {
-        if (kvf_work_live_bytes(work) + running + needed <= work->options.memory_bytes)
+        if (kvf_work_live_bytes(work) + running + needed <= memory)
             return KVF_ROOM;
-        if (!kvf_work_evict(work, resume->held))
+        if (is_vain || !kvf_work_evict(work, resume->held))
             break;
     }
     kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session of %llu tokens",

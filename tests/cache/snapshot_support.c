@@ -328,7 +328,7 @@ kvf_session *snap_open(kvf_device *device, kvf_profile_id profile, bool grid_off
                                          .max_tokens = 4096,
                                          .chunk_tokens = SNAP_CHUNK,
                                          .grid_off = grid_off,
-                                         .checkpoint_count = 2};
+                                         .checkpoint_count = 64};
     if (kvf_session_open(device, &snap_geometry, &options, &session, &error) != KVF_OK)
         fail_msg("%s", error.message);
     return session;

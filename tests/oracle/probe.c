@@ -493,9 +493,9 @@ static void leave_marks(kvf_session *session, uint32_t vocab)
 }
 
 /*
- * The same session, saved after every chunk: fields and blobs as before, with the field
- * `compress` and the blob path between options and input -> fields saves that appended,
- * bytes of the file.
+ * The same session, saved after every chunk, with a checkpoint where there can be one: fields and
+ * blobs as before, with the field `compress` and the blob path between options and input -> fields
+ * saves that appended, bytes of the file.
  */
 static void answer_snapshot(exchange *x)
 {
@@ -517,6 +517,11 @@ static void answer_snapshot(exchange *x)
         first += in.chunk_tokens[i];
         if (status == KVF_OK) {
             leave_marks(session, geometry.vocab);
+            if (first % kvf_session_checkpoint_alignment(session) == 0) {
+                status = kvf_session_checkpoint(session, &x->error);
+            }
+        }
+        if (status == KVF_OK) {
             status = kvf_session_save(session, path, &save, &report, &x->error);
         }
         n_appended += report.appended;

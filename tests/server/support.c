@@ -60,7 +60,7 @@ void make_prompt(int32_t *ids, size_t n, uint64_t seed)
     }
 }
 
-/* ---- Jobs ----------------------------------------------------------------------------------- */
+/* ---- Jobs --------------------------------------------------------------------------------- */
 
 static void progress(void *user, uint64_t n_read, uint64_t n_prompt)
 {
@@ -91,6 +91,7 @@ static kvf_taken take(void *user, uint32_t choice, const kvf_drawn *drawn)
     if (!stops) {
         one->choices[choice].ids[n] = drawn->id;
         one->choices[choice].logprobs[n] = drawn->logprob;
+        one->choices[choice].tops[n] = drawn->top ? drawn->top[0] : (kvf_logprob){-1, 0};
         one->choices[choice].n++;
     }
     pthread_cond_broadcast(&one->told);
@@ -172,8 +173,7 @@ void wait_for_tokens(asked *one, uint32_t n)
     pthread_mutex_unlock(&one->mutex);
 }
 
-/* ---- Without a scheduler ----------------------------------------------------------------------
- */
+/* ---- Without a scheduler ------------------------------------------------------------------ */
 
 static bool is_eos(const kvf_model_config *config, uint32_t id)
 {

@@ -41,6 +41,7 @@ typedef struct asked {
     struct {
         int32_t ids[MOST_ANSWERED];
         float logprobs[MOST_ANSWERED];
+        kvf_logprob tops[MOST_ANSWERED]; /* the likeliest, where asked for; else id -1 */
         uint32_t n;
         uint32_t n_ends; /* must be 1 in the end */
         kvf_job_end end;

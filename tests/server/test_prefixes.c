@@ -199,6 +199,38 @@ static void test_the_least_useful_leaves_before_anybody_waits(void **state)
     free(one);
 }
 
+/* Closing what is held would not do: it stays, and the request waits for another's end. */
+static void test_nothing_is_closed_in_vain(void **state)
+{
+    (void)state;
+    enum { EACH = 140 };
+    int32_t text[3][EACH];
+    served server;
+    asked *jobs = calloc(3, sizeof *jobs);
+    kvf_scheduler_report report;
+    serve(&server, &(kvf_scheduler_options){.memory_bytes = 8u << 20});
+    for (uint64_t i = 0; i < 3; i++)
+        make_prompt(text[i], EACH, i);
+    ask(&server, &jobs[0], text[0], EACH, (kvf_job_options){.max_tokens = 2});
+    wait_for(&jobs[0]);
+    jobs[1].slow_seconds = 0.02;
+    ask(&server, &jobs[1], text[1], EACH, (kvf_job_options){.max_tokens = 30});
+    wait_for_tokens(&jobs[1], 1);
+    ask(&server, &jobs[2], text[2], EACH, (kvf_job_options){.max_tokens = 2000});
+    wait_for_tokens(&jobs[1], 20);
+    kvf_scheduler_read_report(server.scheduler, &report);
+    assert_int_equal(report.n_queued, 1);
+    assert_int_equal(report.n_held, 1);
+    assert_int_equal(report.n_evicted, 0);
+    kvf_job_cancel(jobs[1].job);
+    wait_for(&jobs[1]);
+    wait_for_tokens(&jobs[2], 1);
+    kvf_job_cancel(jobs[2].job);
+    wait_for(&jobs[2]);
+    serve_end(&server);
+    free(jobs);
+}
+
 /* Many at once, of texts that begin alike, in memory for a few: all are served, none is over it. */
 static void test_memory_is_never_more_than_planned(void **state)
 {
@@ -245,6 +277,7 @@ int main(void)
         cmocka_unit_test(test_what_another_reads_is_waited_for),
         cmocka_unit_test(test_a_reader_that_is_waited_for_may_end),
         cmocka_unit_test(test_the_least_useful_leaves_before_anybody_waits),
+        cmocka_unit_test(test_nothing_is_closed_in_vain),
         cmocka_unit_test(test_memory_is_never_more_than_planned),
     };
     return cmocka_run_group_tests_name("prefixes", tests, NULL, NULL);

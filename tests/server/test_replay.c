@@ -156,7 +156,7 @@ static void test_texts_and_call_ids_are_not_run_together(void **state)
     kvf_replays_close(replays);
 }
 
-/* ---- In a file --------------------------------------------------------------------------- */
+/* ---- In a file ---------------------------------------------------------------------------- */
 
 static char path[] = "/tmp/kvfold_replay_XXXXXX";
 

@@ -110,6 +110,44 @@ static void test_what_a_token_is_taken_for_ends_the_answer(void **state)
     serve_end(&server);
 }
 
+static void test_bias_penalties_and_logprobs_reach_the_draw(void **state)
+{
+    (void)state;
+    enum { TOKENS = 6 };
+    const kvf_bias wanted[] = {{65, 1000}, {66, 999}};
+    int32_t prompt[PROMPT];
+    served server;
+    asked *jobs = calloc(3, sizeof *jobs);
+    make_prompt(prompt, PROMPT, 4);
+    serve(&server, &(kvf_scheduler_options){0});
+    kvf_draw draw = greedy();
+    ask(&server, &jobs[0], prompt, 20, (kvf_job_options){.max_tokens = TOKENS});
+    draw.logprobs = true;
+    draw.n_top = 3;
+    ask(&server, &jobs[1], prompt, 20, (kvf_job_options){.max_tokens = TOKENS, .draw = draw});
+    draw.bias = wanted;
+    draw.n_bias = 2;
+    draw.frequency_penalty = 2; /* above the logits that the two may differ by: they take turns */
+    draw.presence_penalty = 100;
+    ask(&server, &jobs[2], prompt, 20, (kvf_job_options){.max_tokens = 2, .draw = draw});
+    for (int i = 0; i < 3; i++)
+        wait_for(&jobs[i]);
+    assert_memory_equal(jobs[0].choices[0].ids, jobs[1].choices[0].ids, TOKENS * sizeof(int32_t));
+    for (uint32_t i = 0; i < jobs[1].choices[0].n; i++) {
+        assert_int_equal(jobs[0].choices[0].tops[i].id, -1);
+        /* Greedy: what is drawn is the likeliest. */
+        assert_int_equal(jobs[1].choices[0].tops[i].id, jobs[1].choices[0].ids[i]);
+        assert_true(jobs[1].choices[0].logprobs[i] < 0);
+        assert_true(jobs[1].choices[0].tops[i].logprob >= jobs[1].choices[0].logprobs[i]);
+    }
+    assert_int_equal(jobs[2].choices[0].n, 2);
+    assert_int_equal(jobs[2].choices[0].ids[0] + jobs[2].choices[0].ids[1], 65 + 66);
+    /* Logprobs are those of the model, which knows of no bias. */
+    assert_int_equal(jobs[2].choices[0].tops[0].id, jobs[1].choices[0].tops[0].id);
+    serve_end(&server);
+    free(jobs);
+}
+
 static void test_context_ends_an_answer(void **state)
 {
     (void)state;
@@ -248,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_many_at_once_answer_as_each_alone),
         cmocka_unit_test(test_choices_are_drawn_from_one_prompt),
         cmocka_unit_test(test_what_a_token_is_taken_for_ends_the_answer),
+        cmocka_unit_test(test_bias_penalties_and_logprobs_reach_the_draw),
         cmocka_unit_test(test_context_ends_an_answer),
         cmocka_unit_test(test_what_can_never_be_served_is_refused_at_once),
         cmocka_unit_test(test_a_full_queue_refuses_and_a_long_wait_ends),

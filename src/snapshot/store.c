@@ -7,27 +7,26 @@
  * a file that goes away while it looks is as good as one that was never there, and one
  * that is mapped stays readable.
  */
-#include "cache/store.h"
+#include "snapshot/store.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "cache/eviction.h"
 #include "cache/session.h"
-#include "cache/snapshot.h"
 #include "checksum.h"
 #include "error.h"
+#include "snapshot/eviction.h"
+#include "snapshot/snapshot.h"
 
 /* kvf_store.begun before anything was looked for or put. */
 #define NOTHING_BEGUN UINT64_MAX
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
-kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_store_options *options,
-                          kvf_store **store, kvf_error *error)
+kvf_status kvf_store_open_on(const char *folder, uint64_t max_bytes,
+                             const kvf_store_options *options, const kvf_io *io, kvf_store **store,
+                             kvf_error *error)
 {
     struct stat info;
     *store = NULL;
@@ -36,10 +35,10 @@ kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_stor
     if (max_bytes == 0)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: a store of 0 bytes holds nothing",
                         kvf_printable(folder).text);
-    if (kvf_io_make_folder(folder) != 0)
-        return kvf_io_fail(folder, "make the folder", error);
-    if (stat(folder, &info) != 0)
-        return kvf_io_fail(folder, "look at", error);
+    if (io->make_folder(io, folder) != 0)
+        return kvf_io_fail(folder, "make the folder", errno, error);
+    if (io->stat_path(io, folder, &info) != 0)
+        return kvf_io_fail(folder, "look at", errno, error);
     if (!S_ISDIR(info.st_mode))
         return kvf_fail(error, KVF_FILE_IO, "%s: is not a folder", kvf_printable(folder).text);
     kvf_store *opened = calloc(1, sizeof *opened);
@@ -53,12 +52,18 @@ kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_stor
                         kvf_printable(folder).text);
     }
     strcpy(copy, folder);
-    *opened =
-        (kvf_store){.folder = copy, .note = note, .max_bytes = max_bytes, .begun = NOTHING_BEGUN};
+    *opened = (kvf_store){
+        .io = io, .folder = copy, .note = note, .max_bytes = max_bytes, .begun = NOTHING_BEGUN};
     if (options)
         opened->options = *options;
     *store = opened;
     return kvf_ok(error);
+}
+
+kvf_status kvf_store_open(const char *folder, uint64_t max_bytes, const kvf_store_options *options,
+                          kvf_store **store, kvf_error *error)
+{
+    return kvf_store_open_on(folder, max_bytes, options, &kvf_io_system, store, error);
 }
 
 void kvf_store_close(kvf_store *store)
@@ -81,9 +86,9 @@ static void remove_damaged(const kvf_store *store, const kvf_store_file *file, c
     int lock;
     if (!kvf_store_try_lock(store, &lock))
         return;
-    if (kvf_store_same_file(file, path) && kvf_io_system.unlink(&kvf_io_system, path) == 0)
+    if (kvf_store_same_file(store, file, path) && store->io->unlink(store->io, path) == 0)
         kvf_store_forget(store, file->name);
-    close(lock);
+    store->io->close(store->io, lock);
 }
 
 typedef struct search {
@@ -95,6 +100,15 @@ typedef struct search {
     int32_t *ids; /* [n_tokens] of the file that is looked at */
     kvf_store_found found;
 } search;
+
+/* Whether it says something of the file that was tried, and not of this process or its device. */
+static bool is_of_file(kvf_status status)
+{
+    return status == KVF_FILE_NOT_FOUND || status == KVF_FILE_IO || status == KVF_FILE_FORMAT ||
+           status == KVF_WRONG_MODEL || status == KVF_INEXACT || status == KVF_UNSUPPORTED ||
+           status == KVF_NOT_COVERED ||
+           status == KVF_INVALID_ARGUMENT; /* a context that its tokens do not fit */
+}
 
 /* Notes a file that cannot be read; one that is damaged never can be. Others do not fit. */
 static void skip_file(search *s, const kvf_store_file *file, const char *path, const kvf_error *why)
@@ -115,7 +129,32 @@ static uint64_t common_tokens(const int32_t *a, const int32_t *b, uint64_t n)
     return i;
 }
 
-/* Whether the file's ids are the first of the text. Reports what is damaged as skipped. */
+/*
+ * Where the text can be taken up from the file: at its end, or at a checkpoint that is within what
+ * both have in common, and before the text's end, since it has no logits. 0: nowhere.
+ */
+static kvf_status find_place(const search *s, const char *path, const kvf_snapshot_info *info,
+                             kvf_store_file *file, kvf_error *error)
+{
+    file->resumed_at = 0;
+    if (file->common_tokens == info->n_tokens &&
+        (info->logits_known || info->n_tokens < s->n_tokens)) {
+        file->resumed_at = info->n_tokens;
+        return KVF_OK;
+    }
+    uint64_t *places = malloc((info->n_checkpoints + 1) * sizeof *places);
+    if (!places)
+        return kvf_store_no_memory(s->store, error);
+    const kvf_status status =
+        kvf_snapshot_checkpoints_from(path, places, info->n_checkpoints, s->store->io, error);
+    for (uint32_t i = 0; status == KVF_OK && i < info->n_checkpoints; i++)
+        if (places[i] <= file->common_tokens && places[i] < s->n_tokens)
+            file->resumed_at = places[i];
+    free(places);
+    return status;
+}
+
+/* How much of the text the file has. Reports what is damaged as skipped. */
 static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
 {
     kvf_snapshot_info info;
@@ -123,31 +162,34 @@ static kvf_status look_at(search *s, kvf_store_file *file, kvf_error *error)
     char *path = kvf_store_path(s->store, file->name);
     if (!path)
         return kvf_store_no_memory(s->store, error);
-    kvf_status status = kvf_snapshot_info_read(path, &info, &why);
+    kvf_status status = kvf_snapshot_info_from(path, &info, s->store->io, &why);
     if (status == KVF_OK && info.model_fingerprint == s->options->model_fingerprint) {
         const uint64_t n = info.n_tokens < s->n_tokens ? info.n_tokens : s->n_tokens;
-        status = kvf_snapshot_tokens(path, s->ids, n, &why);
+        status = kvf_snapshot_tokens_from(path, s->ids, n, s->store->io, &why);
         const uint64_t common = status == KVF_OK ? common_tokens(s->ids, s->tokens, n) : 0;
         if (common > s->found.shared_tokens)
             s->found.shared_tokens = common;
-        file->usable = common > 0 && common == info.n_tokens;
         file->common_tokens = common;
         file->n_tokens = info.n_tokens;
         file->profile = info.profile;
+        if (status == KVF_OK && common > 0)
+            status = find_place(s, path, &info, file, &why);
     }
-    if (status == KVF_OUT_OF_MEMORY)
-        kvf_fail(error, status, "%s", why.message);
-    else if (status != KVF_OK)
+    if (is_of_file(status)) {
         skip_file(s, file, path, &why);
+        status = KVF_OK;
+    } else if (status != KVF_OK) {
+        kvf_fail(error, status, "%s", why.message);
+    }
     free(path);
-    return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
+    return status;
 }
 
 /* Whether a is to be tried before b: it is longer, or as long and of the wanted profile. */
 static bool comes_before(const search *s, const kvf_store_file *a, const kvf_store_file *b)
 {
-    if (a->n_tokens != b->n_tokens)
-        return a->n_tokens > b->n_tokens;
+    if (a->resumed_at != b->resumed_at)
+        return a->resumed_at > b->resumed_at;
     const bool wanted = s->options->session && a->profile == s->options->session->profile;
     return wanted && b->profile != s->options->session->profile;
 }
@@ -160,20 +202,25 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
     char *path = kvf_store_path(s->store, file->name);
     if (!path)
         return kvf_store_no_memory(s->store, error);
-    kvf_status status = kvf_session_load(s->device, path, s->options, session, &why);
+    kvf_status status =
+        kvf_session_load_from(s->device, path, s->options, session, s->store->io, &why);
+    if (status == KVF_OK && file->resumed_at < kvf_session_n_tokens(*session))
+        status = kvf_session_truncate(*session, file->resumed_at, NULL, &why);
     /* Another process may have put another session there, were checksums equal. */
-    if (status == KVF_OK && (kvf_session_n_tokens(*session) != file->n_tokens ||
-                             common_tokens(kvf_session_tokens(*session), s->tokens,
-                                           file->n_tokens) != file->n_tokens)) {
+    if (*session && (status != KVF_OK || kvf_session_n_tokens(*session) != file->resumed_at ||
+                     common_tokens(kvf_session_tokens(*session), s->tokens, file->resumed_at) !=
+                         file->resumed_at)) {
         kvf_session_close(*session);
         *session = NULL;
     }
-    if (status == KVF_OUT_OF_MEMORY)
-        kvf_fail(error, status, "%s", why.message);
-    else if (status != KVF_OK)
+    if (is_of_file(status)) {
         skip_file(s, file, path, &why);
+        status = KVF_OK;
+    } else if (status != KVF_OK) {
+        kvf_fail(error, status, "%s", why.message);
+    }
     free(path);
-    return status == KVF_OUT_OF_MEMORY ? status : KVF_OK;
+    return status;
 }
 
 /*
@@ -182,7 +229,8 @@ static kvf_status restore(search *s, const kvf_store_file *file, kvf_session **s
  */
 static void note_found(search *s, kvf_store_list *list, const kvf_store_file *file)
 {
-    bool shared = file->shared || file->n_tokens == s->n_tokens;
+    bool shared = file->shared || file->n_tokens == s->n_tokens ||
+                  file->resumed_at < file->n_tokens; /* this text parts from it */
     for (size_t i = 0; i < list->n; i++)
         shared = shared || (list->files[i].n_tokens > file->n_tokens &&
                             list->files[i].common_tokens >= file->n_tokens);
@@ -197,16 +245,16 @@ static kvf_status restore_best(search *s, kvf_store_list *list, kvf_session **se
     while (!*session && status == KVF_OK) {
         kvf_store_file *best = NULL;
         for (size_t i = 0; i < list->n; i++)
-            if (list->files[i].usable && (!best || comes_before(s, &list->files[i], best)))
+            if (list->files[i].resumed_at > 0 && (!best || comes_before(s, &list->files[i], best)))
                 best = &list->files[i];
         if (!best)
             break;
         status = restore(s, best, session, error);
-        best->usable = false;
         if (*session) {
-            s->found.n_tokens = best->n_tokens;
+            s->found.n_tokens = best->resumed_at;
             note_found(s, list, best);
         }
+        best->resumed_at = 0;
     }
     return status;
 }
@@ -271,8 +319,8 @@ static kvf_status remove_file(const kvf_store *store, kvf_store_list *list, size
     if (!path)
         return kvf_store_no_memory(store, error);
     kvf_status status = KVF_OK;
-    if (kvf_io_system.unlink(&kvf_io_system, path) != 0 && errno != ENOENT) {
-        status = kvf_io_fail(path, "remove", error);
+    if (store->io->unlink(store->io, path) != 0 && errno != ENOENT) {
+        status = kvf_io_fail(path, "remove", errno, error);
     } else {
         if (list->files[i].kind == KVF_STORE_STATE)
             kvf_store_forget(store, list->files[i].name);
@@ -300,7 +348,7 @@ static kvf_status remove_remains(const kvf_store *store, kvf_store_list *list, k
         if (!path)
             return kvf_store_no_memory(store, error);
         const bool dead = list->files[i].kind == KVF_STORE_NOTE || kvf_store_is_dead(store, path);
-        if (dead && (kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT))
+        if (dead && (store->io->unlink(store->io, path) == 0 || errno == ENOENT))
             list->files[i] = list->files[--list->n];
         free(path);
     }
@@ -371,7 +419,7 @@ static kvf_status find_related(lineage *l, const kvf_store_list *list, kvf_error
         char *path = kvf_store_path(l->store, list->files[i].name);
         if (!path)
             return kvf_store_no_memory(l->store, error);
-        const kvf_status status = kvf_snapshot_info_read(path, &info, NULL);
+        const kvf_status status = kvf_snapshot_info_from(path, &info, l->store->io, NULL);
         free(path);
         if (status == KVF_OUT_OF_MEMORY)
             return kvf_store_no_memory(l->store, error);
@@ -397,8 +445,9 @@ static kvf_status find_parents(lineage *l, const kvf_store_list *list, kvf_error
         const uint64_t n_tokens = l->states[i].n_tokens;
         char *path = kvf_store_path(l->store, list->files[i].name);
         int32_t *tokens = malloc(n_tokens * sizeof *tokens);
-        status =
-            path && tokens ? kvf_snapshot_tokens(path, tokens, n_tokens, NULL) : KVF_OUT_OF_MEMORY;
+        status = path && tokens
+                     ? kvf_snapshot_tokens_from(path, tokens, n_tokens, l->store->io, NULL)
+                     : KVF_OUT_OF_MEMORY;
         if (status == KVF_OK)
             find_parent(l, i, tokens);
         else if (status != KVF_OUT_OF_MEMORY) /* damaged; no ids that could be compared */
@@ -411,7 +460,7 @@ static kvf_status find_parents(lineage *l, const kvf_store_list *list, kvf_error
 }
 
 /*
- * A table of the files for cache/eviction.h, [list->n], and one more, of the session; to be
+ * A table of the files for snapshot/eviction.h, [list->n], and one more, of the session; to be
  * freed. What begins with the session gets its parent.
  */
 static kvf_status describe(const kvf_store *store, kvf_session *session, const kvf_store_list *list,
@@ -463,8 +512,8 @@ static kvf_status remove_chosen(const kvf_store *store, kvf_store_file *file, kv
     char *path = kvf_store_path(store, file->name);
     if (!path)
         return kvf_store_no_memory(store, error);
-    const bool removed = kvf_io_system.unlink(&kvf_io_system, path) == 0 || errno == ENOENT;
-    const kvf_status status = removed ? KVF_OK : kvf_io_fail(path, "remove", error);
+    const bool removed = store->io->unlink(store->io, path) == 0 || errno == ENOENT;
+    const kvf_status status = removed ? KVF_OK : kvf_io_fail(path, "remove", errno, error);
     free(path);
     state->stays = true; /* it is not to be chosen again */
     if (!removed)
@@ -521,7 +570,7 @@ static kvf_status put_new(const kvf_store *store, kvf_session *session, const ch
         status = make_room(store, list, states, &room, report, error);
     if (status == KVF_OK && room) {
         kvf_store_forget(store, name); /* of an earlier state of this name */
-        status = kvf_session_save_replacing(session, path, &whole, &saved, &kvf_io_system, error);
+        status = kvf_session_save_to(session, path, &whole, &saved, store->io, error);
     }
     report->stored = status == KVF_OK && room;
     if (report->stored) {
@@ -548,7 +597,7 @@ static kvf_status find_own(const kvf_store *store, kvf_store_list *list, const c
         ++*at;
     if (*at == list->n)
         return KVF_OK;
-    kvf_status status = kvf_snapshot_verify(path, &why);
+    kvf_status status = kvf_snapshot_verify_on(path, store->io, &why);
     if (status == KVF_OK)
         return status;
     if (status != KVF_FILE_FORMAT) /* not damage: no memory, a disk, a newer build's file */
@@ -563,14 +612,13 @@ static kvf_status put_locked(kvf_store *store, kvf_session *session, const char 
                              const char *path, kvf_store_list *list, kvf_store_put_report *report,
                              kvf_error *error)
 {
-    const kvf_snapshot_shape shape = {.geometry = &session->geometry,
-                                      .profile = session->profile,
-                                      .n_tokens = kvf_session_n_tokens(session)};
     size_t at;
-    report->file_bytes = kvf_snapshot_file_bytes(&shape);
+    kvf_status status = kvf_session_snapshot_bytes(session, NULL, &report->file_bytes, error);
+    if (status != KVF_OK)
+        return status;
     if (store->begun == NOTHING_BEGUN)
         store->begun = list->newest;
-    kvf_status status = remove_remains(store, list, error);
+    status = remove_remains(store, list, error);
     if (status == KVF_OK)
         status = find_own(store, list, name, path, &at, error);
     if (status != KVF_OK)
@@ -611,7 +659,7 @@ kvf_status kvf_store_put(kvf_store *store, kvf_session *session, kvf_store_put_r
         status = kvf_store_list_files(store, &list, error);
         if (status == KVF_OK)
             status = put_locked(store, session, name, path, &list, filled, error);
-        close(lock);
+        store->io->close(store->io, lock);
     }
     free(list.files);
     free(path);

@@ -1,6 +1,7 @@
 /* The operating system behind kvf_io, and reading and writing to the end. */
-#include "cache/io.h"
+#include "snapshot/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -83,6 +84,16 @@ static int system_stat_path(const kvf_io *io, const char *path, struct stat *inf
     int result;
     do
         result = stat(path, info);
+    while (again(result));
+    return result;
+}
+
+static int system_stat_link(const kvf_io *io, const char *path, struct stat *info)
+{
+    (void)io;
+    int result;
+    do
+        result = lstat(path, info);
     while (again(result));
     return result;
 }
@@ -189,10 +200,68 @@ static int system_sync_folder(const kvf_io *io, const char *folder)
     return result;
 }
 
+static int system_make_folder(const kvf_io *io, const char *path)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') /* "a/" is in ".", not in "a" */
+        length--;
+    char *folder = malloc(length + 1);
+    char *parent = NULL;
+    int reason = ENOMEM;
+    if (folder) {
+        memcpy(folder, path, length);
+        folder[length] = '\0';
+        parent = kvf_io_folder_of(folder);
+    }
+    if (parent && mkdir(folder, S_IRWXU) != 0)
+        reason = errno == EEXIST ? 0 : errno;
+    else if (parent)
+        reason = system_sync_folder(io, parent) == 0 ? 0 : errno;
+    free(parent);
+    free(folder);
+    errno = reason;
+    return reason == 0 ? 0 : -1;
+}
+
+static int system_set_time(const kvf_io *io, const char *path, struct timespec time)
+{
+    (void)io;
+    const struct timespec times[2] = {time, time};
+    int result;
+    do
+        result = utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW);
+    while (again(result));
+    return result;
+}
+
+static int system_list(const kvf_io *io, const char *folder, kvf_io_taker take, void *user)
+{
+    (void)io;
+    DIR *listing = opendir(folder);
+    bool more = true;
+    if (!listing)
+        return -1;
+    for (const struct dirent *entry; more && (entry = readdir(listing));) {
+        struct stat info;
+        if (fstatat(dirfd(listing), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0)
+            more = take(user, entry->d_name, &info);
+    }
+    closedir(listing);
+    return 0;
+}
+
+static struct timespec system_now(const kvf_io *io)
+{
+    (void)io;
+    struct timespec time = {0};
+    clock_gettime(CLOCK_REALTIME, &time);
+    return time;
+}
+
 static void *system_map(const kvf_io *io, int file, size_t bytes)
 {
     (void)io;
-    void *view = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    void *view = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0);
     return view == MAP_FAILED ? NULL : view;
 }
 
@@ -208,6 +277,7 @@ const kvf_io kvf_io_system = {.open = system_open,
                               .lock = system_lock,
                               .stat = system_stat,
                               .stat_path = system_stat_path,
+                              .stat_link = system_stat_link,
                               .read = system_read,
                               .write = system_write,
                               .truncate = system_truncate,
@@ -217,6 +287,10 @@ const kvf_io kvf_io_system = {.open = system_open,
                               .rename = system_rename,
                               .unlink = system_unlink,
                               .sync_folder = system_sync_folder,
+                              .set_time = system_set_time,
+                              .make_folder = system_make_folder,
+                              .list = system_list,
+                              .now = system_now,
                               .map = system_map,
                               .unmap = system_unmap};
 
@@ -237,47 +311,26 @@ char *kvf_io_folder_of(const char *path)
     return folder;
 }
 
-int kvf_io_make_folder(const char *path)
+kvf_status kvf_io_fail(const char *path, const char *what, int reason, kvf_error *error)
 {
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/') /* "a/" is in ".", not in "a" */
-        length--;
-    char *folder = malloc(length + 1);
-    char *parent = NULL;
-    int result = -1;
-    if (folder) {
-        memcpy(folder, path, length);
-        folder[length] = '\0';
-        parent = kvf_io_folder_of(folder);
-    }
-    errno = ENOMEM;
-    if (parent && mkdir(folder, S_IRWXU) != 0)
-        result = errno == EEXIST ? 0 : -1;
-    else if (parent)
-        result = system_sync_folder(&kvf_io_system, parent);
-    const int reason = errno;
-    free(parent);
-    free(folder);
-    errno = reason;
-    return result;
-}
-
-kvf_status kvf_io_fail(const char *path, const char *what, kvf_error *error)
-{
-    const int reason = errno;
     const kvf_status status = reason == ENOENT || reason == ENOTDIR ? KVF_FILE_NOT_FOUND
                               : reason == ENOMEM                    ? KVF_OUT_OF_MEMORY
                                                                     : KVF_FILE_IO;
-    kvf_fail(error, status, "%s: cannot %s: %s", kvf_printable(path).text, what, strerror(reason));
-    errno = reason;
-    return status;
+    return kvf_fail(error, status, "%s: cannot %s: %s", kvf_printable(path).text, what,
+                    strerror(reason));
+}
+
+bool kvf_io_no_room(int reason)
+{
+    return reason == ENOSPC || reason == EDQUOT || reason == EFBIG;
 }
 
 kvf_status kvf_io_lock(const kvf_io *io, int file, const char *path, bool no_lock, kvf_error *error)
 {
-    if (io->lock(io, file) == 0)
+    const int reason = io->lock(io, file) == 0 ? 0 : errno;
+    if (reason == 0)
         return KVF_OK;
-    if (errno == EWOULDBLOCK)
+    if (reason == EWOULDBLOCK)
         return kvf_fail(error, KVF_FILE_BUSY, "%s: somebody else is writing it",
                         kvf_printable(path).text);
     if (no_lock)
@@ -285,7 +338,7 @@ kvf_status kvf_io_lock(const kvf_io *io, int file, const char *path, bool no_loc
     return kvf_fail(error, KVF_FILE_IO,
                     "%s: cannot be locked: %s; without locks one of two programs that save here "
                     "at once could lose its work; the option no-lock goes on all the same",
-                    kvf_printable(path).text, strerror(errno));
+                    kvf_printable(path).text, strerror(reason));
 }
 
 kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *data, size_t bytes,
@@ -296,7 +349,7 @@ kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *d
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return kvf_io_fail(path, "read", error);
+            return kvf_io_fail(path, "read", errno, error);
         if (n == 0)
             return kvf_fail(error, KVF_FILE_FORMAT, "%s: ends at byte %llu, %zu more belong",
                             kvf_printable(path).text, (unsigned long long)(offset + done),
@@ -306,20 +359,18 @@ kvf_status kvf_io_read_all(const kvf_io *io, int file, const char *path, void *d
     return KVF_OK;
 }
 
-kvf_status kvf_io_write_all(const kvf_io *io, int file, const char *path, const void *data,
-                            size_t bytes, uint64_t offset, kvf_error *error)
+int kvf_io_write_all(const kvf_io *io, int file, const void *data, size_t bytes, uint64_t offset)
 {
     for (size_t done = 0; done < bytes;) {
         const ssize_t n =
             io->write(io, file, (const uint8_t *)data + done, bytes - done, offset + done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        /* A disk that takes nothing and gives no reason would be asked for ever. */
-        if (n == 0)
-            errno = ENOSPC;
-        if (n <= 0)
-            return kvf_io_fail(path, "write", error);
-        done += (size_t)n;
+        if (n > 0)
+            done += (size_t)n;
+        else if (n == 0)
+            return ENOSPC; /* a disk that takes nothing and gives no reason would be asked for ever
+                            */
+        else if (errno != EINTR)
+            return errno;
     }
-    return KVF_OK;
+    return 0;
 }

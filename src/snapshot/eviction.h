@@ -2,8 +2,8 @@
  * Which states of a store leave when another one needs room. A decision over a table, without
  * files: tests/cache/test_eviction.c runs sequences of prompts against it. Internal.
  */
-#ifndef KVF_CACHE_EVICTION_H
-#define KVF_CACHE_EVICTION_H
+#ifndef KVF_SNAPSHOT_EVICTION_H
+#define KVF_SNAPSHOT_EVICTION_H
 
 #include "kvfold.h"
 

@@ -1,4 +1,4 @@
-#include "cache/eviction.h"
+#include "snapshot/eviction.h"
 
 /*
  * When each state counts as used last: with every longer one that was there already when it

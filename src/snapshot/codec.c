@@ -1,5 +1,5 @@
 /* zstd, where the build has it: the parts of a file that is put away for long. */
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 
 #ifdef KVF_ZSTD_NONE
 

@@ -1,16 +1,11 @@
 /* The folder of a store: what is in it, when that was used, and who may change it now. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "cache/io.h"
-#include "cache/store.h"
 #include "error.h"
+#include "snapshot/store.h"
 
 #define SAVING_SUFFIX ".saving" /* docs/FORMAT.md 10.5 */
 #define LOCK_NAME "lock"
@@ -70,21 +65,15 @@ static struct timespec changed_of(const struct stat *info)
 #endif
 }
 
-static uint64_t now(void)
-{
-    struct timespec time;
-    return clock_gettime(CLOCK_REALTIME, &time) == 0 ? time_of(time) : 0;
-}
-
 /* Gives a file a time later than list->newest, which the clock may be behind of. */
-static void set_time(kvf_store_list *list, const char *path)
+static void set_time(const kvf_io *io, kvf_store_list *list, const char *path)
 {
-    uint64_t wanted = now() > list->newest ? now() : list->newest + 1;
+    const uint64_t now = time_of(io->now(io));
+    uint64_t wanted = now > list->newest ? now : list->newest + 1;
     struct stat info;
     for (int attempt = 0; attempt < 2; attempt++) {
         const struct timespec time = {(time_t)(wanted / second), (long)(wanted % second)};
-        const struct timespec times[2] = {time, time};
-        if (utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW) != 0 || lstat(path, &info) != 0)
+        if (io->set_time(io, path, time) != 0 || io->stat_link(io, path, &info) != 0)
             return;
         if (modified_of(&info) > list->newest)
             break;
@@ -107,7 +96,7 @@ static const char *note_path(const kvf_store *store, const char *name, const cha
 
 void kvf_store_forget(const kvf_store *store, const char *name)
 {
-    const kvf_io *io = &kvf_io_system;
+    const kvf_io *io = store->io;
     io->unlink(io, note_path(store, name, KVF_STORE_USED));
     io->unlink(io, note_path(store, name, KVF_STORE_SHARED));
 }
@@ -115,14 +104,14 @@ void kvf_store_forget(const kvf_store *store, const char *name)
 void kvf_store_note_used(const kvf_store *store, kvf_store_list *list, const char *name,
                          bool shared)
 {
-    const kvf_io *io = &kvf_io_system;
+    const kvf_io *io = store->io;
     const char *path = note_path(store, name, shared ? KVF_STORE_SHARED : KVF_STORE_USED);
     const int file =
         io->open(io, path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
     if (file < 0)
         return;
     io->close(io, file);
-    set_time(list, path);
+    set_time(io, list, path);
     if (shared)
         io->unlink(io, note_path(store, name, KVF_STORE_USED));
 }
@@ -130,7 +119,7 @@ void kvf_store_note_used(const kvf_store *store, kvf_store_list *list, const cha
 void kvf_store_note_stored(const kvf_store *store, kvf_store_list *list, const char *name,
                            bool shared)
 {
-    set_time(list, note_path(store, name, KVF_STORE_SUFFIX));
+    set_time(store->io, list, note_path(store, name, KVF_STORE_SUFFIX));
     if (shared)
         kvf_store_note_used(store, list, name, true);
 }
@@ -198,44 +187,44 @@ static void take_notes(kvf_store_list *list)
     list->n = n;
 }
 
-kvf_status kvf_store_list_files(const kvf_store *store, kvf_store_list *list, kvf_error *error)
+typedef struct listing {
+    kvf_store_list *list;
+    bool memory; /* was enough so far */
+} listing;
+
+static bool take_file(void *user, const char *name, const struct stat *info)
 {
-    memset(list, 0, sizeof *list);
-    DIR *folder = opendir(store->folder);
-    if (!folder)
-        return kvf_io_fail(store->folder, "list the folder", error);
-    kvf_status status = KVF_OK;
-    const struct dirent *entry;
-    while (status == KVF_OK && (entry = readdir(folder))) {
-        struct stat info;
-        kvf_store_file file = {.bytes = 0};
-        if (!is_ours(entry->d_name, &file.kind, &file.shared))
-            continue;
-        /* One that is gone by now was removed by another process. */
-        if (fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
-            !S_ISREG(info.st_mode))
-            continue;
-        strcpy(file.name, entry->d_name); /* as short as all of ours */
-        file.bytes = (uint64_t)info.st_size;
-        file.device = info.st_dev;
-        file.inode = info.st_ino;
-        file.changed = changed_of(&info);
-        file.stored = file.used = modified_of(&info);
-        if (file.kind != KVF_STORE_SAVING && file.used > list->newest)
-            list->newest = file.used;
-        if (!add_file(list, &file))
-            status = kvf_store_no_memory(store, error);
-    }
-    closedir(folder);
-    take_notes(list);
-    return status;
+    listing *l = user;
+    kvf_store_file file = {.bytes = 0};
+    if (!is_ours(name, &file.kind, &file.shared) || !S_ISREG(info->st_mode))
+        return true;
+    strcpy(file.name, name); /* as short as all of ours */
+    file.bytes = (uint64_t)info->st_size;
+    file.device = info->st_dev;
+    file.inode = info->st_ino;
+    file.changed = changed_of(info);
+    file.stored = file.used = modified_of(info);
+    if (file.kind != KVF_STORE_SAVING && file.used > l->list->newest)
+        l->list->newest = file.used;
+    l->memory = add_file(l->list, &file);
+    return l->memory;
 }
 
-bool kvf_store_same_file(const kvf_store_file *file, const char *path)
+kvf_status kvf_store_list_files(const kvf_store *store, kvf_store_list *list, kvf_error *error)
+{
+    listing l = {.list = list, .memory = true};
+    memset(list, 0, sizeof *list);
+    if (store->io->list(store->io, store->folder, take_file, &l) != 0)
+        return kvf_io_fail(store->folder, "list the folder", errno, error);
+    take_notes(list);
+    return l.memory ? KVF_OK : kvf_store_no_memory(store, error);
+}
+
+bool kvf_store_same_file(const kvf_store *store, const kvf_store_file *file, const char *path)
 {
     struct stat info;
-    return lstat(path, &info) == 0 && info.st_dev == file->device && info.st_ino == file->inode &&
-           changed_of(&info).tv_sec == file->changed.tv_sec &&
+    return store->io->stat_link(store->io, path, &info) == 0 && info.st_dev == file->device &&
+           info.st_ino == file->inode && changed_of(&info).tv_sec == file->changed.tv_sec &&
            changed_of(&info).tv_nsec == file->changed.tv_nsec;
 }
 
@@ -244,10 +233,10 @@ bool kvf_store_same_file(const kvf_store_file *file, const char *path)
 /* As kvf_io_lock. */
 static kvf_status take_lock(const kvf_store *store, const char *path, int *file, kvf_error *error)
 {
-    const kvf_io *io = &kvf_io_system;
+    const kvf_io *io = store->io;
     *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW, S_IRUSR | S_IWUSR);
     if (*file < 0)
-        return kvf_io_fail(path, "open the lock", error);
+        return kvf_io_fail(path, "open the lock", errno, error);
     const kvf_status status = kvf_io_lock(io, *file, path, store->options.no_lock, error);
     if (status != KVF_OK)
         io->close(io, *file);
@@ -295,9 +284,8 @@ bool kvf_store_try_lock(const kvf_store *store, int *lock)
 
 bool kvf_store_is_dead(const kvf_store *store, const char *path)
 {
-    const kvf_io *io = &kvf_io_system;
+    const kvf_io *io = store->io;
     struct stat info;
-    struct timespec time;
     const int file = io->open(io, path, O_RDWR | O_NONBLOCK | O_NOFOLLOW, 0);
     if (file < 0)
         return false;
@@ -305,8 +293,8 @@ bool kvf_store_is_dead(const kvf_store *store, const char *path)
     const bool locked = io->lock(io, file) == 0;
     bool dead = locked;
     if (!locked && errno != EWOULDBLOCK && store->options.no_lock)
-        dead = io->stat(io, file, &info) == 0 && clock_gettime(CLOCK_REALTIME, &time) == 0 &&
-               info.st_mtime < time.tv_sec - dead_after_seconds;
+        dead = io->stat(io, file, &info) == 0 &&
+               info.st_mtime < io->now(io).tv_sec - dead_after_seconds;
     io->close(io, file);
     return dead;
 }

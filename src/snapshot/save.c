@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "cache/session.h"
-#include "cache/snapshot.h"
 #include "error.h"
+#include "snapshot/snapshot.h"
 
 #define SUFFIX ".saving"
 /* How often a file that is renamed away while it is being locked is looked for again. */
@@ -17,13 +17,10 @@
 
 /* One save under way. */
 typedef struct saving {
-    kvf_session *session;
-    kvf_snapshot_shape shape;
-    const kvf_saved *before; /* what the file that is added to holds; NULL: a new file */
-    bool no_lock;            /* goes on where files cannot be locked */
-    bool always;             /* added to, however much of it is unused */
-    bool no_room;            /* the disk has none for the new file */
-    kvf_part *parts;         /* of the next index; new ones have offset 0 */
+    kvf_snapshot_content content;
+    kvf_saved before; /* what the file that is added to holds */
+    bool no_lock;     /* goes on where files cannot be locked */
+    kvf_part *parts;  /* of the next index; new ones have offset 0 */
     uint32_t n_parts;
     size_t largest_bytes; /* of a new part */
     uint64_t new_bytes;   /* of all new parts, padded */
@@ -35,31 +32,27 @@ typedef struct saving {
 /* ---- Which parts are new -------------------------------------------------------------- */
 
 /* Whether slots first .. end - 1 of a ring lie in any of n pages from `page` on. */
-static bool slots_meet_pages(uint64_t first, uint64_t end, uint64_t slots, uint64_t ring_pages,
-                             uint32_t page, uint32_t n)
+static bool slots_meet_pages(uint64_t first, uint64_t end, const kvf_stream *ring, uint32_t page,
+                             uint32_t n)
 {
-    return first < end && first * ring_pages / slots < (uint64_t)page + n &&
-           (end * ring_pages - 1) / slots >= page;
+    const uint64_t slots = ring->ring_slots;
+    return first < end && first * ring->end_page / slots < (uint64_t)page + n &&
+           (end * ring->end_page - 1) / slots >= page;
 }
 
 /* Whether tokens that came since the last save wrote to these pages of a ring. */
-static bool ring_changed(const saving *save, const kvf_stream *stream, uint32_t page, uint32_t n)
+static bool ring_changed(const saving *save, const kvf_stream *ring, uint32_t page, uint32_t n)
 {
-    const kvf_geometry *geometry = save->shape.geometry;
-    const bool window = stream->kind == KVF_STREAM_WINDOW;
-    const uint64_t slots =
-        window ? geometry->window_tokens : kvf_layer_slots(geometry->layers[stream->layer]);
-    /* The window may have fewer pages than its ring will have. */
-    const uint64_t ring_pages = window ? slots / KVF_PAGE_ROWS : stream->n_pages;
-    const uint64_t n_new = save->shape.n_tokens - save->before->kept_tokens;
-    if (save->before->kept_tokens < save->before->n_tokens || n_new >= slots)
+    const uint64_t slots = ring->ring_slots;
+    const uint64_t n_new = save->content.shape.n_tokens - save->before.kept_tokens;
+    if (save->before.kept_tokens < save->before.n_tokens || n_new >= slots)
         return true;
-    const uint64_t first = save->before->n_tokens % slots;
+    const uint64_t first = save->before.n_tokens % slots;
     const uint64_t end = first + n_new;
     if (end <= slots)
-        return slots_meet_pages(first, end, slots, ring_pages, page, n);
-    return slots_meet_pages(first, slots, slots, ring_pages, page, n) ||
-           slots_meet_pages(0, end - slots, slots, ring_pages, page, n);
+        return slots_meet_pages(first, end, ring, page, n);
+    return slots_meet_pages(first, slots, ring, page, n) ||
+           slots_meet_pages(0, end - slots, ring, page, n);
 }
 
 /* `kept` is the stream as it was with the fewest tokens held since the last save. */
@@ -68,10 +61,10 @@ static bool pages_changed(const saving *save, const kvf_stream *stream, const kv
 {
     if (stream->kind == KVF_STREAM_LOGITS)
         return true;
-    if (kvf_stream_is_ring(stream->kind))
+    if (stream->ring_slots > 0)
         return ring_changed(save, stream, page, n);
     /* The last page grows, unless no row came since and none was given up. */
-    if (save->before->kept_tokens == save->before->n_tokens && kept->n_items == stream->n_items)
+    if (save->before.kept_tokens == save->before.n_tokens && kept->n_items == stream->n_items)
         return false;
     return page + n > kept->full_pages;
 }
@@ -81,14 +74,15 @@ static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *k
                      const kvf_part *old)
 {
     kvf_part *part = &save->parts[save->n_parts++];
-    if (old && old->n_pages <= stream->n_pages - page &&
+    if (old && old->n_pages <= stream->end_page - page &&
         !pages_changed(save, stream, kept, page, old->n_pages)) {
         *part = *old;
+        part->number = stream->number;
         save->kept_bytes += kvf_snapshot_padded(old->stored_bytes);
         return;
     }
     *part = (kvf_part){.kind = stream->kind,
-                       .layer = stream->layer,
+                       .number = stream->number,
                        .first_page = page,
                        .n_pages = kvf_stream_part_pages(stream, page)};
     const size_t bytes = (size_t)part->n_pages * stream->page_bytes;
@@ -97,28 +91,45 @@ static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *k
         save->largest_bytes = bytes;
 }
 
-/* The first part from old[*at] on that begins at or behind this place, if it is there. */
-static const kvf_part *find_old(const kvf_part *old, uint32_t n_old, uint32_t *at,
+/*
+ * What a checkpoint's streams are numbered by in the old file; false where it is not there. Old
+ * ones are those at or before kept_checkpoint: what is there now has the same content.
+ */
+static bool number_before(const saving *save, const kvf_snapshot_index *old, uint32_t *number)
+{
+    const uint64_t n_tokens = save->content.entries[*number].n_tokens;
+    uint32_t i = 0;
+    while (i < old->header.n_checkpoints && old->checkpoints[i].n_tokens < n_tokens)
+        i++;
+    *number = i;
+    return i < old->header.n_checkpoints && old->checkpoints[i].n_tokens == n_tokens &&
+           n_tokens <= save->before.kept_checkpoint;
+}
+
+/* The part that begins at this place, if it is there; *at only goes forward. */
+static const kvf_part *find_old(const saving *save, const kvf_snapshot_index *old, uint32_t *at,
                                 const kvf_stream *stream, uint32_t page)
 {
-    while (*at < n_old && (old[*at].layer < stream->layer ||
-                           (old[*at].layer == stream->layer && old[*at].kind < stream->kind) ||
-                           (old[*at].layer == stream->layer && old[*at].kind == stream->kind &&
-                            old[*at].first_page < page)))
-        ++*at;
-    const kvf_part *part = *at < n_old ? &old[*at] : NULL;
-    return part && part->layer == stream->layer && part->kind == stream->kind &&
-                   part->first_page == page
-               ? part
-               : NULL;
+    uint32_t number = stream->number;
+    if (!old || (kvf_stream_of_checkpoint(stream->kind) && !number_before(save, old, &number)))
+        return NULL;
+    const uint64_t wanted = kvf_stream_order(stream->kind, number);
+    for (; *at < old->header.n_parts; ++*at) {
+        const kvf_part *part = &old->parts[*at];
+        const uint64_t order = kvf_stream_order(part->kind, part->number);
+        if (order > wanted || (order == wanted && part->first_page >= page))
+            return order == wanted && part->first_page == page ? part : NULL;
+    }
+    return NULL;
 }
 
 /* Lists the parts of the next index; old is NULL for a new file. */
-static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old, kvf_error *error)
+static kvf_status choose_parts(saving *save, const kvf_snapshot_index *old, kvf_error *error)
 {
-    kvf_snapshot_shape kept_shape = save->shape;
-    kept_shape.n_tokens = save->before ? save->before->kept_tokens : 0;
-    const size_t capacity = (size_t)kvf_snapshot_n_parts(&save->shape) + n_old;
+    kvf_snapshot_shape kept_shape = save->content.shape;
+    kept_shape.n_tokens = save->before.kept_tokens;
+    const size_t capacity =
+        (size_t)kvf_snapshot_n_parts(&save->content.shape) + (old ? old->header.n_parts : 0);
     save->parts = malloc(capacity * sizeof *save->parts);
     if (!save->parts)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %zu parts",
@@ -126,10 +137,13 @@ static kvf_status choose_parts(saving *save, const kvf_part *old, uint32_t n_old
     uint32_t at = 0;
     kvf_stream stream;
     kvf_stream kept;
-    for (uint32_t i = 0; kvf_stream_at(&save->shape, i, &stream); i++) {
+    for (uint64_t i = 0; kvf_stream_at(&save->content.shape, i, &stream); i++) {
         kvf_stream_at(&kept_shape, i, &kept);
-        for (uint32_t page = 0; page < stream.n_pages;) {
-            add_part(save, &stream, &kept, page, find_old(old, n_old, &at, &stream, page));
+        if (stream.kind == KVF_STREAM_WINDOW &&
+            kept.full_pages > save->before.kept_window / KVF_PAGE_ROWS)
+            kept.full_pages = (uint32_t)(save->before.kept_window / KVF_PAGE_ROWS);
+        for (uint32_t page = stream.first_page; page < stream.end_page;) {
+            add_part(save, &stream, &kept, page, find_old(save, old, &at, &stream, page));
             page += save->parts[save->n_parts - 1].n_pages;
         }
     }
@@ -144,36 +158,30 @@ static kvf_status write_parts(saving *save, kvf_error *error)
     kvf_status status = kvf_snapshot_writer_open(&save->writer, save->largest_bytes, error);
     uint32_t at = 0;
     kvf_stream stream;
-    for (uint32_t i = 0; status == KVF_OK && kvf_stream_at(&save->shape, i, &stream); i++)
-        for (uint32_t page = 0; page < stream.n_pages && status == KVF_OK;) {
+    for (uint64_t i = 0; status == KVF_OK && kvf_stream_at(&save->content.shape, i, &stream); i++)
+        for (uint32_t page = stream.first_page; page < stream.end_page && status == KVF_OK;) {
             kvf_part *part = &save->parts[at++];
             if (part->offset == 0)
                 status =
-                    kvf_snapshot_write_part(&save->writer, save->session, &stream, part, error);
+                    kvf_snapshot_write_part(&save->writer, &save->content, &stream, part, error);
             page += part->n_pages;
         }
     save->header.n_parts = save->n_parts;
     if (status == KVF_OK)
-        status = kvf_snapshot_write_index(&save->writer, save->session, save->parts, &save->header,
+        status = kvf_snapshot_write_index(&save->writer, &save->content, save->parts, &save->header,
                                           error);
     return status;
-}
-
-static kvf_status sync_file(saving *save, kvf_error *error)
-{
-    const kvf_io *io = save->writer.io;
-    return io->sync(io, save->writer.file) == 0
-               ? KVF_OK
-               : kvf_io_fail(save->writer.path, "put on the disk", error);
 }
 
 /* From now on the session knows what the file holds. */
 static void remember(saving *save, kvf_save_report *report, bool appended)
 {
-    save->session->saved = (kvf_saved){.known = true,
-                                       .header_checksum = save->header.checksum,
-                                       .n_tokens = save->shape.n_tokens,
-                                       .kept_tokens = save->shape.n_tokens};
+    save->content.session->saved = (kvf_saved){.known = true,
+                                               .header_checksum = save->header.checksum,
+                                               .n_tokens = save->content.shape.n_tokens,
+                                               .kept_tokens = save->content.shape.n_tokens,
+                                               .kept_window = save->content.shape.n_tokens,
+                                               .kept_checkpoint = save->content.shape.n_tokens};
     if (!report)
         return;
     uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
@@ -242,10 +250,11 @@ static kvf_status open_temporary(const kvf_io *io, const char *path, bool no_loc
         struct stat named;
         *file = io->open(io, path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW, S_IRUSR | S_IWUSR);
         if (*file < 0)
-            return errno == ELOOP ? refuse_link(path, error) : kvf_io_fail(path, "create", error);
+            return errno == ELOOP ? refuse_link(path, error)
+                                  : kvf_io_fail(path, "create", errno, error);
         kvf_status status = kvf_io_lock(io, *file, path, no_lock, error);
         if (status == KVF_OK && io->stat(io, *file, &opened) != 0)
-            status = kvf_io_fail(path, "look at", error);
+            status = kvf_io_fail(path, "look at", errno, error);
         else if (status == KVF_OK && !S_ISREG(opened.st_mode))
             status =
                 kvf_fail(error, KVF_FILE_IO, "%s: is not a regular file", kvf_printable(path).text);
@@ -286,7 +295,7 @@ static kvf_status check_replaced(const kvf_io *io, int file, const char *path, k
     struct stat info;
     uint8_t bytes[KVF_SNAPSHOT_PAGE_BYTES + 8] = {0};
     if (io->stat(io, file, &info) != 0)
-        return kvf_io_fail(path, "look at", error);
+        return kvf_io_fail(path, "look at", errno, error);
     const size_t n = info.st_size < (off_t)sizeof bytes ? (size_t)info.st_size : sizeof bytes;
     const kvf_status status = kvf_io_read_all(io, file, path, bytes, n, 0, error);
     if (status != KVF_OK || n == 0)
@@ -323,15 +332,15 @@ static kvf_status write_new_file(saving *save, kvf_error *error)
     kvf_snapshot_writer *writer = &save->writer;
     const kvf_io *io = writer->io;
     if (io->truncate(io, writer->file, 0) != 0)
-        return kvf_io_fail(writer->path, "empty", error);
+        return kvf_io_fail(writer->path, "empty", errno, error);
     writer->end_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES;
     save->header.generation = 1;
-    kvf_status status = choose_parts(save, NULL, 0, error);
+    kvf_status status = choose_parts(save, NULL, error);
     if (status == KVF_OK)
         status = write_parts(save, error);
     for (uint32_t slot = 0; slot < KVF_SNAPSHOT_HEADERS && status == KVF_OK; slot++)
         status = kvf_snapshot_write_header(writer, &save->header, slot, error);
-    return status == KVF_OK ? sync_file(save, error) : status;
+    return status == KVF_OK ? kvf_snapshot_sync(writer, error) : status;
 }
 
 /*
@@ -355,22 +364,20 @@ static kvf_status replace_file(saving *save, const char *path, const char *tempo
 {
     const kvf_io *io = save->writer.io;
     kvf_status status = write_new_file(save, error);
-    save->no_room = status == KVF_FILE_IO && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG);
     if (status == KVF_OK && io->rename(io, temporary, path) != 0)
-        status = kvf_io_fail(path, "rename to it", error);
+        status = kvf_io_fail(path, "rename to it", errno, error);
     if (status != KVF_OK) {
         io->unlink(io, temporary);
         return status;
     }
     /* Should the folder fail now, either file may be there after a crash. */
-    save->session->saved.known = false;
+    save->content.session->saved.known = false;
     if (io->sync_folder(io, folder) != 0)
-        return kvf_io_fail(folder, "put on the disk", error);
+        return kvf_io_fail(folder, "put on the disk", errno, error);
     return KVF_OK;
 }
 
-static kvf_status save_new(saving *save, const char *path, kvf_save_report *report,
-                           kvf_error *error)
+static kvf_status save_new(saving *save, const char *path, kvf_error *error)
 {
     const kvf_io *io = save->writer.io;
     char *folder = kvf_io_folder_of(path);
@@ -395,8 +402,6 @@ static kvf_status save_new(saving *save, const char *path, kvf_save_report *repo
     }
     if (replaced >= 0)
         io->close(io, replaced);
-    if (status == KVF_OK)
-        remember(save, report, false);
     free(temporary);
     free(folder);
     return status;
@@ -414,45 +419,45 @@ static kvf_status write_headers(saving *save, const kvf_snapshot_index *old, kvf
     const uint32_t first = old->in_both ? (uint32_t)(save->header.generation & 1) : !old->slot;
     kvf_status status = kvf_snapshot_write_header(&save->writer, &save->header, first, error);
     if (status == KVF_OK)
-        status = sync_file(save, error);
+        status = kvf_snapshot_sync(&save->writer, error);
     if (status == KVF_OK)
         kvf_snapshot_write_header(&save->writer, &save->header, !first, NULL);
     return status;
 }
 
-/* Adds to the file; *worth is false where it should be written anew instead. */
-static kvf_status append(saving *save, const kvf_snapshot_index *old, bool *worth, kvf_error *error)
+/* Adds to the file; *worth is false where it should be written anew instead, unless `always`. */
+static kvf_status append(saving *save, const kvf_snapshot_index *old, bool always, bool *worth,
+                         kvf_error *error)
 {
     kvf_snapshot_writer *writer = &save->writer;
     const kvf_io *io = writer->io;
-    kvf_status status = choose_parts(save, old->parts, old->header.n_parts, error);
+    kvf_status status = choose_parts(save, old, error);
     if (status != KVF_OK)
         return status;
-    const uint64_t index_bytes = kvf_snapshot_padded(
-        kvf_snapshot_index_bytes(save->shape.geometry->n_layers, save->n_parts));
+    const uint64_t index_bytes = kvf_snapshot_padded(kvf_snapshot_index_bytes(
+        save->content.shape.geometry->n_layers, save->content.shape.n_checkpoints, save->n_parts));
     const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
     /* A generation of 2^64 - 1 would be refused when it is read. */
-    *worth =
-        (save->always || end_bytes / 2 <= live_bytes) && old->header.generation < UINT64_MAX - 1;
+    *worth = (always || end_bytes / 2 <= live_bytes) && old->header.generation < UINT64_MAX - 1;
     if (!*worth)
         return KVF_OK;
     /* What a save that was interrupted left behind. */
     if (old->file_bytes > old->header.end_bytes &&
         io->truncate(io, writer->file, old->header.end_bytes) != 0)
-        return kvf_io_fail(writer->path, "shorten", error);
+        return kvf_io_fail(writer->path, "shorten", errno, error);
     writer->end_bytes = old->header.end_bytes;
     save->header.generation = old->header.generation + 1;
     status = write_parts(save, error);
     if (status == KVF_OK)
-        status = sync_file(save, error);
+        status = kvf_snapshot_sync(&save->writer, error);
     if (status != KVF_OK) {
         /* Gives a full disk its room back; the old header speaks of nothing behind its end. */
         io->truncate(io, writer->file, old->header.end_bytes);
         return status;
     }
-    save->session->saved.known = false; /* until the header is known to be there */
+    save->content.session->saved.known = false; /* until the header is known to be there */
     return write_headers(save, old, error);
 }
 
@@ -476,34 +481,34 @@ static kvf_status compare_with_saved(saving *save, const char *path, kvf_snapsho
         return kvf_fail(error, status, "%s", found.message);
     if (status != KVF_OK)
         return KVF_OK;
-    *same = old->header.checksum == save->before->header_checksum;
+    *same = old->header.checksum == save->before.header_checksum;
     if (!*same)
         kvf_snapshot_free_index(old);
     return KVF_OK;
 }
 
-/* *done is false where a new file has to be written; nothing was written then. */
-static kvf_status save_appending(saving *save, const char *path, kvf_save_report *report,
-                                 bool *done, kvf_error *error)
+/*
+ * Adds to the file that was saved last. *done is false where a new one has to be written: the file
+ * is another one, or not worth adding to unless `always`. Nothing was written then.
+ */
+static kvf_status save_appending(saving *save, const char *path, bool always, bool *done,
+                                 kvf_error *error)
 {
     const kvf_io *io = save->writer.io;
     kvf_snapshot_index old;
     kvf_error found;
-    *done = false;
+    bool same;
     kvf_status status = open_locked(io, path, save->no_lock, &save->writer.file, &found);
     if (status == KVF_FILE_NOT_FOUND)
         return KVF_OK;
     if (status != KVF_OK)
         return kvf_fail(error, status, "%s", found.message);
-    bool same;
     status = compare_with_saved(save, path, &old, &same, error);
     if (same) {
-        status = append(save, &old, done, error);
+        status = append(save, &old, always, done, error);
         kvf_snapshot_free_index(&old);
     }
     io->close(io, save->writer.file);
-    if (status == KVF_OK && *done)
-        remember(save, report, true);
     return status;
 }
 
@@ -518,101 +523,87 @@ static kvf_status check_saveable(const kvf_session *session, const char *path, k
     return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
 }
 
-static saving begin_save(kvf_session *session, const char *path, const kvf_io *io)
-{
-    return (saving){.session = session,
-                    .shape = {.geometry = &session->geometry,
-                              .profile = session->profile,
-                              .n_tokens = session->header->n_tokens},
-                    .writer = {.io = io, .path = path, .file = -1}};
-}
+typedef enum save_way { ADD_IF_WORTH, ADD_ALWAYS, WRITE_NEW } save_way;
 
-static void end_save(saving *save)
+/* One attempt; *done where the file holds the session now. */
+static kvf_status attempt(kvf_session *session, const char *path, const kvf_save_options *wanted,
+                          save_way way, const kvf_io *io, kvf_save_report *report, bool *done,
+                          bool *no_room, kvf_error *error)
 {
-    kvf_snapshot_writer_close(&save->writer);
-    free(save->parts);
-}
-
-/* *done is false where the file is not the one that was saved last, or is not worth adding to. */
-static kvf_status try_appending(kvf_session *session, const char *path,
-                                const kvf_save_options *wanted, bool always,
-                                kvf_save_report *report, const kvf_io *io, bool *done,
-                                kvf_error *error)
-{
-    const kvf_saved before = session->saved;
-    saving save = begin_save(session, path, io);
-    save.before = &before;
-    save.no_lock = wanted->no_lock;
-    save.always = always;
-    const kvf_status status = save_appending(&save, path, report, done, error);
-    end_save(&save);
+    saving save = {.no_lock = wanted->no_lock,
+                   .writer = {.io = io, .path = path, .file = -1, .compress = wanted->compress}};
+    *done = false;
+    kvf_status status =
+        kvf_snapshot_choose(session, wanted->checkpoint_spacing_tokens, &save.content, error);
+    if (status != KVF_OK)
+        return status;
+    save.content.session = session;
+    if (way == WRITE_NEW) {
+        status = save_new(&save, path, error);
+        *done = status == KVF_OK;
+    } else {
+        save.before = session->saved;
+        status = save_appending(&save, path, way == ADD_ALWAYS, done, error);
+    }
+    if (status == KVF_OK && *done)
+        remember(&save, report, way != WRITE_NEW);
+    *no_room = save.writer.no_room;
+    kvf_snapshot_writer_close(&save.writer);
+    kvf_snapshot_content_free(&save.content);
+    free(save.parts);
     return status;
 }
 
 /* Whether a whole file has room beside the old one: it need not be written to find out. */
-static bool has_room(kvf_session *session, const char *path, const kvf_io *io)
+static bool has_room(const kvf_session *session, const char *path, const kvf_save_options *wanted,
+                     const kvf_io *io)
 {
-    const saving save = begin_save(session, path, io);
-    return kvf_snapshot_file_bytes(&save.shape) <= io->free_bytes(io, path);
-}
-
-static kvf_status save_file(kvf_session *session, const char *path, const kvf_save_options *wanted,
-                            kvf_save_report *report, const kvf_io *io, kvf_error *error)
-{
-    const bool may_append = !wanted->whole && !wanted->compress;
-    kvf_status status = KVF_OK;
-    bool done = false;
-    if (may_append && session->saved.known)
-        status = try_appending(session, path, wanted, false, report, io, &done, error);
-    if (status == KVF_OK && !done && may_append && session->saved.known &&
-        !has_room(session, path, io))
-        status = try_appending(session, path, wanted, true, report, io, &done, error);
-    if (status != KVF_OK || done)
-        return status;
-    saving save = begin_save(session, path, io);
-    save.no_lock = wanted->no_lock;
-    save.writer.compress = wanted->compress;
-    status = save_new(&save, path, report, error);
-    end_save(&save);
-    /* A quota, or a limit of the process: what is new may fit yet. */
-    if (save.no_room && may_append && session->saved.known) {
-        kvf_error second;
-        if (try_appending(session, path, wanted, true, report, io, &done, &second) == KVF_OK &&
-            done)
-            status = KVF_OK;
-    }
-    return status;
-}
-
-kvf_status kvf_session_save_replacing(kvf_session *session, const char *path,
-                                      const kvf_save_options *options, kvf_save_report *report,
-                                      const kvf_io *io, kvf_error *error)
-{
-    static const kvf_save_options defaults = {0};
-    kvf_status status = check_saveable(session, path, error);
-    if (status == KVF_OK)
-        status = save_file(session, path, options ? options : &defaults, report, io, error);
-    return status == KVF_OK ? kvf_ok(error) : status;
+    uint64_t bytes;
+    return kvf_session_snapshot_bytes(session, wanted, &bytes, NULL) == KVF_OK &&
+           bytes <= io->free_bytes(io, path);
 }
 
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
                                const kvf_save_options *options, kvf_save_report *report,
                                const kvf_io *io, kvf_error *error)
 {
-    char *target = NULL;
-    if (path && *path && io->follow(io, path, &target) != 0)
-        return kvf_io_fail(path, "follow the link", error);
-    /* A rename onto a link would take its place and leave what it leads to as it was. */
-    const kvf_status status =
-        kvf_session_save_replacing(session, target ? target : path, options, report, io, error);
-    free(target);
-    return status;
+    static const kvf_save_options defaults = {0};
+    const kvf_save_options *wanted = options ? options : &defaults;
+    bool done = false;
+    bool no_room = false;
+    kvf_status status = check_saveable(session, path, error);
+    if (status != KVF_OK)
+        return status;
+    const bool may_append = !wanted->whole && !wanted->compress && session->saved.known;
+    if (may_append)
+        status = attempt(session, path, wanted, ADD_IF_WORTH, io, report, &done, &no_room, error);
+    if (status == KVF_OK && !done && may_append && session->saved.known &&
+        !has_room(session, path, wanted, io))
+        status = attempt(session, path, wanted, ADD_ALWAYS, io, report, &done, &no_room, error);
+    if (status == KVF_OK && !done) {
+        status = attempt(session, path, wanted, WRITE_NEW, io, report, &done, &no_room, error);
+        /* A quota, or a limit of the process: what is new may fit yet. */
+        if (no_room && may_append && session->saved.known &&
+            attempt(session, path, wanted, ADD_ALWAYS, io, report, &done, &no_room, NULL) ==
+                KVF_OK &&
+            done)
+            status = KVF_OK;
+    }
+    return status == KVF_OK ? kvf_ok(error) : status;
 }
 
 kvf_status kvf_session_save(kvf_session *session, const char *path, const kvf_save_options *options,
                             kvf_save_report *report, kvf_error *error)
 {
-    return kvf_session_save_to(session, path, options, report, &kvf_io_system, error);
+    const kvf_io *io = &kvf_io_system;
+    char *target = NULL;
+    if (path && *path && io->follow(io, path, &target) != 0)
+        return kvf_io_fail(path, "follow the link", errno, error);
+    /* A rename onto a link would take its place and leave what it leads to as it was. */
+    const kvf_status status =
+        kvf_session_save_to(session, target ? target : path, options, report, io, error);
+    free(target);
+    return status;
 }
 
 bool kvf_snapshot_is_unfinished(const char *path)
@@ -627,4 +618,90 @@ bool kvf_snapshot_is_unfinished(const char *path)
                             check_unfinished(io, file, &info, path, &error) == KVF_OK;
     io->close(io, file);
     return unfinished;
+}
+
+/* ---- What a save of one spares the other -------------------------------------------------- */
+
+/*
+ * Tokens, at most n, whose full pages are the same memory in both. What several sessions
+ * hold is never written, so its content is the same too.
+ */
+static uint64_t common_rows(const kvf_paged_rows *a, const kvf_paged_rows *b, uint32_t ratio,
+                            uint64_t n)
+{
+    const uint64_t page_tokens = (uint64_t)KVF_PAGE_ROWS * ratio;
+    for (uint64_t i = 0; i < n / page_tokens; i++)
+        if (a->pages[i] != b->pages[i])
+            return i * page_tokens;
+    return n;
+}
+
+static uint64_t common_tokens(const kvf_session *a, const kvf_session *b, uint64_t n)
+{
+    const int32_t *x = kvf_session_tokens(a);
+    const int32_t *y = kvf_session_tokens(b);
+    uint64_t same = 0;
+    while (same < n && x[same] == y[same])
+        same++;
+    for (uint32_t i = 0; i < a->geometry.n_layers; i++) {
+        const kvf_layer layer = a->geometry.layers[i];
+        if (layer.kind != KVF_LAYER_WINDOW)
+            same = common_rows(&a->layers[i].rows, &b->layers[i].rows, layer.ratio, same);
+        if (layer.kind == KVF_LAYER_CSA)
+            same =
+                common_rows(&a->layers[i].index_rows, &b->layers[i].index_rows, layer.ratio, same);
+    }
+    return same;
+}
+
+/* The token up to which all pages of a's windows are b's too. */
+static uint64_t common_window(const kvf_session *a, const kvf_session *b)
+{
+    const kvf_paged_rows *first = &a->layers[0].window;
+    for (uint64_t i = 0; i < first->n_pages; i++)
+        for (uint32_t layer = 0; layer < a->geometry.n_layers; layer++) {
+            const kvf_paged_rows *x = &a->layers[layer].window;
+            const kvf_paged_rows *y = &b->layers[layer].window;
+            const uint64_t row = x->first_row + i * KVF_PAGE_ROWS;
+            if (row < y->first_row || (row - y->first_row) / KVF_PAGE_ROWS >= y->n_pages ||
+                y->pages[(row - y->first_row) / KVF_PAGE_ROWS] != x->pages[i])
+                return i > 0 ? row : 0;
+        }
+    return first->first_row + first->n_pages * KVF_PAGE_ROWS;
+}
+
+/* The last place of a checkpoint that both have, where all before it are shared too. */
+static uint64_t common_checkpoint(const kvf_session *a, const kvf_session *b)
+{
+    const kvf_checkpoints *x = &a->checkpoints;
+    const kvf_checkpoints *y = &b->checkpoints;
+    for (uint32_t i = x->n; i > 0; i--)
+        for (uint32_t j = y->n; j > 0; j--)
+            if (x->list[i - 1] == y->list[j - 1])
+                return x->list[i - 1]->n_tokens;
+    return 0;
+}
+
+void kvf_session_share_save(kvf_session *session, const kvf_session *other)
+{
+    const kvf_saved *saved = &other->saved;
+    const uint64_t held = session->header->n_tokens;
+    if (!saved->known || session->device != other->device || session->profile != other->profile ||
+        session->options.grid_off != other->options.grid_off ||
+        memcmp(&session->geometry, &other->geometry, sizeof session->geometry) != 0)
+        return;
+    /* One token less than the file holds: its rings and states are not this session's. */
+    uint64_t kept = saved->kept_tokens < held ? saved->kept_tokens : held;
+    if (kept == saved->n_tokens && kept > 0)
+        kept--;
+    kept = common_tokens(session, other, kept);
+    if (kept == 0)
+        return;
+    const uint64_t common = common_checkpoint(session, other);
+    const uint64_t window = common_window(session, other);
+    session->saved = *saved;
+    session->saved.kept_tokens = kept;
+    session->saved.kept_window = window < kept ? window : kept;
+    if (common < session->saved.kept_checkpoint)
+        session->saved.kept_checkpoint = common;
 }

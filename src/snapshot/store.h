@@ -1,11 +1,11 @@
-/* The files of a store: names, times, the folder's lock. Internal to cache/ and its tests. */
-#ifndef KVF_CACHE_STORE_H
-#define KVF_CACHE_STORE_H
+/* The files of a store: names, times, the folder's lock. Internal to snapshot/ and its tests. */
+#ifndef KVF_SNAPSHOT_STORE_H
+#define KVF_SNAPSHOT_STORE_H
 
 #include <sys/types.h>
 #include <time.h>
 
-#include "kvfold.h"
+#include "snapshot/io.h"
 
 #define KVF_STORE_DIGITS 16
 #define KVF_STORE_SUFFIX ".kvfold"
@@ -13,7 +13,7 @@
 
 /*
  * Beside DIGITS.kvfold there may be one empty file, whose time says when the state was used
- * last: DIGITS.used, or DIGITS.shared where `shared` of cache/eviction.h holds as well. The
+ * last: DIGITS.used, or DIGITS.shared where `shared` of snapshot/eviction.h holds as well. The
  * time of the state's own file is when it was stored. All times are set, never left to the
  * system: whatever its clock, its mount options and its grain, each is later than those that
  * were there, so that they tell an order.
@@ -22,6 +22,7 @@
 #define KVF_STORE_SHARED ".shared"
 
 struct kvf_store {
+    const kvf_io *io;
     char *folder;
     char *note; /* room for a path in the folder: a hint needs no memory */
     uint64_t max_bytes;
@@ -50,7 +51,7 @@ typedef struct kvf_store_file {
     kvf_profile_id profile;
     uint64_t n_tokens;
     uint64_t common_tokens; /* with the text */
-    bool usable;
+    uint64_t resumed_at;    /* its end, or the last checkpoint within them; 0: none, not usable */
 } kvf_store_file;
 
 typedef struct kvf_store_list {
@@ -59,6 +60,11 @@ typedef struct kvf_store_list {
     size_t capacity;
     uint64_t newest; /* of all times */
 } kvf_store_list;
+
+/* As kvf_store_open, on any disk. */
+kvf_status kvf_store_open_on(const char *folder, uint64_t max_bytes,
+                             const kvf_store_options *options, const kvf_io *io, kvf_store **store,
+                             kvf_error *error);
 
 /*
  * The name of a session's file: digits of a checksum over the model, the profile, whether
@@ -73,7 +79,7 @@ kvf_status kvf_store_no_memory(const kvf_store *store, kvf_error *error);
 /* All files of the store by name, with what notes say of them. list->files is to be freed. */
 kvf_status kvf_store_list_files(const kvf_store *store, kvf_store_list *list, kvf_error *error);
 /* Whether the name still leads to the file that was listed, unchanged. */
-bool kvf_store_same_file(const kvf_store_file *file, const char *path);
+bool kvf_store_same_file(const kvf_store *store, const kvf_store_file *file, const char *path);
 
 /*
  * Both note a time later than list->newest, which it becomes. They are hints: where the folder
