@@ -220,7 +220,8 @@ KVF_API kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, k
  * FORMAT.md 5; equal scores: lower row first; output ascending by row. The set is
  * the same on every backend, ISA, thread count and tile size.
  * Query i's head h is row i * n_heads + h of `queries` (fp4, or f32 grid values).
- * Row r of `keys` is visible to query i iff r < n_visible[i].
+ * Row r of `keys` is visible to query i iff r < n_visible[i]; where ratio is not 0, n_visible is
+ * not looked at: query i is token first_token + i and sees (first_token + i + 1) / ratio rows.
  */
 typedef struct kvf_select_args {
     uint32_t n_queries;
@@ -229,10 +230,12 @@ typedef struct kvf_select_args {
     kvf_rows queries;          /* width 128, fp4 or f32 */
     const float *head_weights; /* [n_queries][n_heads], unscaled */
     kvf_rows keys;             /* width 128, fp4 or f32; blocks within the range of pack */
-    const uint32_t *n_visible; /* [n_queries], each <= keys.n_rows */
-    int32_t *list;             /* out [n_queries][top_k]; unused places are -1 */
-    uint32_t *list_len;        /* out [n_queries] */
-    void *workspace;           /* kvf_select_workspace_bytes(), 64-byte aligned */
+    const uint32_t *n_visible; /* [n_queries], each <= keys.n_rows; or .. */
+    uint64_t first_token;
+    uint32_t ratio;     /* .. tokens a row */
+    int32_t *list;      /* out [n_queries][top_k]; unused places are -1 */
+    uint32_t *list_len; /* out [n_queries] */
+    void *workspace;    /* kvf_select_workspace_bytes(), 64-byte aligned */
     size_t workspace_bytes;
 } kvf_select_args;
 /* Bytes of workspace that these args need; does not depend on keys.n_rows. */
@@ -254,6 +257,8 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  *             mask_f32[i][r] (0 or -infinity) added: the dense form
  *   mask_f16  the same values as f16; masked rows are skipped
  *   none      all rows r < n_visible[i]
+ * Where ratio is not 0, (first_token + i + 1) / ratio rows are visible and n_visible is not
+ * looked at.
  * With rows.n_rows == 0 only the window is attended and all of them may be NULL.
  */
 typedef struct kvf_attend_args {
@@ -267,7 +272,8 @@ typedef struct kvf_attend_args {
     uint64_t window_first;     /* token of the window's row 0 */
     kvf_rows window;           /* width 512 */
     kvf_rows rows;             /* width 512 */
-    const uint32_t *n_visible; /* [n_queries] */
+    const uint32_t *n_visible; /* [n_queries]; or .. */
+    uint32_t ratio;            /* .. tokens a row */
     const int32_t *list;       /* [n_queries][list_stride] */
     size_t list_stride;
     const uint32_t *list_len; /* [n_queries] */
@@ -380,8 +386,10 @@ typedef struct kvf_session_options {
     uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
-    uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
-    uint32_t checkpoint_count;  /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
+    /* plan only: the backend whose workspace is counted, NULL: the default; its threads, 0: 1 */
+    const char *backend;
+    uint32_t n_threads;
+    uint32_t checkpoint_count; /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
     /* Tokens from one checkpoint to the next, at least 128; 0: as close as they can be. */
     uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;
@@ -545,9 +553,11 @@ KVF_API kvf_status kvf_batch_commit(kvf_batch *batch, kvf_error *error);
 KVF_API void kvf_batch_drop(kvf_batch *batch);
 /*
  * The selection that kvf_batch_select left for token `query` of the batch: ascending rows into
- * list (room for top_k). Returns their number; 0 where there is no such token. Waits.
+ * list (room for top_k), their number into *n. Waits: KVF_DEVICE_LOST may come of it. Where the
+ * batch that was begun last has no such token, or nothing was selected, it is KVF_INVALID_ARGUMENT.
  */
-KVF_API uint32_t kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list);
+KVF_API kvf_status kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list,
+                                       uint32_t *n, kvf_error *error);
 /* What is allocated: kvf_plan.scratch_bytes. */
 KVF_API uint64_t kvf_batch_scratch_bytes(const kvf_batch *batch);
 
@@ -567,7 +577,8 @@ KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_
 KVF_API kvf_status kvf_session_settle(kvf_session *session, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
 KVF_API void kvf_session_drop(kvf_session *session);
-KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+KVF_API kvf_status kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list,
+                                         uint32_t *n, kvf_error *error);
 KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 
 /* ---- What a session holds ---------------------------------------------------- */

@@ -110,7 +110,8 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     kvf_status status = kvf_options_resolve(geometry, options, &resolved, error);
     if (status != KVF_OK)
         return status;
-    resolved.n_threads = kvf_device_n_threads(device);
+    resolved.backend = device->backend->name;
+    resolved.n_threads = device->n_threads;
     status = kvf_session_check_memory(device, geometry, &resolved, error);
     if (status != KVF_OK)
         return status;

@@ -293,7 +293,7 @@ static const char plan_part[] =
     "                         that is there is replaced\n"
     "      --json             one JSON object a line: ctx, profile, session_bytes (rows held),\n"
     "                         allocated_bytes (in pages), snapshot_bytes (saved in a file),\n"
-    "                         scratch_bytes (of select and attend), total_bytes (allocated,\n"
+    "                         scratch_bytes (of a batch), total_bytes (allocated,\n"
     "                         scratch and activations), checkpoint_bytes and\n"
     "                         chunk_undo_bytes (at most, in no other number),\n"
     "                         weights_mapped_bytes (the files), weights_copied_bytes (of them,\n"

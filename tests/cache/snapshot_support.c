@@ -170,8 +170,11 @@ static kvf_status step_layer(kvf_session *session, uint32_t layer, uint32_t n, u
         status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, at->index_q_used,
                                     at->head_weights, error);
         int32_t list[64] = {0};
-        for (uint32_t i = 0; status == KVF_OK && i < n; i++)
-            *output = mix(*output, list, 4 * kvf_session_selection(session, i, list));
+        for (uint32_t i = 0; status == KVF_OK && i < n; i++) {
+            uint32_t len;
+            status = kvf_session_selection(session, i, list, &len, error);
+            *output = mix(*output, list, 4 * len);
+        }
     }
     if (status == KVF_OK)
         status =

@@ -202,12 +202,26 @@ static void what_is_not_there_is_not_looked_at(void **state)
     (void)state;
     int32_t list[16];
     kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
-    assert_int_equal(kvf_session_selection(session, 0, list), 0); /* no chunk yet */
+    const struct {
+        uint32_t query;
+        int32_t *list;
+        kvf_status status;
+    } cases[] = {{69, list, KVF_OK},
+                 {70, list, KVF_INVALID_ARGUMENT},
+                 {69, NULL, KVF_INVALID_ARGUMENT},
+                 {SMALL_CHUNK, list, KVF_INVALID_ARGUMENT},
+                 {UINT32_MAX, list, KVF_INVALID_ARGUMENT}};
+    uint32_t n = 7;
+    kvf_error error;
+    /* no chunk yet */
+    assert_int_equal(kvf_session_selection(session, 0, list, &n, &error), KVF_INVALID_ARGUMENT);
+    assert_int_equal(n, 0);
     small_feed(session, 70, 0);
-    assert_int_equal(kvf_session_selection(session, 69, NULL), 0);
-    assert_int_equal(kvf_session_selection(session, 69, list), 16);
-    assert_int_equal(kvf_session_selection(session, SMALL_CHUNK, list), 0);
-    assert_int_equal(kvf_session_selection(session, UINT32_MAX, list), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(kvf_session_selection(session, cases[i].query, cases[i].list, &n, &error),
+                         cases[i].status);
+        assert_int_equal(n, cases[i].status == KVF_OK ? 16 : 0);
+    }
     assert_int_equal(kvf_session_rows(session, 1).n_rows, 17);
     assert_int_equal(kvf_session_rows(session, small_geometry.n_layers).n_rows, 0);
     assert_int_equal(kvf_session_index_rows(session, KVF_MAX_LAYERS + 7).n_rows, 0);

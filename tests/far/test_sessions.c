@@ -275,6 +275,34 @@ static void a_device_lost_in_a_chunk_leaves_the_session(void **state)
     lose_in(act_step);
 }
 
+/* By list and by mask, at every wait; it is not said that nothing was selected. */
+static void a_lost_device_has_no_selection(void **state)
+{
+    (void)state;
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++)
+        for (uint32_t nth = 1;; nth++) {
+            kvf_device *device = open_far();
+            kvf_session *session = snap_open(device, (kvf_profile_id)profile, false);
+            kvf_error error;
+            int32_t list[64];
+            uint32_t n = 7;
+            snap_grow(session, 90);
+            uint64_t waits = far_waits(device);
+            assert_int_equal(kvf_session_selection(session, 3, list, &n, &error), KVF_OK);
+            waits = far_waits(device) - waits;
+            assert_true(n > 0);
+            far_lose(device, nth);
+            const kvf_status status = kvf_session_selection(session, 3, list, &n, &error);
+            assert_int_equal(status, nth > waits ? KVF_OK : KVF_DEVICE_LOST);
+            if (status != KVF_OK)
+                assert_non_null(strstr(error.message, "lost"));
+            kvf_session_close(session);
+            kvf_device_close(device);
+            if (status == KVF_OK)
+                break;
+        }
+}
+
 static void a_device_lost_in_a_save_leaves_the_file(void **state)
 {
     (void)state;
@@ -440,6 +468,7 @@ int main(void)
         cmocka_unit_test(forks_go_their_own_ways_while_work_is_queued),
         cmocka_unit_test(truncate_is_as_on_the_cpu),
         cmocka_unit_test(a_device_lost_in_a_chunk_leaves_the_session),
+        cmocka_unit_test(a_lost_device_has_no_selection),
         cmocka_unit_test(a_device_lost_in_a_save_leaves_the_file),
         cmocka_unit_test(a_device_lost_in_a_restore_is_not_something_else),
         cmocka_unit_test(memory_that_runs_out_changes_nothing),

@@ -410,7 +410,9 @@ static kvf_status run_chunk(kvf_session *session, const session_input *in, size_
                                     in->index_q + head * KVF_INDEX_WIDTH, in->head_weights + head,
                                     error);
         for (uint32_t i = 0; i < n_tokens && status == KVF_OK; i++) {
-            kvf_session_selection(session, i, in->selection + (first + i) * in->top_k);
+            uint32_t n;
+            status = kvf_session_selection(session, i, in->selection + (first + i) * in->top_k, &n,
+                                           error);
         }
     }
     if (status == KVF_OK) {

@@ -7,6 +7,7 @@
  * all have the same bits. Upper bounds, which differ, only decide how much is allocated.
  */
 #include "backend/metal/metal.h"
+#include "shared/visible.h"
 
 static_assert(KVF_ATTEND_STRIDE % 4 == 0 && KVF_ROW_WIDTH == 512, "attend.metal's 512");
 
@@ -37,8 +38,8 @@ static uint64_t most_rows(const kvf_attend_args *args)
     if (args->list)
         return args->list_stride;
     for (uint32_t i = 0; i < args->n_queries; i++)
-        if (args->n_visible[i] > most)
-            most = args->n_visible[i];
+        if (kvf_attend_visible(args, i) > most)
+            most = kvf_attend_visible(args, i);
     return most;
 }
 
@@ -173,8 +174,10 @@ void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args)
     struct attend_spans spans = {
         .q = kvf_metal_input(metal, args->q, value_bytes),
         .sinks = kvf_metal_input(metal, args->sinks, args->n_heads * sizeof(float)),
-        .visible = kvf_metal_input(metal, kernel.has_list ? NULL : args->n_visible,
-                                   args->n_queries * sizeof(uint32_t)),
+        .visible = kernel.has_list || !kernel.has_rows
+                       ? kvf_metal_input(metal, NULL, 0)
+                       : kvf_metal_visible(metal, args->n_visible, args->first_token, args->ratio,
+                                           args->n_queries),
         .out = kvf_metal_output(metal, args->out, value_bytes),
         .lse = kvf_metal_output(metal, args->lse, n_heads * sizeof(float))};
     make_temporaries(metal, args, &cut, &spans);
@@ -188,9 +191,9 @@ void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args)
 }
 
 /* Nothing of the caller: what a call needs depends on the lists' form and lasts as long. */
-size_t kvf_metal_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_metal_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }

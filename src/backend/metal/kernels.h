@@ -89,13 +89,13 @@ enum {
 };
 
 /* kvf_format_id and kvf_grid, for Metal; rows.c asserts that they agree. */
-enum {
+typedef enum kvf_rows_format {
     KVF_ROWS_F32 = 0,
     KVF_ROWS_F16 = 1,
     KVF_ROWS_FP8_F16 = 2,
     KVF_ROWS_FP8_BF16 = 3,
     KVF_ROWS_FP4 = 4
-};
+} kvf_rows_format;
 enum { KVF_TO_NO_GRID = 0, KVF_TO_FP8 = 1, KVF_TO_FP4 = 2 };
 enum { KVF_ROW_IS_OK = 0, KVF_ROW_IS_NONFINITE = 30, KVF_ROW_IS_RANGE = 31 };
 

@@ -203,7 +203,7 @@ void kvf_metal_select(kvf_device *device, const kvf_select_args *args);
 void kvf_metal_score(kvf_device *device, const kvf_score_args *args);
 void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_metal_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
-size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
+size_t kvf_metal_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
 
 /* Ascending lists of rows, one a query, made on the GPU and read there. */
 typedef struct kvf_metal_lists {
@@ -221,8 +221,15 @@ typedef struct kvf_metal_lists {
 void kvf_metal_compact(kvf_metal_device *metal, const kvf_attend_args *args, uint32_t first_query,
                        uint32_t n_queries, const kvf_metal_lists *out);
 
+/*
+ * The counts of visible rows of n queries: what is given, or (ratio not 0) made here. The kernels
+ * had better compute them.
+ */
+kvf_metal_span kvf_metal_visible(kvf_metal_device *metal, const uint32_t *n_visible,
+                                 uint64_t first_token, uint32_t ratio, size_t n);
+
 /* attend.c */
 void kvf_metal_attend(kvf_device *device, const kvf_attend_args *args);
-size_t kvf_metal_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_metal_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
 #endif

@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 
+#include "assertion.h"
 #include "backend/metal/metal.h"
 #include "format/format.h"
 #include "shared/layout.h"
@@ -29,8 +30,12 @@ static size_t used_bytes(const kvf_rows *view, uint64_t n)
         return (size_t)view->page_rows * KVF_FP8_DATA_BYTES + (size_t)n * KVF_FP8_SCALE_BYTES;
     case KVF_FORMAT_FP4:
         return (size_t)view->page_rows * KVF_FP4_CODE_BYTES + (size_t)n * KVF_FP4_SCALE_BYTES;
-    default: return (size_t)n * kvf_format_row_bytes(view->format, view->width);
+    case KVF_FORMAT_F32:
+    case KVF_FORMAT_F16: return (size_t)n * kvf_format_row_bytes(view->format, view->width);
+    case KVF_FORMAT_COUNT: break;
     }
+    KVF_UNREACHABLE();
+    return 0;
 }
 
 /* `near`: the buffer of the page before, where this one mostly is too; NULL at first. */

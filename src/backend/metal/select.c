@@ -6,6 +6,7 @@
 
 #include "backend/metal/metal.h"
 #include "shared/layout.h"
+#include "shared/visible.h"
 
 /*
  * Candidates of all threadgroups of a dispatch, of one part at least. 8 MiB are 682 parts
@@ -31,7 +32,8 @@ static uint32_t most_visible(const kvf_select_args *args)
 {
     uint32_t most = 0;
     for (uint32_t i = 0; i < args->n_queries; i++)
-        most = args->n_visible[i] > most ? args->n_visible[i] : most;
+        if (kvf_select_visible(args, i) > most)
+            most = kvf_select_visible(args, i);
     return most;
 }
 
@@ -56,7 +58,7 @@ static void set_inputs(kvf_metal_device *metal, const kvf_select_args *args, kvf
     const size_t n = args->n_queries;
     call->threads = KVF_SELECT_THREADS;
     call->spans[0] = kvf_metal_input(metal, args->head_weights, n * args->n_heads * sizeof(float));
-    call->spans[1] = kvf_metal_input(metal, args->n_visible, n * sizeof *args->n_visible);
+    call->spans[1] = kvf_metal_visible(metal, args->n_visible, args->first_token, args->ratio, n);
     call->threadgroup_bytes[0] = are_codes(args) ? KVF_SELECT_CODE_BYTES : KVF_SELECT_VALUE_BYTES;
     call->threadgroup_bytes[1] = KVF_SELECT_WORK_BYTES;
 }
@@ -173,9 +175,9 @@ void kvf_metal_select(kvf_device *device, const kvf_select_args *args)
     kvf_metal_finish(metal);
 }
 
-size_t kvf_metal_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_metal_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }
@@ -224,7 +226,7 @@ void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args)
         .arguments = &arguments,
         .argument_bytes = sizeof arguments,
         .spans = {kvf_metal_input(metal, args->scores, scores * sizeof(float)),
-                  kvf_metal_input(metal, args->n_visible, n * sizeof *args->n_visible),
+                  kvf_metal_visible(metal, args->n_visible, args->first_token, args->ratio, n),
                   kvf_metal_output(metal, args->mask_f32, masks * sizeof(float)),
                   kvf_metal_output(metal, args->mask_f16, masks * sizeof(uint16_t))},
         .threadgroup_bytes = {KVF_TOP_BYTES}};
@@ -234,6 +236,19 @@ void kvf_metal_mask(kvf_device *device, const kvf_mask_args *args)
             kvf_metal_run(metal, &call);
     }
     kvf_metal_finish(metal);
+}
+
+kvf_metal_span kvf_metal_visible(kvf_metal_device *metal, const uint32_t *n_visible,
+                                 uint64_t first_token, uint32_t ratio, size_t n)
+{
+    if (ratio == 0)
+        return kvf_metal_input(metal, n_visible, n * sizeof *n_visible);
+    const kvf_metal_span span = kvf_metal_temporary(metal, n * sizeof *n_visible);
+    uint32_t *counts =
+        kvf_metal_state(&metal->base, NULL) == KVF_OK ? kvf_metal_contents(span) : NULL;
+    for (size_t i = 0; counts && i < n; i++)
+        counts[i] = kvf_visible_rows(NULL, first_token, ratio, i);
+    return span;
 }
 
 /* ---- Lists ------------------------------------------------------------------------------- */
@@ -250,7 +265,6 @@ void kvf_metal_compact(kvf_metal_device *metal, const kvf_attend_args *args, uin
                                                .kind = list             ? KVF_COMPACT_LIST
                                                        : args->mask_f32 ? KVF_COMPACT_MASK_F32
                                                                         : KVF_COMPACT_MASK_F16};
-    const uint32_t *lengths = list ? args->list_len : args->n_visible;
     const kvf_metal_span nothing = kvf_metal_input(metal, NULL, 0);
     kvf_metal_call call = {
         .kernel = KVF_KERNEL_compact,
@@ -259,8 +273,11 @@ void kvf_metal_compact(kvf_metal_device *metal, const kvf_attend_args *args, uin
         .arguments = &arguments,
         .argument_bytes = sizeof arguments,
         .spans = {nothing, nothing, nothing,
-                  kvf_metal_input(metal, lengths + first, n_queries * sizeof *lengths), out->rows,
-                  out->counts},
+                  list ? kvf_metal_input(metal, args->list_len + first,
+                                         n_queries * sizeof *args->list_len)
+                       : kvf_metal_visible(metal, args->ratio ? NULL : args->n_visible + first,
+                                           args->first_token + first, args->ratio, n_queries),
+                  out->rows, out->counts},
         .threadgroup_bytes = {KVF_COMPACT_BYTES}};
     if (list)
         call.spans[0] =

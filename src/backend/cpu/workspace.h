@@ -1,9 +1,6 @@
-/*
- * Workspace of the CPU's select and attend, so that the plan can count it without
- * a device. Every part is rounded up to 64 bytes, a cache line.
- */
-#ifndef KVF_SHARED_WORKSPACE_H
-#define KVF_SHARED_WORKSPACE_H
+/* Workspace of select and attend. Every part is rounded up to 64 bytes, a cache line. */
+#ifndef KVF_BACKEND_CPU_WORKSPACE_H
+#define KVF_BACKEND_CPU_WORKSPACE_H
 
 #include "kvfold.h"
 
