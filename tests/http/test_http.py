@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import socket
 import stat
@@ -112,6 +113,61 @@ class Requests(ServerTest):
             self.assertTrue(connection.is_closed(5))
             connection.close()
         self.assertEqual(self.server.get("/health").status, 200)
+
+
+class Garbage(ServerTest):
+    """Requests with bytes changed, gone, doubled: each gets an answer or the connection's end, and no more."""
+
+    arguments = ("--head", 1, "--body", 2, "--grace", 0.5)
+    SEEDS = [
+        b"GET /v1/models/tiny?a=%%41 HTTP/1.1\r\nHost: localhost:80\r\nOrigin: http://localhost:80\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: [::1]:80\r\nAuthorization: Bearer key\r\nx-api-key: k\r\n"
+        b"Content-Type: application/json; charset=utf-8\r\nContent-Length: 61\r\nExpect: 100-continue\r\n\r\n"
+        b'{"messages": [{"role": "user", "content": "[say a]"}], "n":2}',
+        b"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+        b'anthropic-version: 2023-06-01\r\n\r\n20\r\n{"max_tokens": 5, "messages": []\r\n1\r\n}\r\n0\r\n\r\n',
+        b"OPTIONS * HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\nCookie: a=b\r\n\r\n"]
+    PIECES = [b"\r\n", b"\0", b"\xff", b":", b" ", b"[", b"%", b"9" * 30, b"Host: a\r\n", b"chunked", b"\r\n\r\n", b"/", b"{"]
+
+    def changed(self, random):
+        data = bytearray(random.choice(self.SEEDS))
+        for _ in range(random.randrange(1, 6)):
+            at = random.randrange(len(data))
+            way = random.randrange(4)
+            if way == 0:
+                data[at] = random.randrange(256)
+            elif way == 1:
+                del data[at:at + random.randrange(1, 20)]
+            elif way == 2:
+                data[at:at] = data[at:at + random.randrange(1, 40)]
+            else:
+                data[at:at] = random.choice(self.PIECES)
+            if not data:
+                return b"x"
+        return bytes(data)
+
+    def test_requests(self):
+        generator = random.Random(5)
+        for _ in range(8):
+            connections = []
+            for _ in range(50):
+                connection = self.server.connect()
+                data = self.changed(generator)
+                connection.send(data)
+                if generator.random() < 0.7:
+                    connection.socket.shutdown(socket.SHUT_WR)
+                connections.append((connection, data))
+            for connection, data in connections:
+                answer = b""
+                try:
+                    while piece := connection.socket.recv(65536):
+                        answer += piece
+                except ConnectionError:
+                    pass
+                self.assertTrue(not answer or answer.startswith(b"HTTP/1."), (data, answer[:100]))
+                connection.close()
+        self.until(lambda: self.server.metric("kvfold_http_connections") <= 1, 10)
+        self.assertEqual(self.chat("[say a]").status, 200)
 
 
 class Limits(ServerTest):
