@@ -48,7 +48,8 @@ LAYERS = {
     "snapshot": ("shared/", "cache/", "backend/backend.h"),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
     "engine": ("clock.h", "file/", "text/", "model/"),
-    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "bench/"),
+    "server": ("clock.h", "file/", "text/", "model/", "engine/"),
+    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "server/", "bench/"),
 }
 
 
