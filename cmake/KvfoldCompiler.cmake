@@ -35,12 +35,8 @@ if(KVF_HAS_mno_daz_ftz)
   target_link_options(kvfold_compiler INTERFACE -mno-daz-ftz)
 endif()
 # src/assertion.h
-set(sanitizes 0) # the value itself may have commas, which end a generator expression's parameter
-if(KVF_SANITIZE)
-  set(sanitizes 1)
-endif()
 target_compile_definitions(kvfold_compiler INTERFACE
-  $<$<OR:$<CONFIG:Debug>,$<BOOL:${sanitizes}>>:KVF_ASSERTIONS>)
+  $<$<OR:$<CONFIG:Debug>,$<BOOL:${KVF_SANITIZE}>>:KVF_ASSERTIONS>)
 if(KVF_WERROR)
   target_compile_options(kvfold_compiler INTERFACE -Werror)
 endif()
