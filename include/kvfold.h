@@ -66,7 +66,8 @@ typedef enum kvf_status {
     KVF_FILE_BUSY = 43,      /* somebody else is writing it */
     KVF_WRONG_MODEL = 44,    /* a snapshot of another model */
     KVF_SESSION_FAILED = 50, /* not reported any more: a chunk that fails is undone */
-    KVF_DEVICE_LOST = 60     /* the device stopped; what the host's memory holds is intact */
+    KVF_DEVICE_LOST = 60,    /* the device stopped; what the host's memory holds is intact */
+    KVF_INTERNAL = 70        /* a fault of this library, not of what it was given */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */

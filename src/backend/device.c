@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "assertion.h"
 #include "error.h"
 #include "format/format.h"
 #include "shared/fp_environment.h"
@@ -178,6 +179,7 @@ void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place pla
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes)
 {
+    KVF_ASSERT(device->live_bytes[from] >= bytes);
     device->live_bytes[from] -= bytes;
     count_bytes(device, to, bytes);
 }
@@ -186,6 +188,7 @@ void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory
 {
     if (!memory)
         return;
+    KVF_ASSERT(device->live_bytes[klass] >= bytes);
     device->live_bytes[klass] -= bytes;
     device->backend->release(device, memory, bytes);
 }

@@ -153,6 +153,19 @@ kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_a
 
 /* ---- select ------------------------------------------------------------------ */
 
+/* The plan is the library's own: where it gave too little, nobody else can do anything about it. */
+static kvf_status check_workspace(const char *what, uint32_t layer, size_t given, size_t needed,
+                                  kvf_error *error)
+{
+    KVF_ASSERT(needed <= given);
+    if (needed <= given)
+        return KVF_OK;
+    return kvf_fail(error, KVF_INTERNAL,
+                    "layer %u: %s needs %zu bytes of workspace, the plan gave %zu; this is a fault "
+                    "of kvfold",
+                    layer, what, needed, given);
+}
+
 /* check_layer, and that the tokens are the batch's. */
 static kvf_status check_span(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
                              kvf_error *error)
@@ -290,8 +303,12 @@ kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     for (; next_part(batch, span, &p); p.item++) {
         const size_t heads = (size_t)(p.first - span.first) * n_heads;
         kvf_select_args args = select_args(batch, &p, layer, head_weights + heads);
-        status = kvf_paged_rows_check(&p.session->layers[layer].index_rows, args.keys.n_rows,
-                                      &batch->items[p.item].error);
+        kvf_error *why = &batch->items[p.item].error;
+        status = check_workspace("select", layer, args.workspace_bytes,
+                                 kvf_select_workspace_bytes(batch->device, &args), why);
+        if (status == KVF_OK)
+            status =
+                kvf_paged_rows_check(&p.session->layers[layer].index_rows, args.keys.n_rows, why);
         if (status != KVF_OK) {
             kvf_batch_fail(batch, p.item, status);
             continue;
@@ -443,12 +460,10 @@ static void attend_parts(const kvf_batch *batch, uint32_t n_parts)
 static kvf_status prepare_attend(const kvf_batch *batch, const part *p, uint32_t layer,
                                  kvf_attend_args *args, kvf_error *error)
 {
-    const size_t needed = kvf_attend_workspace_bytes(batch->device, args);
-    if (needed > args->workspace_bytes)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
-                        needed, args->workspace_bytes);
-    const kvf_status status = check_attended(batch, p, layer, args, error);
+    kvf_status status = check_workspace("attend", layer, args->workspace_bytes,
+                                        kvf_attend_workspace_bytes(batch->device, args), error);
+    if (status == KVF_OK)
+        status = check_attended(batch, p, layer, args, error);
     if (status == KVF_OK)
         check_values(batch, p, layer, KVF_FOUND_QUERIES, args->q, args->n_heads, KVF_ROW_WIDTH);
     return status;

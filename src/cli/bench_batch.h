@@ -2,7 +2,6 @@
 #ifndef KVF_CLI_BENCH_BATCH_H
 #define KVF_CLI_BENCH_BATCH_H
 
-#include "backend/backend.h"
 #include "cli/options.h"
 
 /* What the benchmark knows of its surroundings. */

@@ -19,7 +19,13 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double kvf_pace_median(const kvf_pace *pace, double now_seconds)
+/* Steps of so many answers and of so many others take about as long. */
+static bool is_like(uint32_t a, uint32_t b)
+{
+    return a <= 2 * (uint64_t)b && b <= 2 * (uint64_t)a;
+}
+
+double kvf_pace_median(const kvf_pace *pace, uint32_t n_answers, double now_seconds)
 {
     double recent[KVF_PACE_STEPS];
     uint32_t n = 0;
@@ -28,7 +34,8 @@ double kvf_pace_median(const kvf_pace *pace, double now_seconds)
         const uint64_t at = (pace->n_steps - i) % KVF_PACE_STEPS;
         if (n > 0 && now_seconds - pace->steps[at].at_seconds > recent_seconds)
             break;
-        recent[n++] = pace->steps[at].seconds;
+        if (n_answers == 0 || is_like(n_answers, pace->steps[at].n_answers))
+            recent[n++] = pace->steps[at].seconds;
     }
     qsort(recent, n, sizeof *recent, compare);
     return n > 0 ? recent[n / 2] : 0;
@@ -36,12 +43,18 @@ double kvf_pace_median(const kvf_pace *pace, double now_seconds)
 
 uint32_t kvf_pace_piece(const kvf_pace *pace, uint32_t n_answers, uint32_t most, double now_seconds)
 {
-    const double target = n_answers > 0 ? kvf_pace_median(pace, now_seconds) : idle_piece_seconds;
-    if (n_answers > 0 && (pace->n_steps == 0 || pace->n_mixed >= MIXED_STEPS))
-        return 0;
     double wanted = n_answers > 0 ? FIRST_PIECE : FIRST_IDLE_PIECE;
+    double target = idle_piece_seconds;
+    if (n_answers > 0) {
+        target = kvf_pace_median(pace, n_answers, now_seconds);
+        if (!(target > 0) || pace->n_mixed >= MIXED_STEPS)
+            return 0;
+    }
     if (pace->token_seconds > 0)
         wanted = target / pace->token_seconds;
+    /* A wrong measurement is to cost one step, not a second. */
+    if (n_answers > 0 && wanted > 2.0 * pace->last_piece + FIRST_PIECE)
+        wanted = 2.0 * pace->last_piece + FIRST_PIECE;
     if (wanted >= (double)most)
         return most;
     return wanted < 1 ? 1 : (uint32_t)wanted;
@@ -55,11 +68,13 @@ void kvf_pace_add(kvf_pace *pace, uint32_t n_answers, uint32_t n_piece, double s
             return;
         pace->steps[pace->n_steps % KVF_PACE_STEPS].at_seconds = now_seconds;
         pace->steps[pace->n_steps % KVF_PACE_STEPS].seconds = seconds;
+        pace->steps[pace->n_steps % KVF_PACE_STEPS].n_answers = n_answers;
         pace->n_steps++;
         pace->n_mixed = 0;
         return;
     }
-    const double answers = n_answers > 0 ? kvf_pace_median(pace, now_seconds) : 0;
+    const double answers = n_answers > 0 ? kvf_pace_median(pace, n_answers, now_seconds) : 0;
+    pace->last_piece = n_piece;
     /* A piece costs something, whatever the clock says. */
     const double piece = seconds - answers > 0.1 * seconds ? seconds - answers : 0.1 * seconds;
     const double token = piece / n_piece;

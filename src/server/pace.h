@@ -14,14 +14,19 @@ typedef struct kvf_pace {
     struct {
         double at_seconds; /* when it ended */
         double seconds;
+        uint32_t n_answers;
     } steps[KVF_PACE_STEPS]; /* of answers alone; a ring */
     uint64_t n_steps;
-    uint32_t n_mixed;     /* steps with a piece since the last without */
+    uint32_t n_mixed; /* steps with a piece since the last without */
+    uint32_t last_piece;
     double token_seconds; /* of a prompt in a piece; 0: not measured yet */
 } kvf_pace;
 
-/* The median of steps of answers alone within the last second, else of the last one; 0: none. */
-double kvf_pace_median(const kvf_pace *pace, double now_seconds);
+/*
+ * The median of steps of answers alone within the last second, else of the last one; 0: none. Of
+ * those alone that had about as many answers, half to twice; n_answers 0: of all.
+ */
+double kvf_pace_median(const kvf_pace *pace, uint32_t n_answers, double now_seconds);
 /*
  * Tokens of a prompt for the next step, at least 1 and at most `most`, where n_answers tokens of
  * answers go along; 0 where the step should be without, to be measured.

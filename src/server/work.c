@@ -575,7 +575,7 @@ void kvf_work_report(const kvf_work *work, kvf_scheduler_report *report)
         report->stored_tokens = work->shelf->n_tokens;
         report->stored_bytes = work->shelf->bytes;
     }
-    report->step_seconds = kvf_pace_median(&work->pace, kvf_seconds());
+    report->step_seconds = kvf_pace_median(&work->pace, 0, kvf_seconds());
 }
 
 uint32_t kvf_work_slots(const kvf_work *work, kvf_slot *slots, uint32_t capacity)

@@ -5,7 +5,12 @@
 #include "cache/small.h"
 
 #include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "cache/batch.h"
 #include "cache/compare.h"
 
 #define N_TOKENS 12
@@ -197,6 +202,51 @@ static void words_are_ordered_as_errors_are(void **state)
     assert_int_equal(kvf_found_of(KVF_NOTHING_FOUND).reason, KVF_OK);
 }
 
+/* Attends layer 0, or selects layer 1, with a workspace that was planned too small. */
+static kvf_status run_planned_badly(bool select, kvf_error *error)
+{
+    const int32_t token = 0;
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
+    small_feed(session, 70, 0);
+    kvf_scratch_size *size = &session->alone->size;
+    const kvf_scratch_size planned = *size;
+    *(select ? &size->select_bytes : &size->attend_bytes) = 64;
+    assert_int_equal(kvf_session_begin(session, &token, 1, error), KVF_OK);
+    kvf_status status = KVF_OK;
+    for (uint32_t layer = 0; layer < 2 && status == KVF_OK; layer++)
+        status = small_layer(session, &token, 1, layer, error);
+    *size = planned;
+    assert_int_equal(kvf_session_n_tokens(session), 70);
+    assert_int_equal(kvf_session_commit(session, NULL), KVF_INVALID_ARGUMENT); /* nothing is open */
+    kvf_session_close(session);
+    return status;
+}
+
+/* With assertions the program stops; without, it is not said to be the caller's fault. */
+static void a_plan_that_is_too_small_is_our_own_fault(void **state)
+{
+    (void)state;
+    for (int select = 0; select < 2; select++) {
+#if defined(KVF_ASSERTIONS)
+        int status;
+        const pid_t child = fork();
+        if (child == 0) {
+            fclose(stderr);
+            signal(SIGABRT, SIG_DFL);
+            run_planned_badly(select, NULL);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+#else
+        kvf_error error;
+        assert_int_equal(run_planned_badly(select, &error), KVF_INTERNAL);
+        assert_non_null(strstr(error.message, select ? "select" : "attend"));
+        assert_non_null(strstr(error.message, "a fault of kvfold"));
+#endif
+    }
+}
+
 static void what_is_not_there_is_not_looked_at(void **state)
 {
     (void)state;
@@ -239,6 +289,7 @@ int main(void)
         cmocka_unit_test(pieces_of_a_chunk_count_from_its_start),
         cmocka_unit_test(settle_is_of_what_was_asked_for_so_far),
         cmocka_unit_test(words_are_ordered_as_errors_are),
+        cmocka_unit_test(a_plan_that_is_too_small_is_our_own_fault),
         cmocka_unit_test(what_is_not_there_is_not_looked_at),
     };
     return cmocka_run_group_tests(tests, small_setup, small_teardown);

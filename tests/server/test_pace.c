@@ -57,6 +57,23 @@ static void test_it_follows_when_steps_become_longer_or_shorter(void **state)
     assert_true(longest < 0.022);
 }
 
+/* Of sixteen answers one is left: the steps of before say nothing of it. */
+static void test_fewer_answers_do_not_wait_as_long_as_many(void **state)
+{
+    (void)state;
+    kvf_pace pace = {0};
+    double now = 1;
+    double longest;
+    run(&pace, 16, 0.08, 0.001, 100, &now, &longest);
+    for (int i = 0; i < 20; i++) {
+        const uint32_t piece = kvf_pace_piece(&pace, 1, 4096, now);
+        const double seconds = 0.005 + piece * 0.001;
+        now += seconds;
+        assert_true(seconds < 3 * 0.005);
+        kvf_pace_add(&pace, 1, piece, seconds, now);
+    }
+}
+
 static void test_without_answers_pieces_take_a_fifth_of_a_second(void **state)
 {
     (void)state;
@@ -84,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_step_with_a_piece_takes_about_two),
         cmocka_unit_test(test_it_follows_when_steps_become_longer_or_shorter),
+        cmocka_unit_test(test_fewer_answers_do_not_wait_as_long_as_many),
         cmocka_unit_test(test_without_answers_pieces_take_a_fifth_of_a_second),
         cmocka_unit_test(test_a_piece_is_never_nothing_for_long),
     };

@@ -140,9 +140,35 @@ static void test_a_branch_is_a_file_of_its_own(void **state)
     ask_as_alone(&server, one, text, second, greedy());
     assert_true(read_again(one) <= TURN + 1);
     make_prompt(text, LONG, 1);
-    memset(one, 0, sizeof *one);
+    ask_as_alone(&server, one, text, LONG, greedy());
+    assert_true(read_again(one) <= 128); /* the same question: from its checkpoint */
+    serve_end(&server);
+    assert_int_equal(each_file(NULL), 2);
+    free(one);
+}
+
+/* What was edited is read again from the checkpoint before it, as in the memory. */
+static void test_an_edited_text_is_taken_up_after_a_restart(void **state)
+{
+    (void)state;
+    int32_t text[TEXT];
+    served server;
+    asked *one = calloc(1, sizeof *one);
+    kvf_scheduler_options options = on_disk();
+    options.spacing_tokens = 256;
+    make_prompt(text, LONG, 1);
+    serve(&server, &options);
     ask_as_alone(&server, one, text, LONG, greedy());
     serve_end(&server);
+    static const size_t edited[] = {LONG - 20, 300};
+    static const uint64_t from[] = {LONG / 128 * 128, 256};
+    for (int i = 0; i < 2; i++) {
+        serve(&server, &options);
+        make_prompt(text + edited[i], LONG - edited[i], 77);
+        ask_as_alone(&server, one, text, LONG, sampled(3));
+        assert_int_equal(one->choices[0].usage.n_cached, from[i]);
+        serve_end(&server);
+    }
     free(one);
 }
 
@@ -293,6 +319,7 @@ int main(void)
         IN_FOLDER(test_what_was_counted_is_there_after_a_kill),
         IN_FOLDER(test_a_conversation_goes_on_after_a_restart),
         IN_FOLDER(test_a_branch_is_a_file_of_its_own),
+        IN_FOLDER(test_an_edited_text_is_taken_up_after_a_restart),
         IN_FOLDER(test_a_damaged_file_is_read_again_not_used),
         IN_FOLDER(test_files_leave_where_there_is_little_room),
         IN_FOLDER(test_a_folder_serves_one_at_a_time),
