@@ -2,6 +2,7 @@
  * Batches on a device whose memory the host cannot touch: what runs out of memory fails alone, a
  * lost device fails all and takes none, and what the host has of the sessions stays usable.
  */
+#define SMALL_CHUNK 140 /* what a step brings: a device is opened again and again */
 #include "cache/small_batch.h"
 
 #include <stdio.h>
