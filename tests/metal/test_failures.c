@@ -5,7 +5,7 @@
  */
 #include "model/golden.h"
 
-#include "backend/metal/metal.h"
+#include "backend/gpu/gpu.h"
 #include "emulator.h"
 
 static kvf_emulator_counters before; /* the test */
@@ -79,7 +79,7 @@ static void a_gpu_without_the_features_is_refused(void **state)
 static void a_kernel_that_does_not_compile_is_named_with_its_line(void **state)
 {
     (void)state;
-    for (uint32_t file = 1; file <= KVF_METAL_FILE_COUNT; file++) {
+    for (uint32_t file = 1; file <= KVF_GPU_FILE_COUNT; file++) {
         kvf_emulator_fail_compile(file);
         assert_refused(KVF_UNSUPPORTED, ".metal:12:5: error: ");
     }

@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "backend/metal/metal.h"
+#include "backend/gpu/gpu.h"
 #include "emulator.h"
 
 #define WIDTH KVF_INDEX_WIDTH

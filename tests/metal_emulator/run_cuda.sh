@@ -6,7 +6,7 @@
 #
 # Needs nvcc, gcc, g++ and python3; no CMake, no cmocka. SOURCES.c: the file with the
 # embedded kernel sources that backend.c links (any will do: nvcc's objects are what runs);
-# without it, or without src/backend/metal/backend.c, the conformance suite is left out.
+# without it, or without src/backend/gpu/backend.c, the conformance suite is left out.
 # CUDA_ARCH (default sm_90) can be set.
 set -eu
 
@@ -42,9 +42,9 @@ run_jobs() {
 }
 
 echo "== kernels, $arch"
-for metal in "$here"/kernels/*.metal "$root"/src/backend/metal/*.metal; do
+for metal in "$here"/kernels/*.metal "$root"/src/backend/gpu/*.metal; do
     name=$(basename "$metal" .metal)
-    python3 "$here/make_kernels.py" --cuda "$metal" "$build/$name.cu"
+    python3 "$here/gpu_kernels.py" --cuda "$metal" "$build/$name.cu"
     job nvcc $nvcc_flags $includes -c "$build/$name.cu" -o "$build/kernels_$name.o"
 done
 job nvcc $nvcc_flags $includes -c "$here/cuda/device_cuda.cu" -o "$build/device_cuda.o"
@@ -56,7 +56,7 @@ g++ -std=c++17 -O1 -Wall -Wextra $includes "$here/cuda/test_cuda.cc" "$here/test
 
 # The library with backends ref and metal, and the conformance suite, by plain compiler calls.
 conformance=
-if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
+if [ -n "$sources" ] && [ -e "$root/src/backend/gpu/backend.c" ]; then
     echo "== conformance"
     mkdir "$build/c"
     c_flags="-std=gnu11 -O2 -ffp-contract=off -fno-math-errno -DKVF_METAL"
@@ -65,7 +65,7 @@ if [ -n "$sources" ] && [ -e "$root/src/backend/metal/backend.c" ]; then
     for c in "$root/src/error.c" "$root"/src/format/*.c "$root/src/cache/profile.c" \
         "$root"/src/backend/*.c \
         "$root"/src/backend/ref/*.c "$root"/src/backend/cpu/*.c "$root"/src/backend/cpu/x86/*.c \
-        "$root"/src/backend/metal/*.c "$root"/tests/conformance/*.c "$root/tests/cross/cmocka.c" \
+        "$root"/src/backend/gpu/*.c "$root"/tests/conformance/*.c "$root/tests/cross/cmocka.c" \
         "$here/cuda/time_designs.c" "$sources"; do
         isa=
         avx512="-mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl"

@@ -19,8 +19,8 @@
 
 #include <cmocka.h>
 
-#include "backend/metal/dense.h"
-#include "backend/metal/device.h"
+#include "backend/gpu/dense.h"
+#include "backend/gpu/driver.h"
 
 typedef enum weight_type { F32, F16, BF16, N_TYPES } weight_type;
 
