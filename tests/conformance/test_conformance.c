@@ -19,7 +19,7 @@ static const cf_operation *const operations[] = {
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
 static const char *const isas[] = {"scalar", "avx2",  "avx512", "avx512vnni",
-                                   "neon",   "metal", "ref",    "cpu"};
+                                   "neon",   "generic", "ref",  "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)
@@ -35,6 +35,7 @@ static uint32_t every = 1;         /* of how many cases one is run */
 struct target {
     const char *isa; /* that was asked for; NULL: any */
     char name[64];   /* "cpu/avx2" */
+    const char *isa_name; /* that runs */
     kvf_device *devices[MOST_THREADS];
     uint32_t n_devices;
 };
@@ -78,7 +79,7 @@ static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
     cf_begin(&expected, job->reference, "ref", job->operation, index);
-    expected.gpu = strcmp(backend_of(job->group)->name, "metal") == 0;
+    expected.gpu = strcmp(job->group->targets[0].isa_name, "generic") == 0;
     job->operation->run(&expected);
     for (uint32_t t = 0; t < job->group->n_targets; t++)
         compare_target(job->operation, &job->group->targets[t], &expected);
@@ -133,6 +134,11 @@ static kvf_status open_target(struct target *target, const char *backend, const 
 #if defined(KVF_FAR) /* cases prepare and look at memory themselves */
         if (strcmp(kvf_device_backend_name(device), "far") == 0)
             far_expose(device);
+        else if (!device->backend->addresses_host_memory && !(device = cf_mirrored(device)))
+            return KVF_OUT_OF_MEMORY;
+#else
+        if (!device->backend->addresses_host_memory && !(device = cf_mirrored(device)))
+            return KVF_OUT_OF_MEMORY;
 #endif
         if (kvf_device_n_threads(device) != threads) {
             kvf_device_close(device);
@@ -140,6 +146,7 @@ static kvf_status open_target(struct target *target, const char *backend, const 
         }
         target->devices[target->n_devices++] = device;
     }
+    target->isa_name = kvf_device_isa_name(target->devices[0]);
     snprintf(target->name, sizeof target->name, "%s/%s",
              kvf_device_backend_name(target->devices[0]), kvf_device_isa_name(target->devices[0]));
     return KVF_OK;
