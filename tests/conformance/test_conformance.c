@@ -4,6 +4,7 @@
  *     test_conformance --backend cpu --isa avx2    that one; an error if it is not there
  *     test_conformance --backend cpu attend        that operation alone
  *     test_conformance --every 5                   each fifth case (under sanitizers)
+ *     test_conformance --backend cuda --skip       status 77 where the machine has no such device
  */
 #include "conformance.h"
 
@@ -30,6 +31,7 @@ static const char *only_operation; /* NULL: all of them */
 static uint32_t every = 1;         /* of how many cases one is run */
 
 #define MOST_THREADS 3
+#define SKIPPED 77
 
 /* One ISA of a backend, with one thread and, where that makes a difference, with more. */
 struct target {
@@ -229,8 +231,11 @@ int main(int argc, char **argv)
 {
     const char *backend = NULL;
     const char *isa = NULL;
+    bool may_skip = false;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
+        if (strcmp(argv[i], "--skip") == 0) {
+            may_skip = true;
+        } else if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
             backend = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             isa = argv[++i];
@@ -239,12 +244,14 @@ int main(int argc, char **argv)
         } else if (argv[i][0] != '-' && !only_operation) {
             only_operation = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N] [OPERATION]\n",
+            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N] [--skip] [OPERATION]\n",
                     argv[0]);
             return EXIT_FAILURE;
         }
     }
 
+    if (may_skip && backend && !machine_has(backend))
+        return SKIPPED;
     kvf_device *reference;
     if (kvf_backend_ref.open(&(kvf_device_options){0}, &reference, NULL) != KVF_OK)
         return EXIT_FAILURE;

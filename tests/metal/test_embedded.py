@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = ROOT / "tests" / "metal_emulator"
 DEF = (ROOT / "src/backend/gpu/kernels.def").read_text(encoding="ascii")
 FILES = re.findall(r"^KVF_GPU_FILE\((\w+)\)", DEF, re.MULTILINE)
-KERNELS = re.findall(r"^KVF_METAL_KERNEL\((\w+), (\w+)\)", DEF, re.MULTILINE)
+KERNELS = re.findall(r"^KVF_GPU_KERNEL\((\w+), (\w+)\)", DEF, re.MULTILINE)
 COMPILER = sys.argv[1]
 # Without the folder of our headers: only <metal_..> may be looked for. Metal 3 is C++14 and
 # has no double: 0.5 is a float there. The stand-in's own headers are not held to that.
@@ -26,8 +26,9 @@ FLAGS = [new for flag in sys.argv[2:] for new in IN_ITS_PLACE.get(flag, [flag])]
 
 def compile_text(folder, name):
     source = folder / f"{name}.cc"
-    subprocess.run([sys.executable, EMULATOR / "gpu_kernels.py", folder / f"{name}.metal", source],
-                   check=True)
+    options = ["--variant", "any"] if name == "products" else []
+    subprocess.run([sys.executable, ROOT / "scripts/gpu_kernels.py", *options,
+                    folder / f"{name}.metal", source], check=True)
     return subprocess.run([COMPILER, *FLAGS, "-Wno-unknown-pragmas",
                            "-DKVF_EMULATOR_CHECKED=0", "-fsyntax-only", source],
                           capture_output=True, text=True, cwd=folder)

@@ -4,7 +4,8 @@
  *
  * usage: test_cuda [KERNEL OTHER]     exit status 1 where something failed
  */
-#include "../test_emulator.h"
+#include "../metal_emulator/test_emulator.h"
+#include "backend/gpu/cuda/cuda.h"
 
 #include <stdlib.h>
 

@@ -1,11 +1,11 @@
 /*
  * One decode step's select and attend of a CSA layer at V4-Flash's geometry, as a profile has
- * it, for device_cuda.cu to time (KVF_CUDA_TIMES): legacy, packed or fold.
+ * it, on an NVIDIA GPU: legacy, packed or fold.
  *
  *     time_designs PROFILE ROWS
  *
- * Everything lies in the device's memory, so no kernel waits for a copy. Prints the bytes
- * that the design needs at least; the kernels' times follow when the process ends.
+ * Everything lies in the device's memory. Prints the bytes that the design needs at least, and
+ * each kernel's least time.
  */
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "backend/gpu/cuda/cuda.h"
 
 enum { HEADS = 64, INDEX_HEADS = 64, TOP_K = 512, WINDOW = 128, REPEATS = 20 };
 
@@ -23,7 +24,7 @@ static void *device_memory(kvf_device *device, size_t bytes)
         fprintf(stderr, "no memory for %zu bytes\n", bytes);
         exit(1);
     }
-    memset(memory, 0, bytes);
+    device->backend->zero(device, memory, bytes);
     return memory;
 }
 
@@ -39,9 +40,14 @@ static float *random_values(kvf_device *device, size_t n)
 {
     static uint64_t state = 1;
     float *values = device_memory(device, n * sizeof *values);
-    for (size_t i = 0; i < n; i++) {
-        state = state * 6364136223846793005ull + 1442695040888963407ull;
-        values[i] = (float)(int32_t)(state >> 32) * 0x1p-31f;
+    float piece[4096];
+    for (size_t i = 0; i < n; i += 4096) {
+        const size_t most = n - i < 4096 ? n - i : 4096;
+        for (size_t j = 0; j < most; j++) {
+            state = state * 6364136223846793005ull + 1442695040888963407ull;
+            piece[j] = (float)(int32_t)(state >> 32) * 0x1p-31f;
+        }
+        device->backend->write(device, values + i, piece, most * sizeof piece[0]);
     }
     return values;
 }
@@ -62,7 +68,11 @@ static kvf_rows random_rows(kvf_device *device, kvf_format_id format, uint32_t w
                                   .n_rows = n,
                                   .base = device_memory(device, n_pages * page_bytes),
                                   .page_stride_bytes = page_bytes}};
-    expect_ok(kvf_pack(device, &args, &error), &error);
+    const kvf_finding nothing = {.first_bad = KVF_NOTHING_FOUND};
+    kvf_finding *place = device_memory(device, sizeof *place);
+    device->backend->write(device, place, &nothing, sizeof nothing);
+    device->backend->pack(device, &args, (kvf_findings){.place = place});
+    expect_ok(device->backend->wait(device, &error), &error);
     return args.out;
 }
 
@@ -79,7 +89,7 @@ static void open_design(design *d, uint32_t n_rows)
 {
     kvf_device *device = d->device;
     uint32_t *n_visible = device_memory(device, sizeof *n_visible);
-    *n_visible = n_rows;
+    device->backend->write(device, n_visible, &n_rows, sizeof n_rows);
     d->select = (kvf_select_args){
         .n_queries = 1,
         .n_heads = INDEX_HEADS,
@@ -121,7 +131,6 @@ static void run_design(design *d, uint32_t n_rows)
     kvf_error error = {0};
     if (d->profile->mask == KVF_MASK_NONE) {
         backend->select(d->device, &d->select);
-        expect_ok(backend->wait(d->device, &error), &error);
     } else {
         const kvf_score_args score = {.select = &d->select,
                                       .n_queries = 1,
@@ -139,10 +148,10 @@ static void run_design(design *d, uint32_t n_rows)
                                     .mask_f16 = is_f32 ? NULL : d->mask,
                                     .mask_stride = n_rows};
         backend->score(d->device, &score);
-        expect_ok(backend->wait(d->device, &error), &error);
         backend->mask(d->device, &mask);
     }
-    expect_ok(kvf_attend(d->device, &d->attend, &error), &error);
+    backend->attend(d->device, &d->attend);
+    expect_ok(backend->wait(d->device, &error), &error);
 }
 
 /* Index rows, scores written and read, mask written and read, rows attended. */
@@ -168,14 +177,18 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: time_designs legacy|tiled|packed|fold ROWS (512 .. 1048576)\n");
         return 2;
     }
-    const kvf_device_options options = {.backend = "metal"};
+    const kvf_device_options options = {.backend = "cuda"};
     d.profile = kvf_profile_get(id);
     expect_ok(kvf_device_open(&options, &d.device, &error), &error);
     open_design(&d, (uint32_t)n_rows);
     printf("%s, %ld rows: %.2f MB a step at least, %d steps\n", d.profile->name, n_rows,
            (double)least_bytes(d.profile, (uint64_t)n_rows) / 1e6, REPEATS);
     fflush(stdout);
+    kvf_cuda_time(true);
     for (int i = 0; i < REPEATS; i++)
         run_design(&d, (uint32_t)n_rows);
+    const kvf_cuda_times *t;
+    for (unsigned i = 0; (t = kvf_cuda_get_times(i)); i++)
+        printf("%-24s %4lu runs, least %.4f ms\n", t->kernel, t->n, t->least_ms);
     return 0; /* the process ends: its memory goes with it */
 }
