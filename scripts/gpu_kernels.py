@@ -170,6 +170,9 @@ def with_includes(path, seen):
 def unqualified(path):
     """Pointers and references without address space, foreign words: file:line: messages."""
     text = code_only(path.read_text(encoding="ascii"))
+    # What Metal does not see.
+    text = re.sub(r"#if !defined\(__METAL_VERSION__\).*?#endif",
+                  lambda m: re.sub(r"[^\n]", " ", m.group()), text, flags=re.DOTALL)
     text = re.sub(r"#.*", lambda m: " " * len(m.group()), text)
     for match in DECLARED.finditer(text):
         words = match.group(1).split()

@@ -237,24 +237,17 @@ static kvf_pack_args rows_of_the_host(float *rows, void *page)
                                        KVF_FORMAT_FP8_F16, KVF_ROW_WIDTH, N_ROWS)}};
 }
 
-/* Sticky: every later operation says the same, and memory of the host was not touched. */
-static void check_lost(kvf_device *device, kvf_pack_args *args, kvf_status expected,
-                       const char *part)
+/* The operation says why it failed, and memory of the host was not touched. */
+static void check_failed(kvf_device *device, kvf_pack_args *args, kvf_status expected,
+                         const char *part)
 {
     kvf_error error;
     const uint8_t *page = args->out.base;
-    for (int again = 0; again < 2; again++) {
-        assert_int_equal(kvf_pack(device, args, &error), expected);
-        assert_int_equal(error.status, expected);
-        assert_says(&error, part);
-        for (size_t i = 0; i < args->out.page_stride_bytes; i++)
-            assert_int_equal(page[i], 0x5a);
-    }
-    float out[KVF_ROW_WIDTH];
-    const kvf_unpack_args unpack = {
-        .in = args->out, .n_rows = 1, .out = out, .stride = KVF_ROW_WIDTH};
-    assert_int_equal(kvf_unpack(device, &unpack, &error), expected);
+    assert_int_equal(kvf_pack(device, args, &error), expected);
+    assert_int_equal(error.status, expected);
     assert_says(&error, part);
+    for (size_t i = 0; i < args->out.page_stride_bytes; i++)
+        assert_int_equal(page[i], 0x5a);
 }
 
 static void an_operation_that_fails_leaves_the_hosts_memory_and_says_why(void **state)
@@ -268,18 +261,20 @@ static void an_operation_that_fails_leaves_the_hosts_memory_and_says_why(void **
     memset(page, 0x5a, page_bytes);
     kvf_device *device = must_open();
     kvf_emulator_fail_wait(1);
-    check_lost(device, &args, KVF_DEVICE_LOST, "the GPU stopped");
+    for (int again = 0; again < 3; again++) /* it stays lost */
+        check_failed(device, &args, KVF_DEVICE_LOST, "the GPU stopped");
     kvf_device_close(device);
 
-    device = must_open();
-    kvf_emulator_fail_buffer(1);
-    check_lost(device, &args, KVF_OUT_OF_MEMORY, "no memory");
-    kvf_device_close(device);
-
-    device = must_open();
+    /* A copy of the page, what brings it there, the same for the rows, the operation's array. */
     kvf_error error;
-    require(kvf_pack(device, &args, &error), &error);
-    kvf_device_close(device);
+    for (uint32_t nth = 1; nth <= 5; nth += 2) {
+        device = must_open();
+        memset(page, 0x5a, page_bytes);
+        kvf_emulator_fail_buffer(nth);
+        check_failed(device, &args, KVF_OUT_OF_MEMORY, "no memory");
+        require(kvf_pack(device, &args, &error), &error);
+        kvf_device_close(device);
+    }
     free(rows);
     free(page);
 }
@@ -343,7 +338,7 @@ static void a_chunk_waits_once_and_allocates_nothing_but_pages(void **state)
             const uint64_t waits = kvf_emulator_get_counters()->waits;
             require(kvf_model_forward(e.model, session, ids, chunks[i], NULL, &error), &error);
             assert_int_equal(kvf_emulator_get_counters()->waits - waits, 1);
-            if (i >= 2) /* all of the 37 tokens fit the pages that the first has */
+            if (i > 0 && chunks[i] == 1 && chunks[i - 1] == 1) /* the pages have room */
                 assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_buffers);
             n_buffers = kvf_emulator_get_counters()->live_buffers;
         }

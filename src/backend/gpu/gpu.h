@@ -8,8 +8,8 @@
  *     kvf_gpu_run(gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_norm, .groups = {n, 1, 1},
  *                                      .threads = 128, KVF_GPU_ARGUMENTS(k)});
  *
- * Nothing waits, and nothing of the device's memory is read here. Errors are sticky: once
- * memory ran out or the GPU failed nothing is encoded, and every wait says why.
+ * Nothing waits, and nothing of the device's memory is read here. Once the GPU failed nothing is
+ * encoded any more, and every wait says why; once memory ran out, until a wait has said so.
  */
 #ifndef KVF_BACKEND_GPU_GPU_H
 #define KVF_BACKEND_GPU_GPU_H
@@ -127,7 +127,8 @@ typedef struct kvf_gpu_device {
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
-    kvf_error lost; /* not KVF_OK: what ended this device */
+    bool is_busy;   /* something was encoded since the last wait */
+    kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)
@@ -194,9 +195,11 @@ void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t b
 void kvf_gpu_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
 void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes);
 kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error);
+/* Until all that was encoded is done; errors stay for the caller's wait. */
+kvf_status kvf_gpu_flush(kvf_gpu_device *gpu);
 void kvf_gpu_close_queue(kvf_gpu_device *gpu);
 
-/* Makes an error sticky; the first one stays. */
+/* Nothing is encoded from now on; the first error stays. */
 void kvf_gpu_lose(kvf_gpu_device *gpu, kvf_status status, const char *what);
 
 /* ---- Arguments ------------------------------------------------------------------------ */

@@ -56,7 +56,7 @@ static void release_later(kvf_gpu_device *gpu, kvf_gpu_buffer buffer)
         releases->buffers[releases->n_buffers++] = buffer;
         return;
     }
-    kvf_gpu_wait(&gpu->base, NULL);
+    kvf_gpu_flush(gpu);
     kvf_gpu_release_buffer(gpu, &buffer);
 }
 
@@ -94,7 +94,7 @@ static bool make_region_buffer(kvf_gpu_device *gpu, size_t bytes, bool shared,
     if (gpu->releases.n_buffers == 0)
         return false;
     /* What was released may be enough. */
-    return kvf_gpu_wait(&gpu->base, NULL) == KVF_OK &&
+    return kvf_gpu_flush(gpu) == KVF_OK &&
            bytes <= gpu->base.memory_bytes - gpu->region_bytes &&
            kvf_gpu_make_buffer(gpu, bytes, shared, buffer);
 }
@@ -235,7 +235,7 @@ void kvf_gpu_release(kvf_device *device, void *memory, size_t bytes)
         return;
     }
     if (place_of(memory) == KVF_PLACE_STAGING)
-        kvf_gpu_wait(device, NULL);
+        kvf_gpu_flush(gpu);
     free_memory(gpu, memory);
 }
 

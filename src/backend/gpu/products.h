@@ -132,9 +132,6 @@ static inline float kvf_total_dot(threadgroup const float *shared, uint row, uin
 
 /* ---- Many tokens: tiles ---------------------------------------------------------- */
 
-/* Before loops over matrices: they stay in registers only where every index is known. */
-#define KVF_UNROLL _Pragma("unroll")
-
 /* Of a tile, a thread loads four values of rows tid / 8, + 16, + 32, .. */
 enum {
     KVF_TILE_LOAD_ROWS = KVF_TILE_THREADS / (KVF_TILE_K / 4),

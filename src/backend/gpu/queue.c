@@ -37,8 +37,10 @@ void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call)
             call->threadgroup_bytes[dispatch.n_threadgroup_arrays];
         dispatch.n_threadgroup_arrays++;
     }
-    if (dispatch.pipeline)
-        gpu->driver->run(gpu->gpu, &dispatch);
+    if (!dispatch.pipeline)
+        return;
+    gpu->driver->run(gpu->gpu, &dispatch);
+    gpu->is_busy = true;
 }
 
 /* ---- Staging --------------------------------------------------------------------- */
@@ -66,7 +68,7 @@ static void *stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
 {
     kvf_gpu_staging *staging = &gpu->staging;
     if (staging->all_bytes + bytes > STAGING_MOST_BYTES)
-        kvf_gpu_wait(&gpu->base, NULL);
+        kvf_gpu_flush(gpu);
     if (gpu->lost.status != KVF_OK)
         return NULL;
     const size_t room = staging->n_buffers ? staging->buffers[staging->n_buffers - 1].bytes : 0;
@@ -185,18 +187,32 @@ void kvf_gpu_read(kvf_device *device, void *to_host, const void *from, size_t by
     }
 }
 
-kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error)
+kvf_status kvf_gpu_flush(kvf_gpu_device *gpu)
 {
-    kvf_gpu_device *gpu = kvf_gpu_of(device);
     kvf_error failed;
-    if (gpu->driver->wait(gpu->gpu, &failed) != KVF_OK)
+    if (gpu->is_busy && gpu->driver->wait(gpu->gpu, &failed) != KVF_OK)
         kvf_gpu_lose(gpu, failed.status, failed.message);
+    gpu->is_busy = false;
     const kvf_gpu_staging *staging = &gpu->staging;
     for (uint32_t i = 0; i < staging->n_fetches && gpu->lost.status == KVF_OK; i++)
         memcpy(staging->fetches[i].to, staging->fetches[i].from, staging->fetches[i].bytes);
     end_staging(gpu);
     kvf_gpu_end_releases(gpu);
+    return gpu->lost.status;
+}
+
+/*
+ * Memory that an operation could not have is no end of the device: that operation and what came
+ * after it were not done, the caller is told, and what is asked for from now on is done. None of
+ * an operation was encoded when its memory could not be had, so nothing is half done.
+ */
+kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error)
+{
+    kvf_gpu_device *gpu = kvf_gpu_of(device);
+    const kvf_status status = kvf_gpu_flush(gpu);
     if (error)
         *error = gpu->lost;
-    return gpu->lost.status;
+    if (status == KVF_OUT_OF_MEMORY)
+        gpu->lost = (kvf_error){0};
+    return status;
 }

@@ -9,9 +9,8 @@
 #include <metal_stdlib>
 
 #include "backend/gpu/dense.h"
+#include "backend/gpu/rows.h"
 #include "shared/e2m1.h"
-#include "shared/e4m3.h"
-#include "shared/half.h"
 #include "shared/iq_grids.h"
 #include "shared/iquant.h"
 #include "shared/kquant.h"
@@ -44,7 +43,7 @@ static inline uint kvf_load_u32(device const uchar *from)
 
 static inline float kvf_load_f16(device const uchar *from)
 {
-    return kvf_float_of(kvf_f16_decode(ushort(kvf_load_u16(from))));
+    return kvf_f16_value(kvf_load_u16(from));
 }
 
 static inline uint4 kvf_load_bytes(device const uchar *from)
@@ -101,8 +100,8 @@ struct kvf_weight_f16 {
         if (!row.vectors)
             return kvf_four_values<kvf_weight_f16>(row, i);
         const ushort4 x = *reinterpret_cast<device const ushort4 *>(row.data + 2ul * i);
-        return float4(kvf_float_of(kvf_f16_decode(x.x)), kvf_float_of(kvf_f16_decode(x.y)),
-                      kvf_float_of(kvf_f16_decode(x.z)), kvf_float_of(kvf_f16_decode(x.w)));
+        return float4(kvf_f16_value(x.x), kvf_f16_value(x.y), kvf_f16_value(x.z),
+                      kvf_f16_value(x.w));
     }
 };
 
@@ -124,7 +123,12 @@ struct kvf_weight_bf16 {
 /* Four codes share a scale: 128 is a multiple of 4. */
 static inline float kvf_e4m3_value(uint code)
 {
-    return kvf_float_of(kvf_e4m3_decode(uchar(code)));
+    const uint magnitude = code & 127;
+    /* Below 8 it counts units of 2^-9, exactly; the last one is NaN. */
+    const uint bits = magnitude < 8      ? as_type<uint>(float(magnitude) * 0x1p-9f)
+                      : magnitude == 127 ? 0x7fc00000u
+                                         : (magnitude << 20) + (120u << 23);
+    return as_type<float>(bits | (code & 128) << 24);
 }
 
 template <typename W> static inline float4 kvf_four_fp8(thread const kvf_weight_row &row, uint i)
