@@ -37,7 +37,7 @@ typedef struct session_case {
     int32_t *recorded_list; /* [n_layers][top_k] */
     /* Of `list` alone. */
     bool lists;
-    kvf_rows *windows; /* [n_layers] f32 rings */
+    kvf_rows *windows; /* [n_layers] f32 rows, twice the window's: see append_window */
     kvf_select_args select;
     kvf_attend_args attend;
     uint32_t visible;
@@ -116,7 +116,10 @@ static kvf_append_args inputs_at(const session_case *c, uint32_t layer, uint64_t
     return args;
 }
 
-/* `list` keeps the window in rings of its own. */
+/*
+ * `list` keeps the window in rows of its own: each is written twice, a window's length apart, so
+ * that any window_tokens of them in a row are the last ones, oldest first.
+ */
 static kvf_status append_window(session_case *c, uint32_t layer, const float *window,
                                 uint64_t token, uint32_t n_tokens, kvf_error *error)
 {
@@ -126,7 +129,9 @@ static kvf_status append_window(session_case *c, uint32_t layer, const float *wi
                           .grid = KVF_GRID_FP8,
                           .out = c->windows[layer],
                           .first_row = token};
-    return kvf_pack(c->device, &args, error);
+    const kvf_status status = kvf_pack(c->device, &args, error);
+    args.first_row += c->geometry.window_tokens;
+    return status == KVF_OK ? kvf_pack(c->device, &args, error) : status;
 }
 
 static kvf_status append(session_case *c, uint32_t layer, uint32_t n_tokens, kvf_error *error)
@@ -241,6 +246,9 @@ static kvf_status attend_list(session_case *c, uint32_t layer, kvf_error *error)
     kvf_attend_args *args = &c->attend;
     args->first_token = kvf_session_n_tokens(c->session);
     args->window = c->windows[layer];
+    const uint64_t end = args->first_token + 1;
+    args->window_first =
+        end < args->window_tokens ? 0 : end - args->window_tokens - end % args->window_tokens;
     args->rows = (kvf_rows){.format = KVF_FORMAT_F32, .width = KVF_ROW_WIDTH, .page_rows = 1};
     if (c->geometry.layers[layer].kind != KVF_LAYER_WINDOW)
         args->rows = kvf_session_rows(c->session, layer);
@@ -422,7 +430,7 @@ static kvf_status make_outputs(session_case *c, kvf_error *error)
                                                                          : KVF_OUT_OF_MEMORY;
 }
 
-/* What `list` needs besides the session: rings, a list, workspace for the longest context. */
+/* What `list` needs besides the session: windows, a list, workspace for the longest context. */
 static kvf_status make_lists(session_case *c, kvf_error *error)
 {
     const kvf_geometry *geometry = &c->geometry;
@@ -431,7 +439,7 @@ static kvf_status make_lists(session_case *c, kvf_error *error)
     if (!c->windows)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %u windows", geometry->n_layers);
     for (uint32_t i = 0; status == KVF_OK && i < geometry->n_layers; i++)
-        status = bench_rows_open(KVF_FORMAT_F32, KVF_ROW_WIDTH, geometry->window_tokens,
+        status = bench_rows_open(KVF_FORMAT_F32, KVF_ROW_WIDTH, 2ull * geometry->window_tokens,
                                  &c->windows[i], error);
     c->select = (kvf_select_args){.n_queries = 1,
                                   .n_heads = geometry->n_index_heads,

@@ -247,8 +247,9 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  * (FORMAT.md 6). On CPU backends bit-identical across formats, ISAs and threads.
  *
  * Window: query i is token first_token + i and sees the last `window_tokens`
- * tokens up to itself, oldest first; token t is row t % window.n_rows, so a ring
- * of window_tokens + n_queries - 1 rows is enough, and as many are needed.
+ * tokens up to itself, oldest first; token t is row t - window_first of the view,
+ * which holds all that the queries see: window_first is at most the first token that
+ * query 0 sees.
  * Rows: exactly one of
  *   list      rows list[i][0 .. list_len[i]), ascending; -1 entries are skipped
  *   mask_f32  [n_queries][mask_stride]: every row r < n_visible[i] is computed and
@@ -265,6 +266,7 @@ typedef struct kvf_attend_args {
     float scale;        /* (float)(1/sqrt(512.0)) for DeepSeek-V4 */
     uint64_t first_token;
     uint32_t window_tokens;
+    uint64_t window_first;     /* token of the window's row 0 */
     kvf_rows window;           /* width 512 */
     kvf_rows rows;             /* width 512 */
     const uint32_t *n_visible; /* [n_queries] */

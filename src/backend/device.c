@@ -406,6 +406,22 @@ static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *erro
     return KVF_OK;
 }
 
+/* Whether the view has every token that the queries see. */
+static kvf_status check_window(const kvf_attend_args *args, kvf_error *error)
+{
+    const uint64_t last = args->first_token + (args->n_queries - 1);
+    const uint64_t oldest =
+        args->first_token < args->window_tokens ? 0 : args->first_token - args->window_tokens + 1;
+    if (last >= args->first_token && args->window_first <= oldest &&
+        last - args->window_first < args->window.n_rows)
+        return KVF_OK;
+    return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                    "kvf_attend: a window of %llu rows from token %llu on; %u queries from token "
+                    "%llu on see %u tokens each",
+                    (unsigned long long)args->window.n_rows, (unsigned long long)args->window_first,
+                    args->n_queries, (unsigned long long)args->first_token, args->window_tokens);
+}
+
 kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error)
 {
     KVF_FP_DOOR();
@@ -419,13 +435,10 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
     if (args->n_heads == 0 || (args->n_queries && (!args->q || !args->out)))
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "kvf_attend: n_heads is 0, or q or out is NULL");
-    const uint64_t needed_rows = (uint64_t)args->window_tokens + args->n_queries;
-    if (args->window_tokens && args->window.n_rows < needed_rows - 1 &&
-        args->window.n_rows < args->first_token + args->n_queries)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "kvf_attend: a window ring of %llu rows; %u queries need %llu",
-                        (unsigned long long)args->window.n_rows, args->n_queries,
-                        (unsigned long long)(needed_rows - 1));
+    if (args->window_tokens && args->n_queries)
+        status = check_window(args, error);
+    if (status != KVF_OK)
+        return status;
     status = check_workspace(device->backend->attend_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_attend", error);
     if (status != KVF_OK)

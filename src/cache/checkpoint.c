@@ -59,10 +59,13 @@ uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry)
     return halves_bytes(geometry) + logits_bytes(geometry);
 }
 
-static uint64_t ring_bytes(const kvf_geometry *geometry, const kvf_profile *profile)
+/* n_pages of window rows in every layer. */
+static uint64_t windows_bytes(const kvf_geometry *geometry, const kvf_session_options *options,
+                              uint64_t n_pages)
 {
-    return (uint64_t)geometry->n_layers * (geometry->window_tokens / KVF_PAGE_ROWS) *
-           kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
+    return geometry->n_layers * n_pages *
+           kvf_format_page_bytes(kvf_profile_get(options->profile)->window_format, KVF_ROW_WIDTH,
+                                 KVF_PAGE_ROWS);
 }
 
 uint64_t kvf_checkpoints_bytes(const kvf_geometry *geometry, const kvf_session_options *options,
@@ -74,17 +77,35 @@ uint64_t kvf_checkpoints_bytes(const kvf_geometry *geometry, const kvf_session_o
     const uint64_t step = kvf_ceil_div(options->checkpoint_spacing_tokens, alignment) * alignment;
     const uint64_t most = n_tokens / step;
     const uint64_t n = most < options->checkpoint_count ? most : options->checkpoint_count;
-    return n * (kvf_checkpoint_own_bytes(geometry) +
-                ring_bytes(geometry, kvf_profile_get(options->profile)));
+    /* Where checkpoints end inside pages, a window may begin and end inside one. */
+    const uint64_t n_pages =
+        geometry->window_tokens / KVF_PAGE_ROWS + (alignment % KVF_PAGE_ROWS != 0);
+    return n * (kvf_checkpoint_own_bytes(geometry) + windows_bytes(geometry, options, n_pages));
+}
+
+/*
+ * Pages of a window that an open chunk holds besides those of the session, as the plan counts
+ * them where all are full: the longest list, or the pages held before and those held after.
+ */
+static uint64_t open_window_pages(const kvf_geometry *geometry, const kvf_session_options *options)
+{
+    const uint64_t window = geometry->window_tokens / KVF_PAGE_ROWS;
+    const uint64_t context = kvf_ceil_div(options->max_tokens, KVF_PAGE_ROWS);
+    uint64_t most = kvf_window_most_pages(geometry->window_tokens, options->chunk_tokens);
+    if (most > 2 * (window + 1))
+        most = 2 * (window + 1);
+    if (most > context)
+        most = context;
+    return most > window ? most - window : 0;
 }
 
 uint64_t kvf_chunk_undo_bytes(const kvf_geometry *geometry, const kvf_session_options *options)
 {
     uint64_t bytes =
         options->checkpoint_count == KVF_NO_CHECKPOINTS ? 0 : kvf_checkpoint_own_bytes(geometry);
+    bytes += windows_bytes(geometry, options, open_window_pages(geometry, options));
     if (options->chunk_tokens == 1)
         return bytes;
-    bytes += ring_bytes(geometry, kvf_profile_get(options->profile));
     for (uint32_t i = 0; i < geometry->n_layers; i++) {
         const kvf_layer layer = geometry->layers[i];
         bytes += 4 * kvf_layer_state_floats(layer, KVF_ROW_WIDTH);
@@ -131,12 +152,6 @@ static void move_memory(kvf_session *session, const kvf_checkpoint *checkpoint, 
            logits_bytes(&session->geometry));
 }
 
-static uint32_t ring_pages(const kvf_session *session, uint64_t n_tokens)
-{
-    const uint64_t window = session->geometry.window_tokens;
-    return (uint32_t)kvf_ceil_div(n_tokens < window ? n_tokens : window, KVF_PAGE_ROWS);
-}
-
 static void release_memory(kvf_session *session, kvf_checkpoint *checkpoint)
 {
     const kvf_geometry *geometry = &session->geometry;
@@ -153,20 +168,22 @@ void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint)
         return;
     const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
     for (size_t i = 0; i < n; i++)
-        kvf_page_unkeep(session->device, checkpoint->ring[i]);
+        kvf_page_unkeep(session->device, checkpoint->window[i]);
     release_memory(session, checkpoint);
 }
 
 void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoint)
 {
     for (uint32_t layer = 0; layer < session->geometry.n_layers; layer++) {
-        kvf_paged_rows *ring = &session->layers[layer].window;
-        kvf_paged_rows_shrink(session, ring, (uint64_t)checkpoint->n_pages * KVF_PAGE_ROWS);
+        kvf_paged_rows *window = &session->layers[layer].window;
+        kvf_paged_rows_shrink(session, window, window->first_row);
+        window->first_row = kvf_window_first(session->geometry.window_tokens, checkpoint->n_tokens);
         for (uint32_t i = 0; i < checkpoint->n_pages; i++) {
-            kvf_page *page = checkpoint->ring[(size_t)layer * checkpoint->n_pages + i];
+            kvf_page *page = checkpoint->window[(size_t)layer * checkpoint->n_pages + i];
             kvf_session_hold_page(session, page);
-            kvf_paged_rows_replace(session, ring, i, page);
+            kvf_paged_rows_put(window, page);
         }
+        kvf_paged_rows_write(session, window, 0);
     }
     move_memory(session, checkpoint, true);
     session->inexact_rows = checkpoint->inexact_rows;
@@ -217,8 +234,8 @@ kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_
 {
     if (!is_due(&session->checkpoints, n_tokens))
         return KVF_OK;
-    const uint32_t n_pages = ring_pages(session, n_tokens);
     const kvf_geometry *geometry = &session->geometry;
+    const uint32_t n_pages = (uint32_t)kvf_window_pages(geometry->window_tokens, n_tokens);
     kvf_checkpoint *checkpoint =
         calloc(1, sizeof *checkpoint + sizeof(kvf_page *) * geometry->n_layers * n_pages);
     if (checkpoint) {
@@ -265,7 +282,7 @@ void kvf_checkpoints_take(kvf_session *session)
         for (uint32_t i = 0; i < checkpoint->n_pages; i++) {
             kvf_page *page = session->layers[layer].window.pages[i];
             kvf_page_keep(session->device, page);
-            checkpoint->ring[(size_t)layer * checkpoint->n_pages + i] = page;
+            checkpoint->window[(size_t)layer * checkpoint->n_pages + i] = page;
         }
     move_memory(session, checkpoint, false);
     add(session, checkpoint);
@@ -327,8 +344,8 @@ uint64_t kvf_session_checkpoint_bytes(const kvf_session *session)
         const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
         bytes += kvf_checkpoint_own_bytes(&session->geometry);
         for (size_t j = 0; j < n; j++)
-            if (!checkpoint->ring[j]->owner && checkpoint->ring[j]->n_sessions == 0)
-                bytes += checkpoint->ring[j]->bytes;
+            if (!checkpoint->window[j]->owner && checkpoint->window[j]->n_sessions == 0)
+                bytes += checkpoint->window[j]->bytes;
     }
     return bytes;
 }

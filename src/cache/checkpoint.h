@@ -5,8 +5,8 @@
  * There every window of a compressor is complete. The HCA state is empty then (no token
  * of it will be read again) and of a CSA layer's only the first halves (Ca) of the last
  * window are still to be pooled. Rows are never overwritten while the session grows, so
- * a checkpoint holds none of them; it holds the pages of the window rings, which copy on
- * write keeps as they were, those halves, and the logits.
+ * a checkpoint holds none of them; it holds the pages of the windows, which the session lets
+ * fall off, those halves, and the logits.
  */
 #ifndef KVF_CACHE_CHECKPOINT_H
 #define KVF_CACHE_CHECKPOINT_H
@@ -18,10 +18,10 @@ typedef struct kvf_checkpoint {
     uint32_t n_references;
     uint64_t n_tokens;
     uint64_t inexact_rows;
-    float *halves;    /* of CSA layers in order (rows, index rows), on the device */
-    float *logits;    /* the host's */
-    uint32_t n_pages; /* a layer */
-    kvf_page *ring[]; /* [n_layers][n_pages] */
+    float *halves;      /* of CSA layers in order (rows, index rows), on the device */
+    float *logits;      /* the host's */
+    uint32_t n_pages;   /* a layer */
+    kvf_page *window[]; /* [n_layers][n_pages] */
 } kvf_checkpoint;
 
 typedef struct kvf_checkpoints {
@@ -38,7 +38,7 @@ typedef struct kvf_checkpoints {
 
 /* Checkpoints lie at multiples of this; more than any context: there is none. */
 uint64_t kvf_checkpoint_alignment(const kvf_geometry *geometry);
-/* Of one checkpoint without its ring: halves and logits. */
+/* Of one checkpoint without its window: halves and logits. */
 uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry);
 /* The most that checkpoints of a session of n_tokens hold. */
 uint64_t kvf_checkpoints_bytes(const kvf_geometry *geometry, const kvf_session_options *options,
@@ -69,7 +69,7 @@ kvf_checkpoint *kvf_checkpoints_find(const kvf_session *session, uint64_t n_toke
 void kvf_checkpoints_share(kvf_session *to, const kvf_session *from);
 
 void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint);
-/* Rings, states' halves (all else of the states must be zero already), logits, counts. */
+/* Windows, states' halves (all else of the states must be zero already), logits, counts. */
 void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoint);
 
 #endif

@@ -8,10 +8,10 @@
 #include "cache/session.h"
 #include "error.h"
 
-/* What the open chunk replaced in a layer: the ring's pages, then the two states. */
+/* The states that the open chunk replaced in a layer. */
 static kvf_page **before_of(const kvf_session *session, uint32_t layer)
 {
-    return session->before + (size_t)layer * kvf_before_stride(&session->geometry);
+    return session->before + (size_t)layer * KVF_LAYER_STATES;
 }
 
 /* ---- Going back ---------------------------------------------------------------- */
@@ -29,26 +29,17 @@ static void give_back_state(kvf_session *session, kvf_page **state, kvf_page **b
 
 void kvf_session_give_back(kvf_session *session)
 {
-    const uint32_t n_pages = kvf_before_stride(&session->geometry) - 2;
     for (uint32_t layer = 0; layer < session->geometry.n_layers; layer++) {
         kvf_layer_cache *cache = &session->layers[layer];
         kvf_page **before = before_of(session, layer);
-        for (uint32_t i = 0; i < n_pages; i++) {
-            if (!before[i])
-                continue;
-            kvf_session_hold_page(session, before[i]);
-            kvf_paged_rows_replace(session, &cache->window, i, before[i]);
-            kvf_page_unkeep(session->device, before[i]);
-            before[i] = NULL;
-        }
-        give_back_state(session, &cache->row_state, &before[n_pages]);
-        give_back_state(session, &cache->index_state, &before[n_pages + 1]);
+        give_back_state(session, &cache->row_state, &before[0]);
+        give_back_state(session, &cache->index_state, &before[1]);
     }
 }
 
 void kvf_session_forget_before(kvf_session *session)
 {
-    const size_t n = (size_t)session->geometry.n_layers * kvf_before_stride(&session->geometry);
+    const size_t n = (size_t)session->geometry.n_layers * KVF_LAYER_STATES;
     for (size_t i = 0; i < n; i++) {
         kvf_page_unkeep(session->device, session->before[i]);
         session->before[i] = NULL;
@@ -58,6 +49,8 @@ void kvf_session_forget_before(kvf_session *session)
 void kvf_session_drop(kvf_session *session)
 {
     kvf_session_give_back(session);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++)
+        kvf_paged_rows_shrink(session, &session->layers[i].window, session->header->n_tokens);
     kvf_checkpoints_cancel(session);
     session->chunk_tokens = 0;
     session->settled = false;
@@ -108,45 +101,42 @@ static kvf_status prepare_tokens(kvf_session *session, uint64_t n_tokens, kvf_er
 }
 
 /*
- * The ring's pages that the chunk will write. One token overwrites a row that is
- * outside every window by now; more of them overwrite rows that the session would need
- * again were the chunk dropped, so those pages are kept as they are and new ones written.
- */
-static kvf_status prepare_ring(kvf_session *session, uint32_t layer, uint32_t n_tokens,
-                               kvf_error *error)
-{
-    kvf_paged_rows *ring = &session->layers[layer].window;
-    kvf_page **before = before_of(session, layer);
-    const uint64_t window = session->geometry.window_tokens;
-    const uint64_t first = session->header->n_tokens;
-    const uint64_t end = first + n_tokens;
-    const uint64_t n_old = ring->n_pages;
-    const bool all_rows = n_tokens >= window;
-    const bool keep = n_tokens > 1;
-    const uint64_t first_written = all_rows ? end - window : first;
-    kvf_status status = kvf_paged_rows_reserve(session, ring, end < window ? end : window, error);
-    for (uint64_t block = first_written / KVF_PAGE_ROWS;
-         block <= (end - 1) / KVF_PAGE_ROWS && status == KVF_OK; block++) {
-        const uint64_t i = block % (window / KVF_PAGE_ROWS);
-        if (i < n_old && !before[i]) /* the last block may lie in the page of the first */
-            status =
-                kvf_paged_rows_own(session, ring, i, !all_rows, keep ? &before[i] : NULL, error);
-    }
-    return status;
-}
-
-/*
  * Rows are added behind those held, so nothing of them has to be kept; but the page of
  * the first may be shared.
  */
+static kvf_status own_page_of_next(kvf_session *session, kvf_paged_rows *rows, uint64_t n_held,
+                                   kvf_error *error)
+{
+    const uint64_t i = (n_held - rows->first_row) / KVF_PAGE_ROWS;
+    return i < rows->n_pages ? kvf_paged_rows_own(session, rows, i, true, NULL, error) : KVF_OK;
+}
+
 static kvf_status prepare_rows(kvf_session *session, kvf_paged_rows *rows, uint64_t n_held,
                                uint64_t n_rows, kvf_error *error)
 {
-    const uint64_t i = n_held / KVF_PAGE_ROWS;
-    kvf_status status = KVF_OK;
-    if (n_rows > n_held && i < rows->n_pages)
-        status = kvf_paged_rows_own(session, rows, i, true, NULL, error);
+    const kvf_status status =
+        n_rows > n_held ? own_page_of_next(session, rows, n_held, error) : KVF_OK;
     return status == KVF_OK ? kvf_paged_rows_reserve(session, rows, n_rows, error) : status;
+}
+
+/*
+ * Window rows. What falls off the front stays until commit, so that the chunk can be dropped;
+ * pages that the chunk fills and leaves behind are those of scratch, in every layer.
+ */
+static kvf_status prepare_window(kvf_session *session, kvf_paged_rows *window, uint64_t end,
+                                 kvf_error *error)
+{
+    const uint64_t first_after = kvf_window_first(session->geometry.window_tokens, end);
+    const uint64_t n_pages = window->n_pages;
+    const kvf_status status = own_page_of_next(session, window, session->header->n_tokens, error);
+    if (status != KVF_OK)
+        return status;
+    uint8_t *passing = session->scratch.window;
+    for (uint64_t row = window->first_row + n_pages * KVF_PAGE_ROWS; row < first_after;
+         row += KVF_PAGE_ROWS, passing += kvf_paged_rows_page_bytes(window))
+        kvf_paged_rows_put_memory(window, passing);
+    kvf_paged_rows_write(session, window, n_pages);
+    return kvf_paged_rows_reserve(session, window, end, error);
 }
 
 /*
@@ -169,8 +159,8 @@ static kvf_status prepare_layer(kvf_session *session, uint32_t i, uint32_t n_tok
     const uint64_t first = session->header->n_tokens;
     const uint64_t end = first + n_tokens;
     kvf_layer_cache *cache = &session->layers[i];
-    kvf_page **before = before_of(session, i) + kvf_before_stride(&session->geometry) - 2;
-    kvf_status status = prepare_ring(session, i, n_tokens, error);
+    kvf_page **before = before_of(session, i);
+    kvf_status status = prepare_window(session, &cache->window, end, error);
     if (status != KVF_OK || layer.kind == KVF_LAYER_WINDOW)
         return status;
     const bool keep = n_tokens > 1 && overwrites_state(layer, first, n_tokens);
@@ -246,6 +236,10 @@ kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
         return status;
     kvf_session_forget_before(session);
     kvf_session_set_n_tokens(session, session->header->n_tokens + session->chunk_tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++)
+        kvf_paged_rows_advance(
+            session, &session->layers[i].window,
+            kvf_window_first(session->geometry.window_tokens, session->header->n_tokens));
     session->inexact_rows += inexact_rows(session);
     session->chunk_tokens = 0;
     session->settled = false;

@@ -14,6 +14,7 @@ static kvf_page *share(kvf_session *to, kvf_page *page)
 
 static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_rows *from)
 {
+    rows->first_row = from->first_row;
     for (uint64_t i = 0; i < from->n_pages; i++)
         kvf_paged_rows_put(rows, share(to, from->pages[i]));
     kvf_paged_rows_write(to, rows, 0);

@@ -85,10 +85,38 @@ static inline uint64_t kvf_layer_state_floats(kvf_layer layer, uint32_t width)
     return (uint64_t)kvf_layer_slots(layer) * 2 * kvf_layer_parts(layer) * width;
 }
 
-/* Rows of the scratch ring that a chunk's window rows and those before it lie in. */
-static inline uint64_t kvf_chunk_window_rows(uint32_t window_tokens, uint32_t chunk_tokens)
+/*
+ * Window rows: token t lies in page t / KVF_PAGE_ROWS of a list whose front falls off
+ * (docs/FORMAT.md 9.5). After n_tokens the list begins with this token, the first of the page
+ * that the oldest of the last window_tokens tokens is in ..
+ */
+static inline uint64_t kvf_window_first(uint32_t window_tokens, uint64_t n_tokens)
 {
-    return kvf_ceil_div((uint64_t)window_tokens + chunk_tokens, KVF_PAGE_ROWS) * KVF_PAGE_ROWS;
+    return n_tokens < window_tokens ? 0
+                                    : (n_tokens - window_tokens) / KVF_PAGE_ROWS * KVF_PAGE_ROWS;
+}
+
+/* .. and has so many pages. */
+static inline uint64_t kvf_window_pages(uint32_t window_tokens, uint64_t n_tokens)
+{
+    return kvf_ceil_div(n_tokens, KVF_PAGE_ROWS) -
+           kvf_window_first(window_tokens, n_tokens) / KVF_PAGE_ROWS;
+}
+
+/*
+ * Pages that only an open chunk needs, of one layer at a time: behind the last one held before
+ * it, and before the first one held after it. Most of them where both ends fill their pages.
+ */
+static inline uint64_t kvf_window_passing_pages(uint32_t window_tokens, uint32_t chunk_tokens)
+{
+    return chunk_tokens < window_tokens ? 0 : (chunk_tokens - window_tokens) / KVF_PAGE_ROWS;
+}
+
+/* The longest list, while a chunk is open that begins with the last row of a page. */
+static inline uint64_t kvf_window_most_pages(uint32_t window_tokens, uint32_t chunk_tokens)
+{
+    return window_tokens / KVF_PAGE_ROWS +
+           kvf_ceil_div((uint64_t)chunk_tokens + KVF_PAGE_ROWS - 1, KVF_PAGE_ROWS);
 }
 
 #endif

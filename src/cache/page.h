@@ -62,7 +62,7 @@ void kvf_session_drop_page(kvf_session *session, kvf_page *page);
 void kvf_page_keep(kvf_device *device, kvf_page *page);
 void kvf_page_unkeep(kvf_device *device, kvf_page *page);
 
-/* To be called before a page is read: KVF_OK at once where it is checked. */
+/* To be called before a page is read: KVF_OK at once where it is checked, or NULL. */
 kvf_status kvf_page_check(kvf_page *page, kvf_error *error);
 
 /*
@@ -85,12 +85,13 @@ kvf_status kvf_session_own_page(kvf_session *session, kvf_page **page, bool copi
 typedef struct kvf_paged_rows {
     kvf_format_id format;
     uint32_t width;
+    uint64_t first_row; /* row 0 of pages[0]; not 0 where a list's front fell off */
     uint64_t max_pages;
     uint64_t n_pages;
     uint64_t n_checked; /* leading pages known to be checked: nothing to ask for them */
     void **memory;      /* [max_pages] of each page */
     void **table;       /* the same on the device */
-    kvf_page **pages;   /* [max_pages] */
+    kvf_page **pages;   /* [max_pages]; NULL: memory that is not the session's */
 } kvf_paged_rows;
 
 uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows);
@@ -101,23 +102,27 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows);
 /* Puts a page that the session holds behind the last one; n_pages < max_pages. */
 void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page);
+/* The same with memory of somebody else. */
+void kvf_paged_rows_put_memory(kvf_paged_rows *rows, void *memory);
 /* Tells the device of pages first .. n_pages. */
 void kvf_paged_rows_write(kvf_session *session, const kvf_paged_rows *rows, uint64_t first);
-/* Allocates pages until n_rows fit. On failure pages already given stay and are reused. */
+/* Allocates pages until n_rows fit, those that fell off included. On failure pages already given
+ * stay and are reused. */
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error);
 /* kvf_session_own_page for page i. */
 kvf_status kvf_paged_rows_own(kvf_session *session, kvf_paged_rows *rows, uint64_t i, bool copied,
                               kvf_page **before, kvf_error *error);
-/* Replaces page i by another that the session holds already; the old one is given up. */
-void kvf_paged_rows_replace(kvf_session *session, kvf_paged_rows *rows, uint64_t i, kvf_page *page);
-/* Gives up the pages that n_rows rows do not need. */
+/* Gives up the pages behind row n_rows, which is first_row or more. */
 void kvf_paged_rows_shrink(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows);
-/* Checks the pages of the first n_rows rows; page i alone; those of listed rows (-1: none). */
+/* Gives up the pages before that of first_row, and tells the device. */
+void kvf_paged_rows_advance(kvf_session *session, kvf_paged_rows *rows, uint64_t first_row);
+/* Checks the pages of all rows before n_rows; page i alone; those of listed rows (-1: none). */
 kvf_status kvf_paged_rows_check(kvf_paged_rows *rows, uint64_t n_rows, kvf_error *error);
 kvf_status kvf_paged_rows_check_page(kvf_paged_rows *rows, uint64_t i, kvf_error *error);
 kvf_status kvf_paged_rows_check_list(kvf_paged_rows *rows, const int32_t *list, uint64_t n,
                                      kvf_error *error);
+/* Of first_row .. n_rows: row r is row r - first_row of the view. */
 kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows);
 
 #endif

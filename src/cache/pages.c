@@ -118,7 +118,7 @@ void kvf_page_unkeep(kvf_device *device, kvf_page *page)
 
 kvf_status kvf_page_check(kvf_page *page, kvf_error *error)
 {
-    if (page->checked)
+    if (!page || page->checked)
         return KVF_OK;
     const kvf_status status = page->owner->check(page->owner, page->memory, page->bytes, error);
     page->checked = status == KVF_OK;
@@ -187,7 +187,7 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
 
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
 {
-    kvf_paged_rows_shrink(session, rows, 0);
+    kvf_paged_rows_shrink(session, rows, rows->first_row);
     if (rows->table)
         session->device->backend->release(session->device, rows->table, table_bytes(rows));
     free(rows->memory);
@@ -199,6 +199,12 @@ void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page)
 {
     rows->memory[rows->n_pages] = page->memory;
     rows->pages[rows->n_pages++] = page;
+}
+
+void kvf_paged_rows_put_memory(kvf_paged_rows *rows, void *memory)
+{
+    rows->memory[rows->n_pages] = memory;
+    rows->pages[rows->n_pages++] = NULL;
 }
 
 static void write_table(kvf_session *session, const kvf_paged_rows *rows, uint64_t first,
@@ -217,7 +223,7 @@ void kvf_paged_rows_write(kvf_session *session, const kvf_paged_rows *rows, uint
 kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows,
                                   kvf_error *error)
 {
-    const uint64_t needed = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    const uint64_t needed = kvf_ceil_div(n_rows - rows->first_row, KVF_PAGE_ROWS);
     const uint64_t page_bytes = kvf_paged_rows_page_bytes(rows);
     const uint64_t first = rows->n_pages;
     kvf_status status = KVF_OK;
@@ -229,8 +235,8 @@ kvf_status kvf_paged_rows_reserve(kvf_session *session, kvf_paged_rows *rows, ui
             status = kvf_fail(error, KVF_OUT_OF_MEMORY,
                               "no memory for page %llu of %s rows (%llu bytes); the session holds "
                               "%llu tokens and %llu bytes",
-                              (unsigned long long)rows->n_pages, kvf_format_name(rows->format),
-                              (unsigned long long)page_bytes,
+                              (unsigned long long)(rows->first_row / KVF_PAGE_ROWS + rows->n_pages),
+                              kvf_format_name(rows->format), (unsigned long long)page_bytes,
                               (unsigned long long)session->header->n_tokens,
                               (unsigned long long)session->allocated_bytes);
     }
@@ -249,19 +255,9 @@ kvf_status kvf_paged_rows_own(kvf_session *session, kvf_paged_rows *rows, uint64
     return status;
 }
 
-void kvf_paged_rows_replace(kvf_session *session, kvf_paged_rows *rows, uint64_t i, kvf_page *page)
-{
-    kvf_session_drop_page(session, rows->pages[i]);
-    rows->pages[i] = page;
-    rows->memory[i] = page->memory;
-    write_table(session, rows, i, 1);
-    if (!page->checked && rows->n_checked > i)
-        rows->n_checked = i;
-}
-
 void kvf_paged_rows_shrink(kvf_session *session, kvf_paged_rows *rows, uint64_t n_rows)
 {
-    const uint64_t needed = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    const uint64_t needed = kvf_ceil_div(n_rows - rows->first_row, KVF_PAGE_ROWS);
     while (rows->n_pages > needed) {
         rows->n_pages--;
         kvf_session_drop_page(session, rows->pages[rows->n_pages]);
@@ -270,6 +266,22 @@ void kvf_paged_rows_shrink(kvf_session *session, kvf_paged_rows *rows, uint64_t 
     }
     if (rows->n_checked > rows->n_pages)
         rows->n_checked = rows->n_pages;
+}
+
+void kvf_paged_rows_advance(kvf_session *session, kvf_paged_rows *rows, uint64_t first_row)
+{
+    const uint64_t fallen = (first_row - rows->first_row) / KVF_PAGE_ROWS;
+    if (fallen == 0)
+        return;
+    const uint64_t left = rows->n_pages - fallen;
+    for (uint64_t i = 0; i < fallen; i++)
+        kvf_session_drop_page(session, rows->pages[i]);
+    memmove(rows->pages, rows->pages + fallen, left * sizeof *rows->pages);
+    memmove(rows->memory, rows->memory + fallen, left * sizeof *rows->memory);
+    rows->first_row += fallen * KVF_PAGE_ROWS;
+    rows->n_pages = left;
+    rows->n_checked = rows->n_checked > fallen ? rows->n_checked - fallen : 0;
+    kvf_paged_rows_write(session, rows, 0);
 }
 
 /* Pages that were written here, or that another session had checked. */
@@ -281,7 +293,7 @@ static void skip_checked(kvf_paged_rows *rows)
 
 kvf_status kvf_paged_rows_check(kvf_paged_rows *rows, uint64_t n_rows, kvf_error *error)
 {
-    const uint64_t n = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    const uint64_t n = kvf_ceil_div(n_rows - rows->first_row, KVF_PAGE_ROWS);
     for (; rows->n_checked < n; rows->n_checked++) {
         const kvf_status status = kvf_page_check(rows->pages[rows->n_checked], error);
         if (status != KVF_OK)
@@ -317,6 +329,6 @@ kvf_rows kvf_paged_rows_view(const kvf_paged_rows *rows, uint64_t n_rows)
     return (kvf_rows){.format = rows->format,
                       .width = rows->width,
                       .page_rows = KVF_PAGE_ROWS,
-                      .n_rows = n_rows,
+                      .n_rows = n_rows - rows->first_row,
                       .pages = rows->table};
 }

@@ -160,11 +160,10 @@ static void set_shape(kvf_plan_buffer *buffer, uint32_t n_dims, uint64_t d0, uin
     buffer->shape[2] = d2;
 }
 
-/* Rows in pages; the last page is whole. */
+/* Rows in whole pages. */
 static void add_rows(builder *b, uint32_t layer, const char *what, kvf_format_id format,
-                     uint32_t width, uint64_t n_rows)
+                     uint32_t width, uint64_t n_rows, uint64_t n_pages)
 {
-    const uint64_t n_pages = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
     kvf_plan_buffer *buffer = add(b, KVF_MEMORY_CACHE, kvf_format_name(format),
                                   n_pages * kvf_format_page_bytes(format, width, KVF_PAGE_ROWS),
                                   "layer.%u.%s", layer, what);
@@ -184,17 +183,18 @@ static void add_layer(builder *b, const kvf_geometry *geometry, const kvf_profil
                       uint32_t i, uint64_t n_tokens)
 {
     const kvf_layer layer = geometry->layers[i];
-    const uint64_t window_rows =
-        n_tokens < geometry->window_tokens ? n_tokens : geometry->window_tokens;
-    add_rows(b, i, "window", profile->window_format, KVF_ROW_WIDTH, window_rows);
+    const uint32_t window = geometry->window_tokens;
+    const uint64_t n_rows = kvf_layer_rows(layer, n_tokens);
+    const uint64_t n_pages = kvf_ceil_div(n_rows, KVF_PAGE_ROWS);
+    add_rows(b, i, "window", profile->window_format, KVF_ROW_WIDTH,
+             n_tokens < window ? n_tokens : window, kvf_window_pages(window, n_tokens));
     if (layer.kind == KVF_LAYER_WINDOW)
         return;
-    add_rows(b, i, "rows", profile->row_format, KVF_ROW_WIDTH, kvf_layer_rows(layer, n_tokens));
+    add_rows(b, i, "rows", profile->row_format, KVF_ROW_WIDTH, n_rows, n_pages);
     add_state(b, i, "row_state", layer, KVF_ROW_WIDTH);
     if (layer.kind != KVF_LAYER_CSA)
         return;
-    add_rows(b, i, "index_rows", profile->index_format, KVF_INDEX_WIDTH,
-             kvf_layer_index_rows(layer, n_tokens));
+    add_rows(b, i, "index_rows", profile->index_format, KVF_INDEX_WIDTH, n_rows, n_pages);
     add_state(b, i, "index_state", layer, KVF_INDEX_WIDTH);
 }
 
@@ -246,7 +246,8 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
             size->attend_bytes = attend_bytes;
         size->selects = size->selects || layer.kind == KVF_LAYER_CSA;
     }
-    size->window_rows = kvf_chunk_window_rows(geometry->window_tokens, options->chunk_tokens);
+    size->window_rows =
+        kvf_window_passing_pages(geometry->window_tokens, options->chunk_tokens) * KVF_PAGE_ROWS;
     size->window_bytes =
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);

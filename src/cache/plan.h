@@ -15,7 +15,7 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
 typedef struct kvf_scratch_size {
     bool selects;         /* the geometry has CSA layers */
     uint64_t select_rows; /* the most index rows a layer can hold */
-    uint64_t window_rows; /* ring of the chunk's window rows */
+    uint64_t window_rows; /* of a chunk, that only the layer being done needs */
     uint64_t window_bytes;
     uint64_t visible_bytes; /* u32 a query */
     uint64_t found_bytes;   /* a kvf_finding a layer and place */

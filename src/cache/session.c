@@ -13,9 +13,11 @@ static kvf_status open_layer(kvf_session *session, uint32_t i, kvf_error *error)
     const kvf_layer layer = session->geometry.layers[i];
     const kvf_profile *profile = session->profile;
     const uint64_t max_tokens = session->options.max_tokens;
+    const uint64_t window_pages =
+        kvf_window_most_pages(session->geometry.window_tokens, session->options.chunk_tokens);
     kvf_layer_cache *cache = &session->layers[i];
     kvf_status status = kvf_paged_rows_open(session, &cache->window, profile->window_format,
-                                            KVF_ROW_WIDTH, session->geometry.window_tokens, error);
+                                            KVF_ROW_WIDTH, window_pages * KVF_PAGE_ROWS, error);
     if (status == KVF_OK && layer.kind != KVF_LAYER_WINDOW)
         status = kvf_paged_rows_open(session, &cache->rows, profile->row_format, KVF_ROW_WIDTH,
                                      kvf_layer_rows(layer, max_tokens), error);
@@ -55,8 +57,7 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
         kvf_session_alloc(session, KVF_PLACE_STAGING, kvf_session_header_bytes(session));
     session->logits = kvf_session_alloc(session, KVF_PLACE_STAGING, 4ull * session->geometry.vocab);
     session->before =
-        calloc((size_t)session->geometry.n_layers * kvf_before_stride(&session->geometry),
-               sizeof(kvf_page *));
+        calloc((size_t)session->geometry.n_layers * KVF_LAYER_STATES, sizeof(kvf_page *));
     session->found = calloc(1, session->size.found_bytes);
     if (!session->layers || !session->header || !session->logits || !session->before ||
         !session->found)
@@ -133,7 +134,7 @@ void kvf_session_close(kvf_session *session)
 {
     if (!session)
         return;
-    if (session->layers && session->before)
+    if (session->layers && session->before && session->header)
         kvf_session_drop(session);
     for (uint32_t i = 0; session->layers && i < session->geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
@@ -203,18 +204,17 @@ uint64_t kvf_session_allocated_bytes(const kvf_session *session)
     return session->allocated_bytes;
 }
 
+static uint64_t shared_page_bytes(const kvf_page *page)
+{
+    return page && !page->owner && page->n_sessions > 1 ? page->bytes : 0;
+}
+
 static uint64_t shared_rows_bytes(const kvf_paged_rows *rows)
 {
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < rows->n_pages; i++)
-        if (!rows->pages[i]->owner && rows->pages[i]->n_sessions > 1)
-            bytes += rows->pages[i]->bytes;
+        bytes += shared_page_bytes(rows->pages[i]);
     return bytes;
-}
-
-static uint64_t shared_page_bytes(const kvf_page *page)
-{
-    return page && !page->owner && page->n_sessions > 1 ? page->bytes : 0;
 }
 
 uint64_t kvf_session_shared_bytes(const kvf_session *session)

@@ -9,7 +9,7 @@
 #include "cache/plan.h"
 
 typedef struct kvf_layer_cache {
-    kvf_paged_rows window; /* ring: token t is row t % window_tokens */
+    kvf_paged_rows window; /* token t is row t; the front falls off */
     kvf_paged_rows rows;
     kvf_paged_rows index_rows;
     kvf_page *row_state; /* docs/FORMAT.md 9.3; NULL in window layers */
@@ -18,7 +18,7 @@ typedef struct kvf_layer_cache {
 
 /* Reused by every layer; allocated with the first chunk. */
 typedef struct kvf_scratch {
-    uint8_t *window;
+    uint8_t *window; /* pages of a long chunk that no later one needs: one layer's at a time */
     uint32_t *visible;
     kvf_finding *found; /* [n_layers][KVF_FOUND_PLACES] */
     uint8_t *queries;
@@ -59,16 +59,13 @@ struct kvf_session {
     uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
     bool settled;          /* what it found so far is known: nothing */
     kvf_finding *found;    /* the host's copy of scratch.found */
-    kvf_page **before;     /* [n_layers][kvf_before_stride()] what it replaced, or NULL */
+    kvf_page **before;     /* [n_layers][KVF_LAYER_STATES] the states it replaced, or NULL */
     kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
-/* Pages that an open chunk may replace in a layer: the ring's, row_state, index_state. */
-static inline uint32_t kvf_before_stride(const kvf_geometry *geometry)
-{
-    return geometry->window_tokens / KVF_PAGE_ROWS + 2;
-}
+/* Of a layer: row_state, index_state. */
+#define KVF_LAYER_STATES 2
 
 /* pages.c: counted allocation of what belongs to the session, zeroed. */
 void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);

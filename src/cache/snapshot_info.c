@@ -143,8 +143,8 @@ kvf_status kvf_session_check(kvf_session *session, kvf_error *error)
         kvf_layer_cache *layer = &session->layers[i];
         kvf_paged_rows *const all[] = {&layer->window, &layer->rows, &layer->index_rows};
         for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
-            const kvf_status status =
-                kvf_paged_rows_check(all[j], all[j]->n_pages * KVF_PAGE_ROWS, error);
+            const kvf_status status = kvf_paged_rows_check(
+                all[j], all[j]->first_row + all[j]->n_pages * KVF_PAGE_ROWS, error);
             if (status != KVF_OK)
                 return status;
         }

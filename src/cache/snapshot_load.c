@@ -159,6 +159,56 @@ static kvf_status take_parts(kvf_session *session, kvf_snapshot_map *map,
     return status;
 }
 
+/* ---- The window ------------------------------------------------------------------------- */
+
+static void reverse(kvf_page **pages, uint64_t n)
+{
+    for (uint64_t i = 0; i < n / 2; i++) {
+        kvf_page *page = pages[i];
+        pages[i] = pages[n - 1 - i];
+        pages[n - 1 - i] = page;
+    }
+}
+
+/*
+ * The file has the window as a ring, of token t in row t % window_tokens. In the session its
+ * pages are a list, oldest first; where the last is not full, it is also the oldest: the same
+ * bytes are put at both ends, and each end's rows are read from its own.
+ */
+static kvf_status unroll_window(kvf_session *session, const kvf_snapshot_map *map, uint32_t layer,
+                                kvf_error *error)
+{
+    const uint32_t window_tokens = session->geometry.window_tokens;
+    const uint64_t n_tokens = session->header->n_tokens;
+    kvf_paged_rows *window = &session->layers[layer].window;
+    if (n_tokens <= window_tokens)
+        return KVF_OK;
+    window->first_row = kvf_window_first(window_tokens, n_tokens);
+    const uint64_t ring_pages = window_tokens / KVF_PAGE_ROWS;
+    const uint64_t oldest = window->first_row / KVF_PAGE_ROWS % ring_pages;
+    reverse(window->pages, oldest);
+    reverse(window->pages + oldest, ring_pages - oldest);
+    reverse(window->pages, ring_pages);
+    for (uint64_t i = 0; i < ring_pages; i++)
+        window->memory[i] = window->pages[i]->memory;
+    if (n_tokens % KVF_PAGE_ROWS != 0) {
+        const kvf_page *page = window->pages[0];
+        kvf_page *last = page->owner
+                             ? kvf_session_map_page(session, page->owner, page->memory, page->bytes)
+                             : kvf_session_new_page(session, KVF_PLACE_DEVICE, page->bytes);
+        if (!last)
+            return kvf_fail(error, KVF_OUT_OF_MEMORY,
+                            "%s: no memory for the last page of the window rows of layer %u",
+                            kvf_printable(map->path).text, layer);
+        if (!page->owner)
+            session->device->backend->copy(session->device, last->memory, page->memory,
+                                           page->bytes);
+        kvf_paged_rows_put(window, last);
+    }
+    kvf_paged_rows_write(session, window, 0);
+    return KVF_OK;
+}
+
 /* ---- Which session ------------------------------------------------------------------------ */
 
 static kvf_status compare_geometry(const kvf_geometry *file, const kvf_geometry *model,
@@ -263,10 +313,14 @@ static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map,
 {
     const kvf_snapshot_header *header = &index->header;
     const uint64_t n_tokens = header->session.n_tokens;
-    const kvf_status status = take_parts(session, map, index, error);
+    kvf_status status = take_parts(session, map, index, error);
     if (status != KVF_OK)
         return status;
     kvf_session_set_n_tokens(session, n_tokens);
+    for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++)
+        status = unroll_window(session, map, i, error);
+    if (status != KVF_OK)
+        return status;
     session->header->model_fingerprint = header->session.model_fingerprint;
     session->inexact_rows = header->inexact_rows;
     memcpy(session->caller_state, header->caller_state, sizeof session->caller_state);

@@ -6,6 +6,7 @@
 #include "cache/snapshot.h"
 #include "checksum.h"
 #include "error.h"
+#include "shared/layout.h"
 
 kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_part_bytes,
                                     kvf_error *error)
@@ -63,6 +64,43 @@ static kvf_status copy_rows(kvf_device *device, uint8_t *out, kvf_paged_rows *ro
     return status;
 }
 
+/* Rows first .. of a page, where they are in it (docs/FORMAT.md 3). */
+static void copy_last_rows(kvf_device *device, uint8_t *out, const kvf_paged_rows *rows,
+                           const uint8_t *page, uint64_t first)
+{
+    const bool scaled = rows->format == KVF_FORMAT_FP8_F16 || rows->format == KVF_FORMAT_FP8_BF16;
+    const size_t scale_bytes = scaled ? KVF_FP8_SCALE_BYTES : 0;
+    const size_t data_bytes = kvf_format_row_bytes(rows->format, rows->width) - scale_bytes;
+    const size_t data = first * data_bytes;
+    const size_t scales = KVF_PAGE_ROWS * data_bytes + first * scale_bytes;
+    const uint64_t n = KVF_PAGE_ROWS - first;
+    device->backend->read(device, out + data, page + data, n * data_bytes);
+    if (scaled)
+        device->backend->read(device, out + scales, page + scales, n * scale_bytes);
+}
+
+/*
+ * Page i of the window as the file has it: token t is row t % window_tokens of a ring. The page
+ * that is not full has its other rows from the oldest page of the list.
+ */
+static kvf_status copy_window(kvf_session *session, uint8_t *out, kvf_paged_rows *window,
+                              uint32_t i, kvf_error *error)
+{
+    const uint64_t ring_pages = session->geometry.window_tokens / KVF_PAGE_ROWS;
+    const uint64_t n_last = session->header->n_tokens % KVF_PAGE_ROWS;
+    const uint64_t first_page = window->first_row / KVF_PAGE_ROWS;
+    uint64_t page = (i + ring_pages - first_page % ring_pages) % ring_pages;
+    const bool joined = page + ring_pages < window->n_pages;
+    if (joined) /* list page 0 and the last one */
+        page += ring_pages;
+    kvf_status status = copy_rows(session->device, out, window, (uint32_t)page, error);
+    if (status == KVF_OK && joined)
+        status = kvf_paged_rows_check_page(window, 0, error);
+    if (status == KVF_OK && joined)
+        copy_last_rows(session->device, out, window, window->memory[0], n_last);
+    return status;
+}
+
 /* Queued; out is there after a wait. */
 static kvf_status copy_stream_page(kvf_session *session, const kvf_stream *stream, uint32_t i,
                                    uint8_t *out, kvf_error *error)
@@ -75,7 +113,7 @@ static kvf_status copy_stream_page(kvf_session *session, const kvf_stream *strea
     case KVF_STREAM_LOGITS:
         copy_bytes(device, out, session->logits, 4ull * session->geometry.vocab, i);
         return KVF_OK;
-    case KVF_STREAM_WINDOW: return copy_rows(device, out, &layer->window, i, error);
+    case KVF_STREAM_WINDOW: return copy_window(session, out, &layer->window, i, error);
     case KVF_STREAM_ROWS: return copy_rows(device, out, &layer->rows, i, error);
     case KVF_STREAM_INDEX_ROWS: return copy_rows(device, out, &layer->index_rows, i, error);
     case KVF_STREAM_ROW_STATE:

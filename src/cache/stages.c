@@ -23,75 +23,25 @@ static kvf_status check_chunk(kvf_session *session, uint32_t layer, kvf_error *e
 
 /* ---- append: compress, pack -------------------------------------------------- */
 
-static kvf_rows ring_view(const kvf_session *session, uint32_t layer)
+/* The layer's window rows, and the token of the first of them. */
+static kvf_rows window_view(const kvf_session *session, uint32_t layer, uint64_t *first)
 {
-    const kvf_paged_rows *ring = &session->layers[layer].window;
-    /* The ring's second page is not there before token 64; no row of it is used yet. */
-    const uint64_t n_rows = ring->n_pages * KVF_PAGE_ROWS;
-    return kvf_paged_rows_view(ring, n_rows);
+    const kvf_paged_rows *window = &session->layers[layer].window;
+    *first = window->first_row;
+    return kvf_paged_rows_view(window, session->header->n_tokens + session->chunk_tokens);
 }
 
-static kvf_rows chunk_window_view(const kvf_session *session)
+static void pack_window(kvf_session *session, uint32_t layer, const float *rows)
 {
-    const kvf_format_id format = session->profile->window_format;
-    return (kvf_rows){.format = format,
-                      .width = KVF_ROW_WIDTH,
-                      .page_rows = KVF_PAGE_ROWS,
-                      .n_rows = session->size.window_rows,
-                      .base = session->scratch.window,
-                      .page_stride_bytes =
-                          kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS)};
-}
-
-/* Page i of the ring as it was before the chunk: begin may have put an empty one there. */
-static kvf_page *page_before(const kvf_session *session, uint32_t layer, uint64_t i)
-{
-    kvf_page *replaced = session->before[layer * kvf_before_stride(&session->geometry) + i];
-    return replaced ? replaced : session->layers[layer].window.pages[i];
-}
-
-/*
- * Copies the pages that hold the tokens before the chunk from the ring to the
- * chunk's window. Both rings are whole pages, so a token has the same row inside
- * its page in both, and whole pages can be copied; rows of other tokens that come
- * along are outside every window or overwritten by the chunk.
- */
-static kvf_status copy_window_before(kvf_session *session, uint32_t layer, kvf_error *error)
-{
-    const uint64_t first = session->header->n_tokens;
-    const uint64_t window = session->geometry.window_tokens;
-    if (first == 0)
-        return KVF_OK;
-    const uint64_t oldest = first >= window ? first - window + 1 : 0;
-    kvf_paged_rows *ring = &session->layers[layer].window;
-    const uint64_t page_bytes = kvf_paged_rows_page_bytes(ring);
-    for (uint64_t block = oldest / KVF_PAGE_ROWS; block <= (first - 1) / KVF_PAGE_ROWS; block++) {
-        kvf_page *page = page_before(session, layer, block % (window / KVF_PAGE_ROWS));
-        const kvf_status status = kvf_page_check(page, error);
-        if (status != KVF_OK)
-            return status;
-        session->device->backend->copy(session->device,
-                                       session->scratch.window +
-                                           block % (session->size.window_rows / KVF_PAGE_ROWS) *
-                                               page_bytes,
-                                       page->memory, page_bytes);
-    }
-    return KVF_OK;
-}
-
-/* Packs the last n_rows of the chunk's window rows, into the chunk's window or the ring. */
-static void pack_window(kvf_session *session, uint32_t layer, const float *window, uint32_t n_rows,
-                        kvf_rows out)
-{
-    const uint32_t skipped = session->chunk_tokens - n_rows;
-    const kvf_pack_args args = {.rows = window + (size_t)skipped * KVF_ROW_WIDTH,
-                                .stride = KVF_ROW_WIDTH,
-                                .n_rows = n_rows,
-                                .grid = session->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
-                                .out = out,
-                                .first_row = session->header->n_tokens + skipped};
+    uint64_t first;
+    kvf_pack_args args = {.rows = rows,
+                          .stride = KVF_ROW_WIDTH,
+                          .n_rows = session->chunk_tokens,
+                          .grid = session->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
+                          .out = window_view(session, layer, &first)};
+    args.first_row = session->header->n_tokens - first;
     session->device->backend->pack(session->device, &args,
-                                   kvf_session_found(session, layer, KVF_FOUND_WINDOW, skipped));
+                                   kvf_session_found(session, layer, KVF_FOUND_WINDOW, 0));
 }
 
 static void compress(kvf_session *session, uint32_t layer, const kvf_append_args *args, bool index)
@@ -120,25 +70,15 @@ kvf_status kvf_session_append(kvf_session *session, uint32_t layer, const kvf_ap
                               kvf_error *error)
 {
     KVF_FP_DOOR();
-    kvf_status status = check_chunk(session, layer, error);
+    const kvf_status status = check_chunk(session, layer, error);
     if (status != KVF_OK)
         return status;
     const kvf_layer_kind kind = session->geometry.layers[layer].kind;
-    const uint32_t n = session->chunk_tokens;
-    const uint32_t window = session->geometry.window_tokens;
-    if (n > 1) {
-        status = copy_window_before(session, layer, error);
-        if (status != KVF_OK) {
-            kvf_session_drop(session);
-            return status;
-        }
-        pack_window(session, layer, args->window, n, chunk_window_view(session));
-    }
+    pack_window(session, layer, args->window);
     if (kind != KVF_LAYER_WINDOW)
         compress(session, layer, args, false);
     if (kind == KVF_LAYER_CSA)
         compress(session, layer, args, true);
-    pack_window(session, layer, args->window, n < window ? n : window, ring_view(session, layer));
     return kvf_ok(error);
 }
 
@@ -351,9 +291,8 @@ static kvf_status check_attended(kvf_session *session, uint32_t layer, const kvf
                                  kvf_error *error)
 {
     kvf_layer_cache *cache = &session->layers[layer];
-    kvf_status status = KVF_OK;
-    if (session->chunk_tokens == 1) /* a longer chunk's window was checked as it was copied */
-        status = kvf_paged_rows_check(&cache->window, args->window.n_rows, error);
+    kvf_status status =
+        kvf_paged_rows_check(&cache->window, args->window_first + args->window.n_rows, error);
     if (!args->list)
         return status == KVF_OK ? kvf_paged_rows_check(&cache->rows, args->rows.n_rows, error)
                                 : status;
@@ -380,12 +319,11 @@ kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_sp
                             .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
                             .first_token = session->header->n_tokens + span.first,
                             .window_tokens = session->geometry.window_tokens,
-                            .window = session->chunk_tokens > 1 ? chunk_window_view(session)
-                                                                : ring_view(session, layer),
                             .n_visible = session->scratch.visible + span.first,
                             .out = out,
                             .workspace = session->scratch.attend_workspace,
                             .workspace_bytes = session->size.attend_bytes};
+    args.window = window_view(session, layer, &args.window_first);
     if (kind.kind != KVF_LAYER_WINDOW) {
         args.rows = kvf_session_rows(session, layer);
         fill_visible(session, kind.ratio, span);

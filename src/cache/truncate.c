@@ -46,11 +46,10 @@ static kvf_status fill_replay(kvf_session *session, uint64_t first, uint64_t n_t
 /* Empty states in place of all; those that they replace are kept until it is done. */
 static kvf_status empty_states(kvf_session *session, kvf_error *error)
 {
-    const uint32_t stride = kvf_before_stride(&session->geometry);
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++) {
         kvf_layer_cache *cache = &session->layers[i];
-        kvf_page **before = session->before + (size_t)i * stride + stride - 2;
+        kvf_page **before = session->before + (size_t)i * KVF_LAYER_STATES;
         if (cache->row_state)
             status = kvf_session_own_page(session, &cache->row_state, false, &before[0], error);
         if (status == KVF_OK && cache->index_state)
@@ -92,8 +91,10 @@ static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
         kvf_layer_cache *cache = &session->layers[i];
         kvf_paged_rows_shrink(session, &cache->rows, kvf_layer_rows(layer, n_tokens));
         kvf_paged_rows_shrink(session, &cache->index_rows, kvf_layer_index_rows(layer, n_tokens));
-        if (!checkpoint)
-            kvf_paged_rows_shrink(session, &cache->window, 0);
+        if (checkpoint) /* which brings its own */
+            continue;
+        kvf_paged_rows_shrink(session, &cache->window, cache->window.first_row);
+        cache->window.first_row = 0;
     }
     kvf_checkpoints_cut(session, n_tokens);
     if (checkpoint) {

@@ -44,33 +44,33 @@ static inline int same_row(kvf_format_id format, uint32_t width, const uint8_t *
            memcmp(a + behind, b + behind, scales) == 0;
 }
 
-/* Rows of a page, but for `left_out` (KVF_PAGE_ROWS: none). */
+/* Rows first .. end of a page of both. */
 static inline void assert_same_page(const char *what, uint32_t layer, kvf_device *device,
                                     const kvf_paged_rows *a, const kvf_paged_rows *b, uint64_t page,
-                                    uint64_t n, uint64_t left_out)
+                                    uint64_t first, uint64_t end)
 {
     void *copies[2];
     const size_t bytes = kvf_paged_rows_page_bytes(a);
     const void *x = fetch(device, a->memory[page], bytes, &copies[0]);
     const void *y = fetch(device, b->memory[page], bytes, &copies[1]);
-    for (uint64_t row = 0; row < n; row++)
-        if (row != left_out && !same_row(a->format, a->width, x, y, row))
+    for (uint64_t row = first; row < end; row++)
+        if (!same_row(a->format, a->width, x, y, row))
             fail_msg("layer %u: %s row %llu differs", layer, what,
-                     (unsigned long long)(page * KVF_PAGE_ROWS + row));
+                     (unsigned long long)(a->first_row + page * KVF_PAGE_ROWS + row));
     free(copies[0]);
     free(copies[1]);
 }
 
-/* The first n rows, but for `left_out` (n: none). */
+/* Rows first .. end, in the same pages of both. */
 static inline void assert_same_rows(const char *what, uint32_t layer, kvf_device *device,
-                                    const kvf_paged_rows *a, const kvf_paged_rows *b, uint64_t n,
-                                    uint64_t left_out)
+                                    const kvf_paged_rows *a, const kvf_paged_rows *b,
+                                    uint64_t first, uint64_t end)
 {
-    for (uint64_t page = 0; page * KVF_PAGE_ROWS < n; page++) {
-        const uint64_t left = n - page * KVF_PAGE_ROWS;
-        assert_same_page(
-            what, layer, device, a, b, page, left < KVF_PAGE_ROWS ? left : KVF_PAGE_ROWS,
-            left_out / KVF_PAGE_ROWS == page ? left_out % KVF_PAGE_ROWS : KVF_PAGE_ROWS);
+    assert_int_equal(a->first_row, b->first_row);
+    for (uint64_t page = 0; a->first_row + page * KVF_PAGE_ROWS < end; page++) {
+        const uint64_t row = a->first_row + page * KVF_PAGE_ROWS;
+        assert_same_page(what, layer, device, a, b, page, first > row ? first - row : 0,
+                         end - row < KVF_PAGE_ROWS ? end - row : KVF_PAGE_ROWS);
     }
 }
 
@@ -121,14 +121,12 @@ static inline void assert_same_session(const kvf_session *a, const kvf_session *
         const kvf_layer layer = a->geometry.layers[i];
         const kvf_layer_cache *x = &a->layers[i];
         const kvf_layer_cache *y = &b->layers[i];
-        /* The next token's window: all but the oldest row of a full ring. */
+        assert_int_equal(x->window.n_pages, y->window.n_pages);
         assert_same_rows("window", i, a->device, &x->window, &y->window,
-                         n_tokens < window ? n_tokens : window,
-                         n_tokens < window ? n_tokens : n_tokens % window);
-        assert_same_rows("compressed", i, a->device, &x->rows, &y->rows, a->row_counts[i].rows,
-                         a->row_counts[i].rows);
-        assert_same_rows("index", i, a->device, &x->index_rows, &y->index_rows,
-                         a->row_counts[i].index_rows, a->row_counts[i].index_rows);
+                         n_tokens < window ? 0 : n_tokens - window, n_tokens);
+        assert_same_rows("compressed", i, a->device, &x->rows, &y->rows, 0, a->row_counts[i].rows);
+        assert_same_rows("index", i, a->device, &x->index_rows, &y->index_rows, 0,
+                         a->row_counts[i].index_rows);
         if (x->row_state)
             assert_same_state("row state", i, a->device, layer, KVF_ROW_WIDTH, x->row_state,
                               y->row_state, n_tokens);

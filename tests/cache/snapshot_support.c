@@ -244,21 +244,23 @@ static const void *fetch(kvf_device *device, const void *memory, size_t bytes)
     return copy;
 }
 
-static uint64_t mix_rows(uint64_t digest, kvf_device *device, kvf_paged_rows *rows, uint64_t n_rows,
-                         bool packed)
+/* The values of rows first .. end; packed: and the bytes of pages that have no others. */
+static uint64_t mix_rows(uint64_t digest, kvf_device *device, kvf_paged_rows *rows, uint64_t first,
+                         uint64_t end, bool packed)
 {
     static float values[KVF_PAGE_ROWS * KVF_ROW_WIDTH];
-    for (uint64_t row = 0; row < n_rows; row += KVF_PAGE_ROWS) {
-        const kvf_unpack_args args = {.in = kvf_paged_rows_view(rows, n_rows),
-                                      .first_row = row,
-                                      .n_rows = n_rows - row < KVF_PAGE_ROWS ? n_rows - row
-                                                                             : KVF_PAGE_ROWS,
+    for (uint64_t row = first; row < end; row += KVF_PAGE_ROWS) {
+        const kvf_unpack_args args = {.in = kvf_paged_rows_view(rows, end),
+                                      .first_row = row - rows->first_row,
+                                      .n_rows =
+                                          end - row < KVF_PAGE_ROWS ? end - row : KVF_PAGE_ROWS,
                                       .out = values,
                                       .stride = rows->width};
         assert_int_equal(kvf_unpack(device, &args, NULL), KVF_OK);
         digest = mix(digest, values, args.n_rows * rows->width * sizeof *values);
     }
-    for (uint64_t page = 0; packed && page < n_rows / KVF_PAGE_ROWS; page++)
+    for (uint64_t page = (first - rows->first_row + KVF_PAGE_ROWS - 1) / KVF_PAGE_ROWS;
+         packed && page < (end - rows->first_row) / KVF_PAGE_ROWS; page++)
         digest = mix(digest, fetch(device, rows->memory[page], kvf_paged_rows_page_bytes(rows)),
                      kvf_paged_rows_page_bytes(rows));
     return digest;
@@ -305,11 +307,11 @@ uint64_t snap_digest(kvf_session *session, bool packed)
         const kvf_layer layer = session->geometry.layers[i];
         kvf_layer_cache *cache = &session->layers[i];
         kvf_device *device = session->device;
-        digest =
-            mix_rows(digest, device, &cache->window, n_tokens < window ? n_tokens : window, packed);
-        digest = mix_rows(digest, device, &cache->rows, kvf_layer_rows(layer, n_tokens), packed);
-        digest = mix_rows(digest, device, &cache->index_rows, kvf_layer_index_rows(layer, n_tokens),
-                          packed);
+        digest = mix_rows(digest, device, &cache->window, n_tokens < window ? 0 : n_tokens - window,
+                          n_tokens, packed);
+        digest = mix_rows(digest, device, &cache->rows, 0, kvf_layer_rows(layer, n_tokens), packed);
+        digest = mix_rows(digest, device, &cache->index_rows, 0,
+                          kvf_layer_index_rows(layer, n_tokens), packed);
         digest = mix_state(digest, session, layer, cache->row_state);
         digest = mix_state(digest, session, layer, cache->index_state);
     }

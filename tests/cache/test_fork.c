@@ -73,8 +73,8 @@ static void check_plan(const kvf_session *session, kvf_profile_id profile)
 #define N_FORKS 8
 
 /*
- * What 20 tokens after 1165 make a fork's own: token ids, states, a page of every ring
- * (rows 13 to 32), and in the CSA layers the page that rows 291 to 295 lie in.
+ * What 20 tokens after 1165 make a fork's own: token ids, states, a page of every window
+ * (rows 13 to 32 of it), and in the CSA layers the page that rows 291 to 295 lie in.
  */
 static uint64_t written_bytes(const kvf_session *session)
 {

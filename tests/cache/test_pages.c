@@ -72,8 +72,14 @@ static kvf_page *mapped(owner *o, kvf_session *session, const kvf_page *page)
 
 static void map_rows(owner *o, kvf_session *session, kvf_paged_rows *rows)
 {
-    for (uint64_t i = 0; i < rows->n_pages; i++)
-        kvf_paged_rows_replace(session, rows, i, mapped(o, session, rows->pages[i]));
+    for (uint64_t i = 0; i < rows->n_pages; i++) {
+        kvf_page *page = mapped(o, session, rows->pages[i]);
+        kvf_session_drop_page(session, rows->pages[i]);
+        rows->pages[i] = page;
+        rows->memory[i] = page->memory;
+    }
+    rows->n_checked = 0;
+    kvf_paged_rows_write(session, rows, 0);
 }
 
 static void map_page(owner *o, kvf_session *session, kvf_page **page)
@@ -131,7 +137,8 @@ static void check_all(kvf_session *session)
     kvf_error error;
     for (uint32_t i = 0; i < small_geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
-        assert_int_equal(kvf_paged_rows_check(&cache->window, 128, &error), KVF_OK);
+        assert_int_equal(kvf_paged_rows_check(&cache->window, session->header->n_tokens, &error),
+                         KVF_OK);
         assert_int_equal(kvf_paged_rows_check(&cache->rows, session->row_counts[i].rows, &error),
                          KVF_OK);
         assert_int_equal(

@@ -60,7 +60,8 @@ static kvf_session *noisy_session(void)
     for (uint32_t i = 0; i < flash.n_layers; i++) {
         const kvf_layer layer = flash.layers[i];
         kvf_layer_cache *cache = &session->layers[i];
-        fill_rows(session, &cache->window, flash.window_tokens, &random);
+        cache->window.first_row = kvf_window_first(flash.window_tokens, N_TOKENS);
+        fill_rows(session, &cache->window, N_TOKENS, &random);
         fill_rows(session, &cache->rows, kvf_layer_rows(layer, N_TOKENS), &random);
         fill_rows(session, &cache->index_rows, kvf_layer_index_rows(layer, N_TOKENS), &random);
         if (cache->row_state)
@@ -72,10 +73,12 @@ static kvf_session *noisy_session(void)
     return session;
 }
 
+/* But for the oldest page of a window, of which not all rows are in the file. */
 static void assert_same_rows(const kvf_paged_rows *a, const kvf_paged_rows *b)
 {
     assert_int_equal(a->n_pages, b->n_pages);
-    for (uint64_t i = 0; i < a->n_pages; i++)
+    assert_int_equal(a->first_row, b->first_row);
+    for (uint64_t i = a->first_row ? 1 : 0; i < a->n_pages; i++)
         assert_memory_equal(a->memory[i], b->memory[i], kvf_paged_rows_page_bytes(a));
 }
 

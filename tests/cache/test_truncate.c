@@ -284,20 +284,20 @@ static void checkpoints_hold_what_the_plan_says(void **state)
         kvf_plan plan;
         kvf_error error;
         for (int i = 0; i < 7; i++) {
-            small_feed(session, 128, 0);
+            small_feed(session, i == 0 ? 128 : 127, 0);
             assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT],
                              kvf_session_checkpoint_bytes(session));
-            small_feed(session, 128, 0); /* and the last one's ring is replaced */
-            small_feed(session, 127, 0);
+            small_feed(session, 128, 0);
             kvf_session_options options = session->options;
             assert_int_equal(kvf_plan_make(&small_geometry, &options, kvf_session_n_tokens(session),
                                            &plan, &error),
                              KVF_OK);
+            small_feed(session, 127, 0);
+            small_feed(session, 2, 0); /* and nothing of the last one's window is the session's */
             assert_int_equal(small_device->live_bytes[KVF_MEMORY_CHECKPOINT],
                              kvf_session_checkpoint_bytes(session));
             assert_int_equal(kvf_session_checkpoint_bytes(session), plan.checkpoint_bytes);
             kvf_plan_free(&plan);
-            small_feed(session, 1, 0);
         }
         /* a chunk of every kind was open: never more than the plan said besides */
         kvf_session_options options = session->options;
@@ -312,7 +312,47 @@ static void checkpoints_hold_what_the_plan_says(void **state)
     }
 }
 
-/* V4-Flash's: 43 rings of two pages, Ca of 4 tokens in 21 layers, the logits. */
+/*
+ * At every place and with chunks of every kind, window layers alone: an open chunk holds no more
+ * than the plan says besides the session's full pages, and somewhere just that.
+ */
+static void an_open_chunk_holds_windows_as_planned(void **state)
+{
+    (void)state;
+    static const int32_t tokens[400];
+    const uint32_t chunks[] = {1, 2, 63, 64, 65, 66, 127, 130, 193, 194, 400};
+    for (size_t i = 0; i < 2 * sizeof chunks / sizeof *chunks; i++) {
+        const kvf_geometry geometry = {.n_layers = 2,
+                                       .vocab = 1,
+                                       .n_heads = 1,
+                                       .window_tokens = i % 2 ? 64 : 128,
+                                       .max_tokens = 4096};
+        const kvf_session_options options = {.profile = KVF_PROFILE_FOLD,
+                                             .max_tokens = 640,
+                                             .chunk_tokens = chunks[i / 2],
+                                             .checkpoint_count = KVF_NO_CHECKPOINTS};
+        kvf_session *session;
+        kvf_plan plan;
+        kvf_error error;
+        uint64_t most = 0;
+        assert_int_equal(kvf_session_open(small_device, &geometry, &options, &session, &error),
+                         KVF_OK);
+        assert_int_equal(kvf_plan_make(&geometry, &options, 640, &plan, &error), KVF_OK);
+        for (uint32_t held = 0; held + chunks[i / 2] <= 640; held++) {
+            assert_int_equal(kvf_session_begin(session, tokens, chunks[i / 2], &error), KVF_OK);
+            const uint64_t bytes = small_device->live_bytes[KVF_MEMORY_CACHE];
+            most = bytes > most ? bytes : most;
+            assert_int_equal(small_device->live_bytes[KVF_MEMORY_SCRATCH], plan.scratch_bytes);
+            assert_int_equal(kvf_session_begin(session, tokens, 1, &error), KVF_OK);
+            assert_int_equal(kvf_session_commit(session, &error), KVF_OK);
+        }
+        assert_int_equal(most, plan.allocated_bytes + plan.chunk_undo_bytes);
+        kvf_plan_free(&plan);
+        kvf_session_close(session);
+    }
+}
+
+/* V4-Flash's: 43 windows of two pages, Ca of 4 tokens in 21 layers, the logits. */
 static void a_checkpoint_of_v4_flash_has_these_bytes(void **state)
 {
     (void)state;
@@ -325,7 +365,7 @@ static void a_checkpoint_of_v4_flash_has_these_bytes(void **state)
     assert_int_equal(each, 3219840 + 430080 + 517120);
     assert_int_equal(kvf_plan_make(&flash, &options, 1 << 20, &plan, &error), KVF_OK);
     assert_int_equal(plan.checkpoint_bytes, 8 * each);
-    assert_int_equal(plan.chunk_undo_bytes, 3219840 + 12206080 + 430080 + 517120);
+    assert_int_equal(plan.chunk_undo_bytes, 2 * 3219840 + 12206080 + 430080 + 517120);
     kvf_plan_free(&plan);
     assert_int_equal(kvf_plan_make(&flash, &options, 300, &plan, &error), KVF_OK);
     assert_int_equal(plan.checkpoint_bytes, 2 * each);
@@ -414,6 +454,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checkpoints_hold_what_the_plan_says),
+        cmocka_unit_test(an_open_chunk_holds_windows_as_planned),
         cmocka_unit_test(a_checkpoint_of_v4_flash_has_these_bytes),
         cmocka_unit_test(checkpoints_are_as_far_apart_as_was_asked),
         cmocka_unit_test(another_text_after_going_back_is_what_is_gone_back_to),

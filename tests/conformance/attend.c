@@ -77,9 +77,14 @@ static kvf_attend_args make_queries(cf_run *run, uint32_t n_rows)
     /* At the very start, in a window that is not full, far along. */
     args.first_token = CF_ONE_OF(random, 0, 1, 100, 126, 127, 128, 5000);
     args.window_tokens = CF_ONE_OF(random, 1, 16, 64, 128);
-    /* A ring of exactly what is needed, or the larger one of a chunk. */
-    const uint64_t needed = args.window_tokens + args.n_queries - 1;
-    args.window = make_view(run, pick_format(random), needed + CF_ONE_OF(random, 0, 1, 64));
+    /* Of exactly what is needed, or of more before and behind it. */
+    const uint64_t oldest =
+        args.first_token < args.window_tokens ? 0 : args.first_token - args.window_tokens + 1;
+    const uint64_t before = CF_ONE_OF(random, 0, 1, 64);
+    args.window_first = oldest < before ? 0 : oldest - before;
+    args.window = make_view(run, pick_format(random),
+                            args.first_token + args.n_queries - args.window_first +
+                                CF_ONE_OF(random, 0, 1, 64));
     return args;
 }
 

@@ -49,7 +49,7 @@ static void find_attended(const kvf_attend_args *args, uint32_t query, struct at
     const uint64_t n_window = n_tokens < args->window_tokens ? n_tokens : args->window_tokens;
     a->n = 0;
     for (uint64_t token = n_tokens - n_window; token < n_tokens; token++)
-        add_row(a, &args->window, token % args->window.n_rows);
+        add_row(a, &args->window, token - args->window_first);
     if (args->rows.n_rows == 0)
         return;
     const uint32_t n_places = args->list ? args->list_len[query] : args->n_visible[query];

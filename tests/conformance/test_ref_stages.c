@@ -297,7 +297,7 @@ static void check_softmax(const float *q, const float *const *rows, size_t n_row
     cf_assert_close("lse", 0, lse, log(denominator), 1e-5);
 }
 
-/* Token 30 of a ring of 20 rows sees tokens 15 .. 30, then the listed rows. */
+/* Token 30 of a window that begins with token 13 sees tokens 15 .. 30, then the listed rows. */
 static void attend_is_a_softmax_over_window_list_and_sink(void **state)
 {
     (void)state;
@@ -312,6 +312,7 @@ static void attend_is_a_softmax_over_window_list_and_sink(void **state)
                             .scale = (float)(1.0 / sqrt(512.0)),
                             .first_token = 30,
                             .window_tokens = 16,
+                            .window_first = 13,
                             .list = list,
                             .list_stride = N_LIST,
                             .list_len = &list_len};
@@ -327,7 +328,7 @@ static void attend_is_a_softmax_over_window_list_and_sink(void **state)
     const float *seen[N_WINDOW + N_ROWS];
     size_t n_seen = 0;
     for (size_t token = 15; token <= 30; token++)
-        seen[n_seen++] = window + token % N_WINDOW * KVF_ROW_WIDTH;
+        seen[n_seen++] = window + (token - 13) * KVF_ROW_WIDTH;
     for (size_t i = 0; i < N_LIST; i++)
         if (list[i] >= 0)
             seen[n_seen++] = rows + (size_t)list[i] * KVF_ROW_WIDTH;

@@ -110,6 +110,7 @@ static void open_design(design *d, uint32_t n_rows)
         .scale = (float)(1.0 / sqrt(512.0)),
         .first_token = 4ull * n_rows - 1,
         .window_tokens = WINDOW,
+        .window_first = 4ull * n_rows - WINDOW,
         .window = random_rows(device, d->profile->window_format, KVF_ROW_WIDTH, WINDOW),
         .rows = random_rows(device, d->profile->row_format, KVF_ROW_WIDTH, n_rows),
         .n_visible = n_visible,

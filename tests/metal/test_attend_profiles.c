@@ -52,6 +52,7 @@ static const struct shape shapes[] = {
 
 struct data {
     const struct shape *shape;
+    uint64_t window_first; /* of the page that its oldest row lies in, or of one before */
     uint32_t window_rows;
     float *window;
     float *rows;
@@ -106,7 +107,9 @@ static void choose(struct data *d, uint64_t *state, uint32_t i)
 static struct data make_data(const struct shape *s)
 {
     uint64_t state = s->n_rows * 77u + s->n_heads;
-    struct data d = {.shape = s, .window_rows = s->window_tokens + s->n_queries - 1};
+    struct data d = {.shape = s, .window_first = s->first_token / KVF_PAGE_ROWS * KVF_PAGE_ROWS};
+    d.window_first = d.window_first < s->window_tokens ? 0 : d.window_first - s->window_tokens;
+    d.window_rows = (uint32_t)(s->first_token - d.window_first) + s->n_queries;
     d.window = make_floats(&state, (size_t)d.window_rows * KVF_ROW_WIDTH, 2.0f);
     d.rows = make_floats(&state, (size_t)s->n_rows * KVF_ROW_WIDTH, 2.0f);
     d.q = make_floats(&state, (size_t)s->n_queries * s->n_heads * KVF_ROW_WIDTH, 3.0f);
@@ -229,6 +232,7 @@ static void run_profile(kvf_device *device, kvf_device *ref, const struct data *
                             .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
                             .first_token = s->first_token,
                             .window_tokens = s->window_tokens,
+                            .window_first = d->window_first,
                             .window = window.view,
                             .rows = rows.view,
                             .n_visible = d->n_visible,

@@ -155,8 +155,8 @@ static void next_row_choice(exchange *x, kvf_attend_args *args)
 }
 
 /*
- * fields n_queries, n_heads, scale, first_token, window_tokens, list_stride,
- * mask_stride, view of the window, view of the rows; blobs pages of the window, pages
+ * fields n_queries, n_heads, scale, first_token, window_tokens, window_first,
+ * list_stride, mask_stride, view of the window, view of the rows; blobs pages of the window, pages
  * of the rows, q, then (each may be empty) sinks, n_visible, list, list_len, mask_f32,
  * mask_f16 -> blobs out, lse.
  */
@@ -168,6 +168,7 @@ static void answer_attend(exchange *x)
     args.scale = next_f32(x);
     args.first_token = next_u64(x);
     args.window_tokens = next_u32(x);
+    args.window_first = next_u64(x);
     args.list_stride = next_u64(x);
     args.mask_stride = next_u64(x);
     args.window = next_rows(x);

@@ -26,11 +26,13 @@ class Problem:
     """One call: chosen[i] are the compressed rows that query i attends."""
 
     def __init__(self, q, n_heads, window, first_token, window_tokens, rows, chosen,
-                 sinks=None, n_visible=None, scale=SCALE):
+                 sinks=None, n_visible=None, scale=SCALE, after=0):
         self.q, self.n_heads, self.scale = q, n_heads, scale
         self.window, self.first_token, self.window_tokens = window, first_token, window_tokens
         self.rows, self.chosen, self.sinks = rows, chosen, sinks
         self.n_queries = len(chosen)
+        # The window's last rows but `after` are those of the last query's token and before it.
+        self.window_first = max(0, first_token + self.n_queries + after - len(window))
         self.n_visible = n_visible or [max(c) + 1 if c else 0 for c in chosen]
 
     def expected(self):
@@ -41,7 +43,7 @@ class Problem:
         for i in range(self.n_queries):
             token = self.first_token + i
             seen = range(max(0, token - self.window_tokens + 1), token + 1) if self.window else []
-            attended = [window[t % len(window)] for t in seen] + [rows[r] for r in self.chosen[i]]
+            attended = [window[t - self.window_first] for t in seen] + [rows[r] for r in self.chosen[i]]
             for h in range(self.n_heads):
                 sink = self.sinks[h] if self.sinks else None
                 result = oracle.attend(self.q[i * self.n_heads + h], attended, self.scale, sink)
@@ -63,7 +65,7 @@ class Problem:
             else:
                 mask_f16 = struct.pack("<%dH" % len(flat), *(MASKED_F16 if bit else 0 for bit in flat))
         fields = [self.n_queries, self.n_heads, f32.to_bits(self.scale), self.first_token,
-                  self.window_tokens, list_stride, mask_stride]
+                  self.window_tokens, self.window_first, list_stride, mask_stride]
         sinks = f32_bytes([self.sinks]) if self.sinks else b""
         # The visible counts belong to the masked and the plain form; a list stands alone.
         visible = u32_bytes(self.n_visible) if self.rows and mode != "list" else b""
@@ -191,11 +193,12 @@ class Windows(AttendTest):
         self.check(self.random_problem(22, n_queries=5, n_heads=1, n_rows=2, chosen=[[0, 1]] * 5,
                                        first_token=0))
 
-    def test_ring_wraps(self):
-        for window_rows, first_token, window_tokens in ((128, 126, 4), (8, 1003, 5), (13, 5 * 13 - 2, 7)):
+    def test_view_begins_and_ends_anywhere(self):
+        for window_rows, first_token, window_tokens, after in (
+                (128, 126, 4, 0), (8, 1003, 5, 0), (13, 5 * 13 - 2, 7, 2), (140, 1000, 128, 3), (30, 3, 7, 9)):
             self.check(self.random_problem(23, n_queries=4, n_heads=1, n_rows=0, chosen=[[]] * 4,
                                            window_rows=window_rows, first_token=first_token,
-                                           window_tokens=window_tokens))
+                                           window_tokens=window_tokens, after=after))
 
     def test_tokens_beyond_32_bits(self):
         self.check(self.random_problem(24, n_queries=2, n_heads=1, n_rows=0, chosen=[[]] * 2,

@@ -26,26 +26,29 @@ TOKENS = sorted({0, 1, 2, 3, 4, 5, 7, 8, 126, 127, 128, 129, 131, 132, 255, 256,
                  8193, 65535, 1000003, FLASH_TOKENS - 1, FLASH_TOKENS} | set(TABLE))
 
 
-def formats_bytes(profile, n_rows, n_index_rows, n_window_rows, size):
-    row, index, window = PROFILE_FORMATS[profile]
-    return (size(row, 512, n_rows) + size(index, 128, n_index_rows) + size(window, 512, n_window_rows))
+def held(id_, width, rows):
+    return len(rows) * oracle.row_bytes(id_, width)
 
 
-def held(id_, width, n_rows):
-    return n_rows * oracle.row_bytes(id_, width)
+def allocated(id_, width, rows):
+    """Pages that have one of these rows, given by their numbers."""
+    return len({row // 64 for row in rows}) * oracle.page_bytes(id_, width, 64)
 
 
-def allocated(id_, width, n_rows):
-    return -(-n_rows // 64) * oracle.page_bytes(id_, width, 64)
+def window_rows(window_tokens, n_tokens):
+    """Section 9.5: token t is row t, and the last ones are held."""
+    return range(max(0, n_tokens - window_tokens), n_tokens)
 
 
 def cache_rows_bytes(profile, layers, window_tokens, n_tokens, size):
     """All rows of a session of these (kind, ratio) layers, counted by `size`."""
     total = 0
     for kind, ratio in layers:
-        n_rows = n_tokens // ratio if ratio else 0
-        n_index_rows = n_rows if kind == LAYER_CSA else 0
-        total += formats_bytes(profile, n_rows, n_index_rows, min(window_tokens, n_tokens), size)
+        row, index, window = PROFILE_FORMATS[profile]
+        rows = range(n_tokens // ratio if ratio else 0)
+        total += size(row, 512, rows) + size(window, 512, window_rows(window_tokens, n_tokens))
+        if kind == LAYER_CSA:
+            total += size(index, 128, rows)
     return total
 
 
@@ -128,15 +131,15 @@ class Flash(LibraryTest):
             buffers = {b[0]: b for b in plan.buffers}
             self.assertEqual(len(buffers), len(plan.buffers), "buffer names differ")
             for layer, (kind, ratio) in enumerate(FLASH_LAYERS):
-                n_rows = n_tokens // ratio if ratio else 0
-                expected = [("window", window, 512, min(128, n_tokens))]
+                rows = range(n_tokens // ratio if ratio else 0)
+                expected = [("window", window, 512, window_rows(128, n_tokens))]
                 if kind != LAYER_WINDOW:
-                    expected.append(("rows", row, 512, n_rows))
+                    expected.append(("rows", row, 512, rows))
                 if kind == LAYER_CSA:
-                    expected.append(("index_rows", index, 128, n_rows))
-                for name, id_, width, count in expected:
+                    expected.append(("index_rows", index, 128, rows))
+                for name, id_, width, numbers in expected:
                     _, dtype, klass, _, bytes_, held_bytes = buffers["layer.%d.%s" % (layer, name)]
-                    want = (names[id_], CACHE_CLASS, allocated(id_, width, count), held(id_, width, count))
+                    want = (names[id_], CACHE_CLASS, allocated(id_, width, numbers), held(id_, width, numbers))
                     self.assertEqual((dtype, klass, bytes_, held_bytes), want, name)
 
     def test_padding_is_what_the_pages_add(self):
@@ -157,6 +160,27 @@ class Flash(LibraryTest):
 
             self.assertLessEqual(scratch(FLASH, FLASH_TOKENS), 64 << 20)
             self.assertEqual(scratch(without_hca, 65536), scratch(without_hca, FLASH_TOKENS))
+
+    def test_window_rows_of_a_chunk_are_those_that_it_leaves_behind(self):
+        # Pages that lie wholly behind what was held before a chunk and before what is held after it.
+        def passing(window_tokens, chunk):
+            most = 0
+            for first in range(window_tokens, window_tokens + 64):
+                end = first + chunk
+                most = max(most, (end - window_tokens) // 64 - -(-first // 64))
+            return most
+
+        for probe in self.targets():
+            for profile, (_, _, window) in PROFILE_FORMATS.items():
+                for window_tokens in (64, 128):
+                    for chunk in (1, 64, 127, 128, 191, 192, 200, 4096):
+                        response = ask_plan(probe, profile, 5000, [(LAYER_WINDOW, 0)], chunk=chunk,
+                                            window_tokens=window_tokens)
+                        self.check_status(response, OK)
+                        buffers = {b[0]: b for b in Plan(response).buffers}
+                        pages = passing(window_tokens, chunk)
+                        self.assertEqual(buffers["chunk.window"][3:5],
+                                         ([pages * 64, 512], pages * oracle.page_bytes(window, 512, 64)))
 
     def test_scratch_of_legacy_and_packed_is_that_of_the_text(self):
         for probe in self.targets():

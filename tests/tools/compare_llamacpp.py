@@ -27,6 +27,7 @@ import tiny_gguf
 PLACES = {"n_ctx": (0, 512), "n_batch": (4, 2048), "n_ubatch": (8, 512), "threads": (28, 4),
           "threads_batch": (32, 4), "flash": (52, -1), "type_k": (104, 1), "type_v": (108, 1)}
 CACHES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml's numbers
+FLASH = {"both": (0, 1), "on": (1,), "off": (0,)}
 BATCH = 2048
 
 
@@ -129,7 +130,7 @@ class Comparison:
     def best_ways(self, n_tokens):
         """The best way for prefill and for decode, of one run each."""
         tried = {}
-        for way in [(flash, cache) for flash in (0, 1) for cache in CACHES]:
+        for way in [(flash, cache) for flash in FLASH[self.options.flash] for cache in CACHES]:
             try:
                 tried[way] = self.llamacpp(n_tokens, way)
             except speed.Failed as reason:
@@ -163,6 +164,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kvfold", required=True, type=Path)
     parser.add_argument("--downloads", required=True, help="the folder that llama.cpp's package is put into")
+    parser.add_argument("--flash", choices=FLASH, default="both",
+                        help="which of llama.cpp's attentions (both; at 32768 tokens off takes over 15 minutes)")
     speed.add_arguments(parser)
     options = parser.parse_args()
     rows = []

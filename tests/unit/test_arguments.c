@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/backend.h"
@@ -152,6 +153,47 @@ static void attend_refuses_two_modes_and_rows_outside_the_view(void **state)
     assert_int_equal(kvf_attend(device, &args, &error), KVF_INVALID_ARGUMENT);
 }
 
+/* Too few rows before what the queries see, too few behind it, and none of it at all. */
+static void attend_refuses_windows_that_lack_a_token(void **state)
+{
+    (void)state;
+    static float q[3 * 512], out[3 * 512];
+    const struct {
+        uint64_t first_token;
+        uint32_t n_queries;
+        uint32_t window_tokens;
+        uint64_t window_first;
+        kvf_status status;
+    } cases[] = {{100, 3, N_ROWS - 2, 103 - N_ROWS, KVF_OK},
+                 {100, 3, N_ROWS - 2, 104 - N_ROWS, KVF_INVALID_ARGUMENT},
+                 {100, 3, N_ROWS - 2, 102 - N_ROWS, KVF_INVALID_ARGUMENT},
+                 {0, 1, 64, 0, KVF_OK},
+                 {0, 1, 64, 1, KVF_INVALID_ARGUMENT},
+                 {N_ROWS - 1, 1, 64, 0, KVF_OK},
+                 {N_ROWS, 1, 64, 0, KVF_INVALID_ARGUMENT},
+                 {100, 1, 1, 100, KVF_OK},
+                 {100, 1, 1, 101, KVF_INVALID_ARGUMENT},
+                 {UINT64_MAX, 2, 1, UINT64_MAX, KVF_INVALID_ARGUMENT}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kvf_error error;
+        kvf_attend_args args = {.n_queries = cases[i].n_queries,
+                                .n_heads = 1,
+                                .q = q,
+                                .scale = 1.0f,
+                                .first_token = cases[i].first_token,
+                                .window_tokens = cases[i].window_tokens,
+                                .window_first = cases[i].window_first,
+                                .window = view(KVF_FORMAT_F32, KVF_ROW_WIDTH),
+                                .out = out};
+        args.workspace_bytes = kvf_attend_workspace_bytes(device, &args);
+        args.workspace = aligned_alloc(64, args.workspace_bytes);
+        assert_int_equal(kvf_attend(device, &args, &error), cases[i].status);
+        free(args.workspace);
+        if (cases[i].status != KVF_OK)
+            assert_non_null(strstr(error.message, "a window of "));
+    }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -206,6 +248,7 @@ int main(void)
         cmocka_unit_test(select_takes_fp4_and_f32_and_no_other_format),
         cmocka_unit_test(select_refuses_hidden_rows_and_a_small_workspace),
         cmocka_unit_test(attend_refuses_two_modes_and_rows_outside_the_view),
+        cmocka_unit_test(attend_refuses_windows_that_lack_a_token),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

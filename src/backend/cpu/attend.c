@@ -58,11 +58,12 @@ static attend_space space_of_thread(const kvf_attend_args *args, uint32_t thread
 
 /* ---- Rows of a query ------------------------------------------------------------ */
 
-/* First token of a query's window. */
+/* The first row of a query's window. */
 static uint64_t window_begin(const kvf_attend_args *args, uint32_t query)
 {
     const uint64_t end = args->first_token + query + 1;
-    return end < args->window_tokens ? 0 : end - args->window_tokens;
+    const uint64_t token = end < args->window_tokens ? 0 : end - args->window_tokens;
+    return token - args->window_first;
 }
 
 /* The rows that a query attends; `list` is workspace for as many as there are. */
@@ -71,7 +72,8 @@ static kvf_attend_walk make_walk(const kvf_attend_args *args, uint32_t query, in
     kvf_attend_walk walk = {.window = &args->window, .rows = &args->rows};
     if (args->window_tokens) {
         walk.window_first = window_begin(args, query);
-        walk.n_window = (uint32_t)(args->first_token + query + 1 - walk.window_first);
+        walk.n_window =
+            (uint32_t)(args->first_token + query + 1 - args->window_first - walk.window_first);
     }
     if (args->rows.n_rows == 0)
         return walk;
@@ -257,13 +259,11 @@ static bool decode_shared(const kvf_attend_args *args, const attend_run *run,
 {
     if (args->window_tokens && args->window.format != KVF_FORMAT_F32) {
         const uint64_t begin = window_begin(args, run->first_query);
-        const uint64_t end = args->first_token + run->first_query + run->n_queries;
-        for (uint64_t token = begin; token < end; token++) {
-            const kvf_unpack_args row = {.in = args->window,
-                                         .first_row = token % args->window.n_rows,
-                                         .out = space->window + (token - begin) * KVF_ROW_WIDTH};
-            kernels->unpack(&row, 0, 1);
-        }
+        const uint64_t end =
+            args->first_token + run->first_query + run->n_queries - args->window_first;
+        const kvf_unpack_args window = {
+            .in = args->window, .first_row = begin, .out = space->window, .stride = KVF_ROW_WIDTH};
+        kernels->unpack(&window, 0, end - begin);
     }
     if (!sees_all_rows(args) || args->rows.format == KVF_FORMAT_F32)
         return false;

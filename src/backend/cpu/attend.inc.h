@@ -116,7 +116,7 @@ static inline walk_row row_of_walk(const kvf_attend_walk *walk, uint32_t i)
     if (decoded)
         return (walk_row){{(const uint8_t *)(decoded + (size_t)n * KVF_ROW_WIDTH), NULL},
                           KVF_FORMAT_F32};
-    const uint64_t row = in_window    ? (walk->window_first + n) % rows->n_rows
+    const uint64_t row = in_window    ? walk->window_first + n
                          : walk->list ? (uint64_t)walk->list[n]
                                       : n;
     return (walk_row){place_of(rows, row), rows->format};

@@ -34,7 +34,7 @@ typedef struct kvf_attend_walk {
     const kvf_rows *rows;
     const float *decoded_window; /* the first window row as f32, or NULL: not decoded yet */
     const float *decoded_rows;   /* the first compressed row, likewise */
-    uint64_t window_first;       /* token of the first window row */
+    uint64_t window_first;       /* the first window row in its view */
     uint32_t n_window;
     uint32_t n_rows;     /* compressed rows */
     const int32_t *list; /* of compressed rows, or NULL: 0, 1, 2 .. */

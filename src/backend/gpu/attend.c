@@ -111,7 +111,7 @@ static kvf_attend_kernel_args make_arguments(kvf_gpu_device *gpu, const kvf_atte
         .window = kvf_gpu_rows(gpu, has_window ? &args->window : &nothing),
         .rows = kvf_gpu_rows(gpu, cut->has_rows ? &args->rows : &nothing),
         .first_token = args->first_token,
-        .first_row = has_window ? args->first_token % args->window.n_rows : 0,
+        .first_row = has_window ? args->first_token - args->window_first : 0,
         .list_stride = cut->list_stride,
         .n_heads = args->n_heads,
         .window_tokens = args->window_tokens,

@@ -29,7 +29,7 @@ typedef simdgroup_matrix<float, 8, 8> kvf_matrix8;
 struct kvf_attended {
     uint n_window;
     uint n_places;   /* with the rows of its list */
-    ulong first_row; /* of the ring, the oldest */
+    ulong first_row; /* of the window, the oldest */
 };
 
 /* `query` is one of the batch; `count` are the entries of its list. */
@@ -40,10 +40,7 @@ static inline kvf_attended kvf_find_attended(constant kvf_attend_kernel_args &ar
     kvf_attended attended;
     attended.n_window = uint(min(args.first_token + n_tokens_before, ulong(args.window_tokens)));
     attended.n_places = attended.n_window + (args.has_rows ? counts[query] : 0);
-    /* One 64-bit division, first_row, is the host's. The ring holds the call's tokens. */
-    attended.first_row = args.first_row + n_tokens_before + args.window.n_rows - attended.n_window;
-    for (uint i = 0; i < 2 && attended.first_row >= args.window.n_rows; i++)
-        attended.first_row -= args.window.n_rows;
+    attended.first_row = args.first_row + n_tokens_before - attended.n_window;
     return attended;
 }
 
@@ -67,8 +64,6 @@ static inline void kvf_unpack_place(constant kvf_attend_kernel_args &args, kvf_a
     }
     const bool in_window = place < attended.n_window;
     ulong row = attended.first_row + place;
-    if (row >= args.window.n_rows)
-        row -= args.window.n_rows;
     if (!in_window) {
         const uint entry = place - attended.n_window;
         row = args.has_list ? ulong(list[entry]) : ulong(entry);

@@ -290,7 +290,7 @@ typedef struct kvf_attend_kernel_args {
     kvf_kernel_rows window;
     kvf_kernel_rows rows;
     uint64_t first_token;
-    uint64_t first_row; /* of the window's ring: first_token's */
+    uint64_t first_row; /* of the window's view: first_token's */
     uint64_t list_stride;
     uint32_t first_query;
     uint32_t n_heads;

@@ -43,7 +43,7 @@ static bool row_at(const kvf_attend_args *args, uint32_t query, uint64_t place,
     if (place < n_window) {
         const uint64_t token = args->first_token + query + 1 - n_window + place;
         found->view = &args->window;
-        found->row = token % args->window.n_rows;
+        found->row = token - args->window_first;
         return true;
     }
     place -= n_window;
