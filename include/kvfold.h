@@ -139,7 +139,7 @@ typedef struct kvf_device_options {
     const char *backend;
     /* Of cpu: "scalar", "avx2", "avx512", "avx512vnni", "neon"; of GPUs: "generic". NULL: best */
     const char *isa;
-    uint32_t n_threads;  /* of cpu, 1 .. KVF_MAX_THREADS; 0: all this process may use */
+    uint32_t n_threads; /* of cpu, 1 .. KVF_MAX_THREADS; 0: all this process may use */
 } kvf_device_options;
 
 #define KVF_MAX_THREADS 1024

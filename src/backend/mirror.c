@@ -125,9 +125,9 @@ static void mirror_pages(kvf_mirror *mirror, const kvf_rows *view, uint64_t n_pa
     }
     for (uint64_t p = 0; p < n_pages; p++) {
         const uint64_t left = view->n_rows - p * view->page_rows;
-        table[p] = mirror_page(mirror, view->pages[p],
-                               used_bytes(view, left < view->page_rows ? left : view->page_rows),
-                               written);
+        table[p] =
+            mirror_page(mirror, view->pages[p],
+                        used_bytes(view, left < view->page_rows ? left : view->page_rows), written);
     }
     mirror->device->backend->write(mirror->device, (void *)there->pages, table,
                                    n_pages * sizeof *table);
@@ -145,10 +145,9 @@ kvf_rows kvf_mirror_rows(kvf_mirror *mirror, const kvf_rows *view, bool written)
         return there;
     }
     const uint64_t last_rows = view->n_rows - (n_pages - 1) * view->page_rows;
-    there.base = mirror_page(mirror, view->base,
-                             (size_t)(n_pages - 1) * view->page_stride_bytes +
-                                 used_bytes(view, last_rows),
-                             written);
+    there.base = mirror_page(
+        mirror, view->base,
+        (size_t)(n_pages - 1) * view->page_stride_bytes + used_bytes(view, last_rows), written);
     return there;
 }
 

@@ -160,9 +160,9 @@ static int open_device(benchmark *b, const char *isa)
     kvf_error error;
     const char *backend = options->engine.backend;
     if (backend && (strcmp(backend, "metal") == 0 || strcmp(backend, "cuda") == 0))
-        return cli_error("bench",
-                         "--backend %s: bench times the CPU's kernels against its peaks, cpu or ref",
-                         backend);
+        return cli_error(
+            "bench", "--backend %s: bench times the CPU's kernels against its peaks, cpu or ref",
+            backend);
     const kvf_device_options device_options = {.backend = options->engine.backend,
                                                .isa = isa[0] ? isa : NULL,
                                                .n_threads = options->engine.n_threads};

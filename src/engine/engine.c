@@ -305,8 +305,7 @@ static void tell_of_disk(kvf_engine *engine)
     const uint64_t all_bytes = limits.tightest[KVF_LIMIT_MEMORY].left_bytes;
     const uint64_t left_bytes =
         all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
-    model->from_disk =
-        kvf_backend_maps_weights(engine->device->backend) && used_bytes > left_bytes;
+    model->from_disk = kvf_backend_maps_weights(engine->device->backend) && used_bytes > left_bytes;
     if (model->from_disk)
         kvf_engine_note(&engine->events, false,
                         "%s of weights do not fit the %s of memory that are left: a token reads "

@@ -16,8 +16,8 @@ struct job {
     kvf_weight_place place;
     kvf_tensor_kind kind;
     uint64_t n_values;
-    void *out;    /* f32 or i32 [n_values] */
-    uint64_t bad; /* the first value that is refused; n_values: none */
+    void *out;          /* f32 or i32 [n_values] */
+    uint64_t bad;       /* the first value that is refused; n_values: none */
     const void *stored; /* not NULL: so many bytes are copied as they are */
     size_t bytes;
 };
@@ -93,9 +93,8 @@ static kvf_status add_stored(struct loader *loader, const kvf_weight_place *plac
     const uint64_t scale_bytes =
         scales.rows ? (uint64_t)(scales.rows - 1) * target->scale_stride + scales.stride_bytes : 0;
     const kvf_status status = add_plane(loader, place, &target->data, bytes);
-    return status == KVF_OK && scale_bytes
-               ? add_plane(loader, place, &target->scales, scale_bytes)
-               : status;
+    return status == KVF_OK && scale_bytes ? add_plane(loader, place, &target->scales, scale_bytes)
+                                           : status;
 }
 
 /*

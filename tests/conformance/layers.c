@@ -350,5 +350,5 @@ static void run_experts_stored(cf_run *run)
     compute_experts(run, &args);
 }
 
-const cf_operation cf_experts_stored = {
-    "experts_stored", CF_BITS_OR("within derived bounds"), 160, true, run_experts_stored};
+const cf_operation cf_experts_stored = {"experts_stored", CF_BITS_OR("within derived bounds"), 160,
+                                        true, run_experts_stored};

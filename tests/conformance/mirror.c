@@ -88,13 +88,13 @@ static kvf_matrix matrix_there(kvf_mirror *m, const kvf_matrix *matrix)
     kvf_matrix there = *matrix;
     if (!matrix->data)
         return there;
-    there.data =
-        kvf_mirror_in(m, matrix->data,
-                      (matrix->rows - 1) * matrix->row_bytes + kvf_weight_row_bytes(type, matrix->cols));
+    there.data = kvf_mirror_in(m, matrix->data,
+                               (matrix->rows - 1) * matrix->row_bytes +
+                                   kvf_weight_row_bytes(type, matrix->cols));
     if (matrix->scales)
-        there.scales = kvf_mirror_in(
-            m, matrix->scales,
-            (size_t)(scales.rows - 1) * matrix->scale_stride + scales.stride_bytes);
+        there.scales =
+            kvf_mirror_in(m, matrix->scales,
+                          (size_t)(scales.rows - 1) * matrix->scale_stride + scales.stride_bytes);
     return there;
 }
 
@@ -114,10 +114,9 @@ static void mirrored_matmul(kvf_device *device, const kvf_matmul_args *args)
     kvf_mirror m = begin(device);
     kvf_matmul_args there = *args;
     const size_t groups = args->groups ? args->groups : 1;
-    there.out =
-        kvf_mirror_out(&m, args->out, floats(args->n, args->out_stride, args->weight.rows));
-    there.in = kvf_mirror_in(&m, args->in,
-                             floats(args->n, args->in_stride, groups * args->weight.cols));
+    there.out = kvf_mirror_out(&m, args->out, floats(args->n, args->out_stride, args->weight.rows));
+    there.in =
+        kvf_mirror_in(&m, args->in, floats(args->n, args->in_stride, groups * args->weight.cols));
     there.weight = matrix_there(&m, &args->weight);
     RUN(matmul);
 }
@@ -194,8 +193,8 @@ static void mirrored_route(kvf_device *device, const kvf_route_args *args)
     there.logits =
         kvf_mirror_in(&m, args->logits, (size_t)args->n * args->n_experts * sizeof(float));
     there.bias = kvf_mirror_in(&m, args->bias, args->n_experts * sizeof(float));
-    there.token_map = kvf_mirror_in(&m, args->token_map,
-                                    ((size_t)highest + 1) * args->top_k * sizeof(int32_t));
+    there.token_map =
+        kvf_mirror_in(&m, args->token_map, ((size_t)highest + 1) * args->top_k * sizeof(int32_t));
     there.tokens =
         args->token_map ? kvf_mirror_in(&m, args->tokens, args->n * sizeof(int32_t)) : NULL;
     RUN(route);
@@ -253,8 +252,7 @@ static void mirrored_check(kvf_device *device, const kvf_check_args *args, kvf_f
 {
     kvf_mirror m = begin(device);
     kvf_check_args there = *args;
-    there.values =
-        kvf_mirror_in(&m, args->values, floats(args->n_rows, args->width, args->width));
+    there.values = kvf_mirror_in(&m, args->values, floats(args->n_rows, args->width, args->width));
     RUN_FINDING(check);
 }
 
@@ -263,13 +261,11 @@ static void mirrored_pack(kvf_device *device, const kvf_pack_args *args, kvf_fin
     kvf_mirror m = begin(device);
     kvf_pack_args there = *args;
     there.out = kvf_mirror_rows(&m, &args->out, true);
-    there.rows =
-        kvf_mirror_in(&m, args->rows, floats(args->n_rows, args->stride, args->out.width));
+    there.rows = kvf_mirror_in(&m, args->rows, floats(args->n_rows, args->stride, args->out.width));
     RUN_FINDING(pack);
 }
 
-static void mirrored_compress(kvf_device *device, const kvf_compress_args *args,
-                              kvf_findings found)
+static void mirrored_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     kvf_mirror m = begin(device);
     kvf_compress_args there = *args;
@@ -277,8 +273,8 @@ static void mirrored_compress(kvf_device *device, const kvf_compress_args *args,
     const size_t columns = parts * args->width;
     const uint64_t n_rows =
         (args->first_token + args->n) / args->ratio - args->first_token / args->ratio;
-    there.state = kvf_mirror_out(&m, args->state,
-                                 parts * args->ratio * 2 * columns * sizeof(float));
+    there.state =
+        kvf_mirror_out(&m, args->state, parts * args->ratio * 2 * columns * sizeof(float));
     there.out = kvf_mirror_rows(&m, &args->out, true);
     there.input.kv = kvf_mirror_in(&m, args->input.kv, args->n * columns * sizeof(float));
     there.input.gate = kvf_mirror_in(&m, args->input.gate, args->n * columns * sizeof(float));
@@ -393,8 +389,7 @@ kvf_device *cf_mirrored(kvf_device *inner)
                                     .experts_workspace_bytes = experts_workspace_bytes,
                                     .select_workspace_bytes = select_workspace_bytes,
                                     .attend_workspace_bytes = attend_workspace_bytes};
-    mirrored->base = (kvf_device){.backend = &mirrored->table,
-                                  .isa = inner->isa,
-                                  .n_threads = inner->n_threads};
+    mirrored->base =
+        (kvf_device){.backend = &mirrored->table, .isa = inner->isa, .n_threads = inner->n_threads};
     return &mirrored->base;
 }

@@ -153,5 +153,5 @@ static void run_product(cf_run *run)
         assert_true(isfinite(args.out[i]));
 }
 
-const cf_operation cf_product = {"product", CF_BITS_OR("within 2k u sum|ab|"), 2 * KVF_WEIGHT_COUNT *N_TOKEN_COUNTS,
-                                 true, run_product};
+const cf_operation cf_product = {"product", CF_BITS_OR("within 2k u sum|ab|"),
+                                 2 * KVF_WEIGHT_COUNT *N_TOKEN_COUNTS, true, run_product};

@@ -19,8 +19,8 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2",  "avx512", "avx512vnni",
-                                   "neon",   "generic", "ref",  "cpu"};
+static const char *const isas[] = {"scalar", "avx2",    "avx512", "avx512vnni",
+                                   "neon",   "generic", "ref",    "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)
@@ -35,8 +35,8 @@ static uint32_t every = 1;         /* of how many cases one is run */
 
 /* One ISA of a backend, with one thread and, where that makes a difference, with more. */
 struct target {
-    const char *isa; /* that was asked for; NULL: any */
-    char name[64];   /* "cpu/avx2" */
+    const char *isa;      /* that was asked for; NULL: any */
+    char name[64];        /* "cpu/avx2" */
     const char *isa_name; /* that runs */
     kvf_device *devices[MOST_THREADS];
     uint32_t n_devices;
@@ -244,7 +244,8 @@ int main(int argc, char **argv)
         } else if (argv[i][0] != '-' && !only_operation) {
             only_operation = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N] [--skip] [OPERATION]\n",
+            fprintf(stderr,
+                    "usage: %s [--backend NAME] [--isa NAME] [--every N] [--skip] [OPERATION]\n",
                     argv[0]);
             return EXIT_FAILURE;
         }

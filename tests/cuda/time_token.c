@@ -132,14 +132,14 @@ static kvf_matrix random_matrix(kvf_device *device, kvf_weight_id id, uint32_t r
     const kvf_weight_type *type = kvf_weight_get(id);
     const kvf_weight_scales scales = kvf_weight_scales_of(type, rows, cols);
     const uint64_t row_bytes = kvf_weight_row_bytes(type, cols);
-    return (kvf_matrix){
-        .type = id,
-        .rows = rows,
-        .cols = cols,
-        .row_bytes = row_bytes,
-        .data = random_bytes(device, rows * row_bytes, 0x3b3b3b3b),
-        .scales = scales.bytes ? random_bytes(device, scales.bytes, 0x7f7f7f7f) : NULL,
-        .scale_stride = scales.stride_bytes};
+    return (kvf_matrix){.type = id,
+                        .rows = rows,
+                        .cols = cols,
+                        .row_bytes = row_bytes,
+                        .data = random_bytes(device, rows * row_bytes, 0x3b3b3b3b),
+                        .scales =
+                            scales.bytes ? random_bytes(device, scales.bytes, 0x7f7f7f7f) : NULL,
+                        .scale_stride = scales.stride_bytes};
 }
 
 static float *random_floats(kvf_device *device, size_t n)
@@ -228,7 +228,7 @@ static void time_widths(kvf_device *device)
                                           KVF_WEIGHT_Q8_0, KVF_WEIGHT_Q4_K, KVF_WEIGHT_IQ2_XXS};
     printf("| kernels | MB of weights | least ms | GB/s |\n|---|---:|---:|---:|\n");
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        time_product(device, types[i], 32768, 1024, 1); /* V4-Flash's wq_b */
+        time_product(device, types[i], 32768, 1024, 1);   /* V4-Flash's wq_b */
     time_product(device, KVF_WEIGHT_Q8_0, 4096, 8192, 1); /* its wo_b */
     time_product(device, KVF_WEIGHT_Q8_0, 32768, 1024, 256);
     time_experts(device, KVF_WEIGHT_IQ2_XXS, KVF_WEIGHT_Q2_K, 1);

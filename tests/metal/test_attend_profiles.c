@@ -155,8 +155,8 @@ struct stored {
     size_t bytes;
 };
 
-static struct stored store(kvf_device *ref, kvf_format_id format,
-                           const float *values, uint32_t n_rows)
+static struct stored store(kvf_device *ref, kvf_format_id format, const float *values,
+                           uint32_t n_rows)
 {
     kvf_error error;
     struct stored stored = {.view = {.format = format,
@@ -221,8 +221,8 @@ static void run_profile(kvf_device *device, kvf_device *ref, const struct data *
 {
     const struct shape *s = d->shape;
     const kvf_profile *profile = kvf_profile_get(id);
-    struct stored window = store(ref, profile->window_format, d->window,
-                                 s->window_tokens ? d->window_rows : 0);
+    struct stored window =
+        store(ref, profile->window_format, d->window, s->window_tokens ? d->window_rows : 0);
     struct stored rows = store(ref, profile->row_format, d->rows, s->n_rows);
     const bool masked = profile->mask != KVF_MASK_NONE;
     kvf_attend_args args = {.n_queries = s->n_queries,

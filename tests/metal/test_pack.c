@@ -59,8 +59,8 @@ static kvf_status pack_on(kvf_device *device, kvf_pack_args *args, size_t page_b
     return kvf_pack(device, args, &error);
 }
 
-static void compare(kvf_device *ref, kvf_device *emulated, const struct kind *kind, const float *rows,
-                    const char *what)
+static void compare(kvf_device *ref, kvf_device *emulated, const struct kind *kind,
+                    const float *rows, const char *what)
 {
     const size_t page_bytes = kvf_format_page_bytes(kind->format, kind->width, PAGE_ROWS);
     void *pages[2] = {malloc(page_bytes), malloc(page_bytes)};

@@ -96,10 +96,8 @@ static uint32_t run_argmax(struct machine *m, const float *logits, uint32_t n)
     kvf_gpu_buffer found = make_buffer(m, n_parts * sizeof(uint32_t));
     kvf_gpu_buffer answer = make_buffer(m, sizeof(uint32_t));
     memcpy(in.contents, logits, n * sizeof(float));
-    kvf_argmax_kernel_args args = {.logits = in.gpu_address,
-                                   .found = found.gpu_address,
-                                   .answer = answer.gpu_address,
-                                   .n = n};
+    kvf_argmax_kernel_args args = {
+        .logits = in.gpu_address, .found = found.gpu_address, .answer = answer.gpu_address, .n = n};
     kvf_gpu_dispatch dispatch = {.groups = {n_parts, 1, 1},
                                  .threads = {KVF_ARGMAX_THREADS, 1, 1},
                                  .arguments = &args,

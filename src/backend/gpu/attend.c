@@ -68,8 +68,7 @@ static void set_scratch(kvf_gpu_device *gpu, const kvf_attend_args *args,
     const size_t softmax_bytes = n_heads * 2 * sizeof(float);
     const size_t list_bytes = cut->batch_queries * (size_t)cut->list_stride * sizeof(int32_t);
     const size_t count_bytes = cut->batch_queries * sizeof(uint32_t);
-    k->partial_sums =
-        kvf_gpu_scratch(gpu, sums_bytes + softmax_bytes + list_bytes + count_bytes);
+    k->partial_sums = kvf_gpu_scratch(gpu, sums_bytes + softmax_bytes + list_bytes + count_bytes);
     k->partial_softmax = k->partial_sums + sums_bytes;
     k->lists = k->partial_softmax + softmax_bytes;
     k->counts = k->lists + list_bytes;
@@ -85,12 +84,12 @@ static void run_batch(kvf_gpu_device *gpu, const kvf_attend_args *args,
         kvf_gpu_compact(gpu, args, k.first_query, n, &lists);
     else if (k.has_rows)
         k.counts = kvf_gpu_at(gpu, args->n_visible + k.first_query);
-    kvf_gpu_run(gpu, &(kvf_gpu_call){
-                         .kernel = KVF_KERNEL_attend,
-                         .groups = {n * cut->n_blocks, cut->n_parts, 1},
-                         .threads = KVF_ATTEND_THREADS,
-                         KVF_GPU_ARGUMENTS(k),
-                         .threadgroup_bytes = {KVF_ATTEND_ROWS_BYTES, KVF_ATTEND_WORK_BYTES}});
+    kvf_gpu_run(
+        gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_attend,
+                             .groups = {n * cut->n_blocks, cut->n_parts, 1},
+                             .threads = KVF_ATTEND_THREADS,
+                             KVF_GPU_ARGUMENTS(k),
+                             .threadgroup_bytes = {KVF_ATTEND_ROWS_BYTES, KVF_ATTEND_WORK_BYTES}});
     if (cut->n_splits > 1)
         kvf_gpu_run(gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_attend_merge,
                                          .groups = {n, args->n_heads, 1},

@@ -96,24 +96,22 @@ static kvf_status compile(kvf_gpu_device *gpu, kvf_gpu_file file, kvf_gpu_varian
     return gpu->driver->compile(gpu->gpu, name, kvf_gpu_sources[file], library, error);
 }
 
-static kvf_status make_pipeline(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
-                                kvf_gpu_variant variant, kvf_error *error)
+static kvf_status make_pipeline(kvf_gpu_device *gpu, kvf_gpu_kernel kernel, kvf_gpu_variant variant,
+                                kvf_error *error)
 {
     const kvf_gpu_file file = kernels[kernel].file;
     const kvf_status status = compile(gpu, file, variant, error);
     if (status != KVF_OK)
         return status;
-    return gpu->driver->make_pipeline(gpu->gpu, gpu->libraries[file][variant],
-                                      kernels[kernel].name, &gpu->pipelines[kernel][variant],
-                                      error);
+    return gpu->driver->make_pipeline(gpu->gpu, gpu->libraries[file][variant], kernels[kernel].name,
+                                      &gpu->pipelines[kernel][variant], error);
 }
 
 const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                             kvf_gpu_variant variant)
 {
     kvf_error error;
-    if (!gpu->pipelines[kernel][variant] &&
-        make_pipeline(gpu, kernel, variant, &error) != KVF_OK)
+    if (!gpu->pipelines[kernel][variant] && make_pipeline(gpu, kernel, variant, &error) != KVF_OK)
         kvf_gpu_lose(gpu, error.status, error.message);
     return gpu->pipelines[kernel][variant];
 }

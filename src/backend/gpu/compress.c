@@ -28,8 +28,8 @@ static kvf_compress_kernel_args kernel_args(kvf_gpu_device *gpu, const kvf_compr
         .n_slots = n_slots,
         .first_slot = (uint32_t)(args->first_token % n_slots),
         .phase = (uint32_t)(args->first_token % args->ratio),
-        .at_start = args->first_token < args->ratio,
-        .first_kept = args->n > n_slots ? args->n - n_slots : 0,
+        .at_start =
+            args->first_token<args->ratio, .first_kept = args->n> n_slots ? args->n - n_slots : 0,
         .norm_eps = args->input.norm_eps};
 }
 
@@ -69,8 +69,7 @@ void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
         return;
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     const uint64_t first_row = args->first_token / args->ratio;
-    const uint32_t n_rows =
-        (uint32_t)((args->first_token + args->n) / args->ratio - first_row);
+    const uint32_t n_rows = (uint32_t)((args->first_token + args->n) / args->ratio - first_row);
     const size_t rows_bytes = (size_t)n_rows * args->width * sizeof(float);
     kvf_compress_kernel_args k = kernel_args(gpu, args);
     k.rows = kvf_gpu_scratch(gpu, rows_bytes + n_rows * sizeof(uint32_t));

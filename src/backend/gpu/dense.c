@@ -154,12 +154,11 @@ void kvf_gpu_unmix(kvf_device *device, const kvf_unmix_args *args)
                                      .streams = kvf_gpu_at(gpu, args->streams),
                                      .hidden = args->hidden,
                                      .n_streams = args->n_streams};
-    kvf_gpu_run(gpu,
-                &(kvf_gpu_call){.kernel = KVF_KERNEL_unmix,
-                                .groups = {args->n,
-                                           kvf_gpu_pieces(args->hidden, KVF_ELEMENT_THREADS), 1},
-                                .threads = KVF_ELEMENT_THREADS,
-                                KVF_GPU_ARGUMENTS(k)});
+    kvf_gpu_run(gpu, &(kvf_gpu_call){
+                         .kernel = KVF_KERNEL_unmix,
+                         .groups = {args->n, kvf_gpu_pieces(args->hidden, KVF_ELEMENT_THREADS), 1},
+                         .threads = KVF_ELEMENT_THREADS,
+                         KVF_GPU_ARGUMENTS(k)});
 }
 
 /* ---- Routing --------------------------------------------------------------------------- */
@@ -167,17 +166,16 @@ void kvf_gpu_unmix(kvf_device *device, const kvf_unmix_args *args)
 void kvf_gpu_route(kvf_device *device, const kvf_route_args *args)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
-    const kvf_route_kernel_args k = {
-        .logits = kvf_gpu_at(gpu, args->logits),
-        .bias = kvf_gpu_at(gpu, args->bias),
-        .token_map = kvf_gpu_at(gpu, args->token_map),
-        .tokens = args->token_map ? kvf_gpu_at(gpu, args->tokens) : 0,
-        .experts = kvf_gpu_at(gpu, args->experts),
-        .weights = kvf_gpu_at(gpu, args->weights),
-        .n_experts = args->n_experts,
-        .top_k = args->top_k,
-        .normalise = args->normalise,
-        .scaling = args->scaling};
+    const kvf_route_kernel_args k = {.logits = kvf_gpu_at(gpu, args->logits),
+                                     .bias = kvf_gpu_at(gpu, args->bias),
+                                     .token_map = kvf_gpu_at(gpu, args->token_map),
+                                     .tokens = args->token_map ? kvf_gpu_at(gpu, args->tokens) : 0,
+                                     .experts = kvf_gpu_at(gpu, args->experts),
+                                     .weights = kvf_gpu_at(gpu, args->weights),
+                                     .n_experts = args->n_experts,
+                                     .top_k = args->top_k,
+                                     .normalise = args->normalise,
+                                     .scaling = args->scaling};
     kvf_gpu_run(gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_route,
                                      .groups = {args->n, 1, 1},
                                      .threads = KVF_SIMD_WIDTH,

@@ -41,7 +41,7 @@ enum {
 
     KVF_ELEMENT_THREADS = 128,
     KVF_GROUPING_THREADS = 256, /* a thread an expert, of as many at a time */
-    KVF_NORM_LANES = 16, /* of a row: docs/FORMAT.md 9.7 */
+    KVF_NORM_LANES = 16,        /* of a row: docs/FORMAT.md 9.7 */
     KVF_NORM_ROWS = KVF_ELEMENT_THREADS / KVF_NORM_LANES,
     KVF_ROPE_PAIRS_A_HEAD = 32,
 

@@ -190,9 +190,8 @@ static kvf_gpu_call experts_call(kvf_gpu_kernel kernel, kvf_gpu_variant variant,
 static void run_vectors(kvf_gpu_device *gpu, const kvf_experts_kernel_args *k, kvf_gpu_variant up,
                         kvf_gpu_variant down)
 {
-    kvf_gpu_call call =
-        experts_call(KVF_KERNEL_experts_gate_up_vector, up, k->n * k->top_k,
-                     kvf_gpu_pieces(k->ffn, KVF_VECTOR_ROWS), k);
+    kvf_gpu_call call = experts_call(KVF_KERNEL_experts_gate_up_vector, up, k->n * k->top_k,
+                                     kvf_gpu_pieces(k->ffn, KVF_VECTOR_ROWS), k);
     call.threadgroup_bytes[0] = KVF_VECTOR_BYTES;
     kvf_gpu_run(gpu, &call);
     call = experts_call(KVF_KERNEL_experts_down_vector, down, k->n,
@@ -270,6 +269,6 @@ void kvf_gpu_experts(kvf_device *device, const kvf_experts_args *args)
     if (!table)
         return;
     for (uint32_t first = 0; first < args->n; first += MOST_TOKENS)
-        run_tokens(gpu, args, first,
-                   args->n - first < MOST_TOKENS ? args->n - first : MOST_TOKENS, table);
+        run_tokens(gpu, args, first, args->n - first < MOST_TOKENS ? args->n - first : MOST_TOKENS,
+                   table);
 }

@@ -94,8 +94,7 @@ static bool make_region_buffer(kvf_gpu_device *gpu, size_t bytes, bool shared,
     if (gpu->releases.n_buffers == 0)
         return false;
     /* What was released may be enough. */
-    return kvf_gpu_flush(gpu) == KVF_OK &&
-           bytes <= gpu->base.memory_bytes - gpu->region_bytes &&
+    return kvf_gpu_flush(gpu) == KVF_OK && bytes <= gpu->base.memory_bytes - gpu->region_bytes &&
            kvf_gpu_make_buffer(gpu, bytes, shared, buffer);
 }
 
@@ -116,8 +115,7 @@ static kvf_gpu_region *add_region(kvf_gpu_device *gpu, kvf_place place, size_t b
                         ? (uintptr_t)region->buffer.contents
                         : (uintptr_t)(region->buffer.gpu_address | KVF_DEVICE_BIT);
     const uint32_t at = n_before(regions, region->given);
-    memmove(regions->all + at + 1, regions->all + at,
-            (regions->n - at) * sizeof(kvf_gpu_region *));
+    memmove(regions->all + at + 1, regions->all + at, (regions->n - at) * sizeof(kvf_gpu_region *));
     regions->all[at] = region;
     regions->n++;
     return region;
@@ -132,8 +130,7 @@ static void remove_region(kvf_gpu_device *gpu, kvf_gpu_regions *regions, uint32_
     release_later(gpu, region->buffer);
     free(region);
     regions->n--;
-    memmove(regions->all + at, regions->all + at + 1,
-            (regions->n - at) * sizeof(kvf_gpu_region *));
+    memmove(regions->all + at, regions->all + at + 1, (regions->n - at) * sizeof(kvf_gpu_region *));
 }
 
 /* The region of that place that holds the address, and its number; NULL: none. */

@@ -41,15 +41,15 @@ void kvf_gpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings fo
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     if (args->n_rows == 0)
         return;
-    kvf_pack_kernel_args k = {
-        .rows = kvf_gpu_at(gpu, args->rows),
-        .words = kvf_gpu_scratch(gpu, (size_t)args->n_rows * sizeof(uint32_t)),
-        .stride = args->stride,
-        .n_rows = (uint32_t)args->n_rows,
-        .width = args->out.width,
-        .grid = args->grid,
-        .hadamard = args->hadamard,
-        .check_input = true};
+    kvf_pack_kernel_args k = {.rows = kvf_gpu_at(gpu, args->rows),
+                              .words =
+                                  kvf_gpu_scratch(gpu, (size_t)args->n_rows * sizeof(uint32_t)),
+                              .stride = args->stride,
+                              .n_rows = (uint32_t)args->n_rows,
+                              .width = args->out.width,
+                              .grid = args->grid,
+                              .hadamard = args->hadamard,
+                              .check_input = true};
     kvf_report_kernel_args report = {.words = k.words};
     kvf_gpu_run_pack(gpu, &args->out, args->first_row, &k);
     kvf_gpu_run_report(gpu, found, &report);

@@ -177,10 +177,10 @@ static inline void kvf_tile_load(thread const kvf_weight_rows<KVF_TILE_WEIGHT_LO
  * loads: KVF_TILE_LOAD_ROWS apart. shared is KVF_TILE_BYTES.
  */
 template <typename W>
-static inline void
-kvf_tile_multiply(thread const kvf_weight_rows<KVF_TILE_WEIGHT_LOADS> &weights,
-                  thread const kvf_input_rows<KVF_TILE_TOKEN_LOADS> &in, uint cols,
-                  threadgroup float *shared, uint thread_index, uint simd)
+static inline void kvf_tile_multiply(thread const kvf_weight_rows<KVF_TILE_WEIGHT_LOADS> &weights,
+                                     thread const kvf_input_rows<KVF_TILE_TOKEN_LOADS> &in,
+                                     uint cols, threadgroup float *shared, uint thread_index,
+                                     uint simd)
 {
     threadgroup float *weight_tile = shared;
     threadgroup float *in_tile = shared + KVF_TILE_ROWS * KVF_TILE_STRIDE;

@@ -119,11 +119,11 @@ static void move(kvf_gpu_device *gpu, uint64_t to, uint64_t from, size_t bytes)
     const uint32_t unit = all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
     const kvf_move_kernel_args k = {
         .to = to, .from = from, .n_units = bytes / unit, .unit_bytes = unit};
-    kvf_gpu_run(gpu, &(kvf_gpu_call){
-                         .kernel = KVF_KERNEL_move,
-                         .groups = {kvf_gpu_pieces(k.n_units, KVF_ELEMENTS_THREADS), 1, 1},
-                         .threads = KVF_ELEMENTS_THREADS,
-                         KVF_GPU_ARGUMENTS(k)});
+    kvf_gpu_run(gpu,
+                &(kvf_gpu_call){.kernel = KVF_KERNEL_move,
+                                .groups = {kvf_gpu_pieces(k.n_units, KVF_ELEMENTS_THREADS), 1, 1},
+                                .threads = KVF_ELEMENTS_THREADS,
+                                KVF_GPU_ARGUMENTS(k)});
 }
 
 void kvf_gpu_zero(kvf_device *device, void *to, size_t bytes)
@@ -165,8 +165,8 @@ static bool fetch(kvf_gpu_device *gpu, uint8_t *to_host, uint64_t from, size_t b
     void *staged = stage(gpu, bytes, &to);
     if (!staged)
         return false;
-    if (!kvf_gpu_reserve((void **)&staging->fetches, staging->n_fetches,
-                         &staging->fetches_capacity, sizeof *staging->fetches)) {
+    if (!kvf_gpu_reserve((void **)&staging->fetches, staging->n_fetches, &staging->fetches_capacity,
+                         sizeof *staging->fetches)) {
         kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory for a list of what is read");
         return false;
     }

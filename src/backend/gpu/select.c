@@ -41,13 +41,13 @@ static kvf_select_kernel_args kernel_args(kvf_gpu_device *gpu, const kvf_select_
 static kvf_gpu_call call_of(const kvf_select_args *args, kvf_gpu_kernel codes,
                             kvf_gpu_kernel values, const kvf_select_kernel_args *k)
 {
-    return (kvf_gpu_call){.kernel = are_codes(args) ? codes : values,
-                          .threads = KVF_SELECT_THREADS,
-                          .arguments = k,
-                          .argument_bytes = sizeof *k,
-                          .threadgroup_bytes = {are_codes(args) ? KVF_SELECT_CODE_BYTES
-                                                                : KVF_SELECT_VALUE_BYTES,
-                                                KVF_SELECT_WORK_BYTES}};
+    return (kvf_gpu_call){
+        .kernel = are_codes(args) ? codes : values,
+        .threads = KVF_SELECT_THREADS,
+        .arguments = k,
+        .argument_bytes = sizeof *k,
+        .threadgroup_bytes = {are_codes(args) ? KVF_SELECT_CODE_BYTES : KVF_SELECT_VALUE_BYTES,
+                              KVF_SELECT_WORK_BYTES}};
 }
 
 /* ---- select ------------------------------------------------------------------------- */
@@ -149,8 +149,7 @@ void kvf_gpu_score(kvf_device *device, const kvf_score_args *args)
     k.first_query = args->first_query;
     k.n_rows = (uint32_t)args->n_rows;
     k.score_stride = args->stride;
-    kvf_gpu_call call =
-        call_of(args->select, KVF_KERNEL_score_codes, KVF_KERNEL_score_plain, &k);
+    kvf_gpu_call call = call_of(args->select, KVF_KERNEL_score_codes, KVF_KERNEL_score_plain, &k);
     call.groups[0] = args->n_queries;
     call.groups[1] = kvf_gpu_pieces(args->n_rows, KVF_SCORE_ROWS);
     call.groups[2] = 1;

@@ -235,10 +235,10 @@ struct kvf_weight_mxfp4 {
         device const uchar *block = row.data + ulong(i / KVF_MXFP4_VALUES) * KVF_MXFP4_BYTES;
         const float scale = kvf_float_of(kvf_ue8m0_decode_half(block[KVF_MXFP4_SCALE]));
         const uint4 codes = kvf_nibbles(block + KVF_MXFP4_CODES, i % KVF_MXFP4_VALUES);
-        return float4(scale) *
-               float4(float(kvf_e2m1_doubled(uchar(codes.x))), float(kvf_e2m1_doubled(uchar(codes.y))),
-                      float(kvf_e2m1_doubled(uchar(codes.z))),
-                      float(kvf_e2m1_doubled(uchar(codes.w))));
+        return float4(scale) * float4(float(kvf_e2m1_doubled(uchar(codes.x))),
+                                      float(kvf_e2m1_doubled(uchar(codes.y))),
+                                      float(kvf_e2m1_doubled(uchar(codes.z))),
+                                      float(kvf_e2m1_doubled(uchar(codes.w))));
     }
 };
 
@@ -264,15 +264,15 @@ struct kvf_weight_q3_k {
         device const uchar *block = row.data + ulong(i / KVF_K_VALUES) * KVF_Q3_K_BYTES;
         const uint k = i % KVF_K_VALUES;
         device const uchar *scales = block + KVF_Q3_K_SCALES;
-        const float scale =
-            kvf_load_f16(block + KVF_Q3_K_D) *
-            float(kvf_q3_k_scale(kvf_load_u32(scales), kvf_load_u32(scales + 4),
-                                 kvf_load_u32(scales + 8), k / 16));
+        const float scale = kvf_load_f16(block + KVF_Q3_K_D) *
+                            float(kvf_q3_k_scale(kvf_load_u32(scales), kvf_load_u32(scales + 4),
+                                                 kvf_load_u32(scales + 8), k / 16));
         const uint shift = 2 * (k % 128 / 32);
-        const uint4 low = kvf_load_bytes(block + KVF_Q3_K_CODES + 32 * (k / 128) + k % 32) >>
-                              uint4(shift) & uint4(3);
-        const uint4 high = kvf_load_bytes(block + KVF_Q3_K_HIGH + k % 32) >> uint4(k / 32) &
-                           uint4(1);
+        const uint4 low =
+            kvf_load_bytes(block + KVF_Q3_K_CODES + 32 * (k / 128) + k % 32) >> uint4(shift) &
+            uint4(3);
+        const uint4 high =
+            kvf_load_bytes(block + KVF_Q3_K_HIGH + k % 32) >> uint4(k / 32) & uint4(1);
         return float4(scale) * kvf_floats_of(int4(low + uint4(4) * high) - int4(4));
     }
 };
@@ -310,8 +310,9 @@ struct kvf_weight_q5_k {
         const float2 scales =
             kvf_q4_k_scales(kvf_load_f16(block + KVF_Q5_K_D), kvf_load_f16(block + KVF_Q5_K_DMIN),
                             block + KVF_Q5_K_SCALES, j);
-        const uint4 low = kvf_load_bytes(block + KVF_Q5_K_CODES + 32 * (j / 2) + k % 32) >>
-                              uint4(4 * (j % 2)) & uint4(15);
+        const uint4 low =
+            kvf_load_bytes(block + KVF_Q5_K_CODES + 32 * (j / 2) + k % 32) >> uint4(4 * (j % 2)) &
+            uint4(15);
         const uint4 high = kvf_load_bytes(block + KVF_Q5_K_HIGH + k % 32) >> uint4(j) & uint4(1);
         return float4(scales.x) * kvf_floats_of(low + uint4(16) * high) - float4(scales.y);
     }
@@ -327,9 +328,11 @@ struct kvf_weight_q6_k {
         const float scale = kvf_load_f16(block + KVF_Q6_K_D) * float(code);
         const uint4 low =
             kvf_load_bytes(block + KVF_Q6_K_LOW + 64 * (k / 128) + 32 * (g % 2) + k % 32) >>
-                uint4(4 * (g / 2)) & uint4(15);
-        const uint4 high = kvf_load_bytes(block + KVF_Q6_K_HIGH + 32 * (k / 128) + k % 32) >>
-                               uint4(2 * g) & uint4(3);
+                uint4(4 * (g / 2)) &
+            uint4(15);
+        const uint4 high =
+            kvf_load_bytes(block + KVF_Q6_K_HIGH + 32 * (k / 128) + k % 32) >> uint4(2 * g) &
+            uint4(3);
         return float4(scale) * kvf_floats_of(int4(low + uint4(16) * high) - int4(32));
     }
 };
@@ -375,8 +378,7 @@ struct kvf_weight_iq2_xxs {
     {
         device const uchar *block = row.data + ulong(i / KVF_K_VALUES) * KVF_IQ2_XXS_BYTES;
         const uint k = i % KVF_K_VALUES;
-        device const uchar *group =
-            block + KVF_IQ2_XXS_GROUPS + k / 32 * KVF_IQ2_XXS_GROUP_BYTES;
+        device const uchar *group = block + KVF_IQ2_XXS_GROUPS + k / 32 * KVF_IQ2_XXS_GROUP_BYTES;
         const uint eight = k % 32 / 8;
         const uint word = kvf_load_u32(group + 4);
         const float scale =
@@ -393,8 +395,7 @@ struct kvf_weight_iq2_xs {
         const uint k = i % KVF_K_VALUES;
         const uint code = kvf_load_u16(block + KVF_IQ2_XS_CODES + 2 * (k / 8));
         const uint nibble = uint(block[KVF_IQ2_XS_SCALES + k / 32]) >> 4 * (k / 16 % 2) & 15;
-        const float scale =
-            kvf_load_f16(block + KVF_IQ2_XS_D) * (0.5f + float(nibble)) * 0.25f;
+        const float scale = kvf_load_f16(block + KVF_IQ2_XS_D) * (0.5f + float(nibble)) * 0.25f;
         return kvf_iq2_four(scale, kvf_iq2_xs_grid[code & 511], kvf_iq_signs(code >> 9), k % 8);
     }
 };
@@ -418,8 +419,7 @@ struct kvf_weight_iq3_xxs {
         device const uchar *block = row.data + ulong(i / KVF_K_VALUES) * KVF_IQ3_XXS_BYTES;
         const uint k = i % KVF_K_VALUES;
         const uint word = kvf_load_u32(block + KVF_IQ3_XXS_WORDS + k / 32 * 4);
-        const float scale =
-            kvf_load_f16(block + KVF_IQ3_XXS_D) * (0.5f + float(word >> 28)) * 0.5f;
+        const float scale = kvf_load_f16(block + KVF_IQ3_XXS_D) * (0.5f + float(word >> 28)) * 0.5f;
         const uint signs = kvf_iq_signs(word >> 7 * (k % 32 / 8) & 127);
         const uint entry = kvf_iq3_xxs_grid[block[KVF_IQ3_XXS_INDEX + k / 4]];
         return kvf_signed_four(scale, kvf_iq3_xxs_expand(entry), signs >> k % 8);
@@ -447,7 +447,8 @@ struct kvf_weight_any {
     {
         switch (row.type) {
 #define KVF_WEIGHT(id, symbol)                                                                     \
-    case id: return symbol::four(row, i);
+    case id:                                                                                       \
+        return symbol::four(row, i);
 #include "shared/weights.def"
 #undef KVF_WEIGHT
         default: return float4(0.0f);
@@ -460,9 +461,9 @@ struct kvf_weight_any {
 /* Rows of the matrix that share a row of scales; 0: there is no plane. */
 static inline uint kvf_scale_rows(uint type)
 {
-    return type == KVF_WEIGHT_FP4                                       ? 1
+    return type == KVF_WEIGHT_FP4                                      ? 1
            : type == KVF_WEIGHT_FP8_E8M0 || type == KVF_WEIGHT_FP8_F32 ? uint(KVF_FP8_WEIGHT_TILE)
-                                                                        : 0;
+                                                                       : 0;
 }
 
 /* Bytes of four values that can be loaded at once, where rows begin at multiples of them. */

@@ -1,9 +1,11 @@
 /*
- * device.h by Apple's Metal. The one file that names its interface; no logic but the order
+ * driver.h by Apple's Metal. The one file that names its interface; no logic but the order
  * of calls. References are counted by hand: new.. and Create.. give one, release takes it.
  *
- * Kernels reach buffers through addresses too, so all buffers are in one residency set of
- * the queue, and every dispatch waits for what those before it wrote.
+ * Kernels reach buffers through addresses alone, so all buffers are in one residency set of
+ * the queue, and every dispatch waits for what those before it wrote. Command buffers run one
+ * after the other; one is committed when it has so many dispatches that the GPU should not
+ * wait for more of them, and that none comes near the seconds after which macOS ends one.
  */
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
@@ -12,13 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/gpu/driver.h"
+#include "backend/gpu/metal/metal.h"
 #include "error.h"
 
-/* kvf_gpu_open refuses systems without residency sets and math modes. */
+/* open refuses systems without residency sets and math modes. */
 #pragma clang diagnostic ignored "-Wunguarded-availability-new"
 
 #define PAGE_BYTES 16384 /* of Apple's processors; a buffer takes whole ones */
+#define COMMITTED_DISPATCHES 64
 
 /* kvf_gpu_library * and kvf_gpu_pipeline * are id<MTLLibrary>, id<MTLComputePipelineState>. */
 struct kvf_gpu {
@@ -28,7 +31,11 @@ struct kvf_gpu {
     id<MTLResidencySet> residents;
     id<MTLCommandBuffer> commands;        /* nil: nothing is encoded */
     id<MTLComputeCommandEncoder> encoder; /* of commands */
-    const char *refused;                  /* why a dispatch was not encoded; NULL: all were */
+    uint32_t n_dispatches;                /* of commands */
+    id<MTLCommandBuffer> *committed;      /* since the last wait, in order */
+    uint32_t n_committed;
+    uint32_t capacity;
+    const char *refused; /* why a dispatch was not encoded; NULL: all were */
 };
 
 static const char *text_of(NSError *reason)
@@ -81,7 +88,19 @@ static kvf_status open_device(kvf_gpu *gpu, kvf_error *error)
     return open_queue(gpu, error);
 }
 
-kvf_status kvf_gpu_open(kvf_gpu **gpu, kvf_error *error)
+static void close_gpu(kvf_gpu *gpu)
+{
+    [gpu->encoder endEncoding];
+    [gpu->encoder release];
+    [gpu->commands release];
+    [gpu->queue release];
+    [gpu->residents release];
+    [gpu->device release];
+    free(gpu->committed);
+    free(gpu);
+}
+
+static kvf_status open_gpu(kvf_gpu **gpu, kvf_error *error)
 {
     kvf_status status;
     *gpu = calloc(1, sizeof **gpu);
@@ -91,32 +110,21 @@ kvf_status kvf_gpu_open(kvf_gpu **gpu, kvf_error *error)
         status = open_device(*gpu, error);
     }
     if (status != KVF_OK) {
-        kvf_gpu_close(*gpu);
+        close_gpu(*gpu);
         *gpu = NULL;
     }
     return status;
 }
 
-void kvf_gpu_close(kvf_gpu *gpu)
-{
-    [gpu->encoder endEncoding];
-    [gpu->encoder release];
-    [gpu->commands release];
-    [gpu->queue release];
-    [gpu->residents release];
-    [gpu->device release];
-    free(gpu);
-}
-
-const kvf_gpu_limits *kvf_gpu_get_limits(const kvf_gpu *gpu)
+static const kvf_gpu_limits *limits_of(const kvf_gpu *gpu)
 {
     return &gpu->limits;
 }
 
 /* ---- Kernels ----------------------------------------------------------------------- */
 
-kvf_status kvf_gpu_compile(kvf_gpu *gpu, const char *name, const char *source,
-                           kvf_gpu_library **library, kvf_error *error)
+static kvf_status compile(kvf_gpu *gpu, const char *name, const char *source,
+                          kvf_gpu_library **library, kvf_error *error)
 {
     @autoreleasepool {
         NSError *reason = nil;
@@ -139,14 +147,14 @@ kvf_status kvf_gpu_compile(kvf_gpu *gpu, const char *name, const char *source,
     }
 }
 
-void kvf_gpu_release_library(kvf_gpu *gpu, kvf_gpu_library *library)
+static void release_library(kvf_gpu *gpu, kvf_gpu_library *library)
 {
     (void)gpu;
     [(id<MTLLibrary>)library release];
 }
 
-kvf_status kvf_gpu_make_pipeline(kvf_gpu *gpu, kvf_gpu_library *library, const char *kernel,
-                                 kvf_gpu_pipeline **pipeline, kvf_error *error)
+static kvf_status make_pipeline(kvf_gpu *gpu, kvf_gpu_library *library, const char *kernel,
+                                kvf_gpu_pipeline **pipeline, kvf_error *error)
 {
     @autoreleasepool {
         NSError *reason = nil;
@@ -162,7 +170,7 @@ kvf_status kvf_gpu_make_pipeline(kvf_gpu *gpu, kvf_gpu_library *library, const c
     }
 }
 
-void kvf_gpu_release_pipeline(kvf_gpu *gpu, kvf_gpu_pipeline *pipeline)
+static void release_pipeline(kvf_gpu *gpu, kvf_gpu_pipeline *pipeline)
 {
     (void)gpu;
     [(id<MTLComputePipelineState>)pipeline release];
@@ -170,7 +178,7 @@ void kvf_gpu_release_pipeline(kvf_gpu *gpu, kvf_gpu_pipeline *pipeline)
 
 /* ---- Buffers ------------------------------------------------------------------------- */
 
-bool kvf_gpu_make_buffer(kvf_gpu *gpu, size_t bytes, kvf_gpu_buffer *buffer)
+static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer)
 {
     const NSUInteger length = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     id<MTLBuffer> made = nil;
@@ -179,11 +187,12 @@ bool kvf_gpu_make_buffer(kvf_gpu *gpu, size_t bytes, kvf_gpu_buffer *buffer)
     if (!made)
         return false;
     [gpu->residents addAllocation:made];
-    *buffer = (kvf_gpu_buffer){made, made.contents, made.gpuAddress, bytes};
+    [gpu->residents commit];
+    *buffer = (kvf_gpu_buffer){made, shared ? made.contents : NULL, made.gpuAddress, bytes};
     return true;
 }
 
-void kvf_gpu_release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
+static void release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
 {
     id<MTLBuffer> made = (id<MTLBuffer>)buffer->handle;
     if (made)
@@ -195,7 +204,28 @@ void kvf_gpu_release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
 
 /* ---- Dispatches ------------------------------------------------------------------------ */
 
-void kvf_gpu_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
+/* What is encoded runs from now on; false: there is no memory to remember it. */
+static bool commit(kvf_gpu *gpu)
+{
+    if (gpu->n_committed == gpu->capacity) {
+        const uint32_t wanted = gpu->capacity ? 2 * gpu->capacity : 64;
+        id<MTLCommandBuffer> *grown = realloc(gpu->committed, wanted * sizeof *grown);
+        if (!grown)
+            return false;
+        gpu->committed = grown;
+        gpu->capacity = wanted;
+    }
+    [gpu->encoder endEncoding];
+    [gpu->commands commit];
+    [gpu->encoder release];
+    gpu->committed[gpu->n_committed++] = gpu->commands;
+    gpu->encoder = nil;
+    gpu->commands = nil;
+    gpu->n_dispatches = 0;
+    return true;
+}
+
+static void run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
 {
     id<MTLComputePipelineState> state = (id<MTLComputePipelineState>)d->pipeline;
     const NSUInteger threads = (NSUInteger)d->threads[0] * d->threads[1] * d->threads[2];
@@ -215,34 +245,45 @@ void kvf_gpu_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
         [gpu->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
         [gpu->encoder setComputePipelineState:state];
         [gpu->encoder setBytes:d->arguments length:d->argument_bytes atIndex:0];
-        for (uint32_t i = 0; i < d->n_buffers; i++)
-            [gpu->encoder setBuffer:(id<MTLBuffer>)d->buffers[i]->handle
-                             offset:d->offsets[i]
-                            atIndex:1 + i];
         for (uint32_t i = 0; i < d->n_threadgroup_arrays; i++)
             [gpu->encoder setThreadgroupMemoryLength:d->threadgroup_bytes[i] atIndex:i];
         [gpu->encoder
              dispatchThreadgroups:MTLSizeMake(d->groups[0], d->groups[1], d->groups[2])
             threadsPerThreadgroup:MTLSizeMake(d->threads[0], d->threads[1], d->threads[2])];
+        /* What could not be committed here, goes with the next ones. */
+        if (++gpu->n_dispatches >= COMMITTED_DISPATCHES)
+            commit(gpu);
     }
 }
 
-kvf_status kvf_gpu_wait(kvf_gpu *gpu, kvf_error *error)
+static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 {
     kvf_status status = kvf_ok(error);
+    if (gpu->refused)
+        status = kvf_fail(error, KVF_DEVICE_LOST, "%s", gpu->refused);
     @autoreleasepool {
-        [gpu->residents commit];
-        [gpu->encoder endEncoding];
-        [gpu->commands commit];
-        [gpu->commands waitUntilCompleted];
-        if (gpu->refused)
-            status = kvf_fail(error, KVF_DEVICE_LOST, "%s", gpu->refused);
-        else if (gpu->commands && gpu->commands.status != MTLCommandBufferStatusCompleted)
-            status = kvf_fail(error, KVF_DEVICE_LOST, "%s", text_of(gpu->commands.error));
-        [gpu->encoder release];
-        [gpu->commands release];
-        gpu->encoder = nil;
-        gpu->commands = nil;
+        if (gpu->commands && !commit(gpu))
+            status = kvf_fail(error, KVF_DEVICE_LOST, "no memory for a list of commands");
+        for (uint32_t i = 0; i < gpu->n_committed; i++) {
+            id<MTLCommandBuffer> commands = gpu->committed[i];
+            [commands waitUntilCompleted];
+            if (status == KVF_OK && commands.status != MTLCommandBufferStatusCompleted)
+                status = kvf_fail(error, KVF_DEVICE_LOST, "%s", text_of(commands.error));
+            [commands release];
+        }
+        gpu->n_committed = 0;
     }
     return status;
 }
+
+const kvf_gpu_driver kvf_gpu_driver_metal = {.open = open_gpu,
+                                             .close = close_gpu,
+                                             .limits = limits_of,
+                                             .compile = compile,
+                                             .release_library = release_library,
+                                             .make_pipeline = make_pipeline,
+                                             .release_pipeline = release_pipeline,
+                                             .make_buffer = make_buffer,
+                                             .release_buffer = release_buffer,
+                                             .run = run,
+                                             .wait = wait};
