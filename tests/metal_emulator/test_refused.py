@@ -58,7 +58,7 @@ def compiles(compiler, flags, refused):
     return done.returncode == 0, done.stderr
 
 
-def make_kernels(folder, text, *options):
+def gpu_kernels(folder, text, *options):
     source = Path(folder) / "x.metal"
     source.write_text("\n" + text + "\n", encoding="ascii")
     outputs = [] if options else [str(Path(folder) / "x.cc")]
@@ -79,11 +79,11 @@ def findings(compiler, flags):
             yield f"KVF_REFUSED={refused} was refused for another reason:\n{message}"
     with tempfile.TemporaryDirectory() as folder:
         for text, says in SIGNATURES.items():
-            good, message = make_kernels(folder, text)
+            good, message = gpu_kernels(folder, text)
             if good or f"x.metal:2: error: kernel k: {says}" not in message:
                 yield f"{text}: {message}"
         for text, lacking in DECLARATIONS.items():
-            good, message = make_kernels(folder, text, "--check")
+            good, message = gpu_kernels(folder, text, "--check")
             if good == lacking or ("x.metal:2: error: " in message) != lacking:
                 yield f"{text}: {message}"
 

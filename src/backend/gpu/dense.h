@@ -217,7 +217,7 @@ static_assert(sizeof(kvf_expert_block) == 16, "the same in C and Metal");
 static_assert(sizeof(kvf_experts_kernel_args) == 128, "the same in C and Metal");
 static_assert(sizeof(kvf_argmax_kernel_args) == 32, "the same in C and Metal");
 static_assert(KVF_TILE_TOKENS * KVF_TILE_OUT_STRIDE * 4 <= KVF_TILE_BYTES, "out fits");
-static_assert(KVF_TILE_BYTES % 16 == 0 && KVF_VECTOR_BYTES % 16 == 0, "device.h asks for it");
-static_assert(KVF_MIX_BYTES % 16 == 0 && KVF_ARGMAX_BYTES % 16 == 0, "device.h asks for it");
+static_assert(KVF_TILE_BYTES % 16 == 0 && KVF_VECTOR_BYTES % 16 == 0, "driver.h asks for it");
+static_assert(KVF_MIX_BYTES % 16 == 0 && KVF_ARGMAX_BYTES % 16 == 0, "driver.h asks for it");
 
 #endif

@@ -314,7 +314,7 @@ static_assert(sizeof(kvf_merge_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_mask_kernel_args) == 64, "the same in C and Metal");
 static_assert(sizeof(kvf_compact_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_attend_kernel_args) == 184, "the same in C and Metal");
-/* 32 KiB of threadgroup memory; pieces of 16 bytes, as device.h asks for. */
+/* 32 KiB of threadgroup memory; pieces of 16 bytes, as driver.h asks for. */
 static_assert(KVF_SELECT_CODE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_VALUE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_WORK_BYTES % 16 == 0 && KVF_TOP_BYTES % 16 == 0, "");

@@ -1,9 +1,9 @@
 /*
  * The Metal language for nvcc: the same .metal files as CUDA kernels. A simdgroup is a
  * warp, threadgroup memory is dynamic shared memory, address spaces are one. This tests
- * kernels on a real GPU; it is not a fast backend (matrices go through shuffles).
+ * the generic kernels of backend cuda; matrices go through shuffles.
  *
- * make_kernels.py --cuda puts the file inside namespace metal, so that float4, uint3, exp
+ * gpu_kernels.py --cuda puts the file inside namespace metal, so that float4, uint3, exp
  * and the like are these and not CUDA's of the same names.
  */
 #ifndef KVF_METAL_CUDA_H
