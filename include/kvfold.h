@@ -342,7 +342,7 @@ KVF_API kvf_status kvf_profile_find(const char *name, kvf_profile_id *id, kvf_er
 
 typedef enum kvf_memory_class {
     KVF_MEMORY_CACHE = 0,      /* belongs to the session, counted in allocated_bytes */
-    KVF_MEMORY_SCRATCH = 1,    /* of select and attend, reused by every layer */
+    KVF_MEMORY_SCRATCH = 1,    /* of a batch, reused by every layer */
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
     KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
@@ -364,7 +364,7 @@ typedef struct kvf_plan {
     uint64_t session_bytes;   /* rows held, no page padding */
     uint64_t allocated_bytes; /* what the allocator gives for them */
     uint64_t snapshot_bytes;  /* the file that saves them */
-    uint64_t scratch_bytes;   /* of select and attend */
+    uint64_t scratch_bytes;   /* of a batch, which any number of sessions take turns in */
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */
@@ -373,10 +373,12 @@ typedef struct kvf_plan {
     kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
 } kvf_plan;
 
+/* Of sessions, and of the batches that they are in. */
 typedef struct kvf_session_options {
     kvf_profile_id profile;
     uint64_t max_tokens;        /* the context that may be held; <= geometry.max_tokens */
-    uint32_t chunk_tokens;      /* the most tokens one append may bring; 0: 4096 */
+    uint32_t chunk_tokens;      /* the most tokens of a batch, and of a session in one; 0: 4096 */
+    uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
     uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
@@ -401,13 +403,17 @@ typedef struct kvf_session kvf_session;
 
 /*
  * Opens an empty session. Costs the compressor state and no more: rows are
- * allocated in pages as tokens come; scratch on first use. The device outlives it.
+ * allocated in pages as tokens come, and scratch belongs to batches. The device outlives it.
  * KVF_OUT_OF_MEMORY names the context that would fit a device with memory of its own.
  */
 KVF_API kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
                                     const kvf_session_options *options, kvf_session **session,
                                     kvf_error *error);
-KVF_API void kvf_session_close(kvf_session *session);
+/*
+ * KVF_INVALID_ARGUMENT, and nothing changes, while it is in an open batch of the caller's; else
+ * KVF_OK. NULL is ignored.
+ */
+KVF_API kvf_status kvf_session_close(kvf_session *session);
 
 /* Cosines and sines of consecutive positions first, first + step, .. : [n][32] each. */
 typedef struct kvf_rope_table {
@@ -424,7 +430,7 @@ typedef struct kvf_compressor_input {
     float norm_eps;
 } kvf_compressor_input;
 
-/* What one layer appends for the chunk's tokens. */
+/* What one layer appends for a batch's tokens. */
 typedef struct kvf_append_args {
     const float *window;        /* [n_tokens][512], norm and rope applied */
     kvf_compressor_input rows;  /* width 512; ignored by window layers */
@@ -432,44 +438,138 @@ typedef struct kvf_append_args {
     kvf_rope_table row_rope;    /* positions of the rows this chunk emits: row * ratio */
 } kvf_append_args;
 
-/*
- * One chunk of tokens goes through every layer in order:
- *   kvf_session_begin
- *   for each layer: kvf_session_append, [kvf_session_select], kvf_session_attend
- *   kvf_session_commit
- * begin takes all memory the chunk needs, so KVF_OUT_OF_MEMORY and KVF_CONTEXT_FULL
- * come before anything is changed. What stages find wrong with the data (KVF_NONFINITE, KVF_RANGE:
- * the message names the first layer, row and dimension) and a lost device (KVF_DEVICE_LOST) are
- * told by settle, or by commit, which begins with it. A chunk may be dropped at any point, by
- * begin (which starts another) or kvf_session_drop; after such an error, or a stage's that a page
- * of a saved session is not what was saved (KVF_FILE_FORMAT), it is. The session is then as before.
- */
-KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                                     kvf_error *error);
-KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
-                                      const kvf_append_args *args, kvf_error *error);
-/* Tokens first .. + n_tokens of the open chunk: select and attend may take it in pieces. */
+/* Tokens first .. + n_tokens of a batch: select and attend may take it in pieces. */
 typedef struct kvf_chunk_span {
     uint32_t first;
     uint32_t n_tokens; /* at least 1 */
 } kvf_chunk_span;
 
+/* ---- Batches ---------------------------------------------------------------- */
+
+/*
+ * A batch takes tokens of any number of sessions through every layer together: a prompt's piece
+ * of one, the next token of each of many. The caller's dense layers see all tokens at once, and
+ * what the stages need besides a session's own rows belongs to the batch, once for all sessions
+ * that take turns in it. A session alone is a batch of one.
+ *   kvf_batch_begin
+ *   for each layer: kvf_batch_append, [kvf_batch_select], kvf_batch_attend
+ *   kvf_batch_settle, logits, kvf_batch_commit
+ *
+ * Each item is committed or undone for itself. Whatever goes wrong with one (memory, token ids, a
+ * full context, a damaged page of its file, values that cannot be stored) is in its status and
+ * error, the item is undone, and the others go on; its tokens keep their places, and what stages
+ * write there is undefined. So the functions below return KVF_OK as long as any item is left,
+ * and otherwise the status and message of the first: then nothing is open any more. For a
+ * batch of one that is the item's own. KVF_DEVICE_LOST fails all items.
+ *   What a session holds in the end does not depend on what else was in the batch.
+ *   While it is in an open batch a session cannot be saved, forked, truncated, closed, or be in
+ * another one (KVF_INVALID_ARGUMENT). A batch belongs to the thread of its device.
+ */
+typedef struct kvf_batch kvf_batch;
+
+typedef struct kvf_batch_item {
+    kvf_session *session;
+    const int32_t *ids; /* [n], for begin */
+    uint32_t n;         /* at least 1 */
+    float *all_logits;  /* the caller's: [n][vocab], where logits of all tokens are wanted */
+    kvf_status status;  /* out: KVF_OK, .. */
+    kvf_error error;    /* .. or why this one was, or will be, undone */
+} kvf_batch_item;
+
+/* Where an item's tokens are. */
+typedef struct kvf_item_span {
+    uint32_t first;    /* in the batch; items follow each other in their order */
+    uint32_t n;        /* 0: begin left it out */
+    uint64_t position; /* of the first in its session: tokens held before it */
+} kvf_item_span;
+
+/*
+ * Takes all memory that a batch of the options' chunk_tokens and batch_sessions needs, for
+ * sessions of that profile and grid that hold up to max_tokens: kvf_plan.scratch_bytes, to the
+ * byte. KVF_OUT_OF_MEMORY names the buffer, and the context that would fit a device with memory
+ * of its own. The device outlives it. close drops what is open; NULL is ignored.
+ */
+KVF_API kvf_status kvf_batch_open(kvf_device *device, const kvf_geometry *geometry,
+                                  const kvf_session_options *options, kvf_batch **batch,
+                                  kvf_error *error);
+KVF_API void kvf_batch_close(kvf_batch *batch);
+/* What it was opened with, defaults filled in. */
+KVF_API const kvf_session_options *kvf_batch_options(const kvf_batch *batch);
+
+/*
+ * Takes the memory that every item needs, in their order: pages, and own copies of pages that
+ * it will write and others hold, so that forks of each other may be in one batch. A
+ * batch that is open is dropped. The items stay where they are, the caller's, until commit or drop.
+ *   As a whole it is refused with KVF_INVALID_ARGUMENT, before anything changes and with that
+ * status in all items: no items or more than the batch was opened for, an item without tokens,
+ * more tokens in all, a session twice or in another open batch, or of another device, model
+ * (geometry or fingerprint), profile or grid.
+ *   Of an item alone: KVF_INVALID_ARGUMENT (a token id; more tokens than its session takes),
+ * KVF_CONTEXT_FULL, KVF_OUT_OF_MEMORY, KVF_FILE_FORMAT.
+ */
+KVF_API kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_items,
+                                   kvf_error *error);
+/* Where item i lies in the open batch, also after it has failed. */
+KVF_API kvf_item_span kvf_batch_span(const kvf_batch *batch, uint32_t item);
+/* Tokens in the open batch; 0: none is open. Their ids, where operations can read them too. */
+KVF_API uint32_t kvf_batch_n_tokens(const kvf_batch *batch);
+KVF_API const int32_t *kvf_batch_tokens(const kvf_batch *batch);
+/*
+ * Values of all tokens of the batch. args->row_rope has a row for each compressed row that the
+ * items complete, one item's after the other's: rows position / ratio .. (position + n) / ratio.
+ */
+KVF_API kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_args *args,
+                                    kvf_error *error);
 /*
  * CSA layers: index_q is [span.n_tokens][n_index_heads][128], rope applied, and is
  * overwritten; head_weights [span.n_tokens][n_index_heads]. The selection stays in the
- * session for kvf_session_attend of the same layer and tokens.
+ * batch for kvf_batch_attend of the same layer and tokens.
  */
+KVF_API kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                                    float *index_q, const float *head_weights, kvf_error *error);
+/* q and out are [span.n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
+KVF_API kvf_status kvf_batch_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                                    const float *q, const float *sinks, float *out,
+                                    kvf_error *error);
+/*
+ * Waits for the stages, and tells what they found wrong with the data (KVF_NONFINITE, KVF_RANGE:
+ * an item's message names the first layer, row and dimension) and a lost device. After it the
+ * caller writes the logits of items that are left to kvf_session_logits; one that it gives
+ * another status than KVF_OK is undone by commit.
+ */
+KVF_API kvf_status kvf_batch_settle(kvf_batch *batch, kvf_error *error);
+/* settle, where that was not done; then every item that is left is taken into its session. */
+KVF_API kvf_status kvf_batch_commit(kvf_batch *batch, kvf_error *error);
+/* Undoes all items, whose status stays as it is. */
+KVF_API void kvf_batch_drop(kvf_batch *batch);
+/*
+ * The selection that kvf_batch_select left for token `query` of the batch: ascending rows into
+ * list (room for top_k). Returns their number; 0 where there is no such token. Waits.
+ */
+KVF_API uint32_t kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list);
+/* What is allocated: kvf_plan.scratch_bytes. */
+KVF_API uint64_t kvf_batch_scratch_bytes(const kvf_batch *batch);
+
+/*
+ * The same for one session, in a batch of one that it opens with its first chunk and closes with
+ * itself, of its own options' chunk_tokens. begin drops a chunk that is open, so does drop.
+ */
+KVF_API kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                                     kvf_error *error);
+KVF_API kvf_status kvf_session_append(kvf_session *session, uint32_t layer,
+                                      const kvf_append_args *args, kvf_error *error);
 KVF_API kvf_status kvf_session_select(kvf_session *session, uint32_t layer, kvf_chunk_span span,
                                       float *index_q, const float *head_weights, kvf_error *error);
-/* q and out are [span.n_tokens][n_heads][512]; q has rope applied, out is still rotated. */
 KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_chunk_span span,
                                       const float *q, const float *sinks, float *out,
                                       kvf_error *error);
-/* Waits for the chunk's stages, and tells what they found; else the chunk stays open. */
 KVF_API kvf_status kvf_session_settle(kvf_session *session, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
-/* Drops the open chunk, if there is one. */
 KVF_API void kvf_session_drop(kvf_session *session);
+KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
+
+/* ---- What a session holds ---------------------------------------------------- */
 
 /* Tokens held (committed). */
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
@@ -495,8 +595,6 @@ KVF_API uint64_t kvf_session_mapped_bytes(const kvf_session *session);
  * forks count in each of them.
  */
 KVF_API uint64_t kvf_session_checkpoint_bytes(const kvf_session *session);
-/* Scratch of select and attend now allocated; it does not shrink. */
-KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 /*
  * Rows layer holds: view of compressed or index rows (n_rows = committed + in the chunk),
  * to be read, until the next begin, truncate or close. Pages may be shared with other
@@ -505,11 +603,6 @@ KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
  */
 KVF_API kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer);
 KVF_API kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer);
-/*
- * The selection that kvf_session_select left for query i of the chunk: ascending
- * rows into list (room for top_k). Returns their number; 0 where there is no such query.
- */
-KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
 
 /* ---- Fork and truncate ------------------------------------------------------ */
 
@@ -517,10 +610,10 @@ KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t quer
  * Another session with the same content, in time and memory for a table of pages: rows,
  * states, token ids and checkpoints are shared and copied page by page when one of the
  * sessions writes. So continuations of one prompt hold it once, and what one appends is
- * never seen by another. Each is closed for itself, in any order. Scratch is not shared:
- * a fork takes its own with its first chunk. All sessions on a device, forks or not,
- * belong to one thread at a time.
- *   Fails with KVF_OUT_OF_MEMORY, and with KVF_INVALID_ARGUMENT while a chunk is open.
+ * never seen by another. Each is closed for itself, in any order. All sessions on a
+ * device, forks or not, belong to one thread at a time.
+ *   Fails with KVF_OUT_OF_MEMORY, with KVF_DEVICE_LOST, and with KVF_INVALID_ARGUMENT while the
+ * session is in an open batch.
  * The session itself is unchanged in every case.
  */
 KVF_API kvf_status kvf_session_fork(kvf_session *session, kvf_session **fork, kvf_error *error);
@@ -559,7 +652,7 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * is zero.
  *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
- * held; a chunk is open), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
+ * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
  * and needed) and KVF_OUT_OF_MEMORY. Truncating to 0 always works.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
@@ -621,7 +714,7 @@ typedef struct kvf_save_report {
  * KVF_FILE_IO, with the system's reason, or with options->no_lock it goes on without; of two
  * saves of one path at once the first may then be lost, or PATH.saving be of both and neither
  * be there. Where a folder knows no fsync either, "on the disk" is as far as it goes by itself.
- *   Fails with KVF_INVALID_ARGUMENT (no path, or a chunk of the session is open),
+ *   Fails with KVF_INVALID_ARGUMENT (no path, or the session is in an open batch), KVF_DEVICE_LOST,
  * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
  * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
  * PATH.saving a link or somebody's own file; they are not overwritten), KVF_FILE_FORMAT (a

@@ -109,6 +109,12 @@ struct kvf_backend {
     void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
     void (*attend)(kvf_device *device, const kvf_attend_args *args);
+    /*
+     * select and attend of n_args sessions at once: the same geometry and formats, one workspace
+     * that is large enough for each. NULL: one after the other.
+     */
+    void (*select_batch)(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
+    void (*attend_batch)(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 
     /* Workspace that experts, select and attend ask of the caller. */
     size_t (*experts_workspace_bytes)(const kvf_device *device, const kvf_experts_args *args);
@@ -125,7 +131,8 @@ static inline bool kvf_backend_maps_weights(const kvf_backend *backend)
     return backend->takes_stored_weights && backend->addresses_host_memory;
 }
 
-/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` and the two of batches may
+ * be missing. */
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*

@@ -1,6 +1,6 @@
 /*
- * Chunks of tokens: begin takes all memory that a chunk needs and makes everything it
- * will write the session's own; commit counts the tokens as held; drop goes back.
+ * A session's tokens in a batch: begin takes all memory that they need and makes everything they
+ * will write the session's own; commit counts them as held; drop goes back.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -46,14 +46,13 @@ void kvf_session_forget_before(kvf_session *session)
     }
 }
 
-void kvf_session_drop(kvf_session *session)
+void kvf_chunk_drop(kvf_session *session)
 {
     kvf_session_give_back(session);
     for (uint32_t i = 0; i < session->geometry.n_layers; i++)
         kvf_paged_rows_shrink(session, &session->layers[i].window, session->header->n_tokens);
     kvf_checkpoints_cancel(session);
     session->chunk_tokens = 0;
-    session->settled = false;
 }
 
 /* ---- begin --------------------------------------------------------------------- */
@@ -61,7 +60,7 @@ void kvf_session_drop(kvf_session *session)
 static kvf_status check_tokens(const kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
                                kvf_error *error)
 {
-    if (n_tokens == 0 || n_tokens > session->options.chunk_tokens)
+    if (n_tokens > session->options.chunk_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %u tokens; this session takes 1 to %u", n_tokens,
                         session->options.chunk_tokens);
@@ -121,17 +120,16 @@ static kvf_status prepare_rows(kvf_session *session, kvf_paged_rows *rows, uint6
 
 /*
  * Window rows. What falls off the front stays until commit, so that the chunk can be dropped;
- * pages that the chunk fills and leaves behind are those of scratch, in every layer.
+ * pages that it fills and leaves behind are those of the batch's scratch, in every layer.
  */
 static kvf_status prepare_window(kvf_session *session, kvf_paged_rows *window, uint64_t end,
-                                 kvf_error *error)
+                                 uint8_t *passing, kvf_error *error)
 {
     const uint64_t first_after = kvf_window_first(session->geometry.window_tokens, end);
     const uint64_t n_pages = window->n_pages;
     const kvf_status status = own_page_of_next(session, window, session->header->n_tokens, error);
     if (status != KVF_OK)
         return status;
-    uint8_t *passing = session->scratch.window;
     for (uint64_t row = window->first_row + n_pages * KVF_PAGE_ROWS; row < first_after;
          row += KVF_PAGE_ROWS, passing += kvf_paged_rows_page_bytes(window))
         kvf_paged_rows_put_memory(window, passing);
@@ -153,14 +151,14 @@ static bool overwrites_state(kvf_layer layer, uint64_t first, uint32_t n_tokens)
 }
 
 static kvf_status prepare_layer(kvf_session *session, uint32_t i, uint32_t n_tokens,
-                                kvf_error *error)
+                                uint8_t *passing, kvf_error *error)
 {
     const kvf_layer layer = session->geometry.layers[i];
     const uint64_t first = session->header->n_tokens;
     const uint64_t end = first + n_tokens;
     kvf_layer_cache *cache = &session->layers[i];
     kvf_page **before = before_of(session, i);
-    kvf_status status = prepare_window(session, &cache->window, end, error);
+    kvf_status status = prepare_window(session, &cache->window, end, passing, error);
     if (status != KVF_OK || layer.kind == KVF_LAYER_WINDOW)
         return status;
     const bool keep = n_tokens > 1 && overwrites_state(layer, first, n_tokens);
@@ -179,27 +177,23 @@ static kvf_status prepare_layer(kvf_session *session, uint32_t i, uint32_t n_tok
     return status;
 }
 
-kvf_status kvf_session_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
-                             kvf_error *error)
+kvf_status kvf_chunk_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                           uint8_t *passing, kvf_error *error)
 {
-    kvf_session_drop(session);
     kvf_status status = check_tokens(session, tokens, n_tokens, error);
     if (status != KVF_OK)
         return status;
     const uint64_t held = session->header->n_tokens;
-    status = kvf_scratch_open(session, error);
-    if (status == KVF_OK)
-        status = prepare_tokens(session, held + n_tokens, error);
+    status = prepare_tokens(session, held + n_tokens, error);
     if (status == KVF_OK)
         status = kvf_checkpoints_prepare(session, held + n_tokens, error);
     for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++)
-        status = prepare_layer(session, i, n_tokens, error);
+        status = prepare_layer(session, i, n_tokens, passing, error);
     if (status != KVF_OK) {
-        kvf_session_drop(session);
+        kvf_chunk_drop(session);
         return status;
     }
     memcpy((int32_t *)session->tokens->memory + held, tokens, sizeof *tokens * n_tokens);
-    kvf_session_clear_found(session);
     session->chunk_tokens = n_tokens;
     return kvf_ok(error);
 }
@@ -218,31 +212,14 @@ void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
     }
 }
 
-/* Rows of the chunk that their format could not hold exactly: those that stay. */
-static uint64_t inexact_rows(const kvf_session *session)
+void kvf_chunk_commit(kvf_session *session)
 {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
-        const kvf_finding *found = session->found + (size_t)i * KVF_FOUND_PLACES;
-        n += found[KVF_FOUND_ROWS].inexact_rows + found[KVF_FOUND_INDEX_ROWS].inexact_rows;
-    }
-    return n;
-}
-
-kvf_status kvf_session_commit(kvf_session *session, kvf_error *error)
-{
-    const kvf_status status = kvf_session_settle(session, error);
-    if (status != KVF_OK)
-        return status;
     kvf_session_forget_before(session);
     kvf_session_set_n_tokens(session, session->header->n_tokens + session->chunk_tokens);
     for (uint32_t i = 0; i < session->geometry.n_layers; i++)
         kvf_paged_rows_advance(
             session, &session->layers[i].window,
             kvf_window_first(session->geometry.window_tokens, session->header->n_tokens));
-    session->inexact_rows += inexact_rows(session);
     session->chunk_tokens = 0;
-    session->settled = false;
     kvf_checkpoints_take(session);
-    return kvf_ok(error);
 }

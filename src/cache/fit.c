@@ -1,8 +1,8 @@
-/* Whether a session fits the memory of its device, and the context that would. */
+/* Whether a session, or a batch, fits the memory of its device, and the context that would. */
 #include "cache/session.h"
 #include "error.h"
 
-/* What a device has left for a session. */
+/* What a device has left. */
 struct room {
     uint64_t bytes;
     uint64_t buffer_bytes; /* the largest allocation */
@@ -10,8 +10,11 @@ struct room {
 
 struct need {
     uint64_t bytes;
-    kvf_plan_buffer largest; /* of scratch: rows come in pages */
+    kvf_plan_buffer largest; /* of a batch: rows come in pages */
 };
+
+/* For what memory is asked. */
+typedef enum asker { A_SESSION, A_BATCH } asker;
 
 static struct room room_of(const kvf_device *device)
 {
@@ -22,21 +25,23 @@ static struct room room_of(const kvf_device *device)
                          device->buffer_bytes ? device->buffer_bytes : UINT64_MAX};
 }
 
-/* Of a session that is opened for and filled with n_tokens. */
-static kvf_status need_of(const kvf_geometry *geometry, const kvf_session_options *options,
-                          uint64_t n_tokens, struct need *need, kvf_error *error)
+/* Of a session that is opened for and filled with n_tokens, or of a batch for such sessions. */
+static kvf_status need_of(asker who, const kvf_geometry *geometry,
+                          const kvf_session_options *options, uint64_t n_tokens, struct need *need,
+                          kvf_error *error)
 {
     kvf_session_options smaller = *options;
     kvf_plan plan;
     smaller.max_tokens = n_tokens;
-    if (smaller.chunk_tokens > n_tokens)
-        smaller.chunk_tokens = (uint32_t)n_tokens;
+    if (smaller.chunk_tokens > n_tokens * smaller.batch_sessions)
+        smaller.chunk_tokens = (uint32_t)n_tokens * smaller.batch_sessions;
     const kvf_status status = kvf_plan_make(geometry, &smaller, n_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
-    *need = (struct need){.bytes = plan.allocated_bytes + plan.scratch_bytes +
-                                   plan.checkpoint_bytes + plan.chunk_undo_bytes};
-    for (uint32_t i = 0; i < plan.n_buffers; i++)
+    *need = (struct need){.bytes = plan.scratch_bytes};
+    if (who == A_SESSION)
+        need->bytes = plan.allocated_bytes + plan.checkpoint_bytes + plan.chunk_undo_bytes;
+    for (uint32_t i = 0; who == A_BATCH && i < plan.n_buffers; i++)
         if (plan.buffers[i].klass == KVF_MEMORY_SCRATCH &&
             plan.buffers[i].bytes > need->largest.bytes)
             need->largest = plan.buffers[i];
@@ -44,23 +49,23 @@ static kvf_status need_of(const kvf_geometry *geometry, const kvf_session_option
     return KVF_OK;
 }
 
-static bool fits(const struct room *room, const kvf_geometry *geometry,
+static bool fits(asker who, const struct room *room, const kvf_geometry *geometry,
                  const kvf_session_options *options, uint64_t n_tokens)
 {
     struct need need;
-    return need_of(geometry, options, n_tokens, &need, NULL) == KVF_OK &&
+    return need_of(who, geometry, options, n_tokens, &need, NULL) == KVF_OK &&
            need.bytes <= room->bytes && need.largest.bytes <= room->buffer_bytes;
 }
 
 /* 0: not even one token. */
-static uint64_t largest_context(const struct room *room, const kvf_geometry *geometry,
+static uint64_t largest_context(asker who, const struct room *room, const kvf_geometry *geometry,
                                 const kvf_session_options *options)
 {
     uint64_t fitting = 0;
     uint64_t too_large = options->max_tokens;
     while (too_large - fitting > 1) {
         const uint64_t middle = fitting + (too_large - fitting) / 2;
-        if (fits(room, geometry, options, middle))
+        if (fits(who, room, geometry, options, middle))
             fitting = middle;
         else
             too_large = middle;
@@ -68,24 +73,25 @@ static uint64_t largest_context(const struct room *room, const kvf_geometry *geo
     return fitting;
 }
 
-kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry *geometry,
-                                    const kvf_session_options *options, kvf_error *error)
+static kvf_status check_memory(asker who, const kvf_device *device, const kvf_geometry *geometry,
+                               const kvf_session_options *options, kvf_error *error)
 {
     if (device->memory_bytes == 0)
         return KVF_OK;
     const struct room room = room_of(device);
     struct need need;
-    const kvf_status status = need_of(geometry, options, options->max_tokens, &need, error);
+    const kvf_status status = need_of(who, geometry, options, options->max_tokens, &need, error);
     if (status != KVF_OK || (need.bytes <= room.bytes && need.largest.bytes <= room.buffer_bytes))
         return status;
     const unsigned long long context = options->max_tokens;
-    const unsigned long long largest = largest_context(&room, geometry, options);
+    const unsigned long long largest = largest_context(who, &room, geometry, options);
     const char *profile = kvf_profile_get(options->profile)->name;
+    const char *what = who == A_BATCH ? " for a batch" : "";
     if (need.bytes > room.bytes)
         return kvf_fail(error, KVF_OUT_OF_MEMORY,
-                        "a context of %llu tokens in profile %s needs %llu bytes; the device has "
+                        "a context of %llu tokens in profile %s needs %llu bytes%s; the device has "
                         "%llu left of %llu; the largest context that fits is %llu tokens",
-                        context, profile, (unsigned long long)need.bytes,
+                        context, profile, (unsigned long long)need.bytes, what,
                         (unsigned long long)room.bytes, (unsigned long long)device->memory_bytes,
                         largest);
     return kvf_fail(error, KVF_OUT_OF_MEMORY,
@@ -93,4 +99,16 @@ kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry
                     "the device gives %llu; the largest context that fits is %llu tokens",
                     context, profile, (unsigned long long)need.largest.bytes, need.largest.name,
                     (unsigned long long)room.buffer_bytes, largest);
+}
+
+kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry *geometry,
+                                    const kvf_session_options *options, kvf_error *error)
+{
+    return check_memory(A_SESSION, device, geometry, options, error);
+}
+
+kvf_status kvf_batch_check_memory(const kvf_device *device, const kvf_geometry *geometry,
+                                  const kvf_session_options *options, kvf_error *error)
+{
+    return check_memory(A_BATCH, device, geometry, options, error);
 }

@@ -24,13 +24,14 @@ static void share_rows(kvf_session *to, kvf_paged_rows *rows, const kvf_paged_ro
 kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *error)
 {
     *out = NULL;
-    if (session->chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "fork inside a chunk of %u tokens: commit or drop it first",
-                        session->chunk_tokens);
     kvf_session *fork;
-    const kvf_status status = kvf_session_open_tables(session->device, &session->geometry,
-                                                      &session->options, &fork, error);
+    kvf_status status = kvf_session_check_free(session, "fork", error);
+    /* What a lost device holds is nothing to go on with. */
+    if (status == KVF_OK)
+        status = session->device->backend->wait(session->device, error);
+    if (status == KVF_OK)
+        status = kvf_session_open_tables(session->device, &session->geometry, &session->options,
+                                         &fork, error);
     if (status != KVF_OK)
         return status;
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));

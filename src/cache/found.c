@@ -1,17 +1,31 @@
 /*
- * What the operations of a chunk found wrong with its data: emptied by begin, read once, at
- * the chunk's end, and told as an error that names the place.
+ * What the operations of a batch found wrong with the data of each item: emptied by begin, read
+ * once, at the end, and told as an error that names the place.
  */
-#include "cache/session.h"
+#include "cache/batch.h"
 #include "error.h"
 
-void kvf_session_clear_found(kvf_session *session)
+size_t kvf_batch_item_found_bytes(const kvf_batch *batch)
 {
-    const size_t n = (size_t)session->geometry.n_layers * KVF_FOUND_PLACES;
-    for (size_t i = 0; i < n; i++)
-        session->found[i] = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
-    session->device->backend->write(session->device, session->scratch.found, session->found,
-                                    session->size.found_bytes);
+    return (size_t)batch->geometry.n_layers * KVF_FOUND_PLACES * sizeof(kvf_finding);
+}
+
+void kvf_batch_clear_found(kvf_batch *batch)
+{
+    const size_t bytes = batch->n_items * kvf_batch_item_found_bytes(batch);
+    for (size_t i = 0; i < bytes / sizeof(kvf_finding); i++)
+        batch->found[i] = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
+    batch->device->backend->write(batch->device, batch->scratch.found, batch->found, bytes);
+}
+
+uint64_t kvf_batch_inexact_rows(const kvf_batch *batch, uint32_t item)
+{
+    uint64_t n = 0;
+    for (uint32_t layer = 0; layer < batch->geometry.n_layers; layer++) {
+        const kvf_finding *found = kvf_batch_found(batch, batch->found, item, layer);
+        n += found[KVF_FOUND_ROWS].inexact_rows + found[KVF_FOUND_INDEX_ROWS].inexact_rows;
+    }
+    return n;
 }
 
 /* A row of those that compress was to make: by its number, or by a token that it pools. */
@@ -64,34 +78,14 @@ static kvf_status fail(const kvf_session *session, uint32_t layer, kvf_found_pla
     return KVF_OK;
 }
 
-static kvf_status first_found(const kvf_session *session, kvf_error *error)
+kvf_status kvf_batch_first_found(const kvf_batch *batch, uint32_t item, kvf_error *error)
 {
-    for (uint32_t layer = 0; layer < session->geometry.n_layers; layer++)
+    for (uint32_t layer = 0; layer < batch->geometry.n_layers; layer++)
         for (int place = 0; place < KVF_FOUND_PLACES; place++) {
             const kvf_found found =
-                kvf_found_of(session->found[(size_t)layer * KVF_FOUND_PLACES + place].first_bad);
+                kvf_found_of(kvf_batch_found(batch, batch->found, item, layer)[place].first_bad);
             if (found.reason != KVF_OK)
-                return fail(session, layer, (kvf_found_place)place, found, error);
+                return fail(batch->sessions[item], layer, (kvf_found_place)place, found, error);
         }
     return KVF_OK;
-}
-
-kvf_status kvf_session_settle(kvf_session *session, kvf_error *error)
-{
-    kvf_device *device = session->device;
-    if (session->chunk_tokens == 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
-    if (session->settled)
-        return kvf_ok(error);
-    device->backend->read(device, session->found, session->scratch.found,
-                          session->size.found_bytes);
-    kvf_status status = device->backend->wait(device, error);
-    if (status == KVF_OK)
-        status = first_found(session, error);
-    if (status != KVF_OK) {
-        kvf_session_drop(session);
-        return status;
-    }
-    session->settled = true;
-    return kvf_ok(error);
 }

@@ -12,6 +12,7 @@
 #define KVF_TOKEN_BLOCK 4096
 #define KVF_DEFAULT_CHUNK_TOKENS 4096
 #define KVF_MAX_CHUNK_TOKENS 65536
+#define KVF_MAX_BATCH_SESSIONS 65536 /* each brings a token at least */
 #define KVF_DEFAULT_CHECKPOINTS 8
 #define KVF_MAX_CHECKPOINTS 65536
 /* Closer together they would cost more than the tokens between them. */

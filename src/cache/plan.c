@@ -103,13 +103,19 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
     if (resolved->chunk_tokens > KVF_MAX_CHUNK_TOKENS)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "a chunk of %u tokens; 1 to %d are served",
                         options->chunk_tokens, KVF_MAX_CHUNK_TOKENS);
+    if (resolved->batch_sessions == 0)
+        resolved->batch_sessions = 1;
+    if (resolved->batch_sessions > KVF_MAX_BATCH_SESSIONS)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "a batch of %u sessions; 1 to %d are served",
+                        resolved->batch_sessions, KVF_MAX_BATCH_SESSIONS);
     if (resolved->max_tokens > geometry->max_tokens)
         return kvf_fail(
             error, KVF_INVALID_ARGUMENT, "a context of %llu tokens; the model's maximum is %llu",
             (unsigned long long)options->max_tokens, (unsigned long long)geometry->max_tokens);
-    /* A chunk cannot be longer than the context, and scratch is sized by it. */
-    if (resolved->chunk_tokens > resolved->max_tokens)
-        resolved->chunk_tokens = resolved->max_tokens ? (uint32_t)resolved->max_tokens : 1;
+    /* A session's part cannot be longer than the context, and scratch is sized by all of them. */
+    const uint64_t most = resolved->max_tokens * resolved->batch_sessions;
+    if (resolved->chunk_tokens > most)
+        resolved->chunk_tokens = most ? (uint32_t)most : 1;
     if (resolved->score_tile_tokens == 0)
         resolved->score_tile_tokens = profile->score_tile_tokens;
     if (resolved->score_tile_tokens == 0 || resolved->score_tile_tokens > resolved->chunk_tokens ||
@@ -251,8 +257,10 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
     size->window_bytes =
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
+    size->token_bytes = 4 * chunk;
     size->visible_bytes = 4 * chunk;
-    size->found_bytes = (uint64_t)geometry->n_layers * KVF_FOUND_PLACES * sizeof(kvf_finding);
+    size->found_bytes = (uint64_t)options->batch_sessions * geometry->n_layers * KVF_FOUND_PLACES *
+                        sizeof(kvf_finding);
     if (!size->selects)
         return;
     if (profile->mask == KVF_MASK_NONE) {
@@ -275,13 +283,14 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
     const uint64_t chunk = options->chunk_tokens;
     kvf_scratch_size size;
     kvf_scratch_sizes(geometry, options, &size);
+    set_shape(add(b, KVF_MEMORY_SCRATCH, "i32", size.token_bytes, "chunk.tokens"), 1, chunk, 0, 0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->window_format), size.window_bytes,
                   "chunk.window"),
               2, size.window_rows, KVF_ROW_WIDTH, 0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.visible_bytes, "chunk.visible"), 1, chunk, 0,
               0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u64", size.found_bytes, "chunk.findings"), 3,
-              geometry->n_layers, KVF_FOUND_PLACES, 2);
+              (uint64_t)options->batch_sessions * geometry->n_layers, KVF_FOUND_PLACES, 2);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u8", size.attend_bytes, "attend.workspace"), 1,
               size.attend_bytes, 0, 0);
     if (!size.selects)
@@ -316,8 +325,8 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
     if (n_tokens > resolved.max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%llu tokens do not fit a context of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)resolved.max_tokens);
-    /* At most 5 buffers a layer, 3 of the session, 9 of scratch. */
-    builder b = {plan, geometry->n_layers * 5 + 3 + 9};
+    /* At most 5 buffers a layer, 3 of the session, 10 of scratch. */
+    builder b = {plan, geometry->n_layers * 5 + 3 + 10};
     plan->buffers = malloc(b.capacity * sizeof *plan->buffers);
     if (!plan->buffers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a plan of %u buffers", b.capacity);

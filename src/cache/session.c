@@ -58,9 +58,7 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     session->logits = kvf_session_alloc(session, KVF_PLACE_STAGING, 4ull * session->geometry.vocab);
     session->before =
         calloc((size_t)session->geometry.n_layers * KVF_LAYER_STATES, sizeof(kvf_page *));
-    session->found = calloc(1, session->size.found_bytes);
-    if (!session->layers || !session->header || !session->logits || !session->before ||
-        !session->found)
+    if (!session->layers || !session->header || !session->logits || !session->before)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session");
     const kvf_status opened = kvf_checkpoints_open(session, error);
     if (opened != KVF_OK)
@@ -95,7 +93,6 @@ kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geome
     session->profile = kvf_profile_get(resolved->profile);
     session->geometry = *geometry;
     session->options = *resolved;
-    kvf_scratch_sizes(geometry, resolved, &session->size);
     const kvf_status status = open_parts(session, error);
     if (status == KVF_OK)
         *out = session;
@@ -130,12 +127,9 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     return kvf_ok(error);
 }
 
-void kvf_session_close(kvf_session *session)
+/* What there is of a session that is in no batch. */
+static void close_parts(kvf_session *session)
 {
-    if (!session)
-        return;
-    if (session->layers && session->before && session->header)
-        kvf_session_drop(session);
     for (uint32_t i = 0; session->layers && i < session->geometry.n_layers; i++) {
         kvf_layer_cache *cache = &session->layers[i];
         kvf_paged_rows_close(session, &cache->window);
@@ -150,9 +144,19 @@ void kvf_session_close(kvf_session *session)
     kvf_session_drop_page(session, session->tokens);
     kvf_checkpoints_close(session);
     free(session->before);
-    free(session->found);
-    kvf_scratch_close(session);
     free(session);
+}
+
+kvf_status kvf_session_close(kvf_session *session)
+{
+    if (!session)
+        return KVF_OK;
+    kvf_session_drop(session);
+    if (session->batch)
+        return KVF_INVALID_ARGUMENT;
+    kvf_batch_close(session->alone);
+    close_parts(session);
+    return KVF_OK;
 }
 
 /* ---- Reports ----------------------------------------------------------------- */
@@ -232,11 +236,6 @@ uint64_t kvf_session_shared_bytes(const kvf_session *session)
 uint64_t kvf_session_mapped_bytes(const kvf_session *session)
 {
     return session->mapped_bytes;
-}
-
-uint64_t kvf_session_scratch_bytes(const kvf_session *session)
-{
-    return session->scratch_bytes;
 }
 
 kvf_rows kvf_session_rows(const kvf_session *session, uint32_t layer)

@@ -16,20 +16,6 @@ typedef struct kvf_layer_cache {
     kvf_page *index_state;
 } kvf_layer_cache;
 
-/* Reused by every layer; allocated with the first chunk. */
-typedef struct kvf_scratch {
-    uint8_t *window; /* pages of a long chunk that no later one needs: one layer's at a time */
-    uint32_t *visible;
-    kvf_finding *found; /* [n_layers][KVF_FOUND_PLACES] */
-    uint8_t *queries;
-    int32_t *list;
-    uint32_t *list_len;
-    float *scores;
-    void *mask;
-    void *select_workspace;
-    void *attend_workspace;
-} kvf_scratch;
-
 /* The file that the session was last saved to or loaded from, as far as a save needs it. */
 typedef struct kvf_saved {
     bool known;
@@ -43,23 +29,20 @@ struct kvf_session {
     const kvf_profile *profile;
     kvf_geometry geometry;
     kvf_session_options options; /* resolved */
-    kvf_scratch_size size;
-    kvf_scratch scratch;
-    bool has_scratch;
-    kvf_layer_cache *layers;    /* [n_layers] */
-    kvf_session_header *header; /* followed by row_counts, as a snapshot stores them */
+    kvf_layer_cache *layers;     /* [n_layers] */
+    kvf_session_header *header;  /* followed by row_counts, as a snapshot stores them */
     kvf_row_counts *row_counts;
     float *logits;            /* own memory: the pointer is the caller's for good */
     kvf_page *tokens;         /* NULL before the first token */
     uint64_t allocated_bytes; /* of the device's memory, shared pages included */
     uint64_t mapped_bytes;    /* of pages in an owner's memory */
-    uint64_t scratch_bytes;
     uint64_t inexact_rows;
     kvf_checkpoints checkpoints;
-    uint32_t chunk_tokens; /* tokens of the chunk that is open; 0: none */
-    bool settled;          /* what it found so far is known: nothing */
-    kvf_finding *found;    /* the host's copy of scratch.found */
-    kvf_page **before;     /* [n_layers][KVF_LAYER_STATES] the states it replaced, or NULL */
+    uint32_t chunk_tokens; /* its tokens in the batch that is open; 0: none */
+    kvf_page **before;     /* [n_layers][KVF_LAYER_STATES] the states that they replaced, or NULL */
+    kvf_batch *batch;      /* that is open; NULL: none */
+    kvf_batch *alone;      /* alone.c: its own, of one item; NULL before its first chunk */
+    kvf_batch_item item;   /* of `alone` */
     kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
@@ -81,16 +64,19 @@ kvf_status kvf_session_open_tables(kvf_device *device, const kvf_geometry *geome
                                    const kvf_session_options *resolved, kvf_session **out,
                                    kvf_error *error);
 
-/* found.c: queues that nothing is found, for a chunk that begins. */
-void kvf_session_clear_found(kvf_session *session);
-/* Where an operation on tokens from `first` of the chunk on is to tell. */
-static inline kvf_findings kvf_session_found(const kvf_session *session, uint32_t layer,
-                                             kvf_found_place place, uint64_t first)
-{
-    return (kvf_findings){session->scratch.found + (size_t)layer * KVF_FOUND_PLACES + place, first};
-}
-
-/* chunks.c: n_tokens and the row counts that follow from it. */
+/*
+ * chunks.c: one item of a batch. begin takes all memory that its tokens need and makes
+ * everything it will write the session's own; on failure nothing has changed. In `passing` there
+ * is room for kvf_window_passing_pages. commit counts them as held, drop goes back to what was
+ * before them.
+ */
+kvf_status kvf_chunk_begin(kvf_session *session, const int32_t *tokens, uint32_t n_tokens,
+                           uint8_t *passing, kvf_error *error);
+void kvf_chunk_commit(kvf_session *session);
+void kvf_chunk_drop(kvf_session *session);
+/* KVF_INVALID_ARGUMENT where the session is in an open batch; `what` cannot be done then. */
+kvf_status kvf_session_check_free(const kvf_session *session, const char *what, kvf_error *error);
+/* n_tokens and the row counts that follow from it. */
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);
 /* Puts back the pages that session->before keeps, or forgets them. */
 void kvf_session_give_back(kvf_session *session);
@@ -99,9 +85,7 @@ void kvf_session_forget_before(kvf_session *session);
 /* fit.c: KVF_OUT_OF_MEMORY, naming the context that fits, where the device is too small. */
 kvf_status kvf_session_check_memory(const kvf_device *device, const kvf_geometry *geometry,
                                     const kvf_session_options *options, kvf_error *error);
-
-/* scratch.c */
-kvf_status kvf_scratch_open(kvf_session *session, kvf_error *error);
-void kvf_scratch_close(kvf_session *session);
+kvf_status kvf_batch_check_memory(const kvf_device *device, const kvf_geometry *geometry,
+                                  const kvf_session_options *options, kvf_error *error);
 
 #endif

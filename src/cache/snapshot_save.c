@@ -513,11 +513,9 @@ static kvf_status check_saveable(const kvf_session *session, const char *path, k
 {
     if (!path || !*path)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to save to");
-    if (session->chunk_tokens > 0)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "%s: a chunk of %u tokens is open; commit it before saving",
-                        kvf_printable(path).text, session->chunk_tokens);
-    return KVF_OK;
+    const kvf_status status = kvf_session_check_free(session, "save", error);
+    /* Nothing on the disk is touched for what a lost device held. */
+    return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
 }
 
 static saving begin_save(kvf_session *session, const char *path, const kvf_io *io)

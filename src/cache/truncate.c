@@ -156,10 +156,9 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
     const uint64_t held = session->header->n_tokens;
     if (replay)
         *replay = (kvf_replay){.first_token = held, .chunk_tokens = session->options.chunk_tokens};
-    if (session->chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "truncate inside a chunk of %u tokens: commit or drop it first",
-                        session->chunk_tokens);
+    const kvf_status is_free = kvf_session_check_free(session, "truncate", error);
+    if (is_free != KVF_OK)
+        return is_free;
     if (n_tokens > held)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "truncate to %llu tokens; the session holds %llu",

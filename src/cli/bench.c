@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bench/peer.h"
+#include "cli/bench_batch.h"
 #include "cli/bench_matmul.h"
 #include "cli/bench_names.h"
 #include "cli/bench_report.h"
@@ -49,6 +50,7 @@ typedef struct benchmark {
     bench_peaks best_peaks; /* of the best ISA: OpenBLAS takes its own */
     cli_bench_rows rows;
     uint32_t n_matmuls; /* measured so far */
+    uint32_t n_batches;
 } benchmark;
 
 /* ---- What is asked for ------------------------------------------------------------ */
@@ -388,11 +390,20 @@ static int measure_device(benchmark *b, const char *isa)
     if (status != CLI_EXIT_OK)
         return status;
     status = measure_device_peaks(b);
-    if (status == CLI_EXIT_OK && b->options->bench_stages & ~CLI_BENCH_MATMUL)
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_CASES)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
         if (b->options->bench_stages >> stage & 1)
             status = measure_stage(b, (bench_stage)stage);
+    }
+    if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_BATCH) {
+        const cli_bench_batch batch = {.options = b->options,
+                                       .device = b->device,
+                                       .contexts = b->contexts,
+                                       .n_contexts = b->n_contexts,
+                                       .memory_bytes = b->memory_bytes,
+                                       .n_printed = &b->n_batches};
+        status = cli_bench_batch_run(&batch);
     }
     if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_MATMUL)
         status = cli_bench_matmul(b->options, b->device, &b->machine, &b->n_matmuls);
@@ -411,6 +422,21 @@ static int check_isas(benchmark *b)
         kvf_device_close(b->device);
         b->device = NULL;
     }
+    return CLI_EXIT_OK;
+}
+
+/* batch runs a model; its records have columns of their own. */
+static int check_batch(const cli_options *options)
+{
+    if (!(options->bench_stages & CLI_BENCH_BATCH))
+        return CLI_EXIT_OK;
+    if (!options->engine.model)
+        return cli_error("bench", "--stage batch runs a model: name it with --model");
+    if (options->output == CLI_OUTPUT_CSV && options->bench_stages != CLI_BENCH_BATCH)
+        return cli_error("bench", "--csv: batch has other columns than the other stages; "
+                                  "measure it alone, or take --json");
+    if (options->svg_file && options->bench_stages == CLI_BENCH_BATCH)
+        return cli_error("bench", "--svg draws stages against contexts, not batch");
     return CLI_EXIT_OK;
 }
 
@@ -435,6 +461,8 @@ static int check_matmul(const cli_options *options)
 static int prepare_all(benchmark *b)
 {
     int status = check_matmul(b->options);
+    if (status == CLI_EXIT_OK)
+        status = check_batch(b->options);
     if (status == CLI_EXIT_OK)
         status = load_geometry(b);
     if (status == CLI_EXIT_OK)

@@ -7,8 +7,10 @@
 #include "bench/matmul.h"
 #include "bench/measure.h"
 
-static const char matmul_name[] = "matmul";
-_Static_assert(BENCH_STAGE_COUNT < 31, "the last bit of a set of stages is matmul's");
+/* Behind the stages of bench/case.h. */
+static const char *const other_names[] = {"batch", "matmul"};
+enum { N_OTHERS = sizeof other_names / sizeof *other_names };
+_Static_assert(BENCH_STAGE_COUNT < 30, "the last bits of a set of stages are batch's and matmul's");
 _Static_assert(KVF_WEIGHT_COUNT <= 32, "a set of types has 32 bits");
 _Static_assert(CLI_BENCH_MAX_RUNS == (int)BENCH_MAX_RUNS, "--runs takes as many as are measured");
 
@@ -19,7 +21,8 @@ static const char *profile_name(int i)
 
 static const char *stage_name(int i)
 {
-    return i < BENCH_STAGE_COUNT ? bench_stage_name((bench_stage)i) : matmul_name;
+    return i < BENCH_STAGE_COUNT ? bench_stage_name((bench_stage)i)
+                                 : other_names[i - BENCH_STAGE_COUNT];
 }
 
 static const char *type_name(int i)
@@ -58,10 +61,11 @@ bool cli_bench_find_stage(const char *name, uint32_t *set, char *reason, size_t 
         if (strncmp(name, known, length) == 0 && (known[length] == '\0' || known[length] == '_'))
             found |= 1u << i;
     }
-    if (strcmp(name, matmul_name) == 0)
-        found = CLI_BENCH_MATMUL;
+    for (int i = 0; i < N_OTHERS; i++)
+        if (strcmp(name, other_names[i]) == 0)
+            found = CLI_BENCH_BATCH << i;
     if (!found)
-        explain("stage", name, stage_name, BENCH_STAGE_COUNT + 1, reason, reason_bytes);
+        explain("stage", name, stage_name, BENCH_STAGE_COUNT + N_OTHERS, reason, reason_bytes);
     *set |= found;
     return found != 0;
 }

@@ -20,6 +20,10 @@ cli_name_finder cli_bench_find_profile;
 cli_name_finder cli_bench_find_stage;
 /* The bit of the stage "matmul", which has types of weights and no contexts (bench/matmul.h). */
 #define CLI_BENCH_MATMUL (UINT32_C(1) << 31)
+/* The bit of the stage "batch", which runs a model (bench/batch.h). */
+#define CLI_BENCH_BATCH (UINT32_C(1) << 30)
+/* What goes through the cache alone: the stages of bench/case.h. */
+#define CLI_BENCH_CASES (~(CLI_BENCH_MATMUL | CLI_BENCH_BATCH))
 /* Stored types of weights, shared/weights.def. */
 cli_name_finder cli_bench_find_type;
 

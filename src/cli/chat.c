@@ -77,7 +77,7 @@ static void print_stats(const chat *c)
            kvf_show_count(generator->context_tokens, context),
            kvf_show_bytes(kvf_session_held_bytes(generator->session), cache),
            kvf_show_bytes(kvf_session_allocated_bytes(generator->session), allocated),
-           kvf_show_bytes(kvf_session_scratch_bytes(generator->session), scratch),
+           kvf_show_bytes(kvf_batch_scratch_bytes(generator->batch), scratch),
            !is_chat(c)                          ? ""
            : c->conversation->settings.thinking ? "; answers begin with reasoning"
                                                 : "; answers without reasoning");

@@ -687,7 +687,7 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];
-        o->bench_stages = ~CLI_BENCH_MATMUL;
+        o->bench_stages = CLI_BENCH_CASES;
         o->bench_profiles = UINT32_MAX;
     }
 }

@@ -30,6 +30,7 @@ enum { MAX_UNCUT_BYTES = 64 << 20 };
 typedef struct scoring {
     const cli_options *options;
     kvf_engine engine;
+    kvf_batch *batch; /* of one, of every window in its turn */
     cli_listener listener;
     uint32_t vocab;
     /* The sequence, of which one window is in memory at a time. Items are tokens. */
@@ -322,11 +323,12 @@ static int score_window(scoring *s)
     for (uint64_t first = 0; first < s->window_tokens && status == CLI_EXIT_OK; first += chunk) {
         const uint64_t left = s->window_tokens - first;
         const uint32_t n = left < chunk ? (uint32_t)left : chunk;
+        kvf_batch_item item = {
+            .session = session, .ids = s->tokens + first, .n = n, .all_logits = s->chunk_logits};
         const double started = kvf_seconds();
         if (cli_interrupted())
             status = CLI_EXIT_INTERRUPTED;
-        else if (kvf_model_forward(s->engine.model, session, s->tokens + first, n, s->chunk_logits,
-                                   &error) != KVF_OK)
+        else if (kvf_model_forward(s->engine.model, s->batch, &item, 1, &error) != KVF_OK)
             status =
                 cli_result("score", kvf_engine_explain(profile, s->window_tokens, &error), &error);
         s->seconds += kvf_seconds() - started;
@@ -435,6 +437,11 @@ static int prepare(scoring *s)
         status = cli_outfile_open("score", options->logits_file, &s->logits_file);
     if (status == CLI_EXIT_OK)
         status = cli_result("score", kvf_engine_load(&s->engine, s->window_tokens, &error), &error);
+    if (status == CLI_EXIT_OK)
+        status = cli_result("score",
+                            kvf_engine_open_batch(&s->engine, options->engine.profile,
+                                                  s->window_tokens, &s->batch, &error),
+                            &error);
     if (status != CLI_EXIT_OK)
         return status;
     const size_t chunk = kvf_engine_chunk_tokens(&options->engine, s->window_tokens);
@@ -465,6 +472,7 @@ int cli_score(const cli_options *options)
     kvf_ids_free(&s.encoded);
     free(s.tokens);
     free(s.chunk_logits);
+    kvf_batch_close(s.batch);
     kvf_engine_close(&s.engine);
     return status;
 }

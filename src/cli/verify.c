@@ -64,6 +64,7 @@ typedef struct verification {
 /* One combination at one context. */
 typedef struct pass {
     verification *v;
+    kvf_batch *batch; /* of one */
     kvf_session *session;
     uint64_t context_tokens;
     uint64_t next_row; /* of the reference */
@@ -205,8 +206,9 @@ static int forward(pass *p, const int32_t *tokens, uint32_t n_tokens, float *all
     if (cli_interrupted())
         return CLI_EXIT_INTERRUPTED;
     const double started = kvf_seconds();
-    const kvf_status status =
-        kvf_model_forward(p->v->engine.model, p->session, tokens, n_tokens, all_logits, &error);
+    kvf_batch_item item = {
+        .session = p->session, .ids = tokens, .n = n_tokens, .all_logits = all_logits};
+    const kvf_status status = kvf_model_forward(p->v->engine.model, p->batch, &item, 1, &error);
     *seconds += kvf_seconds() - started;
     if (status == KVF_OK)
         return CLI_EXIT_OK;
@@ -278,20 +280,25 @@ static int run_pass(verification *v, uint64_t context_tokens, result *out)
 {
     pass p = {.v = v, .context_tokens = context_tokens, .result = *out};
     kvf_error error;
-    if (kvf_engine_open_session(&v->engine, out->profile,
-                                session_tokens(v->options, context_tokens), &p.session,
-                                &error) != KVF_OK)
+    const uint64_t most_tokens = session_tokens(v->options, context_tokens);
+    if (kvf_engine_open_batch(&v->engine, out->profile, most_tokens, &p.batch, &error) != KVF_OK)
         return cli_fail("verify", &error);
+    if (kvf_engine_open_session(&v->engine, out->profile, most_tokens, &p.session, &error) !=
+        KVF_OK) {
+        kvf_batch_close(p.batch);
+        return cli_fail("verify", &error);
+    }
     char label[80];
     label_pass(&p, label, sizeof label);
-    cli_progress_start(&p.progress, label, session_tokens(v->options, context_tokens));
+    cli_progress_start(&p.progress, label, most_tokens);
     int status = prefill(&p);
     if (status == CLI_EXIT_OK)
         status = decode(&p);
     cli_progress_finish(&p.progress);
-    p.result.scratch_peak_bytes = kvf_session_scratch_bytes(p.session);
+    p.result.scratch_peak_bytes = kvf_batch_scratch_bytes(p.batch);
     p.result.inexact_rows = kvf_session_inexact_rows(p.session);
     kvf_session_close(p.session);
+    kvf_batch_close(p.batch);
     *out = p.result;
     return status;
 }

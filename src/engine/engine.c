@@ -337,6 +337,16 @@ kvf_status kvf_engine_open_session(kvf_engine *engine, kvf_profile_id profile,
     return KVF_OK;
 }
 
+kvf_status kvf_engine_open_batch(kvf_engine *engine, kvf_profile_id profile,
+                                 uint64_t context_tokens, kvf_batch **batch, kvf_error *error)
+{
+    const kvf_session_options options =
+        kvf_engine_session_options(engine->options, profile, context_tokens);
+    if (kvf_batch_open(engine->device, &engine->config.geometry, &options, batch, error) != KVF_OK)
+        return kvf_engine_explain(profile, context_tokens, error);
+    return KVF_OK;
+}
+
 kvf_status kvf_engine_explain(kvf_profile_id profile, uint64_t context_tokens, kvf_error *error)
 {
     char context[KVF_NUMBER_BYTES];

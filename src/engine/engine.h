@@ -64,6 +64,10 @@ kvf_status kvf_engine_open_session(kvf_engine *engine, kvf_profile_id profile,
                                    uint64_t context_tokens, kvf_session **session,
                                    kvf_error *error);
 
+/* A batch of one, for a session of that profile and context. */
+kvf_status kvf_engine_open_batch(kvf_engine *engine, kvf_profile_id profile,
+                                 uint64_t context_tokens, kvf_batch **batch, kvf_error *error);
+
 /* What to do about a session that found no memory, added to the error; other errors stay. */
 kvf_status kvf_engine_explain(kvf_profile_id profile, uint64_t context_tokens, kvf_error *error);
 

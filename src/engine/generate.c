@@ -32,9 +32,12 @@ kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t con
     if (!generator->candidates)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %u candidates",
                         vocab_of(generator));
-    const kvf_status status =
-        kvf_saver_restore(saver, engine, context_tokens, tokens, n_tokens, &generator->session,
-                          &generator->sampler, &generator->pending, error);
+    kvf_status status =
+        kvf_engine_open_batch(engine, options->profile, context_tokens, &generator->batch, error);
+    if (status == KVF_OK)
+        status =
+            kvf_saver_restore(saver, engine, context_tokens, tokens, n_tokens, &generator->session,
+                              &generator->sampler, &generator->pending, error);
     if (status != KVF_OK || generator->session)
         return status;
     return kvf_engine_open_session(engine, options->profile, context_tokens, &generator->session,
@@ -44,8 +47,10 @@ kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t con
 void kvf_generator_close(kvf_generator *generator)
 {
     kvf_session_close(generator->session);
+    kvf_batch_close(generator->batch);
     free(generator->candidates);
     generator->session = NULL;
+    generator->batch = NULL;
     generator->candidates = NULL;
 }
 
@@ -97,8 +102,9 @@ static bool weights_are_lost(const kvf_generator *generator)
 static kvf_status forward(kvf_generator *generator, const int32_t *tokens, uint32_t n_tokens,
                           kvf_error *error)
 {
-    const kvf_status status = kvf_model_forward(generator->engine->model, generator->session,
-                                                tokens, n_tokens, NULL, error);
+    kvf_batch_item item = {.session = generator->session, .ids = tokens, .n = n_tokens};
+    const kvf_status status =
+        kvf_model_forward(generator->engine->model, generator->batch, &item, 1, error);
     if (status == KVF_OK)
         return status;
     /* Nothing can be saved any more, which is said here and then no more. */
@@ -176,7 +182,8 @@ kvf_status kvf_generator_rewind(kvf_generator *generator, uint64_t n_tokens, kvf
     if (n_tokens > held)
         return status;
     if (n_tokens < held)
-        status = kvf_model_rewind(generator->engine->model, generator->session, n_tokens, error);
+        status = kvf_model_rewind(generator->engine->model, generator->batch, generator->session,
+                                  n_tokens, error);
     if (status != KVF_OK)
         return status;
     generator->pending = -1;

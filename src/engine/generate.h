@@ -20,6 +20,7 @@ typedef enum kvf_ending {
 typedef struct kvf_generator {
     kvf_engine *engine;
     kvf_saver *saver; /* not owned */
+    kvf_batch *batch; /* of one */
     kvf_session *session;
     uint64_t context_tokens;
     kvf_sampler sampler;

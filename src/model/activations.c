@@ -44,6 +44,7 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
     const kvf_geometry *geometry = &config->geometry;
     const uint64_t chunk = chunk_tokens;
     const uint64_t tile = chunk < KVF_ATTENTION_TOKENS ? chunk : KVF_ATTENTION_TOKENS;
+    const uint64_t head = chunk < KVF_HEAD_TOKENS ? chunk : KVF_HEAD_TOKENS;
     const uint64_t streams = config->n_streams;
     const uint64_t used = config->n_experts_used;
     const kvf_activation all[KVF_ACT_COUNT] = {
@@ -70,7 +71,7 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
         [KVF_ACT_EXPERT_WEIGHTS] = {"expert_weights", {chunk, used, 1}},
         [KVF_ACT_EXPERT_WORK] = {"expert_work",
                                  {expert_work_floats(config, chunk_tokens, backend), 1, 1}},
-        [KVF_ACT_LOGITS] = {"logits", {geometry->vocab, 1, 1}},
+        [KVF_ACT_LOGITS] = {"logits", {head, geometry->vocab, 1}},
     };
     memcpy(layout->all, all, sizeof all);
     for (int i = 0; i < KVF_ACT_KEPT; i++) {
@@ -79,9 +80,9 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
     }
     const uint64_t attention = place(layout, KVF_ACT_KEPT, KVF_ACT_ATTENTION_END);
     const uint64_t experts = place(layout, KVF_ACT_ATTENTION_END, KVF_ACT_EXPERTS_END);
-    const uint64_t head = place(layout, KVF_ACT_EXPERTS_END, KVF_ACT_COUNT);
+    const uint64_t logits = place(layout, KVF_ACT_EXPERTS_END, KVF_ACT_COUNT);
     const uint64_t sublayer = attention > experts ? attention : experts;
-    layout->bytes[KVF_ACT_KEPT] = sublayer > head ? sublayer : head;
+    layout->bytes[KVF_ACT_KEPT] = sublayer > logits ? sublayer : logits;
 }
 
 uint32_t kvf_model_activations(const kvf_model_config *config, uint32_t chunk_tokens,

@@ -13,6 +13,12 @@
 #define KVF_ATTENTION_TOKENS 96
 
 /*
+ * Tokens whose logits the head makes at once, at least: the next tokens of so many sessions read
+ * its weights once. More, where other sublayers need the memory.
+ */
+#define KVF_HEAD_TOKENS 64
+
+/*
  * One float (or i32) buffer of a chunk. Those of one sublayer share their memory with those
  * of the other and of the head.
  */
@@ -49,8 +55,7 @@ typedef enum kvf_activation_id {
     KVF_ACT_EXPERT_WORK,                    /* the backend's experts_workspace_bytes() */
     KVF_ACT_EXPERTS_END,
 
-    /* The head: of the last token, until the whole step is known to be good. */
-    KVF_ACT_LOGITS = KVF_ACT_EXPERTS_END, /* [vocab] */
+    KVF_ACT_LOGITS = KVF_ACT_EXPERTS_END, /* [KVF_HEAD_TOKENS, or fewer][vocab] */
     KVF_ACT_COUNT
 } kvf_activation_id;
 

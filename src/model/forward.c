@@ -1,6 +1,6 @@
 /*
- * The forward pass: one chunk of tokens through every layer, read from top to
- * bottom. Prefill and decode are the same code; decode is a chunk of one.
+ * The forward pass: tokens of a batch of sessions through every layer, read from top to
+ * bottom. Prefill and decode are the same code; decode brings one token of a session.
  *
  * Method: DeepSeek-V4 (technical report and reference inference code, 2026), with
  * the semantics checked against the goldens in tests/model.
@@ -21,22 +21,24 @@ struct kvf_forward {
     float *act[KVF_ACT_COUNT]; /* into the buffers */
     uint64_t head_rows;        /* rows of logits that the shared buffer has room for */
     float *host_input;         /* [head_rows][hidden] what the head reads, to be checked */
-    float *host_logits;        /* [vocab] of the last token, until the step is known to be good */
+    float *
+        host_logits; /* [n_host_logits][vocab] of last tokens, until the step is known to be good */
+    uint32_t n_host_logits;
     float window_frequencies[KVF_ROPE_PAIRS];
     float compress_frequencies[KVF_ROPE_PAIRS];
 };
 
-/* One chunk on its way through the layers. */
+/* A batch on its way through the layers: all its tokens are one chunk to what is dense. */
 typedef struct chunk {
     kvf_model *model;
-    kvf_session *session;
+    kvf_batch *batch;
+    kvf_batch_item *items;
+    uint32_t n_items;
     const kvf_backend *backend;
     kvf_device *device;
     const kvf_model_config *config;
-    float **act;           /* by kvf_activation_id */
-    const int32_t *tokens; /* the session's own, where operations can read them */
+    float **act; /* by kvf_activation_id */
     uint32_t n;
-    uint64_t first; /* position of the chunk's first token */
     kvf_error *error;
 } chunk;
 
@@ -58,11 +60,11 @@ static void observe(const chunk *c, const char *name, uint32_t layer, const void
     free(copy);
 }
 
-/* The session itself, whose selection the observer reads. */
+/* The batch itself, whose selection the observer reads. */
 static void observe_selected(const chunk *c, uint32_t layer)
 {
     if (c->model->observe)
-        c->model->observe(c->model->observe_user, "selected", layer, c->session, c->n, 0);
+        c->model->observe(c->model->observe_user, "selected", layer, c->batch, c->n, 0);
 }
 
 /* out[n][weight.rows] = in[n][weight.cols] * weight^T, both dense. */
@@ -115,16 +117,19 @@ static kvf_rope_table rope_table(const chunk *c, rope_id id)
     return (kvf_rope_table){.cosines = cosines, .sines = cosines + table};
 }
 
-/* In pieces that fit small arrays: what is written to the device may be used again at once. */
-static void fill_rope(const chunk *c, rope_id id, const float *frequencies, uint64_t first,
-                      uint64_t step, uint32_t n)
+/*
+ * Rows at .. + n of a table. In pieces that fit small arrays: what is written to the device may
+ * be used again at once.
+ */
+static void fill_rope(const chunk *c, rope_id id, const float *frequencies, uint32_t at,
+                      uint64_t first, uint64_t step, uint32_t n)
 {
     float cosines[32][KVF_ROPE_PAIRS];
     float sines[32][KVF_ROPE_PAIRS];
     const kvf_rope_table table = rope_table(c, id);
     for (uint32_t i = 0; i < n; i += 32) {
         const uint32_t rows = n - i < 32 ? n - i : 32;
-        const size_t offset = (size_t)i * KVF_ROPE_PAIRS;
+        const size_t offset = (size_t)(at + i) * KVF_ROPE_PAIRS;
         const size_t bytes = rows * sizeof *cosines;
         kvf_rope_fill(frequencies, first + i * step, step, rows, *cosines, *sines);
         c->backend->write(c->device, (float *)table.cosines + offset, cosines, bytes);
@@ -132,23 +137,38 @@ static void fill_rope(const chunk *c, rope_id id, const float *frequencies, uint
     }
 }
 
-/* Tokens at their positions; a compressed row at the position of its first token. */
+static uint32_t ratio_of_kind(const kvf_geometry *geometry, kvf_layer_kind kind)
+{
+    for (uint32_t i = 0; i < geometry->n_layers; i++)
+        if (geometry->layers[i].kind == kind)
+            return geometry->layers[i].ratio;
+    return 0;
+}
+
+/*
+ * Tokens at their positions; a compressed row at the position of its first token, one item's
+ * rows after the other's, as kvf_batch_append wants them.
+ */
 static void fill_rope_tables(const chunk *c)
 {
     const struct kvf_forward *forward = c->model->forward;
-    fill_rope(c, ROPE_WINDOW, forward->window_frequencies, c->first, 1, c->n);
-    fill_rope(c, ROPE_COMPRESS, forward->compress_frequencies, c->first, 1, c->n);
-    for (int kind = KVF_LAYER_CSA; kind <= KVF_LAYER_HCA; kind++) {
-        uint32_t ratio = 0;
-        for (uint32_t i = 0; i < c->config->geometry.n_layers && ratio == 0; i++)
-            if (c->config->geometry.layers[i].kind == (kvf_layer_kind)kind)
-                ratio = c->config->geometry.layers[i].ratio;
-        if (ratio == 0)
-            continue;
-        const uint64_t row = c->first / ratio;
-        const uint32_t n_rows = (uint32_t)((c->first + c->n) / ratio - row);
-        fill_rope(c, kind == KVF_LAYER_CSA ? ROPE_CSA_ROWS : ROPE_HCA_ROWS,
-                  forward->compress_frequencies, row * ratio, ratio, n_rows);
+    uint32_t n_rows[KVF_LAYER_HCA + 1] = {0};
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        const kvf_item_span span = kvf_batch_span(c->batch, i);
+        fill_rope(c, ROPE_WINDOW, forward->window_frequencies, span.first, span.position, 1,
+                  span.n);
+        fill_rope(c, ROPE_COMPRESS, forward->compress_frequencies, span.first, span.position, 1,
+                  span.n);
+        for (int kind = KVF_LAYER_CSA; kind <= KVF_LAYER_HCA; kind++) {
+            const uint32_t ratio = ratio_of_kind(&c->config->geometry, (kvf_layer_kind)kind);
+            if (ratio == 0)
+                continue;
+            const uint64_t row = span.position / ratio;
+            const uint32_t n = (uint32_t)((span.position + span.n) / ratio - row);
+            fill_rope(c, kind == KVF_LAYER_CSA ? ROPE_CSA_ROWS : ROPE_HCA_ROWS,
+                      forward->compress_frequencies, n_rows[kind], row * ratio, ratio, n);
+            n_rows[kind] += n;
+        }
     }
 }
 
@@ -218,7 +238,7 @@ static kvf_status append_rows(const chunk *c, uint32_t layer, const kvf_layer_we
                                             .norm_weight = w->index.norm,
                                             .norm_eps = c->config->norm_eps};
     }
-    return kvf_session_append(c->session, layer, &args, c->error);
+    return kvf_batch_append(c->batch, layer, &args, c->error);
 }
 
 /* Some tokens of the chunk on their way through attention. */
@@ -250,8 +270,8 @@ static kvf_status select_rows(const chunk *c, const tile *t, uint32_t layer,
     matmul(c, n, w->index_wq_b, c->act[KVF_ACT_QUERY_RANK], c->act[KVF_ACT_INDEX_QUERY]);
     rope(c, n, c->act[KVF_ACT_INDEX_QUERY], n_heads, KVF_INDEX_WIDTH, t->table, false);
     matmul(c, n, w->index_weights, t->in, c->act[KVF_ACT_INDEX_WEIGHTS]);
-    return kvf_session_select(c->session, layer, t->span, c->act[KVF_ACT_INDEX_QUERY],
-                              c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
+    return kvf_batch_select(c->batch, layer, t->span, c->act[KVF_ACT_INDEX_QUERY],
+                            c->act[KVF_ACT_INDEX_WEIGHTS], c->error);
 }
 
 /* The grouped output projection: each group of heads to its rank, all ranks to hidden. */
@@ -277,8 +297,8 @@ static kvf_status attend_tile(const chunk *c, const tile *t, uint32_t layer,
     if (c->config->geometry.layers[layer].kind == KVF_LAYER_CSA)
         status = select_rows(c, t, layer, w);
     if (status == KVF_OK)
-        status = kvf_session_attend(c->session, layer, t->span, c->act[KVF_ACT_QUERY], w->sinks,
-                                    c->act[KVF_ACT_ATTENDED], c->error);
+        status = kvf_batch_attend(c->batch, layer, t->span, c->act[KVF_ACT_QUERY], w->sinks,
+                                  c->act[KVF_ACT_ATTENDED], c->error);
     if (status != KVF_OK)
         return status;
     rope(c, t->span.n_tokens, c->act[KVF_ACT_ATTENDED], c->config->geometry.n_heads, KVF_ROW_WIDTH,
@@ -379,7 +399,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .logits = c->act[KVF_ACT_ROUTER],
                                   .bias = w->gate_bias,
                                   .token_map = w->token_map,
-                                  .tokens = c->tokens,
+                                  .tokens = kvf_batch_tokens(c->batch),
                                   .scaling = config->routed_scaling,
                                   .normalise = config->norm_top_k,
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
@@ -428,120 +448,257 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     return KVF_OK;
 }
 
+/* ---- The head -------------------------------------------------------------------- */
+
+/* Tokens of one item that the head reads, as rows of those of all items. */
+typedef struct head_part {
+    uint32_t item;
+    uint32_t first; /* row */
+    uint32_t n;
+    uint32_t token; /* of the item's, the first */
+} head_part;
+
+/* Tokens of an item whose logits are wanted: all of them, or the last. */
+static uint32_t head_rows_of(const chunk *c, uint32_t item)
+{
+    const uint32_t n = kvf_batch_span(c->batch, item).n;
+    return c->items[item].all_logits || n == 0 ? n : 1;
+}
+
+/* The item's part in rows first .. + n; `begin` is the row of its first one. */
+static head_part part_in(const chunk *c, uint32_t item, uint32_t begin, uint32_t first, uint32_t n)
+{
+    const uint32_t rows = head_rows_of(c, item);
+    const uint32_t from = begin > first ? begin : first;
+    const uint32_t to = begin + rows < first + n ? begin + rows : first + n;
+    const uint32_t skipped = kvf_batch_span(c->batch, item).n - rows;
+    return (head_part){item, from, to > from ? to - from : 0, skipped + from - begin};
+}
+
+/*
+ * The streams of these tokens next to each other, in front. Layers need the others no more, and
+ * no row moves up, so that none is overwritten before it has moved.
+ */
+static uint32_t gather_head_rows(const chunk *c)
+{
+    const size_t floats = (size_t)c->config->n_streams * c->config->hidden;
+    float *streams = c->act[KVF_ACT_STREAMS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        const kvf_item_span span = kvf_batch_span(c->batch, i);
+        const uint32_t rows = head_rows_of(c, i);
+        uint32_t from = span.first + span.n - rows;
+        if (from == n) {
+            n += rows;
+            continue;
+        }
+        for (uint32_t row = 0; row < rows; row++, n++, from++)
+            c->backend->copy(c->device, streams + n * floats, streams + from * floats,
+                             floats * sizeof *streams);
+    }
+    return n;
+}
+
+/* Where the logits of an item's token go: to the caller, or until commit to the model. */
+static float *logits_of(const chunk *c, uint32_t item, uint32_t token)
+{
+    const size_t vocab = c->config->geometry.vocab;
+    float *all = c->items[item].all_logits;
+    return all ? all + token * vocab : c->model->forward->host_logits + item * vocab;
+}
+
 /* The last sublayers' values go into no row, where they would be looked at. */
-static kvf_status check_finite(const chunk *c, kvf_chunk_span span, const float *rows,
+static kvf_status check_finite(const chunk *c, const head_part *part, const float *rows,
                                uint32_t width, const char *what)
 {
-    for (uint32_t t = 0; t < span.n_tokens; t++) {
+    for (uint32_t t = 0; t < part->n; t++) {
         const float *row = rows + (size_t)t * width;
         bool finite = true;
         for (uint32_t i = 0; i < width; i++)
             finite &= (kvf_bits_of(row[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
         if (!finite)
-            return kvf_fail(c->error, KVF_NONFINITE, "%s of token %llu: %s", what,
-                            (unsigned long long)(c->first + span.first + t),
+            return kvf_fail(&c->items[part->item].error, KVF_NONFINITE, "%s of token %llu: %s",
+                            what,
+                            (unsigned long long)(kvf_batch_span(c->batch, part->item).position +
+                                                 part->token + t),
                             kvf_status_string(KVF_NONFINITE));
     }
     return KVF_OK;
 }
 
-/* Head: streams to one, norm, logits of some tokens, to the host; a wait. */
-static kvf_status make_logits(const chunk *c, kvf_chunk_span span, float *logits)
+static void check_part(const chunk *c, const head_part *part, const float *input)
+{
+    kvf_batch_item *item = &c->items[part->item];
+    if (part->n == 0 || item->status != KVF_OK)
+        return;
+    item->status = check_finite(c, part, input, c->config->hidden, "what the head reads");
+    if (item->status == KVF_OK)
+        item->status = check_finite(c, part, logits_of(c, part->item, part->token),
+                                    c->config->geometry.vocab, "logits");
+}
+
+/* Streams to one, norm, logits of rows first .. + n, to the host; a wait. */
+static kvf_status make_logits(const chunk *c, uint32_t first, uint32_t n)
 {
     const kvf_matrix head = c->model->weights.head;
+    const uint32_t hidden = c->config->hidden;
     float *input = c->act[KVF_ACT_INPUT];
     float *host_input = c->model->forward->host_input;
-    mix(c, span, c->model->weights.hc_head, 0, input);
-    norm(c, input, span.n_tokens, c->config->hidden, c->model->weights.norm);
-    matmul(c, span.n_tokens, head, input, c->act[KVF_ACT_LOGITS]);
-    c->backend->read(c->device, host_input, input,
-                     (size_t)span.n_tokens * c->config->hidden * sizeof *input);
-    c->backend->read(c->device, logits, c->act[KVF_ACT_LOGITS],
-                     (size_t)span.n_tokens * head.rows * sizeof *logits);
-    kvf_status status = kvf_session_settle(c->session, c->error); /* of the layers, if anything */
+    mix(c, (kvf_chunk_span){first, n}, c->model->weights.hc_head, 0, input);
+    norm(c, input, n, hidden, c->model->weights.norm);
+    matmul(c, n, head, input, c->act[KVF_ACT_LOGITS]);
+    c->backend->read(c->device, host_input, input, (size_t)n * hidden * sizeof *input);
+    for (uint32_t i = 0, begin = 0; i < c->n_items; begin += head_rows_of(c, i++)) {
+        const head_part part = part_in(c, i, begin, first, n);
+        if (part.n > 0)
+            c->backend->read(c->device, logits_of(c, i, part.token),
+                             c->act[KVF_ACT_LOGITS] + (size_t)(part.first - first) * head.rows,
+                             (size_t)part.n * head.rows * sizeof(float));
+    }
+    kvf_status status = kvf_batch_settle(c->batch, c->error); /* of the layers, if anything */
     if (status == KVF_OK)
         status = c->backend->wait(c->device, c->error);
-    if (status == KVF_OK)
-        status = check_finite(c, span, host_input, c->config->hidden, "what the head reads");
-    if (status == KVF_OK)
-        status = check_finite(c, span, logits, head.rows, "logits");
-    return status;
-}
-
-/*
- * Of all tokens, as many at a time as there is room for, or of the last one alone; the last
- * one's are in forward->host_logits: the session keeps what it has until the step is known to
- * be good.
- */
-static kvf_status make_all_logits(const chunk *c, float *all_logits)
-{
-    struct kvf_forward *forward = c->model->forward;
-    const uint64_t vocab = c->model->weights.head.rows;
-    kvf_status status = KVF_OK;
-    if (!all_logits)
-        return make_logits(c, (kvf_chunk_span){c->n - 1, 1}, forward->host_logits);
-    for (uint32_t first = 0; first < c->n && status == KVF_OK;) {
-        const uint32_t left = c->n - first;
-        const uint32_t n = left < forward->head_rows ? left : (uint32_t)forward->head_rows;
-        status = make_logits(c, (kvf_chunk_span){first, n}, all_logits + first * vocab);
-        first += n;
+    for (uint32_t i = 0, begin = 0; i < c->n_items && status == KVF_OK;
+         begin += head_rows_of(c, i++)) {
+        const head_part part = part_in(c, i, begin, first, n);
+        check_part(c, &part, host_input + (size_t)(part.first - first) * hidden);
     }
-    if (status == KVF_OK)
-        memcpy(forward->host_logits, all_logits + (c->n - 1) * vocab, vocab * sizeof *all_logits);
+    return status;
+}
+
+/* Of all rows that are wanted, as many at a time as there is room for. */
+static kvf_status run_head(const chunk *c)
+{
+    const uint32_t n_rows = gather_head_rows(c);
+    const uint32_t most = (uint32_t)c->model->forward->head_rows;
+    kvf_status status = KVF_OK;
+    for (uint32_t first = 0; first < n_rows && status == KVF_OK; first += most)
+        status = make_logits(c, first, n_rows - first < most ? n_rows - first : most);
+    return status;
+}
+
+/* ---- A pass ------------------------------------------------------------------------ */
+
+/* Memory for the logits of every item's last token: sessions keep theirs until commit. */
+static kvf_status reserve_logits(struct kvf_forward *forward, uint32_t n_items, uint32_t vocab,
+                                 kvf_error *error)
+{
+    if (n_items <= forward->n_host_logits)
+        return KVF_OK;
+    float *larger = realloc(forward->host_logits, (size_t)n_items * vocab * sizeof *larger);
+    if (!larger)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the logits of %u sessions",
+                        n_items);
+    forward->host_logits = larger;
+    forward->n_host_logits = n_items;
+    return KVF_OK;
+}
+
+/* Fails all items that are left: what happened is of none of them alone. */
+static kvf_status drop_all(const chunk *c, kvf_status status)
+{
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        kvf_batch_item *item = &c->items[i];
+        if (item->status != KVF_OK)
+            continue;
+        item->status = status;
+        if (c->error)
+            item->error = *c->error;
+    }
+    kvf_batch_drop(c->batch);
     return status;
 }
 
 /*
- * Takes the chunk into the session, or drops it: after a failure in a layer, of a device that
- * was lost (dense operations return nothing), and of weights that were zeros because their
- * file is gone, which is then the reason of whatever else failed.
+ * Takes the items into their sessions, or drops them: after a device that was lost (dense
+ * operations return nothing), and because of weights that were zeros as their file is gone,
+ * which is then the reason of whatever else failed.
  */
 static kvf_status finish(const chunk *c, kvf_status status)
 {
-    if (status == KVF_OK || kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK)
-        status = kvf_tensor_set_check_lost(c->model->files, c->error);
-    if (status != KVF_OK) {
-        kvf_session_drop(c->session);
-        return status;
+    const size_t vocab = c->config->geometry.vocab;
+    if (kvf_tensor_set_check_lost(c->model->files, NULL) != KVF_OK) {
+        for (uint32_t i = 0; i < c->n_items; i++)
+            c->items[i].status = KVF_OK;
+        return drop_all(c, kvf_tensor_set_check_lost(c->model->files, c->error));
     }
-    memcpy(kvf_session_logits(c->session), c->model->forward->host_logits,
-           c->config->geometry.vocab * sizeof(float));
-    return kvf_session_commit(c->session, c->error);
+    if (status != KVF_OK)
+        return drop_all(c, status);
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        const uint32_t n = kvf_batch_span(c->batch, i).n;
+        if (c->items[i].status == KVF_OK)
+            memcpy(kvf_session_logits(c->items[i].session), logits_of(c, i, n - 1),
+                   vocab * sizeof(float));
+    }
+    return kvf_batch_commit(c->batch, c->error);
 }
 
-kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
-                             uint32_t n, float *all_logits, kvf_error *error)
+static kvf_status run_layers(const chunk *c)
+{
+    const kvf_embed_args embed = {.n = c->n,
+                                  .n_streams = c->config->n_streams,
+                                  .tokens = kvf_batch_tokens(c->batch),
+                                  .table = c->model->weights.embed,
+                                  .streams = c->act[KVF_ACT_STREAMS]};
+    kvf_status status = KVF_OK;
+    c->backend->embed(c->device, &embed);
+    for (uint32_t layer = 0; layer < c->config->geometry.n_layers && status == KVF_OK; layer++)
+        status = run_layer(c, layer);
+    return status;
+}
+
+/* Refuses the whole: with its reason in all items. */
+static kvf_status refuse(kvf_batch_item *items, uint32_t n_items, kvf_status status,
+                         const kvf_error *why, kvf_error *error)
+{
+    for (uint32_t i = 0; i < n_items; i++) {
+        items[i].status = status;
+        items[i].error = *why;
+    }
+    if (error)
+        *error = *why;
+    return status;
+}
+
+static kvf_status check_pass(kvf_model *model, const kvf_batch_item *items, uint32_t n_items,
+                             kvf_error *error)
+{
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < n_items; i++)
+        n_tokens += items[i].n;
+    if (n_tokens > model->chunk_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "a chunk of %llu tokens; this model was loaded for up to %u",
+                        (unsigned long long)n_tokens, model->chunk_tokens);
+    return reserve_logits(model->forward, n_items, model->config.geometry.vocab, error);
+}
+
+kvf_status kvf_model_forward(kvf_model *model, kvf_batch *batch, kvf_batch_item *items,
+                             uint32_t n_items, kvf_error *error)
 {
     KVF_FP_DOOR();
-    if (n > model->chunk_tokens)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "a chunk of %u tokens; this model was loaded for up to %u", n,
-                        model->chunk_tokens);
+    kvf_error why;
     chunk c = {.model = model,
-               .session = session,
+               .batch = batch,
+               .items = items,
+               .n_items = n_items,
                .backend = model->device->backend,
                .device = model->device,
                .config = &model->config,
                .act = model->forward->act,
-               .n = n,
-               .first = kvf_session_n_tokens(session),
-               .error = error};
-    kvf_status status = kvf_session_begin(session, tokens, n, error);
+               .error = error ? error : &why};
+    kvf_status status = check_pass(model, items, n_items, &why);
+    if (status != KVF_OK)
+        return refuse(items, n_items, status, &why, error);
+    status = kvf_batch_begin(batch, items, n_items, c.error);
     if (status != KVF_OK)
         return status;
-    c.tokens = kvf_session_tokens(session) + c.first; /* begin put them there */
+    c.n = kvf_batch_n_tokens(batch);
     advise_files(&c);
     fill_rope_tables(&c);
-    const kvf_embed_args embed = {.n = n,
-                                  .n_streams = model->config.n_streams,
-                                  .tokens = c.tokens,
-                                  .table = model->weights.embed,
-                                  .streams = c.act[KVF_ACT_STREAMS]};
-    c.backend->embed(c.device, &embed);
-    for (uint32_t layer = 0; layer < model->config.geometry.n_layers && status == KVF_OK; layer++)
-        status = run_layer(&c, layer);
+    status = run_layers(&c);
     if (status == KVF_OK)
-        status = make_all_logits(&c, all_logits);
+        status = run_head(&c);
     return finish(&c, status);
 }
 
@@ -567,14 +724,12 @@ static kvf_status open_host_side(struct kvf_forward *forward, const kvf_model_co
                                  uint32_t chunk_tokens, kvf_error *error)
 {
     const uint64_t row_bytes = config->geometry.vocab * sizeof(float);
-    const uint64_t room = forward->bytes[KVF_ACT_KEPT] / row_bytes; /* of the head's alone: 1 */
+    const uint64_t room = forward->bytes[KVF_ACT_KEPT] / row_bytes; /* KVF_HEAD_TOKENS or more */
     forward->head_rows = room < chunk_tokens ? room : chunk_tokens;
     forward->host_input = malloc(forward->head_rows * config->hidden * sizeof(float));
-    forward->host_logits = malloc(row_bytes);
-    if (!forward->host_input || !forward->host_logits)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for logits (%llu bytes)",
-                        (unsigned long long)row_bytes);
-    return KVF_OK;
+    if (!forward->host_input)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for what the head reads");
+    return reserve_logits(forward, 1, config->geometry.vocab, error);
 }
 
 static kvf_status open_forward(kvf_model *model, uint32_t chunk_tokens, kvf_error *error)

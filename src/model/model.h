@@ -84,26 +84,28 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
                                   kvf_session **session, kvf_error *error);
 
 /*
- * Appends n tokens (1 <= n <= chunk_tokens) to the session. Logits of the last
- * token are left in kvf_session_logits(); where all_logits is not NULL it receives
- * [n][vocab]. Token ids outside the vocabulary are KVF_INVALID_ARGUMENT. A value that is not
- * finite on the way, which damaged weights make, is KVF_NONFINITE. Where a file of the weights
- * was lost meanwhile (tensor_set.h), KVF_FILE_IO names it. After any failure the session is as
- * it was, its logits too.
+ * Appends each item's tokens to its session, all of them in one pass over the weights: at most
+ * chunk_tokens together. Logits of an item's last token are left in kvf_session_logits(), those of
+ * all of them in its all_logits where that is not NULL.
+ *   Items fail as kvf_batch_begin and the stages say, each for itself, and KVF_NONFINITE where the
+ * head reads or gives a value that is not finite, which damaged weights make. All of them fail
+ * where a file of the weights was lost (tensor_set.h; KVF_FILE_IO names it), and with
+ * KVF_DEVICE_LOST. A session whose item failed is as it was, its logits too. KVF_OK as
+ * long as any item was appended; else the status and message of the first.
  */
-kvf_status kvf_model_forward(kvf_model *model, kvf_session *session, const int32_t *tokens,
-                             uint32_t n, float *all_logits, kvf_error *error);
+kvf_status kvf_model_forward(kvf_model *model, kvf_batch *batch, kvf_batch_item *items,
+                             uint32_t n_items, kvf_error *error);
 
 /*
  * Takes the session back to n_tokens tokens: truncate, and forward again from the
- * checkpoint in chunks as long as model and session take. On the CPU rows, states and logits
- * are then to the bit those of a session that was never longer, whatever chunks, threads and
- * ISA either saw; on a GPU they are where the chunks are the same. Errors are those of
+ * checkpoint in pieces as long as model and batch take. On the CPU rows, states and logits
+ * are then to the bit those of a session that was never longer, whatever pieces, threads and
+ * ISA either saw; on a GPU they are where the pieces are the same. Errors are those of
  * kvf_session_truncate, which leave the session unchanged; where the replay itself fails
  * (memory), the session holds the tokens up to there.
  */
-kvf_status kvf_model_rewind(kvf_model *model, kvf_session *session, uint64_t n_tokens,
-                            kvf_error *error);
+kvf_status kvf_model_rewind(kvf_model *model, kvf_batch *batch, kvf_session *session,
+                            uint64_t n_tokens, kvf_error *error);
 
 /*
  * Activations of the dense layers for chunks of chunk_tokens, as plan buffers of

@@ -14,7 +14,7 @@
 
 #include "backend/backend.h"
 #include "backend/gpu/cuda/cuda.h"
-#include "model/model.h"
+#include "model/alone.h"
 
 enum { CHUNK = 256, TOKENS = 32, REPEATS = 20 };
 
@@ -74,20 +74,20 @@ static void time_model(kvf_device *device, const char *path, uint32_t context_to
     double start = now_ms();
     for (uint32_t at = 0; at < context_tokens; at += CHUNK) {
         const uint32_t n = context_tokens - at < CHUNK ? context_tokens - at : CHUNK;
-        need(kvf_model_forward(model, session, ids, n, NULL, &error), &error);
+        need(forward_alone(model, session, ids, n, NULL, &error), &error);
     }
     printf("%s, %u tokens: prefill %.1f ms (%.0f tokens/s)\n", path, context_tokens,
            now_ms() - start, context_tokens / (now_ms() - start) * 1e3);
     for (int i = 0; i < TOKENS; i++) {
         start = now_ms();
-        need(kvf_model_forward(model, session, ids, 1, NULL, &error), &error);
+        need(forward_alone(model, session, ids, 1, NULL, &error), &error);
         ms[i] = now_ms() - start;
     }
     qsort(ms, TOKENS, sizeof ms[0], by_value);
     printf("a token: median %.3f ms, least %.3f ms (%.0f tokens/s)\n\n", ms[TOKENS / 2], ms[0],
            1e3 / ms[TOKENS / 2]);
     kvf_cuda_time(true);
-    need(kvf_model_forward(model, session, ids, 1, NULL, &error), &error);
+    need(forward_alone(model, session, ids, 1, NULL, &error), &error);
     print_times();
     kvf_cuda_time(false);
     kvf_session_close(session);

@@ -6,7 +6,7 @@
 #include "cache/snapshot_support.h"
 
 #include "far/far.h"
-#include "model/model.h"
+#include "model/alone.h"
 
 static kvf_device *open_far(void)
 {
@@ -364,8 +364,8 @@ static void a_model_gives_the_same_logits(void **state)
         kvf_session *session;
         kvf_error error;
         kvf_model *model = load_model(device, &session);
-        if (kvf_model_forward(model, session, ids, PROMPT, logits[i], &error) != KVF_OK ||
-            kvf_model_forward(model, session, ids, 1, NULL, &error) != KVF_OK)
+        if (forward_alone(model, session, ids, PROMPT, logits[i], &error) != KVF_OK ||
+            forward_alone(model, session, ids, 1, NULL, &error) != KVF_OK)
             fail_msg("%s", error.message);
         memcpy(last[i], kvf_session_logits(session), sizeof last[i]);
         kvf_session_close(session);
@@ -387,16 +387,16 @@ static void a_forward_pass_waits_for_its_end_alone(void **state)
     kvf_error error;
     kvf_device *device = open_far();
     kvf_model *model = load_model(device, &session);
-    assert_int_equal(kvf_model_forward(model, session, ids, PROMPT, NULL, &error), KVF_OK);
+    assert_int_equal(forward_alone(model, session, ids, PROMPT, NULL, &error), KVF_OK);
     const uint64_t waits = far_waits(device);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(kvf_model_forward(model, session, ids, 1, NULL, &error), KVF_OK);
+        assert_int_equal(forward_alone(model, session, ids, 1, NULL, &error), KVF_OK);
     assert_true(far_waits(device) - waits <= 2 * 3);
     /* Lost in either: logits and tokens stay, no chunk is open. */
     float before[VOCAB];
     memcpy(before, kvf_session_logits(session), sizeof before);
     far_lose(device, 1);
-    assert_int_equal(kvf_model_forward(model, session, ids, 1, NULL, &error), KVF_DEVICE_LOST);
+    assert_int_equal(forward_alone(model, session, ids, 1, NULL, &error), KVF_DEVICE_LOST);
     assert_int_equal(kvf_session_n_tokens(session), PROMPT + 3);
     assert_memory_equal(kvf_session_logits(session), before, sizeof before);
     assert_int_equal(kvf_session_commit(session, &error), KVF_INVALID_ARGUMENT);

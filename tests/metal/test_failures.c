@@ -299,14 +299,14 @@ static void lose_in_chunk(uint32_t n_tokens)
 
     kvf_error error;
     kvf_emulator_fail_wait(1);
-    assert_int_equal(kvf_model_forward(e.model, session, ids, n_tokens, NULL, &error),
+    assert_int_equal(forward_alone(e.model, session, ids, n_tokens, NULL, &error),
                      KVF_DEVICE_LOST);
     assert_int_equal(error.status, KVF_DEVICE_LOST);
     assert_says(&error, "the GPU stopped");
     assert_int_equal(kvf_session_n_tokens(session), PROMPT);
     assert_int_equal(kvf_session_held_bytes(session), held);
     assert_memory_equal(kvf_session_tokens(session), ids, sizeof ids);
-    assert_int_equal(kvf_model_forward(e.model, session, ids, 1, NULL, &error), KVF_DEVICE_LOST);
+    assert_int_equal(forward_alone(e.model, session, ids, 1, NULL, &error), KVF_DEVICE_LOST);
     kvf_session_close(session);
     engine_close(&e);
 }
@@ -336,7 +336,7 @@ static void a_chunk_waits_once_and_allocates_nothing_but_pages(void **state)
         for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
             kvf_error error;
             const uint64_t waits = kvf_emulator_get_counters()->waits;
-            require(kvf_model_forward(e.model, session, ids, chunks[i], NULL, &error), &error);
+            require(forward_alone(e.model, session, ids, chunks[i], NULL, &error), &error);
             assert_int_equal(kvf_emulator_get_counters()->waits - waits, 1);
             if (i > 0 && chunks[i] == 1 && chunks[i - 1] == 1) /* the pages have room */
                 assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_buffers);

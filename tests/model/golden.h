@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "model/alone.h"
 
 #define VOCAB 320
 
@@ -92,8 +92,8 @@ static inline void feed(engine *e, kvf_session *session, const int32_t *ids, uin
     for (uint64_t at = 0; at < n; at += chunk_tokens) {
         const uint32_t part = n - at < chunk_tokens ? (uint32_t)(n - at) : chunk_tokens;
         kvf_error error;
-        require(kvf_model_forward(e->model, session, ids + at, part,
-                                  logits ? logits + at * VOCAB : NULL, &error),
+        require(forward_alone(e->model, session, ids + at, part,
+                              logits ? logits + at * VOCAB : NULL, &error),
                 &error);
     }
 }

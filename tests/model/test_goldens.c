@@ -194,12 +194,12 @@ static void compare_layer(inside *in, const char *golden_name, uint32_t layer, c
 }
 
 /* l2.topk: ascending rows with -1 in front. */
-static void compare_selection(inside *in, const kvf_session *session, uint64_t n)
+static void compare_selection(inside *in, const kvf_batch *batch, uint64_t n)
 {
     const int32_t *expected = golden(NULL, "%s.p300.l2.topk", in->semantics);
     for (uint64_t i = 0; i < n; i++) {
         int32_t list[64];
-        const uint32_t len = kvf_session_selection(session, (uint32_t)i, list);
+        const uint32_t len = kvf_batch_selection(batch, (uint32_t)i, list);
         uint64_t shared = 0;
         uint64_t golden_len = 0;
         for (int j = 0; j < 64; j++) {

@@ -34,7 +34,7 @@ static kvf_session *fed(engine *e, const pattern *p, kvf_profile_id profile, uin
             place = 0;
         const uint32_t part = n - at < p->sizes[place] ? (uint32_t)(n - at) : p->sizes[place];
         kvf_error error;
-        require(kvf_model_forward(e->model, session, ids + at, part, NULL, &error), &error);
+        require(forward_alone(e->model, session, ids + at, part, NULL, &error), &error);
         at += part;
         place++;
     }
@@ -47,9 +47,9 @@ static void go_on_alike(kvf_session *clean, kvf_session *back)
     static const uint32_t further[] = {1, 9, 130, 1};
     const int32_t *text = ids + 300;
     kvf_error error;
-    require(kvf_model_forward(other.model, clean, text, 141, NULL, &error), &error);
+    require(forward_alone(other.model, clean, text, 141, NULL, &error), &error);
     for (int i = 0; i < 4; i++) {
-        require(kvf_model_forward(cpu.model, back, text, further[i], NULL, &error), &error);
+        require(forward_alone(cpu.model, back, text, further[i], NULL, &error), &error);
         text += further[i];
     }
     assert_same_session(clean, back);
@@ -68,7 +68,7 @@ static void a_session_that_went_back_is_one_that_was_never_longer(void **state)
                 kvf_session *back;
                 kvf_error error;
                 require(kvf_session_fork(session, &back, &error), &error);
-                require(kvf_model_rewind(cpu.model, back, places[j], &error), &error);
+                require(rewind_alone(cpu.model, back, places[j], &error), &error);
                 kvf_session *clean = fed(&other, q, (kvf_profile_id)profile, places[j]);
                 assert_same_session(clean, back);
                 if (j == 1)
@@ -78,9 +78,9 @@ static void a_session_that_went_back_is_one_that_was_never_longer(void **state)
             }
             /* and back again and again in one session */
             kvf_error error;
-            require(kvf_model_rewind(cpu.model, session, 430, &error), &error);
-            require(kvf_model_rewind(cpu.model, session, 390, &error), &error);
-            require(kvf_model_rewind(cpu.model, session, 300, &error), &error);
+            require(rewind_alone(cpu.model, session, 430, &error), &error);
+            require(rewind_alone(cpu.model, session, 390, &error), &error);
+            require(rewind_alone(cpu.model, session, 300, &error), &error);
             kvf_session *clean = fed(&other, q, (kvf_profile_id)profile, 300);
             assert_same_session(clean, session);
             kvf_session_close(clean);
@@ -105,7 +105,7 @@ static void a_rewind_takes_chunks_that_model_and_session_take(void **state)
         kvf_session *session = session_open(&e, KVF_PROFILE_FOLD, false, 2 * N_TOKENS, takes[i][1]);
         engine *feeder = takes[i][1] > takes[i][0] ? &cpu : &e;
         feed(feeder, session, ids, N_TOKENS, takes[i][1] > 400 ? 400 : takes[i][1], NULL);
-        require(kvf_model_rewind(e.model, session, 389, &error), &error);
+        require(rewind_alone(e.model, session, 389, &error), &error);
         assert_same_session(clean, session);
         kvf_session_close(session);
         kvf_model_free(e.model);
@@ -125,13 +125,12 @@ static void forks_of_a_prompt_go_their_own_ways(void **state)
             require(kvf_session_fork(prompt, &forks[i], &error), &error);
         for (int step = 0; step < 6; step++)
             for (int i = 0; i < 3; i++)
-                require(
-                    kvf_model_forward(cpu.model, forks[i], ids + 40 * i + step, 1, NULL, &error),
-                    &error);
+                require(forward_alone(cpu.model, forks[i], ids + 40 * i + step, 1, NULL, &error),
+                        &error);
         for (int i = 0; i < 3; i++) {
             kvf_session *clean = fed(&cpu, p, (kvf_profile_id)profile, 300);
             for (int step = 0; step < 6; step++)
-                require(kvf_model_forward(cpu.model, clean, ids + 40 * i + step, 1, NULL, &error),
+                require(forward_alone(cpu.model, clean, ids + 40 * i + step, 1, NULL, &error),
                         &error);
             assert_same_session(clean, forks[i]);
             kvf_session_close(clean);
@@ -155,10 +154,10 @@ static void what_is_not_covered_is_said_and_nothing_changes(void **state)
                                          .checkpoint_count = 2};
     require(kvf_model_open_session(cpu.model, &options, &session, &error), &error);
     feed(&cpu, session, ids, 640, 128, NULL);
-    assert_int_equal(kvf_model_rewind(cpu.model, session, 511, &error), KVF_NOT_COVERED);
+    assert_int_equal(rewind_alone(cpu.model, session, 511, &error), KVF_NOT_COVERED);
     assert_non_null(strstr(error.message, "512"));
     assert_int_equal(kvf_session_n_tokens(session), 640);
-    require(kvf_model_rewind(cpu.model, session, 512, &error), &error);
+    require(rewind_alone(cpu.model, session, 512, &error), &error);
     kvf_session_close(session);
 }
 

@@ -179,11 +179,14 @@ static bench_spread run_steps(const settings *s, kvf_model *model)
     double *seconds = calloc(s->n_steps, sizeof *seconds);
     int32_t tokens[CHUNK];
     kvf_session *session;
+    kvf_batch *batch;
     kvf_error error;
     uint32_t drawn = 1;
     if (!seconds)
         give_up("out of memory");
     require(kvf_model_open_session(model, &options, &session, &error), &error);
+    require(kvf_batch_open(model->device, &model->config.geometry, &options, &batch, &error),
+            &error);
     for (uint32_t done = 0; done < s->context_tokens;) {
         const uint32_t left = s->context_tokens - done;
         const uint32_t n = left < CHUNK ? left : CHUNK;
@@ -191,16 +194,19 @@ static bench_spread run_steps(const settings *s, kvf_model *model)
             drawn = drawn * 1664525u + 1013904223u;
             tokens[i] = (int32_t)((drawn >> 8) % model->config.geometry.vocab);
         }
-        require(kvf_model_forward(model, session, tokens, n, NULL, &error), &error);
+        kvf_batch_item item = {.session = session, .ids = tokens, .n = n};
+        require(kvf_model_forward(model, batch, &item, 1, &error), &error);
         done += n;
     }
     for (uint32_t i = 0; i <= s->n_steps; i++) { /* one more, to warm up */
         const double started = kvf_seconds();
-        require(kvf_model_forward(model, session, &tokens[i % 7], 1, NULL, &error), &error);
+        kvf_batch_item item = {.session = session, .ids = &tokens[i % 7], .n = 1};
+        require(kvf_model_forward(model, batch, &item, 1, &error), &error);
         if (i > 0)
             seconds[i - 1] = kvf_seconds() - started;
     }
     kvf_session_close(session);
+    kvf_batch_close(batch);
     const bench_spread spread = bench_spread_of(seconds, s->n_steps);
     free(seconds);
     return spread;

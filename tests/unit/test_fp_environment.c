@@ -5,7 +5,7 @@
  */
 #include <math.h>
 
-#include "model/model.h"
+#include "model/alone.h"
 #include "model/sample.h"
 #include "shared/fp_environment.h"
 #include "test_support.h"
@@ -224,10 +224,9 @@ static void run_model(kvf_fp_environment environment, float logits[VOCAB], uint3
     IN_ENVIRONMENT(environment, kvf_device_open(&options, &device, &error));
     IN_ENVIRONMENT(environment, kvf_model_load(device, KVF_TEST_MODEL, N_TOKENS, &model, &error));
     IN_ENVIRONMENT(environment, kvf_model_open_session(model, &session_options, &session, &error));
+    IN_ENVIRONMENT(environment, forward_alone(model, session, tokens, N_TOKENS - 1, NULL, &error));
     IN_ENVIRONMENT(environment,
-                   kvf_model_forward(model, session, tokens, N_TOKENS - 1, NULL, &error));
-    IN_ENVIRONMENT(environment,
-                   kvf_model_forward(model, session, tokens + N_TOKENS - 1, 1, NULL, &error));
+                   forward_alone(model, session, tokens + N_TOKENS - 1, 1, NULL, &error));
     memcpy(logits, kvf_session_logits(session), VOCAB * sizeof *logits);
     for (int i = 0; i < 20; i++)
         IN_ENVIRONMENT(environment,

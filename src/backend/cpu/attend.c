@@ -21,10 +21,15 @@ static kvf_attend_size size_of(const kvf_attend_args *args)
         .rows_decoded = sees_all_rows(args) && args->rows.format != KVF_FORMAT_F32};
 }
 
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
+static size_t thread_bytes_of(const kvf_attend_args *args)
 {
     const kvf_attend_size size = size_of(args);
-    return device->n_threads * kvf_attend_thread_parts(&size).total;
+    return kvf_attend_thread_parts(&size).total;
+}
+
+size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
+{
+    return device->n_threads * thread_bytes_of(args);
 }
 
 /* One thread's workspace, cut as kvf_attend_thread_parts says. */
@@ -39,11 +44,13 @@ typedef struct attend_space {
     uint32_t block_heads; /* heads a row of scores has room for */
 } attend_space;
 
-static attend_space space_of_thread(const kvf_attend_args *args, uint32_t thread)
+/* thread_bytes: of one thread, the same for all who share the workspace. */
+static attend_space space_of_thread(const kvf_attend_args *args, size_t thread_bytes,
+                                    uint32_t thread)
 {
     const kvf_attend_size size = size_of(args);
     const kvf_attend_parts parts = kvf_attend_thread_parts(&size);
-    uint8_t *place = (uint8_t *)args->workspace + thread * parts.total;
+    uint8_t *place = (uint8_t *)args->workspace + thread * thread_bytes;
     attend_space space;
     space.scores = (float *)place;
     space.window = (float *)(place += parts.scores);
@@ -171,7 +178,7 @@ typedef struct shared_part {
 static void score_tiles(void *context, size_t first, size_t end, uint32_t thread)
 {
     const shared_part *shared = context;
-    float *tile = space_of_thread(shared->args, thread).tile;
+    float *tile = space_of_thread(shared->args, thread_bytes_of(shared->args), thread).tile;
     for (size_t i = first; i < end; i++) {
         const uint32_t row = (uint32_t)i * KVF_ATTEND_SCORE_ROWS;
         shared->kernels->attend_scores(&shared->part, row,
@@ -192,7 +199,7 @@ static void output_piece(void *context, size_t first, size_t end, uint32_t threa
 {
     const shared_part *shared = context;
     const output_pieces *pieces = &shared->pieces;
-    float *tile = space_of_thread(shared->args, thread).tile;
+    float *tile = space_of_thread(shared->args, thread_bytes_of(shared->args), thread).tile;
     for (uint32_t i = (uint32_t)first; i < end; i++) {
         const uint32_t head = i / pieces->dim_pieces * pieces->heads;
         const uint32_t dim = i % pieces->dim_pieces * pieces->dims;
@@ -217,7 +224,7 @@ static void attend_part_together(kvf_device *device, bool threaded, shared_part 
 static void attend_together(kvf_device *device, const kvf_attend_args *args,
                             const kvf_cpu_kernels *kernels, bool threaded)
 {
-    const attend_space space = space_of_thread(args, 0);
+    const attend_space space = space_of_thread(args, thread_bytes_of(args), 0);
     for (uint32_t query = 0; query < args->n_queries; query++) {
         const kvf_attend_walk walk = make_walk(args, query, space.list);
         for (uint32_t head = 0; head < args->n_heads; head += space.block_heads) {
@@ -301,47 +308,73 @@ static void attend_run_alone(const kvf_attend_args *args, const attend_run *run,
 }
 
 /* Queries a run: it shares decoded rows, but every thread should have several runs. */
-static uint32_t queries_per_run(const kvf_device *device, const kvf_attend_args *args)
+static uint32_t queries_per_run(uint32_t n_threads, const kvf_attend_args *args)
 {
-    const uint32_t share = args->n_queries / (4 * device->n_threads);
+    const uint32_t share = args->n_queries / (4 * n_threads);
     return share < 1 ? 1 : lesser(share, KVF_ATTEND_RUN_QUERIES);
 }
 
+/* Runs of queries of several args, for blocks of heads: those of one args after another's. */
 typedef struct runs_work {
     const kvf_cpu_kernels *kernels;
     const kvf_attend_args *args;
-    uint32_t heads;   /* of a block */
-    uint32_t queries; /* of a run */
-    uint32_t blocks;
+    uint32_t share_threads; /* that share the queries of each args */
+    size_t thread_bytes;
 } runs_work;
 
-/* Item i is a run of queries for a block of heads. */
+/* How the queries of one args are cut. */
+typedef struct runs_of_args {
+    uint32_t heads; /* of a block */
+    uint32_t blocks;
+    uint32_t queries; /* of a run */
+    size_t n;         /* runs x blocks */
+} runs_of_args;
+
+static runs_of_args cut_runs(const kvf_attend_args *args, uint32_t n_threads)
+{
+    runs_of_args runs = {.heads = kvf_attend_block_heads(args->n_heads),
+                         .queries = queries_per_run(n_threads, args)};
+    runs.blocks = (args->n_heads + runs.heads - 1) / runs.heads;
+    runs.n = (size_t)((args->n_queries + runs.queries - 1) / runs.queries) * runs.blocks;
+    return runs;
+}
+
 static void attend_some_runs(void *context, size_t first, size_t end, uint32_t thread)
 {
     const runs_work *work = context;
     const kvf_attend_args *args = work->args;
-    const attend_space space = space_of_thread(args, thread);
+    runs_of_args runs = cut_runs(args, work->share_threads);
+    size_t begin = 0; /* of the runs of args */
     for (size_t i = first; i < end; i++) {
-        const uint32_t head = (uint32_t)(i % work->blocks) * work->heads;
-        const uint32_t query = (uint32_t)(i / work->blocks) * work->queries;
+        while (i - begin >= runs.n) {
+            begin += runs.n;
+            args++;
+            runs = cut_runs(args, work->share_threads);
+        }
+        const attend_space space = space_of_thread(args, work->thread_bytes, thread);
+        const uint32_t head = (uint32_t)((i - begin) % runs.blocks) * runs.heads;
+        const uint32_t query = (uint32_t)((i - begin) / runs.blocks) * runs.queries;
         const attend_run run = {.first_query = query,
-                                .n_queries = lesser(work->queries, args->n_queries - query),
+                                .n_queries = lesser(runs.queries, args->n_queries - query),
                                 .first_head = head,
-                                .n_heads = lesser(work->heads, args->n_heads - head)};
+                                .n_heads = lesser(runs.heads, args->n_heads - head)};
         attend_run_alone(args, &run, work->kernels, &space);
     }
 }
 
-static void attend_runs(kvf_device *device, const kvf_attend_args *args,
-                        const kvf_cpu_kernels *kernels, bool threaded)
+static void attend_runs(kvf_device *device, const kvf_attend_args *args, uint32_t n_args,
+                        bool threaded)
 {
-    runs_work work = {.kernels = kernels,
-                      .args = args,
-                      .heads = space_of_thread(args, 0).block_heads,
-                      .queries = queries_per_run(device, args)};
-    work.blocks = (args->n_heads + work.heads - 1) / work.heads;
-    const size_t runs = (args->n_queries + work.queries - 1) / work.queries;
-    kvf_cpu_loop(device, threaded, runs * work.blocks, 1, attend_some_runs, &work);
+    runs_work work = {.kernels = kvf_kernels_of(device), .args = args};
+    size_t n_runs = 0;
+    /* Several args are work for several threads as they are. */
+    work.share_threads = (device->n_threads + n_args - 1) / n_args;
+    for (uint32_t i = 0; i < n_args; i++) {
+        const size_t bytes = thread_bytes_of(&args[i]);
+        work.thread_bytes = bytes > work.thread_bytes ? bytes : work.thread_bytes;
+        n_runs += cut_runs(&args[i], work.share_threads).n;
+    }
+    kvf_cpu_loop(device, threaded, n_runs, 1, attend_some_runs, &work);
 }
 
 /* Rows that the last query attends, to estimate the work. */
@@ -354,16 +387,35 @@ static uint64_t rows_of_query(const kvf_attend_args *args)
     return args->window_tokens + rows;
 }
 
+static uint64_t multiply_adds(const kvf_attend_args *args)
+{
+    return (uint64_t)args->n_queries * args->n_heads * rows_of_query(args) * 2 * KVF_ROW_WIDTH;
+}
+
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
 {
     if (args->n_queries == 0)
         return;
-    const kvf_cpu_kernels *kernels = kvf_kernels_of(device);
-    const uint64_t work =
-        (uint64_t)args->n_queries * args->n_heads * rows_of_query(args) * 2 * KVF_ROW_WIDTH;
-    const bool threaded = work >= KVF_LEAST_THREADED_WORK;
+    const bool threaded = multiply_adds(args) >= KVF_LEAST_THREADED_WORK;
     if (args->n_queries == 1 || args->n_queries < device->n_threads)
-        attend_together(device, args, kernels, threaded);
+        attend_together(device, args, kvf_kernels_of(device), threaded);
     else
-        attend_runs(device, args, kernels, threaded);
+        attend_runs(device, args, 1, threaded);
+}
+
+void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args)
+{
+    uint64_t work = 0;
+    uint64_t n_queries = 0;
+    for (uint32_t i = 0; i < n_args; i++) {
+        work += args[i].n_queries ? multiply_adds(&args[i]) : 0;
+        n_queries += args[i].n_queries;
+    }
+    /* Fewer leave threads without work at the end: they had better share each. */
+    if (n_queries >= 4 * (uint64_t)device->n_threads) {
+        attend_runs(device, args, n_args, work >= KVF_LEAST_THREADED_WORK);
+        return;
+    }
+    for (uint32_t i = 0; i < n_args; i++)
+        kvf_cpu_attend(device, &args[i]);
 }

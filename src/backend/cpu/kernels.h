@@ -102,6 +102,8 @@ typedef struct kvf_key_tile {
 #define KVF_PRODUCT_COLS 1024
 /* Rows of a weight that are read beside each other for one token. */
 #define KVF_DOT_ROWS 4
+/* The most tokens that a row is multiplied with as it is decoded. */
+#define KVF_FEW_TOKENS 8
 
 /* Products with one stored type (product.inc.h). */
 typedef struct kvf_product_kernels {
@@ -109,6 +111,12 @@ typedef struct kvf_product_kernels {
        the last multiple of 128, filled up with zeros to 128. */
     void (*dot)(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows, const float *x,
                 const float *rest, float *out);
+    /* The same of 2 to few_tokens tokens: out[row][token]. Behind the n_tokens of x and rest
+       there are others, up to few_tokens, which are multiplied in vain. */
+    void (*few)(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows,
+                const float *const *x, const float *const *rest, uint32_t n_tokens,
+                float (*out)[KVF_FEW_TOKENS]);
+    uint32_t most_few; /* tokens that are multiplied so, some after the others */
     /* Values first_col .. + 16 n_groups of a row, zeros past its end, to panel[g][tile rows][16].
      */
     void (*decode)(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, uint32_t n_groups,
@@ -134,6 +142,8 @@ typedef struct kvf_cpu_kernels {
     const char *isa;
     const kvf_product_kernels *products; /* [KVF_WEIGHT_COUNT] */
     uint32_t product_tile_rows;          /* divides KVF_PRODUCT_ROWS */
+    uint32_t few_tokens;                 /* at most KVF_FEW_TOKENS */
+    uint32_t most_few;                   /* tokens that are multiplied by few */
     /*
      * Tokens take groups begin .. end of the panel; tokens[t] points to the values for group
      * `begin`. Outputs are written with the last group of the last panel.
@@ -230,9 +240,11 @@ void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
 void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
 void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args);
 void kvf_cpu_select(kvf_device *device, const kvf_select_args *args);
+void kvf_cpu_select_batch(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
 void kvf_cpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
+void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args);
 size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args);

@@ -9,17 +9,66 @@ static const float *token_at(const kvf_product_tokens *tokens, uint32_t t)
     return tokens->in + (tokens->list ? (size_t)tokens->list[t] : t) * tokens->stride;
 }
 
+/* What of a token is past the last multiple of 128, filled up with zeros. */
+static void fill_rest(const kvf_matrix *weight, const float *token, float rest[COLS_OF_REST])
+{
+    const uint32_t n_rest = weight->cols % COLS_OF_REST;
+    if (n_rest == 0)
+        return;
+    memcpy(rest, token + weight->cols - n_rest, n_rest * sizeof *rest);
+    memset(rest + n_rest, 0, (COLS_OF_REST - n_rest) * sizeof *rest);
+}
+
 /* One token: rows are read once, decoded in registers. */
 static void multiply_one(const kvf_cpu_kernels *kernels, const kvf_matrix *weight, uint32_t row,
                          uint32_t n_rows, const float *token, float *out)
 {
     float rest[COLS_OF_REST];
-    const uint32_t n_rest = weight->cols % COLS_OF_REST;
-    if (n_rest) {
-        memcpy(rest, token + weight->cols - n_rest, n_rest * sizeof *rest);
-        memset(rest + n_rest, 0, (COLS_OF_REST - n_rest) * sizeof *rest);
-    }
+    fill_rest(weight, token, rest);
     kernels->products[weight->type].dot(weight, row, n_rows, token, rest, out);
+}
+
+/* Tokens first .. + n, at most few_tokens: likewise. */
+static void multiply_few(const kvf_cpu_kernels *kernels, const kvf_matrix *weight, uint32_t row,
+                         uint32_t n_rows, const kvf_product_tokens *tokens, uint32_t first,
+                         uint32_t n, float *out, size_t stride)
+{
+    float rests[KVF_FEW_TOKENS][COLS_OF_REST];
+    float outs[KVF_PRODUCT_ROWS][KVF_FEW_TOKENS];
+    const float *x[KVF_FEW_TOKENS];
+    const float *rest[KVF_FEW_TOKENS];
+    for (uint32_t t = 0; t < KVF_FEW_TOKENS; t++) {
+        const uint32_t given = t < n ? t : 0;
+        x[t] = token_at(tokens, first + given);
+        rest[t] = rests[given];
+        if (t < n)
+            fill_rest(weight, x[t], rests[t]);
+    }
+    kernels->products[weight->type].few(weight, row, n_rows, x, rest, n, outs);
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t r = 0; r < n_rows; r++)
+            out[(first + t) * stride + r] = outs[r][t];
+}
+
+/*
+ * All tokens without a panel, which would be written and read for too little: by few_tokens, then
+ * 4 (three cost as much), 2, 1. The block stays in the cache from one pass to the next.
+ */
+static void multiply_by_few(const kvf_cpu_kernels *kernels, const kvf_matrix *weight, uint32_t row,
+                            uint32_t n_rows, const kvf_product_tokens *tokens, float *out,
+                            size_t stride)
+{
+    const uint32_t most = kernels->few_tokens;
+    for (uint32_t first = 0; first < tokens->n;) {
+        const uint32_t left = tokens->n - first;
+        const uint32_t n = left + 1 >= most ? (left < most ? left : most) : left < 4 ? left : 4;
+        if (n == 1)
+            multiply_one(kernels, weight, row, n_rows, token_at(tokens, first),
+                         out + first * stride);
+        else
+            multiply_few(kernels, weight, row, n_rows, tokens, first, n, out, stride);
+        first += n;
+    }
 }
 
 float kvf_product_of_f32(const kvf_cpu_kernels *kernels, const float *a, const float *b, uint32_t n)
@@ -62,8 +111,8 @@ void kvf_product_block(const kvf_cpu_kernels *kernels, const kvf_matrix *weight,
                        float *out, size_t stride)
 {
     const kvf_tile_out to = {out, stride, &space->sums[0][0][0]};
-    if (tokens->n == 1) {
-        multiply_one(kernels, weight, row, n_rows, token_at(tokens, 0), out);
+    if (tokens->n <= kernels->products[weight->type].most_few) {
+        multiply_by_few(kernels, weight, row, n_rows, tokens, out, stride);
         return;
     }
     for (uint32_t col = 0; col < weight->cols; col += KVF_PRODUCT_COLS) {

@@ -7,6 +7,9 @@
  *   V16_FINISH                           whether v16_finish is there, for all sums at once
  *   V16_TILE_STEP                        whether v16_tile_step is there
  *   V16_BESIDE_ROWS                      rows of a dot whose groups follow in turns
+ *   V16_FEW_ROWS x V16_FEW_TOKENS        outputs of a few tokens: 1 or 2, 4 or KVF_FEW_TOKENS
+ *   V16_MOST_FEW                         tokens for which that is the quicker form; of types whose
+ *                                        values are looked up in grids, V16_FEW_TOKENS
  * and from products_*.c, which includes this alone: KVF_PRODUCT_ISA (product_isa.inc.h).
  * Tested combinations: scalar 1x1, avx2 2x3, avx512 4x6, neon 2x3.
  *
@@ -14,11 +17,12 @@
  * and the lanes end in the tree of v16_sum; a row that ends within 16 values is filled up
  * with zeros. So neither the number of tokens nor any block size touches a bit.
  *
- * Two forms. One token: rows are decoded in registers and read once (product_type.inc.h). What
+ * Three forms. One token: rows are decoded in registers and read once (product_type.inc.h). What
  * decoding costs was counted for processors with four vector pipes of 256 bits (Zen 4): two
  * multiply, two permute and widen, one of them the same, two shift and convert, one of these the
  * same as before; all do logic. The files of types name what binds in operations of 256 bits for
  * 16 values; of the pipes' time, loops reach three quarters to nine tenths.
+ * A few, by V16_FEW_TOKENS: the same, each value multiplied with all of them.
  * More: 16 rows x KVF_PRODUCT_COLS are decoded to a panel that stays in the cache, for all
  * tokens of a tile; the lanes of unfinished sums wait in memory between panels.
  */
@@ -34,6 +38,8 @@
 #include "backend/cpu/decode_iq.inc.h"
 
 static_assert(KVF_DOT_ROWS % V16_BESIDE_ROWS == 0, "product_type.inc.h");
+static_assert(V16_FEW_ROWS == 1 || V16_FEW_ROWS == 2, "FEW takes a single row that is left");
+static_assert(V16_FEW_TOKENS == 4 || V16_FEW_TOKENS == KVF_FEW_TOKENS, "FEW has three widths");
 
 /* ---- Tiles ----------------------------------------------------------------------- */
 
@@ -255,6 +261,7 @@ prefetch_ahead(const uint8_t *bytes, size_t ahead_bytes, const int n_bytes)
 #define KVF_TYPE_UNIT 256
 #define KVF_TYPE_BYTES KVF_IQ2_XS_BYTES
 #define KVF_TYPE_SCALE_ROWS 0
+#define KVF_TYPE_NO_PAIRS /* gcc 12: 1.37 ms for two where four took 0.55 */
 #include "backend/cpu/product_type.inc.h"
 #define KVF_TYPE iq2_s
 #define KVF_TYPE_UNIT 256
@@ -287,9 +294,11 @@ prefetch_ahead(const uint8_t *bytes, size_t ahead_bytes, const int n_bytes)
 #define KVF_TYPE_SCALE_ROWS 0
 #include "backend/cpu/product_type.inc.h"
 
-#define KVF_PRODUCT_TYPE(name)                                                                     \
+#define KVF_PRODUCT_TYPE(name) KVF_PRODUCT_KERNELS(name, V16_MOST_FEW)
+#define KVF_GRID_TYPE(name) KVF_PRODUCT_KERNELS(name, V16_FEW_TOKENS) /* decoding twice is dear */
+#define KVF_PRODUCT_KERNELS(name, most)                                                            \
     {                                                                                              \
-        .dot = name##_dot, .decode = name##_decode                                                 \
+        .dot = name##_dot, .few = name##_few, .most_few = most, .decode = name##_decode            \
     }
 const kvf_product_kernels KVF_PRODUCT_NAME(types)[KVF_WEIGHT_COUNT] = {
     [KVF_WEIGHT_F32] = KVF_PRODUCT_TYPE(f32),
@@ -305,11 +314,11 @@ const kvf_product_kernels KVF_PRODUCT_NAME(types)[KVF_WEIGHT_COUNT] = {
     [KVF_WEIGHT_Q4_K] = KVF_PRODUCT_TYPE(q4_k),
     [KVF_WEIGHT_Q5_K] = KVF_PRODUCT_TYPE(q5_k),
     [KVF_WEIGHT_Q6_K] = KVF_PRODUCT_TYPE(q6_k),
-    [KVF_WEIGHT_IQ2_XXS] = KVF_PRODUCT_TYPE(iq2_xxs),
-    [KVF_WEIGHT_IQ2_XS] = KVF_PRODUCT_TYPE(iq2_xs),
-    [KVF_WEIGHT_IQ2_S] = KVF_PRODUCT_TYPE(iq2_s),
-    [KVF_WEIGHT_IQ3_XXS] = KVF_PRODUCT_TYPE(iq3_xxs),
-    [KVF_WEIGHT_IQ3_S] = KVF_PRODUCT_TYPE(iq3_s),
+    [KVF_WEIGHT_IQ2_XXS] = KVF_GRID_TYPE(iq2_xxs),
+    [KVF_WEIGHT_IQ2_XS] = KVF_GRID_TYPE(iq2_xs),
+    [KVF_WEIGHT_IQ2_S] = KVF_GRID_TYPE(iq2_s),
+    [KVF_WEIGHT_IQ3_XXS] = KVF_GRID_TYPE(iq3_xxs),
+    [KVF_WEIGHT_IQ3_S] = KVF_GRID_TYPE(iq3_s),
     [KVF_WEIGHT_IQ4_NL] = KVF_PRODUCT_TYPE(iq4_nl),
     [KVF_WEIGHT_IQ4_XS] = KVF_PRODUCT_TYPE(iq4_xs),
     [KVF_WEIGHT_MXFP4] = KVF_PRODUCT_TYPE(mxfp4),

@@ -10,9 +10,13 @@
  *   KVF_TYPE_SCALE_ROWS   rows that share a row of the plane of scales; 0: no plane
  *   KVF_TYPE_SLOWLY       defined: for units[n_rows] of which NAME_is_plain(units, n_rows) is
  *                         false, v16 NAME_slowly(&unit, g) takes the place of NAME_group
+ *   KVF_TYPE_NO_PAIRS     defined: two tokens are taken as four
  *
  * In a dot, group g of V16_BESIDE_ROWS rows is followed by their group g + 1: x is loaded once
  * for all of them, and additions to one sum do not wait for each other.
+ *
+ * With a few tokens a decoded group is multiplied with all of them while it is in a register: no
+ * panel is written and read. Fewer rows are beside each other then, for their sums are more.
  *
  * Groups of a unit are unrolled, and what several of them have in common (codes of two of
  * them in one byte, a table) is written as if each had it alone: the compiler finds it.
@@ -26,9 +30,18 @@
 #define DOT KVF_JOIN(KVF_TYPE, _dot)
 #define DOT_ROWS KVF_JOIN(KVF_TYPE, _dot_rows)
 #define ADD_UNIT KVF_JOIN(KVF_TYPE, _add_unit)
+#define FEW KVF_JOIN(KVF_TYPE, _few)
+#define FEW_ROWS KVF_JOIN(KVF_TYPE, _few_rows)
+#define FEW_UNIT KVF_JOIN(KVF_TYPE, _few_unit)
 #define DECODE KVF_JOIN(KVF_TYPE, _decode)
 #define STORE KVF_JOIN(KVF_TYPE, _store)
 #define UNIT_GROUPS (KVF_TYPE_UNIT / 16)
+
+#ifdef KVF_TYPE_NO_PAIRS
+#define TAKES_PAIRS false
+#else
+#define TAKES_PAIRS true
+#endif
 
 #ifdef KVF_TYPE_SLOWLY
 #define SLOWLY KVF_JOIN(KVF_TYPE, _slowly)
@@ -155,6 +168,108 @@ static void DOT(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows, c
         DOT_ROWS(matrix, first_row + r, 1, x, rest, out + r);
 }
 
+/* sums[r][t] += the values of unit u of n_rows rows times x[t][at ..]. */
+static inline __attribute__((always_inline)) void
+FEW_UNIT(const uint8_t *const *bytes, const weight_place *place, uint32_t u, const int n_rows,
+         const float *const *x, const int n_tokens, v16 (*sums)[KVF_FEW_TOKENS])
+{
+    const size_t at = (size_t)u * KVF_TYPE_UNIT;
+    UNIT_OF units[V16_FEW_ROWS];
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        OPEN(&units[r], bytes[r], place[r].scales, u);
+    if (__builtin_expect(!IS_PLAIN(units, n_rows), 0)) {
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            KVF_UNROLL
+        for (int t = 0; t < n_tokens; t++)
+            sums[r][t] = ADD_SLOWLY(bytes[r], place[r].scales, u, x[t] + at, sums[r][t]);
+        return;
+    }
+    KVF_UNROLL
+    for (int g = 0; g < UNIT_GROUPS; g++) {
+        v16 values[V16_FEW_ROWS];
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            values[r] = GROUP(&units[r], g);
+        KVF_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            const v16 token = v16_load(x[t] + at + 16 * g);
+            KVF_UNROLL
+            for (int r = 0; r < n_rows; r++)
+                sums[r][t] = v16_fma(values[r], token, sums[r][t]);
+        }
+    }
+}
+
+/* n_rows rows times n_tokens tokens, both constants. */
+static inline __attribute__((always_inline)) void
+FEW_ROWS(const kvf_matrix *matrix, uint32_t row, const int n_rows, const float *const *x,
+         const float *const *rest, const int n_tokens, float (*out)[KVF_FEW_TOKENS])
+{
+    v16 sums[V16_FEW_ROWS][KVF_FEW_TOKENS];
+    weight_place place[V16_FEW_ROWS];
+    const uint8_t *bytes[V16_FEW_ROWS];
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        KVF_UNROLL
+        for (int t = 0; t < n_tokens; t++)
+            sums[r][t] = v16_set1(0.0f);
+        place[r] = place_of_row(matrix, row + (uint32_t)r, KVF_TYPE_SCALE_ROWS);
+        bytes[r] = place[r].data;
+    }
+    const uint32_t n_units = matrix->cols / KVF_TYPE_UNIT;
+    const size_t ahead_bytes = V16_FEW_ROWS * matrix->row_bytes; /* the next rows' */
+    for (uint32_t u = 0; u < n_units; u++) {
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            prefetch_ahead(bytes[r], ahead_bytes, KVF_TYPE_BYTES);
+        FEW_UNIT(bytes, place, u, n_rows, x, n_tokens, sums);
+        KVF_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            bytes[r] += KVF_TYPE_BYTES;
+            __asm__("" : "+r"(bytes[r])); /* a register of its own, no sum of others */
+        }
+    }
+    const uint32_t n_rest = matrix->cols % KVF_TYPE_UNIT;
+    const uint32_t rest_at = n_units * KVF_TYPE_UNIT - matrix->cols / 128 * 128;
+    KVF_UNROLL /* sums that a variable counts would lie in memory */
+        for (int r = 0; r < n_rows; r++)
+    {
+        float values[KVF_TYPE_UNIT];
+        if (n_rest == 0)
+            break;
+        REST(place[r], n_units, n_rest, values);
+        KVF_UNROLL
+        for (int t = 0; t < n_tokens; t++)
+            for (uint32_t g = 0; 16 * g < n_rest; g++)
+                sums[r][t] = v16_fma(v16_load(values + 16 * g),
+                                     v16_load(rest[t] + rest_at + 16 * g), sums[r][t]);
+    }
+    KVF_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        KVF_UNROLL
+    for (int t = 0; t < n_tokens; t++)
+        out[r][t] = v16_sum(sums[r][t]);
+}
+
+static void FEW(const kvf_matrix *matrix, uint32_t first_row, uint32_t n_rows,
+                const float *const *x, const float *const *rest, uint32_t n_tokens,
+                float (*out)[KVF_FEW_TOKENS])
+{
+    for (uint32_t r = 0; r < n_rows; r += V16_FEW_ROWS) {
+        const uint32_t row = first_row + r;
+        if (n_rows - r < V16_FEW_ROWS)
+            FEW_ROWS(matrix, row, 1, x, rest, V16_FEW_TOKENS, out + r);
+        else if (n_tokens == 2 && TAKES_PAIRS)
+            FEW_ROWS(matrix, row, V16_FEW_ROWS, x, rest, 2, out + r);
+        else if (n_tokens <= 4)
+            FEW_ROWS(matrix, row, V16_FEW_ROWS, x, rest, 4, out + r);
+        else
+            FEW_ROWS(matrix, row, V16_FEW_ROWS, x, rest, V16_FEW_TOKENS, out + r);
+    }
+}
+
 /* Values first_col .. + 16 n_groups of a row into a panel; past the row's end they are 0. */
 static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, uint32_t n_groups,
                    float *panel)
@@ -192,9 +307,14 @@ static void DECODE(const kvf_matrix *matrix, uint32_t row, uint32_t first_col, u
 #undef IS_PLAIN
 #undef ADD_SLOWLY
 #undef ADD_UNIT
+#undef FEW
+#undef FEW_ROWS
+#undef FEW_UNIT
+#undef TAKES_PAIRS
 #undef UNIT_GROUPS
 #undef KVF_TYPE
 #undef KVF_TYPE_UNIT
 #undef KVF_TYPE_BYTES
 #undef KVF_TYPE_SCALE_ROWS
 #undef KVF_TYPE_SLOWLY
+#undef KVF_TYPE_NO_PAIRS

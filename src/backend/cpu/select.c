@@ -171,37 +171,74 @@ static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *
             &group.candidates[i], args->list + (size_t)(first + i) * args->top_k);
 }
 
+/* Groups of queries of several args, those of one after another's. */
 typedef struct groups_work {
     const kvf_cpu_kernels *kernels;
     const kvf_select_args *args;
-    uint32_t step; /* queries a group */
+    uint32_t share_threads; /* that share the queries of each args */
 } groups_work;
+
+/* Queries a group: as many as leave every thread a few. */
+static uint32_t queries_of_group(const kvf_select_args *args, uint32_t n_threads)
+{
+    const uint32_t share = args->n_queries / (2 * n_threads);
+    return share < 1 ? 1 : share < KVF_SELECT_GROUP_QUERIES ? share : KVF_SELECT_GROUP_QUERIES;
+}
+
+static size_t n_groups(const kvf_select_args *args, uint32_t n_threads)
+{
+    const uint32_t step = queries_of_group(args, n_threads);
+    return (args->n_queries + step - 1) / step;
+}
 
 static void select_groups(void *context, size_t first, size_t end, uint32_t thread)
 {
     const groups_work *work = context;
+    const kvf_select_args *args = work->args;
+    size_t begin = 0; /* of the groups of args */
     for (size_t i = first; i < end; i++) {
-        const uint32_t query = (uint32_t)i * work->step;
-        const uint32_t left = work->args->n_queries - query;
-        select_group(work->kernels, work->args, query, left < work->step ? left : work->step,
-                     thread);
+        while (i - begin >= n_groups(args, work->share_threads))
+            begin += n_groups(args++, work->share_threads);
+        const uint32_t step = queries_of_group(args, work->share_threads);
+        const uint32_t query = (uint32_t)(i - begin) * step;
+        const uint32_t left = args->n_queries - query;
+        select_group(work->kernels, args, query, left < step ? left : step, thread);
     }
+}
+
+static void select_by_groups(kvf_device *device, const kvf_select_args *args, uint32_t n_args)
+{
+    /* Several args are work for several threads as they are. */
+    groups_work work = {kvf_kernels_of(device), args, (device->n_threads + n_args - 1) / n_args};
+    size_t n = 0;
+    for (uint32_t i = 0; i < n_args; i++)
+        n += n_groups(&args[i], work.share_threads);
+    kvf_cpu_loop(device, true, n, 1, select_groups, &work);
 }
 
 void kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
 {
-    if (args->n_queries < device->n_threads) {
-        for (uint32_t i = 0; i < args->n_queries; i++)
-            select_by_rows(device, args, i);
+    if (args->n_queries >= device->n_threads) {
+        select_by_groups(device, args, 1);
         return;
     }
-    /* Groups as large as leaves every thread a few. */
-    const uint32_t share = args->n_queries / (2 * device->n_threads);
-    const uint32_t step = share < 1                          ? 1
-                          : share < KVF_SELECT_GROUP_QUERIES ? share
-                                                             : KVF_SELECT_GROUP_QUERIES;
-    groups_work work = {kvf_kernels_of(device), args, step};
-    kvf_cpu_loop(device, true, (args->n_queries + step - 1) / step, 1, select_groups, &work);
+    for (uint32_t i = 0; i < args->n_queries; i++)
+        select_by_rows(device, args, i);
+}
+
+/* Heads and top_k, by which the workspace is cut, are the same in all. */
+void kvf_cpu_select_batch(kvf_device *device, const kvf_select_args *args, uint32_t n_args)
+{
+    uint64_t n_queries = 0;
+    for (uint32_t i = 0; i < n_args; i++)
+        n_queries += args[i].n_queries;
+    /* Fewer leave threads without work at the end: they had better share each. */
+    if (n_queries >= 4 * (uint64_t)device->n_threads) {
+        select_by_groups(device, args, n_args);
+        return;
+    }
+    for (uint32_t i = 0; i < n_args; i++)
+        kvf_cpu_select(device, &args[i]);
 }
 
 /* ---- The masked profiles ------------------------------------------------------ */

@@ -8,6 +8,7 @@ const kvf_cpu_kernels KVF_TABLE = {
     .isa = KVF_TABLE_ISA,
     .products = KVF_PRODUCT_NAME(types),
     .product_tile_rows = V16_TILE_ROWS,
+    .few_tokens = V16_FEW_TOKENS,
     .product_tile = KVF_PRODUCT_NAME(tile),
     .swiglu = KVF_PRODUCT_NAME(swiglu),
     .attend_scores = attend_scores,

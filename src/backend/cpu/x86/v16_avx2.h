@@ -34,6 +34,9 @@ typedef struct v16i {
 #define V16_TILE_TOKENS 3
 /* Rows of a weight read in turns for one token, group by group. */
 #define V16_BESIDE_ROWS 2
+#define V16_FEW_ROWS 1
+#define V16_FEW_TOKENS 4
+#define V16_MOST_FEW 4
 
 static inline v16 v16_set1(float x)
 {

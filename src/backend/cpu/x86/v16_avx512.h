@@ -40,6 +40,9 @@ typedef __m512i v16i;
 #define V16_TILE_TOKENS 6
 /* Rows of a weight read in turns for one token, group by group. */
 #define V16_BESIDE_ROWS 4
+#define V16_FEW_ROWS 2
+#define V16_FEW_TOKENS 8
+#define V16_MOST_FEW 16
 
 static inline v16 v16_set1(float x)
 {
