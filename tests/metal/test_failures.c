@@ -116,6 +116,7 @@ static void an_allocation_beyond_the_limits_is_refused(void **state)
     kvf_device_close(device);
 }
 
+/* And the batch of one that it needs. */
 static kvf_status open_session(kvf_device *device, kvf_profile_id profile, uint64_t max_tokens,
                                kvf_error *error)
 {
@@ -123,7 +124,11 @@ static kvf_status open_session(kvf_device *device, kvf_profile_id profile, uint6
     kvf_geometry_v4_flash(&geometry);
     const kvf_session_options options = {.profile = profile, .max_tokens = max_tokens};
     kvf_session *session;
-    const kvf_status status = kvf_session_open(device, &geometry, &options, &session, error);
+    kvf_batch *batch = NULL;
+    kvf_status status = kvf_session_open(device, &geometry, &options, &session, error);
+    if (status == KVF_OK)
+        status = kvf_batch_open(device, &geometry, &options, &batch, error);
+    kvf_batch_close(batch);
     kvf_session_close(session);
     return status;
 }
