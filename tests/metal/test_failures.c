@@ -304,8 +304,7 @@ static void lose_in_chunk(uint32_t n_tokens)
 
     kvf_error error;
     kvf_emulator_fail_wait(1);
-    assert_int_equal(forward_alone(e.model, session, ids, n_tokens, NULL, &error),
-                     KVF_DEVICE_LOST);
+    assert_int_equal(forward_alone(e.model, session, ids, n_tokens, NULL, &error), KVF_DEVICE_LOST);
     assert_int_equal(error.status, KVF_DEVICE_LOST);
     assert_says(&error, "the GPU stopped");
     assert_int_equal(kvf_session_n_tokens(session), PROMPT);
