@@ -29,6 +29,7 @@ static kvf_session_options options_of(const bench_batch_input *input)
                                  .max_tokens = input->context_tokens,
                                  .chunk_tokens = input->n_sessions,
                                  .batch_sessions = input->n_sessions,
+                                 .backend = kvf_device_backend_name(input->model->device),
                                  .n_threads = kvf_device_n_threads(input->model->device),
                                  .checkpoint_count = KVF_NO_CHECKPOINTS};
 }

@@ -6,6 +6,7 @@ include(CheckCCompilerFlag)
 add_library(kvfold_compiler INTERFACE)
 target_compile_options(kvfold_compiler INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes
+  -Werror=switch # a new row format, kind of layer .. must be thought of wherever they are told apart
   -ffp-contract=off -fno-math-errno -fvisibility=hidden
   "SHELL:-include ${PROJECT_SOURCE_DIR}/src/arithmetic.h")
 
@@ -33,6 +34,8 @@ check_c_compiler_flag(-mno-daz-ftz KVF_HAS_mno_daz_ftz)
 if(KVF_HAS_mno_daz_ftz)
   target_link_options(kvfold_compiler INTERFACE -mno-daz-ftz)
 endif()
+# src/assertion.h; a sanitizer's build has it below
+target_compile_definitions(kvfold_compiler INTERFACE $<$<CONFIG:Debug>:KVF_ASSERTIONS>)
 if(KVF_WERROR)
   target_compile_options(kvfold_compiler INTERFACE -Werror)
 endif()
@@ -42,6 +45,7 @@ if(KVF_SANITIZE)
   set(KVF_SANITIZE_OPTIONS -fsanitize=${KVF_SANITIZE} -fno-sanitize-recover=all
                            -fno-omit-frame-pointer)
   target_compile_options(kvfold_compiler INTERFACE ${KVF_SANITIZE_OPTIONS})
+  target_compile_definitions(kvfold_compiler INTERFACE KVF_ASSERTIONS)
   target_link_options(kvfold_compiler INTERFACE ${KVF_SANITIZE_OPTIONS})
 endif()
 

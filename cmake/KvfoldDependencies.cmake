@@ -2,7 +2,8 @@
 # header that is compiled in.
 #   kvfold_dependencies   of the library itself
 #   kvfold_cjson          of the model layer
-# KVF_ZSTD_DEFINITIONS    for src/cache/snapshot_codec.c
+#   kvfold_microhttpd     of the server
+# KVF_ZSTD_DEFINITIONS    for src/snapshot/codec.c
 # KVF_PC_LIBS_PRIVATE     the same dependencies, for kvfold.pc
 
 find_package(PkgConfig)
@@ -62,6 +63,28 @@ if(KVF_CLI)
   add_library(kvfold_cjson INTERFACE)
   target_include_directories(kvfold_cjson SYSTEM INTERFACE ${KVF_CJSON_INCLUDE})
   target_link_libraries(kvfold_cjson INTERFACE ${KVF_CJSON_LIBRARY})
+
+  # HTTP for `serve`, which says so where it is not there.
+  #   kvfold_microhttpd   KVF_HTTP_FOUND: whether it is more than a name
+  add_library(kvfold_microhttpd INTERFACE)
+  if(KVF_HTTP STREQUAL "system")
+    if(PkgConfig_FOUND)
+      pkg_check_modules(PC_MICROHTTPD QUIET libmicrohttpd)
+    endif()
+    find_library(KVF_MICROHTTPD_LIBRARY microhttpd HINTS ${PC_MICROHTTPD_LIBRARY_DIRS})
+    find_path(KVF_MICROHTTPD_INCLUDE microhttpd.h HINTS ${PC_MICROHTTPD_INCLUDEDIR})
+  elseif(NOT KVF_HTTP STREQUAL "none")
+    message(FATAL_ERROR "KVF_HTTP is \"${KVF_HTTP}\"; expected system or none")
+  endif()
+  set(KVF_HTTP_FOUND OFF)
+  if(KVF_HTTP STREQUAL "system" AND KVF_MICROHTTPD_LIBRARY AND KVF_MICROHTTPD_INCLUDE)
+    set(KVF_HTTP_FOUND ON)
+    target_include_directories(kvfold_microhttpd SYSTEM INTERFACE ${KVF_MICROHTTPD_INCLUDE})
+    target_link_libraries(kvfold_microhttpd INTERFACE ${KVF_MICROHTTPD_LIBRARY})
+  else()
+    message(STATUS "without libmicrohttpd: there is no kvfold serve (Debian: libmicrohttpd-dev)")
+    target_compile_definitions(kvfold_microhttpd INTERFACE KVF_HTTP_NONE)
+  endif()
 
   # SHA-256 for `inspect --sha256`, which says so where it is not there.
   add_library(kvfold_nettle INTERFACE)

@@ -3,7 +3,7 @@
 include(CMakePackageConfigHelpers)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/kvfold)
 
-install(FILES include/kvfold.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES include/kvfold.h include/kvfold_files.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 # What the licences of the project, and of what it took over, ask to go along with copies.
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 # kvfold_dependencies is exported because a static library hands its dependencies on.

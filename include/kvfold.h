@@ -66,7 +66,8 @@ typedef enum kvf_status {
     KVF_FILE_BUSY = 43,      /* somebody else is writing it */
     KVF_WRONG_MODEL = 44,    /* a snapshot of another model */
     KVF_SESSION_FAILED = 50, /* not reported any more: a chunk that fails is undone */
-    KVF_DEVICE_LOST = 60     /* the device stopped; what the host's memory holds is intact */
+    KVF_DEVICE_LOST = 60,    /* the device stopped; what the host's memory holds is intact */
+    KVF_INTERNAL = 70        /* a fault of this library, not of what it was given */
 } kvf_status;
 
 /* One sentence for a status, English, static storage. Any value is accepted. */
@@ -222,7 +223,8 @@ KVF_API kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, k
  * FORMAT.md 5; equal scores: lower row first; output ascending by row. The set is
  * the same on every backend, ISA, thread count and tile size.
  * Query i's head h is row i * n_heads + h of `queries` (fp4, or f32 grid values).
- * Row r of `keys` is visible to query i iff r < n_visible[i].
+ * Row r of `keys` is visible to query i iff r < n_visible[i]; where ratio is not 0, n_visible is
+ * not looked at: query i is token first_token + i and sees (first_token + i + 1) / ratio rows.
  */
 typedef struct kvf_select_args {
     uint32_t n_queries;
@@ -231,10 +233,12 @@ typedef struct kvf_select_args {
     kvf_rows queries;          /* width 128, fp4 or f32 */
     const float *head_weights; /* [n_queries][n_heads], unscaled */
     kvf_rows keys;             /* width 128, fp4 or f32; blocks within the range of pack */
-    const uint32_t *n_visible; /* [n_queries], each <= keys.n_rows */
-    int32_t *list;             /* out [n_queries][top_k]; unused places are -1 */
-    uint32_t *list_len;        /* out [n_queries] */
-    void *workspace;           /* kvf_select_workspace_bytes(), 64-byte aligned */
+    const uint32_t *n_visible; /* [n_queries], each <= keys.n_rows; or .. */
+    uint64_t first_token;
+    uint32_t ratio;     /* .. tokens a row */
+    int32_t *list;      /* out [n_queries][top_k]; unused places are -1 */
+    uint32_t *list_len; /* out [n_queries] */
+    void *workspace;    /* kvf_select_workspace_bytes(), 64-byte aligned */
     size_t workspace_bytes;
 } kvf_select_args;
 /* Bytes of workspace that these args need; does not depend on keys.n_rows. */
@@ -256,6 +260,8 @@ KVF_API kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, k
  *             mask_f32[i][r] (0 or -infinity) added: the dense form
  *   mask_f16  the same values as f16; masked rows are skipped
  *   none      all rows r < n_visible[i]
+ * Where ratio is not 0, (first_token + i + 1) / ratio rows are visible and n_visible is not
+ * looked at.
  * With rows.n_rows == 0 only the window is attended and all of them may be NULL.
  */
 typedef struct kvf_attend_args {
@@ -269,7 +275,8 @@ typedef struct kvf_attend_args {
     uint64_t window_first;     /* token of the window's row 0 */
     kvf_rows window;           /* width 512 */
     kvf_rows rows;             /* width 512 */
-    const uint32_t *n_visible; /* [n_queries] */
+    const uint32_t *n_visible; /* [n_queries]; or .. */
+    uint32_t ratio;            /* .. tokens a row */
     const int32_t *list;       /* [n_queries][list_stride] */
     size_t list_stride;
     const uint32_t *list_len; /* [n_queries] */
@@ -363,8 +370,9 @@ typedef struct kvf_plan_buffer {
 typedef struct kvf_plan {
     uint64_t session_bytes;   /* rows held, no page padding */
     uint64_t allocated_bytes; /* what the allocator gives for them */
-    uint64_t snapshot_bytes;  /* the file that saves them */
-    uint64_t scratch_bytes;   /* of a batch, which any number of sessions take turns in */
+    /* A first file that saves them, with the checkpoints that commit took. */
+    uint64_t snapshot_bytes;
+    uint64_t scratch_bytes; /* of a batch, which any number of sessions take turns in */
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */
@@ -381,12 +389,16 @@ typedef struct kvf_session_options {
     uint32_t batch_sessions;    /* the most items of a batch; 0: 1 */
     uint32_t score_tile_tokens; /* 0: the profile's own */
     bool grid_off;              /* no grid, no Hadamard; legacy only (for comparisons) */
-    uint32_t n_threads;         /* plan only: CPU threads whose workspace is counted; 0: 1 */
-    uint32_t checkpoint_count;  /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
+    /* plan only: the backend whose workspace is counted, NULL: the default; its threads, 0: 1 */
+    const char *backend;
+    uint32_t n_threads;
+    uint32_t checkpoint_count; /* the last ones are kept; 0: 8; KVF_NO_CHECKPOINTS: none */
     /* Tokens from one checkpoint to the next, at least 128; 0: as close as they can be. */
     uint64_t checkpoint_spacing_tokens;
 } kvf_session_options;
 #define KVF_NO_CHECKPOINTS UINT32_MAX
+/* Of those that kvf_session_checkpoint took, so many are kept besides. */
+#define KVF_REQUESTED_CHECKPOINTS 8
 
 /*
  * Computes the plan of a session that holds n_tokens (<= options->max_tokens).
@@ -544,9 +556,11 @@ KVF_API kvf_status kvf_batch_commit(kvf_batch *batch, kvf_error *error);
 KVF_API void kvf_batch_drop(kvf_batch *batch);
 /*
  * The selection that kvf_batch_select left for token `query` of the batch: ascending rows into
- * list (room for top_k). Returns their number; 0 where there is no such token. Waits.
+ * list (room for top_k), their number into *n. Waits: KVF_DEVICE_LOST may come of it. Where the
+ * batch that was begun last has no such token, or nothing was selected, it is KVF_INVALID_ARGUMENT.
  */
-KVF_API uint32_t kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list);
+KVF_API kvf_status kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list,
+                                       uint32_t *n, kvf_error *error);
 /* What is allocated: kvf_plan.scratch_bytes. */
 KVF_API uint64_t kvf_batch_scratch_bytes(const kvf_batch *batch);
 
@@ -566,7 +580,8 @@ KVF_API kvf_status kvf_session_attend(kvf_session *session, uint32_t layer, kvf_
 KVF_API kvf_status kvf_session_settle(kvf_session *session, kvf_error *error);
 KVF_API kvf_status kvf_session_commit(kvf_session *session, kvf_error *error);
 KVF_API void kvf_session_drop(kvf_session *session);
-KVF_API uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list);
+KVF_API kvf_status kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list,
+                                         uint32_t *n, kvf_error *error);
 KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 
 /* ---- What a session holds ---------------------------------------------------- */
@@ -577,6 +592,11 @@ KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
 KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
 /* [vocab] f32 of the last committed token; the caller writes them, after settle, before commit. */
 KVF_API float *kvf_session_logits(kvf_session *session);
+/*
+ * Whether they are: not in a session that went back to a checkpoint of a file (see
+ * kvf_session_truncate), until a chunk is committed. They are zeros then.
+ */
+KVF_API bool kvf_session_logits_known(const kvf_session *session);
 /* Rows that `tiled` could not hold exactly in f16 (FORMAT.md 7); 0 in other profiles. */
 KVF_API uint64_t kvf_session_inexact_rows(const kvf_session *session);
 /* Counted from what is held now, not from the plan. */
@@ -651,242 +671,38 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * token held, as ever (zero where none is). Compressor state that no row will pool any more
  * is zero.
  *   replay may be NULL where n_tokens is a checkpoint's place, 0 or all tokens held.
+ *   A checkpoint that came from a file (kvf_session_load) has no logits. With a replay the session
+ * goes to an earlier one where n_tokens is just there, so that appending gives the logits; without,
+ * for callers that append other tokens next, it goes there, and has none until then
+ * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
  * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
- * and needed) and KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
+ * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);
-/* The smallest n_tokens but 0 that truncate can go back to; 0: any. */
+/* The smallest n_tokens but 0 that truncate can go back to with a replay; 0: any. */
 KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
 
-/* ---- Sessions in files ------------------------------------------------------ */
-
 /*
- * A session can be saved under any backend and restored under any other. Rows come
- * back byte for byte in the same profile, and with equal values in another one. The
- * file is docs/FORMAT.md 10; kvf_plan.snapshot_bytes predicts a first save to the byte.
+ * Takes a checkpoint of the present state, besides those that commit takes by itself: for a place
+ * that will be gone back to, as the end of a prompt. The tokens held must be a multiple of
+ * kvf_session_checkpoint_alignment (a caller ends a chunk there), and no chunk be open. The last
+ * KVF_REQUESTED_CHECKPOINTS are kept, whatever the options say; one that is there already is
+ * marked. Forks that are made later have it too.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, the session unchanged.
  */
-
-#define KVF_CALLER_STATE_BYTES 64
-/*
- * [KVF_CALLER_STATE_BYTES] for the caller (a sampler's settings and seed): zero at
- * first, saved and restored with the session, which does not look at them.
- */
-KVF_API uint8_t *kvf_session_caller_state(kvf_session *session);
-
-/*
- * What the rows were computed with: a number that no other model has; 0: not known.
- * Saved with the session, and compared when it is restored.
- */
-KVF_API void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint);
-KVF_API uint64_t kvf_session_model_fingerprint(const kvf_session *session);
-
-typedef struct kvf_save_options {
-    bool whole;    /* write a new file even where adding to the old one would do */
-    bool compress; /* zstd, for files to be put away: smaller, read slower; implies whole */
-    bool no_lock;  /* save where files cannot be locked, too, see kvf_session_save */
-} kvf_save_options;
-
-typedef struct kvf_save_report {
-    uint64_t generation;    /* how often this file was saved */
-    uint64_t file_bytes;    /* its length now */
-    uint64_t unused_bytes;  /* of these, parts that later saves replaced */
-    uint64_t written_bytes; /* by this save */
-    bool appended;          /* to the file as it was */
-} kvf_save_report;
-
-/*
- * Saves what was committed. When this returns KVF_OK the file is on the disk; when it
- * fails, or the process or the machine stops on the way, path holds what it held before,
- * or the new state, never a mixture. The session is unchanged in every case.
- *   The first save writes PATH.saving beside the file and renames it. A later save of a
- * session to the file that it was last saved to or loaded from appends what is new,
- * unless more than half of the file would be unused: then it is written anew, if there is
- * room for that.
- * A path that is a link is saved to where it leads; a file keeps its permissions, a new one
- * is its owner's alone.
- *   A file has one session that goes on with it. Where two were loaded from one file, the
- * second to save replaces what the first saved, and both get KVF_OK; whether that may happen
- * is the caller's to know (the command takes a lock file for as long as it has a session).
- *   What was read from a file and never checked is checked before it goes to another.
- *   A save locks the file (flock). Some network and FUSE folders have no locks: that is
- * KVF_FILE_IO, with the system's reason, or with options->no_lock it goes on without; of two
- * saves of one path at once the first may then be lost, or PATH.saving be of both and neither
- * be there. Where a folder knows no fsync either, "on the disk" is as far as it goes by itself.
- *   Fails with KVF_INVALID_ARGUMENT (no path, or the session is in an open batch), KVF_DEVICE_LOST,
- * KVF_FILE_BUSY (another save of this path runs), KVF_FILE_NOT_FOUND (no such folder),
- * KVF_FILE_IO (no space, no permission, or path is something else than a snapshot or
- * PATH.saving a link or somebody's own file; they are not overwritten), KVF_FILE_FORMAT (a
- * damaged part of a restored session), KVF_UNSUPPORTED (compress without zstd), KVF_OUT_OF_MEMORY.
- * options and report may be NULL.
- */
-KVF_API kvf_status kvf_session_save(kvf_session *session, const char *path,
-                                    const kvf_save_options *options, kvf_save_report *report,
-                                    kvf_error *error);
-
-typedef struct kvf_load_options {
-    const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
-    const kvf_geometry *geometry;       /* the model's, compared with the file's; NULL: not */
-    uint64_t model_fingerprint;         /* compared with the file's; 0: not */
-    bool verify;                        /* check every part before returning */
-} kvf_load_options;
-
-/*
- * Restores a session. Pages of rows stay in the file, which is mapped: each part of at
- * most 4 MiB is compared with its checksum before its first row is used, and a page is
- * copied before it is written. Whatever function meets a damaged part fails with
- * KVF_FILE_FORMAT and names it. Where the profile is another one, the file is compressed
- * or the backend cannot address the host's memory, all rows are checked and copied here.
- *   The file may be saved to, replaced or removed while it is in use, not shortened.
- *   A file of somebody else's: give options->geometry, so that memory is the model's. Without
- * it a file may ask for as much as 1,024 times its length (parts of 4 MiB compressed to one
- * page each). Nothing in a file makes a stage read or write outside its memory.
- * The session can be truncated to checkpoints that it takes from here on, not further back.
- *   session->max_tokens may be 0 (as saved) and must hold the tokens there are.
- *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
- * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
- * KVF_UNSUPPORTED (a newer version, or a profile or flag of one; a compressed file without zstd; a
- * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be
- * NULL. *session is owned by the caller: kvf_session_close.
- */
-KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
-                                    const kvf_load_options *options, kvf_session **session,
-                                    kvf_error *error);
-
-/*
- * Checks all of a restored session that was not checked yet, for callers that read rows
- * through kvf_session_rows. KVF_FILE_FORMAT names what is damaged.
- */
-KVF_API kvf_status kvf_session_check(kvf_session *session, kvf_error *error);
-
-/* What a file says of itself. */
-typedef struct kvf_snapshot_info {
-    uint32_t version;
-    kvf_profile_id profile;
-    bool grid_off;
-    bool compressed; /* at least one part is */
-    uint64_t n_tokens;
-    uint64_t max_tokens; /* the context that the session was opened for */
-    uint64_t model_fingerprint;
-    uint64_t generation;
-    uint64_t file_bytes;
-    uint64_t unused_bytes;
-    uint32_t n_parts;
-    uint32_t n_headers; /* that hold this state: 2, or 1 after a save that was interrupted */
-    uint8_t caller_state[KVF_CALLER_STATE_BYTES];
-    kvf_geometry geometry;
-} kvf_snapshot_info;
-
-/* Reads and checks headers and index, not the parts. Needs no device. */
-KVF_API kvf_status kvf_snapshot_info_read(const char *path, kvf_snapshot_info *info,
-                                          kvf_error *error);
-/*
- * Checks all of the file as well: every part, that what is compressed unpacks, that token ids
- * are of the vocabulary. KVF_FILE_FORMAT names the first that is wrong.
- */
-KVF_API kvf_status kvf_snapshot_verify(const char *path, kvf_error *error);
-/*
- * Whether a file is what a save that was interrupted left, under the name PATH.saving: the
- * beginning of a snapshot, or nothing yet. The next save to PATH uses its place. Any other
- * file of that name is somebody's own: a save refuses to overwrite it.
- */
-KVF_API bool kvf_snapshot_is_unfinished(const char *path);
-/* The token ids: writes at most `capacity` of them (their part is checked). */
-KVF_API kvf_status kvf_snapshot_tokens(const char *path, int32_t *tokens, uint64_t capacity,
-                                       kvf_error *error);
-
-/* ---- A store of prefixes ------------------------------------------------------ */
-
-/*
- * A folder of saved sessions, in which a new text finds the longest one that is its
- * beginning. What is in it is what its files say; there is no index beside them that could
- * be out of date. Any number of processes may use one folder at once: they wait for each
- * other where something is written, by a lock that ends with its process. The store only
- * ever touches files named as it names them itself: 16 hexadecimal digits, made from a
- * checksum of what is in them, and ".kvfold", what interrupted saves left of these, the same
- * digits and ".used" or ".shared" (empty files, whose times say when a state was used last),
- * and its file "lock". A store belongs to one thread at a time.
- */
-typedef struct kvf_store kvf_store;
-
-typedef struct kvf_store_options {
-    bool no_lock; /* go on where the folder cannot lock files, too, see kvf_session_save */
-    /*
-     * Called again and again while another process writes, with the seconds that were waited;
-     * false ends the wait. NULL: a signal ends it.
-     */
-    bool (*wait)(void *wait_context, double seconds);
-    void *wait_context;
-} kvf_store_options;
-
-/*
- * max_bytes: all files together, at any moment, those being written included. Where
- * there is no such folder it is made, its parent has to be there. options may be NULL.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_OUT_OF_MEMORY.
- */
-KVF_API kvf_status kvf_store_open(const char *folder, uint64_t max_bytes,
-                                  const kvf_store_options *options, kvf_store **store,
-                                  kvf_error *error);
-/* NULL is ignored. Sessions that were found stay usable. */
-KVF_API void kvf_store_close(kvf_store *store);
-
-typedef struct kvf_store_found {
-    uint64_t n_tokens;      /* held by the session that was restored; 0: there is none */
-    uint64_t shared_tokens; /* the most that the text and any session of the model begin with */
-    uint32_t n_skipped;     /* files that could not be used .. */
-    kvf_error skipped;      /* .. and what was wrong with the first of them */
-} kvf_store_found;
-
-/*
- * Restores the longest stored session whose token ids are the first of `tokens`, all of
- * them at most. Ids are compared, not their checksums. Only sessions of the model that
- * options->model_fingerprint names (not 0) are looked at; options->session as in
- * kvf_session_load: with another profile rows are repacked, and one that does not allow
- * it is passed over. Of equally long ones the wanted profile is preferred.
- *   A file that is damaged is skipped, the next best taken, and the damaged one removed:
- * it could be used for nothing. With options->verify that is seen here, all of the file
- * being read; without, a stage may meet a damaged part later. The file that was restored
- * counts as used now.
- *   *session is NULL, with KVF_OK, where nothing fits. Whatever the session shares beyond
- * its end with a longer one is not used: a file holds one state, and no checkpoints.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_IO (the folder), KVF_OUT_OF_MEMORY. `found`
- * may be NULL.
- */
-KVF_API kvf_status kvf_store_find(kvf_store *store, kvf_device *device, const int32_t *tokens,
-                                  uint64_t n_tokens, const kvf_load_options *options,
-                                  kvf_session **session, kvf_store_found *found, kvf_error *error);
-
-typedef struct kvf_store_put_report {
-    bool stored;            /* false: there is no room for it; nothing was removed */
-    bool was_there;         /* and was read and is good: nothing had to be written */
-    uint64_t file_bytes;    /* of this session; more than max_bytes: it alone is too large */
-    uint32_t n_removed;     /* files that were used least recently and had to leave .. */
-    uint64_t removed_bytes; /* .. for it */
-    uint64_t held_bytes;    /* of all files now */
-    uint64_t kept_tokens;   /* not stored: of the state that would have had to leave and stays */
-} kvf_store_put_report;
-
-/*
- * Saves the session, which has tokens and a model fingerprint, and counts it as used now.
- * Before anything is written, others are removed until it fits, those used least recently
- * first, where
- *   - one that was used again after a longer one was stored that begins with it stays as long
- *     as that one: it serves other texts too;
- *   - what was put since kvf_store_find was called last, and begins this session, stays; so does
- *     the longest stored state that it begins with, if texts were seen to part there. Where it
- *     does not fit beside these it is not stored, and nothing is removed.
- * Sessions restored from removed files, in any process, stay usable. An interrupted put leaves
- * the store as it was, but for files removed.
- *   Waits while another process puts; KVF_FILE_BUSY where a signal or options->wait ends that.
- *   Is a save: the next kvf_session_save to another file writes all of that anew.
- * Otherwise fails as kvf_session_save does, also where a file cannot be removed and no other
- * would do. `report` may be NULL.
- */
-KVF_API kvf_status kvf_store_put(kvf_store *store, kvf_session *session,
-                                 kvf_store_put_report *report, kvf_error *error);
+KVF_API kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error);
+/* The least common multiple of the ratios; more than any context: there are no checkpoints. */
+KVF_API uint64_t kvf_session_checkpoint_alignment(const kvf_session *session);
+/* Returns how many checkpoints there are; writes the places of at most `capacity`, ascending. */
+KVF_API uint32_t kvf_session_checkpoints(const kvf_session *session, uint64_t *n_tokens,
+                                         uint32_t capacity);
 
 #ifdef __cplusplus
 }
 #endif
+
+#include "kvfold_files.h" /* sessions in files, and a store of them */
 #endif

@@ -9,13 +9,13 @@ set -euo pipefail
 
 # A package that differs between releases: `one|other|..`, the first that the release has.
 debian_demo=(gcc libc6-dev make cmake ninja-build pkg-config python3
-    libcjson-dev libxxhash-dev libzstd-dev nettle-dev)
+    libcjson-dev libxxhash-dev libzstd-dev nettle-dev libmicrohttpd-dev)
 debian_check=(libcmocka-dev)
 debian_all=(libopenblas-pthread-dev clang libclang-rt-dev clang-format
     qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
     'clang-16|clang-17|clang-18|clang-19' # the emulator's compiler: tests/metal_emulator
     nodejs npm)                           # npm brings llama.cpp's libraries: tests/oracle
-homebrew_demo=(cmake ninja pkg-config cjson xxhash zstd nettle)
+homebrew_demo=(cmake ninja pkg-config cjson xxhash zstd nettle libmicrohttpd)
 homebrew_check=(cmocka)
 homebrew_all=(clang-format)
 
@@ -39,6 +39,7 @@ has_package() {
     libxxhash-dev) has_library libxxhash ;;
     libzstd-dev) has_library libzstd ;;
     nettle-dev) has_library nettle ;;
+    libmicrohttpd-dev) has_library libmicrohttpd ;;
     libcmocka-dev) has_library cmocka ;;
     # Another variant of OpenBLAS is not enough: see bench/CMakeLists.txt.
     libopenblas-pthread-dev) compgen -G '/usr/lib/*/openblas-pthread/libopenblas.so' >/dev/null ;;

@@ -41,13 +41,15 @@ LAYERS = {
     "shared": (),
     "format": ("shared/",),
     "weight": ("shared/",),
-    "cache": ("shared/", "format/", "backend/backend.h"),
-    "backend": ("shared/", "format/", "weight/"),
     "file": (),
     "text": ("file/",),
+    "backend": ("shared/", "format/", "weight/"),
+    "cache": ("shared/", "format/", "backend/backend.h"),
+    "snapshot": ("shared/", "cache/", "backend/backend.h"),
     "model": ("shared/", "weight/", "file/", "backend/backend.h"),
     "engine": ("clock.h", "file/", "text/", "model/"),
-    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "bench/"),
+    "server": ("clock.h", "file/", "text/", "model/", "engine/"),
+    "cli": ("clock.h", "file/", "text/", "model/", "engine/", "server/", "bench/"),
 }
 
 

@@ -16,9 +16,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PROFILES = ("legacy", "tiled", "packed", "fold")
 TABLE = re.compile(r"(<!-- scripts/docs_numbers\.py (\w+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
 GROWS_WITH = {
+    "chunk.tokens": "chunk",
     "chunk.window": "chunk",
-    "chunk.visible": "chunk",
-    "chunk.findings": "layers",
+    "chunk.findings": "layers, sessions",
     "attend.workspace": "threads, rows attended",
     "select.workspace": "threads",
     "select.queries": "chunk",

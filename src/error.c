@@ -142,6 +142,7 @@ const char *kvf_status_string(kvf_status status)
     case KVF_WRONG_MODEL: return "the file belongs to another model";
     case KVF_SESSION_FAILED: return "the session failed earlier";
     case KVF_DEVICE_LOST: return "the device was lost";
+    case KVF_INTERNAL: return "a fault of the library";
     }
     return "unknown status";
 }

@@ -116,14 +116,20 @@ struct kvf_backend {
     void (*select_batch)(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
     void (*attend_batch)(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 
-    /* Workspace that experts, select and attend ask of the caller. */
+    /*
+     * Workspace that experts, select and attend ask of the caller. Those of select and attend are
+     * asked without a device, by the plan: of the arguments they look at shapes, formats, and
+     * which pointers are there.
+     */
     size_t (*experts_workspace_bytes)(const kvf_device *device, const kvf_experts_args *args);
-    size_t (*select_workspace_bytes)(const kvf_device *device, const kvf_select_args *args);
-    size_t (*attend_workspace_bytes)(const kvf_device *device, const kvf_attend_args *args);
+    size_t (*select_workspace_bytes)(uint32_t n_threads, const kvf_select_args *args);
+    size_t (*attend_workspace_bytes)(uint32_t n_threads, const kvf_attend_args *args);
 };
 
 /* The i-th backend that was built in; NULL past the last. */
 const kvf_backend *kvf_backend_get(uint32_t i);
+/* By name, NULL: the first. KVF_UNSUPPORTED names those that there are. */
+kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_error *error);
 
 /* Matrices stay in the files that they are mapped from. */
 static inline bool kvf_backend_maps_weights(const kvf_backend *backend)

@@ -4,9 +4,11 @@
 
 #include <string.h>
 
+#include "assertion.h"
 #include "error.h"
 #include "format/format.h"
 #include "shared/fp_environment.h"
+#include "shared/visible.h"
 
 #define KVF_BACKEND(symbol) extern const kvf_backend symbol;
 #include "backend/backends.def"
@@ -38,6 +40,20 @@ static void list_backends(char *text, size_t text_bytes)
             strncat(text, ", ", text_bytes - strlen(text) - 1);
         strncat(text, kvf_backend_get(i)->name, text_bytes - strlen(text) - 1);
     }
+}
+
+kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_error *error)
+{
+    uint32_t i = 0;
+    *backend = kvf_backend_get(0);
+    while (name && *backend && strcmp((*backend)->name, name) != 0)
+        *backend = kvf_backend_get(++i);
+    if (*backend)
+        return KVF_OK;
+    char names[128];
+    list_backends(names, sizeof names);
+    return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s", name,
+                    names);
 }
 
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
@@ -92,19 +108,10 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
     *device = NULL;
     if (!options)
         options = &defaults;
-    const kvf_backend *backend = kvf_backend_get(0);
-    if (options->backend) {
-        uint32_t i = 0;
-        while ((backend = kvf_backend_get(i)) && strcmp(backend->name, options->backend) != 0)
-            i++;
-    }
-    if (!backend) {
-        char names[128];
-        list_backends(names, sizeof names);
-        return kvf_fail(error, KVF_UNSUPPORTED, "no backend '%.40s' in this build; there are: %s",
-                        options->backend, names);
-    }
-    kvf_status status = kvf_backend_check(backend, error);
+    const kvf_backend *backend;
+    kvf_status status = kvf_backend_find(options->backend, &backend, error);
+    if (status == KVF_OK)
+        status = kvf_backend_check(backend, error);
     if (status == KVF_OK)
         status = backend->open(options, device, error);
     if (status != KVF_OK)
@@ -173,6 +180,7 @@ void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place pla
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes)
 {
+    KVF_ASSERT(device->live_bytes[from] >= bytes);
     device->live_bytes[from] -= bytes;
     count_bytes(device, to, bytes);
 }
@@ -181,6 +189,7 @@ void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory
 {
     if (!memory)
         return;
+    KVF_ASSERT(device->live_bytes[klass] >= bytes);
     device->live_bytes[klass] -= bytes;
     device->backend->release(device, memory, bytes);
 }
@@ -298,9 +307,17 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
     return KVF_RUN(unpack, device, args);
 }
 
+/* Whether query i would see more rows than there are; a count that is computed may need 64 bits. */
+static bool sees_more(const uint32_t *n_visible, uint64_t first_token, uint32_t ratio, uint32_t i,
+                      uint64_t n_rows)
+{
+    const uint64_t end = first_token + i + 1;
+    return ratio ? end <= first_token || end / ratio > n_rows : n_visible[i] > n_rows;
+}
+
 size_t kvf_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
 {
-    return device->backend->select_workspace_bytes(device, args);
+    return device->backend->select_workspace_bytes(device->n_threads, args);
 }
 
 /* What select scores: codes, or f32 of the same grid. */
@@ -317,8 +334,8 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
         status = check_rows(&args->keys, KVF_INDEX_WIDTH, "kvf_select: keys", error);
     if (status != KVF_OK)
         return status;
-    if (args->n_queries &&
-        (!args->head_weights || !args->n_visible || !args->list || !args->list_len))
+    if (args->n_queries && (!args->head_weights || (!args->n_visible && !args->ratio) ||
+                            !args->list || !args->list_len))
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "kvf_select: head_weights, n_visible, list or list_len is NULL");
     if (args->n_heads == 0 || args->n_heads % 8 || args->top_k == 0)
@@ -337,11 +354,11 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
                         "kvf_select: index rows are fp4 or f32, not queries %s with keys %s",
                         kvf_format_name(args->queries.format), kvf_format_name(args->keys.format));
     for (uint32_t i = 0; i < args->n_queries; i++)
-        if (args->n_visible[i] > args->keys.n_rows)
+        if (sees_more(args->n_visible, args->first_token, args->ratio, i, args->keys.n_rows))
             return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "kvf_select: n_visible[%u] is %u; there are %llu keys", i,
-                            args->n_visible[i], (unsigned long long)args->keys.n_rows);
-    status = check_workspace(device->backend->select_workspace_bytes(device, args), args->workspace,
+                            "kvf_select: query %u sees %u rows; there are %llu keys", i,
+                            kvf_select_visible(args, i), (unsigned long long)args->keys.n_rows);
+    status = check_workspace(kvf_select_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_select", error);
     if (status != KVF_OK)
         return status;
@@ -361,7 +378,7 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
 
 size_t kvf_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
 {
-    return device->backend->attend_workspace_bytes(device, args);
+    return device->backend->attend_workspace_bytes(device->n_threads, args);
 }
 
 static kvf_status check_list(const kvf_attend_args *args, kvf_error *error)
@@ -394,14 +411,16 @@ static kvf_status check_attend_rows(const kvf_attend_args *args, kvf_error *erro
     if (args->list)
         return args->list_len ? check_list(args, error)
                               : kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: no list_len");
-    if (!args->n_visible)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_attend: n_visible is NULL");
+    if (!args->n_visible && !args->ratio)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "kvf_attend: n_visible is NULL and ratio is 0");
     for (uint32_t i = 0; i < args->n_queries; i++)
-        if (args->n_visible[i] > args->rows.n_rows ||
-            (modes && args->n_visible[i] > args->mask_stride))
+        if (sees_more(args->n_visible, args->first_token, args->ratio, i,
+                      modes && args->mask_stride < args->rows.n_rows ? args->mask_stride
+                                                                     : args->rows.n_rows))
             return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                            "kvf_attend: n_visible[%u] is %u; there are %llu rows, mask stride %zu",
-                            i, args->n_visible[i], (unsigned long long)args->rows.n_rows,
+                            "kvf_attend: query %u sees %u rows; there are %llu, mask stride %zu", i,
+                            kvf_attend_visible(args, i), (unsigned long long)args->rows.n_rows,
                             args->mask_stride);
     return KVF_OK;
 }
@@ -439,7 +458,7 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
         status = check_window(args, error);
     if (status != KVF_OK)
         return status;
-    status = check_workspace(device->backend->attend_workspace_bytes(device, args), args->workspace,
+    status = check_workspace(kvf_attend_workspace_bytes(device, args), args->workspace,
                              args->workspace_bytes, "kvf_attend", error);
     if (status != KVF_OK)
         return status;

@@ -59,9 +59,13 @@ void kvf_session_drop(kvf_session *session)
         kvf_batch_drop(session->alone);
 }
 
-uint32_t kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list)
+kvf_status kvf_session_selection(const kvf_session *session, uint32_t query, int32_t *list,
+                                 uint32_t *n, kvf_error *error)
 {
-    return session->alone ? kvf_batch_selection(session->alone, query, list) : 0;
+    if (session->alone)
+        return kvf_batch_selection(session->alone, query, list, n, error);
+    *n = 0;
+    return kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
 }
 
 uint64_t kvf_session_scratch_bytes(const kvf_session *session)

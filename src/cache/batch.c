@@ -32,7 +32,8 @@ kvf_status kvf_batch_open(kvf_device *device, const kvf_geometry *geometry,
     kvf_status status = kvf_options_resolve(geometry, options, &resolved, error);
     if (status != KVF_OK)
         return status;
-    resolved.n_threads = kvf_device_n_threads(device);
+    resolved.backend = device->backend->name;
+    resolved.n_threads = device->n_threads;
     status = kvf_batch_check_memory(device, geometry, &resolved, error);
     if (status != KVF_OK)
         return status;
@@ -43,7 +44,7 @@ kvf_status kvf_batch_open(kvf_device *device, const kvf_geometry *geometry,
     batch->profile = kvf_profile_get(resolved.profile);
     batch->geometry = *geometry;
     batch->options = resolved;
-    kvf_scratch_sizes(geometry, &resolved, &batch->size);
+    kvf_scratch_sizes(geometry, &resolved, device->backend, &batch->size);
     status = open_host_side(batch, error);
     if (status == KVF_OK)
         status = kvf_scratch_open(batch, error);
@@ -273,6 +274,7 @@ kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_i
     }
     batch->items = items;
     batch->n_items = n_items;
+    batch->select_tokens = 0;
     begin_items(batch);
     kvf_batch_clear_found(batch);
     return kvf_batch_left(batch, error);

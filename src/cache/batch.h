@@ -6,9 +6,8 @@
 
 /* Reused by every layer and every batch. */
 typedef struct kvf_scratch {
-    int32_t *tokens; /* staging */
-    uint8_t *window; /* pages that no later batch needs, of one layer at a time */
-    uint32_t *visible;
+    int32_t *tokens;    /* staging */
+    uint8_t *window;    /* pages that no later batch needs, of one layer at a time */
     kvf_finding *found; /* [items][n_layers][KVF_FOUND_PLACES] */
     uint8_t *queries;
     int32_t *list;
@@ -36,7 +35,10 @@ struct kvf_batch {
     kvf_item_span *spans;   /* [batch_sessions] */
     uint32_t n_items;
     uint32_t n_tokens; /* 0: nothing is open */
-    bool settled;      /* what was found so far is known: nothing in items that are left */
+    /* Until the next begins, for kvf_batch_selection: of the layer that was selected last. */
+    uint32_t select_tokens; /* 0: none was */
+    uint32_t select_ratio;
+    bool settled; /* what was found so far is known: nothing in items that are left */
 };
 
 /* scratch.c */

@@ -39,7 +39,7 @@ static uint64_t half_floats(kvf_layer layer, uint32_t width)
     return (uint64_t)layer.ratio * 2 * width;
 }
 
-static uint64_t halves_bytes(const kvf_geometry *geometry)
+uint64_t kvf_checkpoint_halves_bytes(const kvf_geometry *geometry)
 {
     uint64_t floats = 0;
     for (uint32_t i = 0; i < geometry->n_layers; i++)
@@ -56,7 +56,7 @@ static uint64_t logits_bytes(const kvf_geometry *geometry)
 
 uint64_t kvf_checkpoint_own_bytes(const kvf_geometry *geometry)
 {
-    return halves_bytes(geometry) + logits_bytes(geometry);
+    return kvf_checkpoint_halves_bytes(geometry) + logits_bytes(geometry);
 }
 
 /* n_pages of window rows in every layer. */
@@ -138,7 +138,7 @@ static float *move_halves(kvf_device *device, kvf_layer layer, uint32_t width, u
 static void move_memory(kvf_session *session, const kvf_checkpoint *checkpoint, bool back)
 {
     kvf_device *device = session->device;
-    float *at = checkpoint->halves;
+    float *at = checkpoint->halves ? checkpoint->halves->memory : NULL;
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         if (layer.kind != KVF_LAYER_CSA)
@@ -148,18 +148,27 @@ static void move_memory(kvf_session *session, const kvf_checkpoint *checkpoint, 
         at = move_halves(device, layer, KVF_INDEX_WIDTH, checkpoint->n_tokens,
                          session->layers[i].index_state->memory, at, back);
     }
-    memcpy(back ? session->logits : checkpoint->logits, back ? checkpoint->logits : session->logits,
-           logits_bytes(&session->geometry));
+    const size_t bytes = logits_bytes(&session->geometry);
+    if (back && checkpoint->logits)
+        memcpy(session->logits, checkpoint->logits, bytes);
+    else if (back)
+        memset(session->logits, 0, bytes);
+    else if (checkpoint->logits)
+        memcpy(checkpoint->logits, session->logits, bytes);
 }
 
-static void release_memory(kvf_session *session, kvf_checkpoint *checkpoint)
+kvf_checkpoint *kvf_checkpoint_new(const kvf_session *session, uint64_t n_tokens)
 {
     const kvf_geometry *geometry = &session->geometry;
-    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->halves,
-                       halves_bytes(geometry));
-    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->logits,
-                       logits_bytes(geometry));
-    free(checkpoint);
+    const uint32_t n_pages = (uint32_t)kvf_window_pages(geometry->window_tokens, n_tokens);
+    kvf_checkpoint *checkpoint =
+        calloc(1, sizeof *checkpoint + sizeof(kvf_page *) * geometry->n_layers * n_pages);
+    if (checkpoint) {
+        checkpoint->n_references = 1;
+        checkpoint->n_tokens = n_tokens;
+        checkpoint->n_pages = n_pages;
+    }
+    return checkpoint;
 }
 
 void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint)
@@ -169,7 +178,10 @@ void kvf_checkpoint_release(kvf_session *session, kvf_checkpoint *checkpoint)
     const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
     for (size_t i = 0; i < n; i++)
         kvf_page_unkeep(session->device, checkpoint->window[i]);
-    release_memory(session, checkpoint);
+    kvf_page_unkeep(session->device, checkpoint->halves);
+    kvf_device_release(session->device, KVF_MEMORY_CHECKPOINT, checkpoint->logits,
+                       logits_bytes(&session->geometry));
+    free(checkpoint);
 }
 
 void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoint)
@@ -186,10 +198,27 @@ void kvf_checkpoint_restore(kvf_session *session, const kvf_checkpoint *checkpoi
         kvf_paged_rows_write(session, window, 0);
     }
     move_memory(session, checkpoint, true);
+    session->logits_known = checkpoint->logits != NULL;
     session->inexact_rows = checkpoint->inexact_rows;
 }
 
 /* ---- Those of a session -------------------------------------------------------- */
+
+/* Room for that many periodic ones; what is held stays. */
+static bool make_room(kvf_checkpoints *all, uint32_t capacity)
+{
+    const size_t n =
+        (size_t)capacity + KVF_REQUESTED_CHECKPOINTS + 1; /* one more until it is cut */
+    kvf_checkpoint **list = realloc(all->list, n * sizeof *list);
+    if (list)
+        all->list = list;
+    uint32_t *why = realloc(all->why, n * sizeof *why);
+    if (why)
+        all->why = why;
+    if (list && why)
+        all->capacity = capacity;
+    return list && why;
+}
 
 kvf_status kvf_checkpoints_open(kvf_session *session, kvf_error *error)
 {
@@ -197,10 +226,9 @@ kvf_status kvf_checkpoints_open(kvf_session *session, kvf_error *error)
     const uint32_t count = session->options.checkpoint_count;
     all->alignment_tokens = kvf_checkpoint_alignment(&session->geometry);
     all->spacing_tokens = session->options.checkpoint_spacing_tokens;
-    all->capacity = count == KVF_NO_CHECKPOINTS ? 0 : count;
-    all->from_start = all->capacity > 0;
-    all->list = calloc(all->capacity ? all->capacity : 1, sizeof *all->list);
-    if (!all->list)
+    all->periodic = count != KVF_NO_CHECKPOINTS;
+    all->from_start = all->periodic;
+    if (!make_room(all, all->periodic ? count : 0))
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a list of %u checkpoints", count);
     return KVF_OK;
 }
@@ -212,6 +240,7 @@ void kvf_checkpoints_close(kvf_session *session)
         kvf_checkpoint_release(session, all->list[i]);
     kvf_checkpoint_release(session, all->pending);
     free(all->list);
+    free(all->why);
     memset(all, 0, sizeof *all);
 }
 
@@ -223,59 +252,86 @@ void kvf_checkpoints_cancel(kvf_session *session)
 
 static bool is_due(const kvf_checkpoints *all, uint64_t n_tokens)
 {
-    if (all->capacity == 0 || n_tokens % all->alignment_tokens != 0)
+    if (!all->periodic || n_tokens % all->alignment_tokens != 0)
         return false;
-    if (all->n > 0)
-        return n_tokens - all->list[all->n - 1]->n_tokens >= all->spacing_tokens;
+    for (uint32_t i = all->n; i > 0; i--)
+        if (all->why[i - 1] & KVF_CHECKPOINT_PERIODIC)
+            return n_tokens - all->list[i - 1]->n_tokens >= all->spacing_tokens;
     return !all->from_start || n_tokens >= all->spacing_tokens;
 }
 
-kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_error *error)
+static float *alloc_logits(kvf_session *session)
 {
-    if (!is_due(&session->checkpoints, n_tokens))
-        return KVF_OK;
+    return kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT, KVF_PLACE_STAGING,
+                            logits_bytes(&session->geometry));
+}
+
+/* Memory for the checkpoint at n_tokens. */
+static kvf_status prepare(kvf_session *session, uint64_t n_tokens, kvf_error *error)
+{
     const kvf_geometry *geometry = &session->geometry;
-    const uint32_t n_pages = (uint32_t)kvf_window_pages(geometry->window_tokens, n_tokens);
-    kvf_checkpoint *checkpoint =
-        calloc(1, sizeof *checkpoint + sizeof(kvf_page *) * geometry->n_layers * n_pages);
-    if (checkpoint) {
-        checkpoint->halves = kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT,
-                                              KVF_PLACE_DEVICE, halves_bytes(geometry));
-        checkpoint->logits = kvf_device_alloc(session->device, KVF_MEMORY_CHECKPOINT,
-                                              KVF_PLACE_STAGING, logits_bytes(geometry));
+    const uint64_t halves_bytes = kvf_checkpoint_halves_bytes(geometry);
+    kvf_checkpoint *checkpoint = kvf_checkpoint_new(session, n_tokens);
+    if (checkpoint && halves_bytes > 0)
+        checkpoint->halves = kvf_session_new_page(session, KVF_PLACE_DEVICE, halves_bytes);
+    if (checkpoint && checkpoint->halves) { /* the checkpoint's alone */
+        kvf_page_keep(session->device, checkpoint->halves);
+        kvf_session_drop_page(session, checkpoint->halves);
     }
-    if (!checkpoint || !checkpoint->halves || !checkpoint->logits) {
-        if (checkpoint)
-            release_memory(session, checkpoint);
+    if (checkpoint)
+        checkpoint->logits = alloc_logits(session);
+    if (!checkpoint || (halves_bytes > 0 && !checkpoint->halves) || !checkpoint->logits) {
+        kvf_checkpoint_release(session, checkpoint);
         return kvf_fail(
             error, KVF_OUT_OF_MEMORY, "no memory for the checkpoint at %llu tokens (%llu bytes)",
             (unsigned long long)n_tokens, (unsigned long long)kvf_checkpoint_own_bytes(geometry));
     }
-    checkpoint->n_references = 1;
-    checkpoint->n_tokens = n_tokens;
-    checkpoint->n_pages = n_pages;
     session->checkpoints.pending = checkpoint;
     return KVF_OK;
 }
 
-/* The oldest goes where there is no place for one more. */
-static void add(kvf_session *session, kvf_checkpoint *checkpoint)
+kvf_status kvf_checkpoints_prepare(kvf_session *session, uint64_t n_tokens, kvf_error *error)
 {
-    kvf_checkpoints *all = &session->checkpoints;
-    if (all->n == all->capacity) {
-        kvf_checkpoint_release(session, all->list[0]);
-        memmove(all->list, all->list + 1, (all->n - 1) * sizeof *all->list);
-        all->n--;
-        all->from_start = false;
-    }
-    all->list[all->n++] = checkpoint;
+    return is_due(&session->checkpoints, n_tokens) ? prepare(session, n_tokens, error) : KVF_OK;
 }
 
-void kvf_checkpoints_take(kvf_session *session)
+/* Where more than `most` are kept for that reason, the oldest is not any more. */
+static void keep_last(kvf_session *session, uint32_t reason, uint32_t most)
+{
+    kvf_checkpoints *all = &session->checkpoints;
+    uint32_t n = 0;
+    uint32_t oldest = 0;
+    for (uint32_t i = all->n; i > 0; i--)
+        if (all->why[i - 1] & reason) {
+            n++;
+            oldest = i - 1;
+        }
+    if (n <= most)
+        return;
+    all->why[oldest] &= ~reason;
+    if (reason == KVF_CHECKPOINT_PERIODIC)
+        all->from_start = false;
+    if (all->why[oldest] != 0)
+        return;
+    kvf_checkpoint_release(session, all->list[oldest]);
+    memmove(all->list + oldest, all->list + oldest + 1, (all->n - 1 - oldest) * sizeof *all->list);
+    memmove(all->why + oldest, all->why + oldest + 1, (all->n - 1 - oldest) * sizeof *all->why);
+    all->n--;
+}
+
+static void add(kvf_session *session, kvf_checkpoint *checkpoint, uint32_t reason)
+{
+    kvf_checkpoints *all = &session->checkpoints;
+    all->list[all->n] = checkpoint;
+    all->why[all->n++] = reason;
+    keep_last(session, reason,
+              reason == KVF_CHECKPOINT_PERIODIC ? all->capacity : KVF_REQUESTED_CHECKPOINTS);
+}
+
+/* Puts the session's state into the one that is prepared. */
+static void take(kvf_session *session, uint32_t reason)
 {
     kvf_checkpoint *checkpoint = session->checkpoints.pending;
-    if (!checkpoint)
-        return;
     session->checkpoints.pending = NULL;
     checkpoint->inexact_rows = session->inexact_rows;
     for (uint32_t layer = 0; layer < session->geometry.n_layers; layer++)
@@ -285,16 +341,18 @@ void kvf_checkpoints_take(kvf_session *session)
             checkpoint->window[(size_t)layer * checkpoint->n_pages + i] = page;
         }
     move_memory(session, checkpoint, false);
-    add(session, checkpoint);
+    add(session, checkpoint, reason);
 }
 
-kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_error *error)
+void kvf_checkpoints_take(kvf_session *session)
 {
-    kvf_checkpoints *all = &session->checkpoints;
-    for (uint32_t i = 0; i < all->n; i++)
-        kvf_checkpoint_release(session, all->list[i]);
-    all->n = 0;
-    all->from_start = false;
+    if (session->checkpoints.pending)
+        take(session, KVF_CHECKPOINT_PERIODIC);
+}
+
+/* What a checkpoint of the present state is made of, where it lies in a file. */
+static kvf_status check_states(kvf_session *session, kvf_error *error)
+{
     kvf_status status = KVF_OK;
     for (uint32_t i = 0; i < session->geometry.n_layers && status == KVF_OK; i++) {
         const kvf_layer_cache *cache = &session->layers[i];
@@ -303,11 +361,95 @@ kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_error *error)
         if (status == KVF_OK && cache->index_state)
             status = kvf_page_check(cache->index_state, error);
     }
-    if (status == KVF_OK && session->header->n_tokens > 0)
-        status = kvf_checkpoints_prepare(session, session->header->n_tokens, error);
+    return status;
+}
+
+/* The one at the present state, if it is the last; its logits are known from here on. */
+static kvf_status find_present(kvf_session *session, bool *found, kvf_error *error)
+{
+    const kvf_checkpoints *all = &session->checkpoints;
+    kvf_checkpoint *last = all->n ? all->list[all->n - 1] : NULL;
+    *found = last && last->n_tokens == session->header->n_tokens;
+    if (!*found || last->logits || !session->logits_known)
+        return KVF_OK;
+    last->logits = alloc_logits(session);
+    if (!last->logits)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the logits of %llu tokens",
+                        (unsigned long long)last->n_tokens);
+    memcpy(last->logits, session->logits, logits_bytes(&session->geometry));
+    return KVF_OK;
+}
+
+kvf_status kvf_checkpoints_restart(kvf_session *session, kvf_checkpoint *const *list,
+                                   const uint32_t *why, uint32_t n, bool from_start,
+                                   kvf_error *error)
+{
+    kvf_checkpoints *all = &session->checkpoints;
+    const uint64_t n_tokens = session->header->n_tokens;
+    for (uint32_t i = 0; i < all->n; i++)
+        kvf_checkpoint_release(session, all->list[i]);
+    all->n = 0;
+    all->from_start = from_start;
+    /* None of them is given up because this session was to keep fewer. */
+    if (!make_room(all, n > all->capacity ? n : all->capacity)) {
+        for (uint32_t i = 0; i < n; i++)
+            kvf_checkpoint_release(session, list[i]);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a list of %u checkpoints", n);
+    }
+    for (; all->n < n; all->n++) {
+        all->list[all->n] = list[all->n];
+        all->why[all->n] = why[all->n];
+    }
+    bool found;
+    kvf_status status = find_present(session, &found, error);
+    if (status != KVF_OK || found || n_tokens == 0 || !session->logits_known)
+        return status;
+    status = check_states(session, error);
+    if (status == KVF_OK)
+        status = kvf_checkpoints_prepare(session, n_tokens, error);
     if (status == KVF_OK)
         kvf_checkpoints_take(session);
     return status;
+}
+
+kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error)
+{
+    kvf_checkpoints *all = &session->checkpoints;
+    const uint64_t n_tokens = session->header->n_tokens;
+    if (n_tokens == 0 || n_tokens % all->alignment_tokens != 0)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "a checkpoint at %llu tokens; they are taken at multiples of %llu",
+                        (unsigned long long)n_tokens, (unsigned long long)all->alignment_tokens);
+    bool found = false;
+    kvf_status status = kvf_session_check_free(session, "a checkpoint", error);
+    if (status == KVF_OK)
+        status = find_present(session, &found, error);
+    if (status == KVF_OK && !found)
+        status = check_states(session, error);
+    if (status == KVF_OK && !found)
+        status = prepare(session, n_tokens, error);
+    if (status != KVF_OK)
+        return status;
+    if (!found) {
+        take(session, KVF_CHECKPOINT_REQUESTED);
+    } else {
+        all->why[all->n - 1] |= KVF_CHECKPOINT_REQUESTED;
+        keep_last(session, KVF_CHECKPOINT_REQUESTED, KVF_REQUESTED_CHECKPOINTS);
+    }
+    return kvf_ok(error);
+}
+
+uint64_t kvf_session_checkpoint_alignment(const kvf_session *session)
+{
+    return session->checkpoints.alignment_tokens;
+}
+
+uint32_t kvf_session_checkpoints(const kvf_session *session, uint64_t *n_tokens, uint32_t capacity)
+{
+    const kvf_checkpoints *all = &session->checkpoints;
+    for (uint32_t i = 0; i < all->n && i < capacity; i++)
+        n_tokens[i] = all->list[i]->n_tokens;
+    return all->n;
 }
 
 void kvf_checkpoints_cut(kvf_session *session, uint64_t n_tokens)
@@ -317,23 +459,36 @@ void kvf_checkpoints_cut(kvf_session *session, uint64_t n_tokens)
         kvf_checkpoint_release(session, all->list[--all->n]);
 }
 
-kvf_checkpoint *kvf_checkpoints_find(const kvf_session *session, uint64_t n_tokens)
+kvf_checkpoint *kvf_checkpoints_find(const kvf_session *session, uint64_t n_tokens, bool known)
 {
     const kvf_checkpoints *all = &session->checkpoints;
-    for (uint32_t i = all->n; i > 0; i--)
-        if (all->list[i - 1]->n_tokens <= n_tokens)
-            return all->list[i - 1];
+    for (uint32_t i = all->n; i > 0; i--) {
+        kvf_checkpoint *checkpoint = all->list[i - 1];
+        if (checkpoint->n_tokens < n_tokens ||
+            (checkpoint->n_tokens == n_tokens && (checkpoint->logits || !known)))
+            return checkpoint;
+    }
     return NULL;
 }
 
-void kvf_checkpoints_share(kvf_session *to, const kvf_session *from)
+kvf_status kvf_checkpoints_share(kvf_session *to, const kvf_session *from, kvf_error *error)
 {
-    to->checkpoints.n = from->checkpoints.n;
-    to->checkpoints.from_start = from->checkpoints.from_start;
-    for (uint32_t i = 0; i < from->checkpoints.n; i++) {
-        to->checkpoints.list[i] = from->checkpoints.list[i];
+    const kvf_checkpoints *all = &from->checkpoints;
+    if (!make_room(&to->checkpoints, all->capacity))
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a list of %u checkpoints", all->n);
+    to->checkpoints.n = all->n;
+    to->checkpoints.from_start = all->from_start;
+    for (uint32_t i = 0; i < all->n; i++) {
+        to->checkpoints.list[i] = all->list[i];
+        to->checkpoints.why[i] = all->why[i];
         to->checkpoints.list[i]->n_references++;
     }
+    return KVF_OK;
+}
+
+static uint64_t own_page_bytes(const kvf_page *page)
+{
+    return page && !page->owner && page->n_sessions == 0 ? page->bytes : 0;
 }
 
 uint64_t kvf_session_checkpoint_bytes(const kvf_session *session)
@@ -342,10 +497,10 @@ uint64_t kvf_session_checkpoint_bytes(const kvf_session *session)
     for (uint32_t i = 0; i < session->checkpoints.n; i++) {
         const kvf_checkpoint *checkpoint = session->checkpoints.list[i];
         const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
-        bytes += kvf_checkpoint_own_bytes(&session->geometry);
+        bytes += own_page_bytes(checkpoint->halves);
+        bytes += checkpoint->logits ? logits_bytes(&session->geometry) : 0;
         for (size_t j = 0; j < n; j++)
-            if (!checkpoint->window[j]->owner && checkpoint->window[j]->n_sessions == 0)
-                bytes += checkpoint->window[j]->bytes;
+            bytes += own_page_bytes(checkpoint->window[j]);
     }
     return bytes;
 }

@@ -205,6 +205,10 @@ void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
     session->header->n_tokens = n_tokens;
     if (n_tokens < session->saved.kept_tokens)
         session->saved.kept_tokens = n_tokens;
+    if (n_tokens < session->saved.kept_window)
+        session->saved.kept_window = n_tokens;
+    if (n_tokens < session->saved.kept_checkpoint)
+        session->saved.kept_checkpoint = n_tokens;
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         session->row_counts[i].rows = (uint32_t)kvf_layer_rows(layer, n_tokens);
@@ -221,5 +225,6 @@ void kvf_chunk_commit(kvf_session *session)
             session, &session->layers[i].window,
             kvf_window_first(session->geometry.window_tokens, session->header->n_tokens));
     session->chunk_tokens = 0;
+    session->logits_known = true; /* the caller wrote them */
     kvf_checkpoints_take(session);
 }

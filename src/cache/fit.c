@@ -35,7 +35,7 @@ static kvf_status need_of(asker who, const kvf_geometry *geometry,
     smaller.max_tokens = n_tokens;
     if (smaller.chunk_tokens > n_tokens * smaller.batch_sessions)
         smaller.chunk_tokens = (uint32_t)n_tokens * smaller.batch_sessions;
-    const kvf_status status = kvf_plan_make(geometry, &smaller, n_tokens, &plan, error);
+    const kvf_status status = kvf_plan_session(geometry, &smaller, n_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
     *need = (struct need){.bytes = plan.scratch_bytes};

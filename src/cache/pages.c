@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "assertion.h"
 #include "cache/session.h"
 #include "error.h"
 
@@ -95,6 +96,8 @@ void kvf_session_drop_page(kvf_session *session, kvf_page *page)
 {
     if (!page)
         return;
+    KVF_ASSERT(page->n_sessions > 0);
+    KVF_ASSERT((page->owner ? session->mapped_bytes : session->allocated_bytes) >= page->bytes);
     *(page->owner ? &session->mapped_bytes : &session->allocated_bytes) -= page->bytes;
     if (--page->n_sessions > 0)
         return;
@@ -197,12 +200,14 @@ void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
 
 void kvf_paged_rows_put(kvf_paged_rows *rows, kvf_page *page)
 {
+    KVF_ASSERT(rows->n_pages < rows->max_pages);
     rows->memory[rows->n_pages] = page->memory;
     rows->pages[rows->n_pages++] = page;
 }
 
 void kvf_paged_rows_put_memory(kvf_paged_rows *rows, void *memory)
 {
+    KVF_ASSERT(rows->n_pages < rows->max_pages);
     rows->memory[rows->n_pages] = memory;
     rows->pages[rows->n_pages++] = NULL;
 }
@@ -271,6 +276,7 @@ void kvf_paged_rows_shrink(kvf_session *session, kvf_paged_rows *rows, uint64_t 
 void kvf_paged_rows_advance(kvf_session *session, kvf_paged_rows *rows, uint64_t first_row)
 {
     const uint64_t fallen = (first_row - rows->first_row) / KVF_PAGE_ROWS;
+    KVF_ASSERT(first_row >= rows->first_row && fallen <= rows->n_pages);
     if (fallen == 0)
         return;
     const uint64_t left = rows->n_pages - fallen;

@@ -11,9 +11,8 @@
 
 #include "cache/checkpoint.h"
 #include "cache/layout.h"
-#include "cache/snapshot.h"
 #include "error.h"
-#include "shared/workspace.h"
+#include "shared/args.h"
 
 static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_error *error)
 {
@@ -23,16 +22,16 @@ static kvf_status check_layer(const kvf_geometry *geometry, uint32_t i, kvf_erro
     if (layer.kind != KVF_LAYER_CSA && layer.kind != KVF_LAYER_HCA)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has kind %d; 0, 1 and 2 are known",
                         i, (int)layer.kind);
-    if (layer.ratio < 1 || layer.ratio > 4096)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to 4096 is served",
-                        i, layer.ratio);
+    if (layer.ratio < 1 || layer.ratio > KVF_MAX_RATIO)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u has ratio %u; 1 to %d is served", i,
+                        layer.ratio, KVF_MAX_RATIO);
     if (layer.kind == KVF_LAYER_CSA &&
         (geometry->n_index_heads == 0 || geometry->n_index_heads % 8 ||
-         geometry->n_index_heads > 1024 || geometry->top_k == 0 || geometry->top_k > 65536))
+         geometry->n_index_heads > 1024 || geometry->top_k == 0 || geometry->top_k > KVF_MAX_TOP_K))
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "layer %u selects: %u index heads (a multiple of 8 up to 1024), top_k %u "
-                        "(1 to 65536)",
-                        i, geometry->n_index_heads, geometry->top_k);
+                        "(1 to %d)",
+                        i, geometry->n_index_heads, geometry->top_k, KVF_MAX_TOP_K);
     return KVF_OK;
 }
 
@@ -123,6 +122,11 @@ kvf_status kvf_options_resolve(const kvf_geometry *geometry, const kvf_session_o
         resolved->score_tile_tokens = resolved->chunk_tokens;
     if (resolved->n_threads == 0)
         resolved->n_threads = 1;
+    const kvf_backend *backend;
+    const kvf_status found = kvf_backend_find(resolved->backend, &backend, error);
+    if (found != KVF_OK)
+        return found;
+    resolved->backend = backend->name;
     if (resolved->grid_off && options->profile != KVF_PROFILE_LEGACY)
         return kvf_fail(
             error, KVF_INVALID_ARGUMENT,
@@ -221,22 +225,38 @@ static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tok
     set_shape(buffer, 1, tokens_allocated, 0, 0);
 }
 
-/* Workspace of attend in one layer. */
-static uint64_t attend_thread_bytes(const kvf_geometry *geometry, const kvf_profile *profile,
-                                    kvf_layer layer, uint64_t rows)
+/* Workspace of attend in one layer, for the longest chunk at the context's end. */
+static uint64_t attend_bytes_of(const kvf_geometry *geometry, const kvf_session_options *options,
+                                const kvf_backend *backend, kvf_layer layer)
 {
-    const bool csa = layer.kind == KVF_LAYER_CSA;
-    const kvf_attend_size size = {
+    static const int32_t list = 0; /* says that there is one */
+    static const float mask_f32 = 0;
+    static const uint16_t mask_f16 = 0;
+    const kvf_profile *profile = kvf_profile_get(options->profile);
+    kvf_attend_args args = {
+        .n_queries = options->chunk_tokens,
         .n_heads = geometry->n_heads,
         .window_tokens = geometry->window_tokens,
-        .n_rows = csa && profile->mask == KVF_MASK_NONE ? geometry->top_k : rows,
-        .window_decoded = profile->window_format != KVF_FORMAT_F32,
-        .rows_decoded = !csa && rows && profile->row_format != KVF_FORMAT_F32};
-    return kvf_attend_thread_parts(&size).total;
+        .window = {.format = profile->window_format,
+                   .width = KVF_ROW_WIDTH,
+                   .page_rows = KVF_PAGE_ROWS,
+                   .n_rows = geometry->window_tokens + (uint64_t)options->chunk_tokens},
+        .rows = {.format = profile->row_format,
+                 .width = KVF_ROW_WIDTH,
+                 .page_rows = KVF_PAGE_ROWS,
+                 .n_rows = kvf_layer_rows(layer, options->max_tokens)}};
+    if (layer.kind == KVF_LAYER_CSA) {
+        args.list_stride = geometry->top_k;
+        args.mask_stride = args.rows.n_rows;
+        args.list = profile->mask == KVF_MASK_NONE ? &list : NULL;
+        args.mask_f32 = profile->mask == KVF_MASK_F32 ? &mask_f32 : NULL;
+        args.mask_f16 = profile->mask == KVF_MASK_F16 ? &mask_f16 : NULL;
+    }
+    return backend->attend_workspace_bytes(options->n_threads, &args);
 }
 
 void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *options,
-                       kvf_scratch_size *size)
+                       const kvf_backend *backend, kvf_scratch_size *size)
 {
     const kvf_profile *profile = kvf_profile_get(options->profile);
     const uint64_t chunk = options->chunk_tokens;
@@ -244,8 +264,7 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
     for (uint32_t i = 0; i < geometry->n_layers; i++) {
         const kvf_layer layer = geometry->layers[i];
         const uint64_t rows = kvf_layer_rows(layer, options->max_tokens);
-        const uint64_t attend_bytes =
-            options->n_threads * attend_thread_bytes(geometry, profile, layer, rows);
+        const uint64_t attend_bytes = attend_bytes_of(geometry, options, backend, layer);
         if (layer.kind == KVF_LAYER_CSA && rows > size->select_rows)
             size->select_rows = rows;
         if (attend_bytes > size->attend_bytes)
@@ -258,7 +277,6 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->window_rows / KVF_PAGE_ROWS *
         kvf_format_page_bytes(profile->window_format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     size->token_bytes = 4 * chunk;
-    size->visible_bytes = 4 * chunk;
     size->found_bytes = (uint64_t)options->batch_sessions * geometry->n_layers * KVF_FOUND_PLACES *
                         sizeof(kvf_finding);
     if (!size->selects)
@@ -272,8 +290,10 @@ void kvf_scratch_sizes(const kvf_geometry *geometry, const kvf_session_options *
         size->score_bytes = 4 * size->select_rows * options->score_tile_tokens;
         size->mask_bytes = (profile->mask == KVF_MASK_F32 ? 4 : 2) * size->select_rows * chunk;
     }
-    size->select_bytes =
-        options->n_threads * kvf_select_thread_bytes(geometry->n_index_heads, geometry->top_k);
+    const kvf_select_args select = {.n_queries = options->chunk_tokens,
+                                    .n_heads = geometry->n_index_heads,
+                                    .top_k = geometry->top_k};
+    size->select_bytes = backend->select_workspace_bytes(options->n_threads, &select);
 }
 
 static void add_scratch(builder *b, const kvf_geometry *geometry,
@@ -281,14 +301,14 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
 {
     const kvf_profile *profile = kvf_profile_get(options->profile);
     const uint64_t chunk = options->chunk_tokens;
+    const kvf_backend *backend;
     kvf_scratch_size size;
-    kvf_scratch_sizes(geometry, options, &size);
+    kvf_backend_find(options->backend, &backend, NULL); /* as it was resolved */
+    kvf_scratch_sizes(geometry, options, backend, &size);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "i32", size.token_bytes, "chunk.tokens"), 1, chunk, 0, 0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, kvf_format_name(profile->window_format), size.window_bytes,
                   "chunk.window"),
               2, size.window_rows, KVF_ROW_WIDTH, 0);
-    set_shape(add(b, KVF_MEMORY_SCRATCH, "u32", size.visible_bytes, "chunk.visible"), 1, chunk, 0,
-              0);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u64", size.found_bytes, "chunk.findings"), 3,
               (uint64_t)options->batch_sessions * geometry->n_layers, KVF_FOUND_PLACES, 2);
     set_shape(add(b, KVF_MEMORY_SCRATCH, "u8", size.attend_bytes, "attend.workspace"), 1,
@@ -314,8 +334,8 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
-kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options *options,
-                         uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
+kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
+                            uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
     kvf_session_options resolved;
     memset(plan, 0, sizeof *plan);
@@ -325,8 +345,8 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
     if (n_tokens > resolved.max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%llu tokens do not fit a context of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)resolved.max_tokens);
-    /* At most 5 buffers a layer, 3 of the session, 10 of scratch. */
-    builder b = {plan, geometry->n_layers * 5 + 3 + 10};
+    /* At most 5 buffers a layer, 3 of the session, 9 of scratch. */
+    builder b = {plan, geometry->n_layers * 5 + 3 + 9};
     plan->buffers = malloc(b.capacity * sizeof *plan->buffers);
     if (!plan->buffers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a plan of %u buffers", b.capacity);
@@ -341,9 +361,6 @@ kvf_status kvf_plan_make(const kvf_geometry *geometry, const kvf_session_options
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
-    const kvf_snapshot_shape shape = {
-        .geometry = geometry, .profile = kvf_profile_get(resolved.profile), .n_tokens = n_tokens};
-    plan->snapshot_bytes = kvf_snapshot_file_bytes(&shape);
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
     return kvf_ok(error);

@@ -11,7 +11,7 @@ typedef struct part {
     kvf_place place;
 } part;
 
-#define N_PARTS 11
+#define N_PARTS 10
 
 static void list_parts(kvf_batch *batch, part parts[N_PARTS])
 {
@@ -20,7 +20,6 @@ static void list_parts(kvf_batch *batch, part parts[N_PARTS])
     const part all[N_PARTS] = {
         {(void **)&scratch->tokens, size->token_bytes, "token ids", KVF_PLACE_STAGING},
         {(void **)&scratch->window, size->window_bytes, "window rows of a chunk", KVF_PLACE_DEVICE},
-        {(void **)&scratch->visible, size->visible_bytes, "visible rows", KVF_PLACE_DEVICE},
         {(void **)&scratch->found, size->found_bytes, "findings", KVF_PLACE_DEVICE},
         {(void **)&scratch->queries, size->query_bytes, "index queries", KVF_PLACE_DEVICE},
         {(void **)&scratch->list, size->list_bytes, "selected rows", KVF_PLACE_DEVICE},

@@ -73,6 +73,7 @@ static kvf_status open_parts(kvf_session *session, kvf_error *error)
     session->header->vocab = session->geometry.vocab;
     session->header->max_tokens = session->options.max_tokens;
     session->header->flags = session->options.grid_off ? 1 : 0;
+    session->logits_known = true; /* zeros, while there is no token */
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_status status = open_layer(session, i, error);
         if (status != KVF_OK)
@@ -109,7 +110,8 @@ kvf_status kvf_session_open(kvf_device *device, const kvf_geometry *geometry,
     kvf_status status = kvf_options_resolve(geometry, options, &resolved, error);
     if (status != KVF_OK)
         return status;
-    resolved.n_threads = kvf_device_n_threads(device);
+    resolved.backend = device->backend->name;
+    resolved.n_threads = device->n_threads;
     status = kvf_session_check_memory(device, geometry, &resolved, error);
     if (status != KVF_OK)
         return status;
@@ -174,6 +176,11 @@ const int32_t *kvf_session_tokens(const kvf_session *session)
 float *kvf_session_logits(kvf_session *session)
 {
     return session->logits;
+}
+
+bool kvf_session_logits_known(const kvf_session *session)
+{
+    return session->logits_known;
 }
 
 uint64_t kvf_session_inexact_rows(const kvf_session *session)
@@ -254,4 +261,45 @@ kvf_rows kvf_session_index_rows(const kvf_session *session, uint32_t layer)
     const uint64_t n_tokens = session->header->n_tokens + session->chunk_tokens;
     return kvf_paged_rows_view(&session->layers[layer].index_rows,
                                kvf_layer_index_rows(session->geometry.layers[layer], n_tokens));
+}
+
+/* ---- What it carries into its file -------------------------------------------- */
+
+uint8_t *kvf_session_caller_state(kvf_session *session)
+{
+    return session->caller_state;
+}
+
+void kvf_session_set_model_fingerprint(kvf_session *session, uint64_t fingerprint)
+{
+    session->header->model_fingerprint = fingerprint;
+}
+
+uint64_t kvf_session_model_fingerprint(const kvf_session *session)
+{
+    return session->header->model_fingerprint;
+}
+
+kvf_status kvf_session_check(kvf_session *session, kvf_error *error)
+{
+    for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
+        kvf_layer_cache *layer = &session->layers[i];
+        kvf_paged_rows *const all[] = {&layer->window, &layer->rows, &layer->index_rows};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+            const kvf_status status = kvf_paged_rows_check(
+                all[j], all[j]->first_row + all[j]->n_pages * KVF_PAGE_ROWS, error);
+            if (status != KVF_OK)
+                return status;
+        }
+    }
+    for (uint32_t i = 0; i < session->checkpoints.n; i++) {
+        const kvf_checkpoint *checkpoint = session->checkpoints.list[i];
+        const size_t n = (size_t)session->geometry.n_layers * checkpoint->n_pages;
+        kvf_status status = kvf_page_check(checkpoint->halves, error);
+        for (size_t j = 0; j < n && status == KVF_OK; j++)
+            status = kvf_page_check(checkpoint->window[j], error);
+        if (status != KVF_OK)
+            return status;
+    }
+    return kvf_ok(error);
 }

@@ -22,6 +22,8 @@ typedef struct kvf_saved {
     uint64_t header_checksum; /* of the state it held then */
     uint64_t n_tokens;        /* of that state */
     uint64_t kept_tokens;     /* the fewest that the session held since: truncate lowers it */
+    uint64_t kept_window;     /* window rows before this token are the file's */
+    uint64_t kept_checkpoint; /* checkpoints at or before this token are */
 } kvf_saved;
 
 struct kvf_session {
@@ -33,6 +35,7 @@ struct kvf_session {
     kvf_session_header *header;  /* followed by row_counts, as a snapshot stores them */
     kvf_row_counts *row_counts;
     float *logits;            /* own memory: the pointer is the caller's for good */
+    bool logits_known;        /* of the last token; not after going back to a file's checkpoint */
     kvf_page *tokens;         /* NULL before the first token */
     uint64_t allocated_bytes; /* of the device's memory, shared pages included */
     uint64_t mapped_bytes;    /* of pages in an owner's memory */

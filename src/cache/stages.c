@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "assertion.h"
 #include "cache/batch.h"
 #include "error.h"
 #include "format/format.h"
@@ -152,31 +153,17 @@ kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_a
 
 /* ---- select ------------------------------------------------------------------ */
 
-/*
- * Tells the device how many rows each token sees: those that were complete with it. In pieces
- * that fit a small array.
- */
-static void fill_visible(const kvf_batch *batch, uint32_t ratio, kvf_chunk_span span)
+/* The plan is the library's own: where it gave too little, nobody else can do anything about it. */
+static kvf_status check_workspace(const char *what, uint32_t layer, size_t given, size_t needed,
+                                  kvf_error *error)
 {
-    uint32_t counts[256];
-    uint32_t n = 0;
-    uint32_t first = span.first;
-    part p = {0};
-    for (; next_part(batch, span, &p); p.item++)
-        for (uint32_t i = 0; i < p.n; i++) {
-            /* Tokens of an item that failed lie between: nobody asks for theirs. */
-            if (n == sizeof counts / sizeof *counts || (n > 0 && p.first + i != first + n)) {
-                batch->device->backend->write(batch->device, batch->scratch.visible + first, counts,
-                                              n * sizeof *counts);
-                n = 0;
-            }
-            if (n == 0)
-                first = p.first + i;
-            counts[n++] = (uint32_t)((p.position + i + 1) / ratio);
-        }
-    if (n > 0)
-        batch->device->backend->write(batch->device, batch->scratch.visible + first, counts,
-                                      n * sizeof *counts);
+    KVF_ASSERT(needed <= given);
+    if (needed <= given)
+        return KVF_OK;
+    return kvf_fail(error, KVF_INTERNAL,
+                    "layer %u: %s needs %zu bytes of workspace, the plan gave %zu; this is a fault "
+                    "of kvfold",
+                    layer, what, needed, given);
 }
 
 /* check_layer, and that the tokens are the batch's. */
@@ -261,7 +248,8 @@ static void select_by_mask(const kvf_batch *batch, const kvf_select_args *select
                               .n_rows = select->keys.n_rows,
                               .scores = batch->scratch.scores,
                               .score_stride = stride,
-                              .n_visible = select->n_visible + first,
+                              .first_token = select->first_token + first,
+                              .ratio = select->ratio,
                               .mask_stride = stride};
         if (batch->profile->mask == KVF_MASK_F32)
             mask.mask_f32 = (float *)batch->scratch.mask + (first_token + first) * stride;
@@ -279,7 +267,8 @@ static kvf_select_args select_args(const kvf_batch *batch, const part *p, uint32
                              .top_k = batch->geometry.top_k,
                              .head_weights = head_weights,
                              .keys = kvf_session_index_rows(p->session, layer),
-                             .n_visible = batch->scratch.visible + p->first,
+                             .first_token = p->position,
+                             .ratio = batch->geometry.layers[layer].ratio,
                              .list = batch->scratch.list + (size_t)p->first * batch->geometry.top_k,
                              .list_len = batch->scratch.list_len + p->first,
                              .workspace = batch->scratch.select_workspace,
@@ -307,14 +296,19 @@ kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     const uint32_t n_heads = batch->geometry.n_index_heads;
     if (batch->geometry.layers[layer].kind != KVF_LAYER_CSA)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u does not select", layer);
-    fill_visible(batch, batch->geometry.layers[layer].ratio, span);
+    batch->select_tokens = batch->n_tokens;
+    batch->select_ratio = batch->geometry.layers[layer].ratio;
     uint32_t n_parts = 0;
     part p = {0};
     for (; next_part(batch, span, &p); p.item++) {
         const size_t heads = (size_t)(p.first - span.first) * n_heads;
         kvf_select_args args = select_args(batch, &p, layer, head_weights + heads);
-        status = kvf_paged_rows_check(&p.session->layers[layer].index_rows, args.keys.n_rows,
-                                      &batch->items[p.item].error);
+        kvf_error *why = &batch->items[p.item].error;
+        status = check_workspace("select", layer, args.workspace_bytes,
+                                 kvf_select_workspace_bytes(batch->device, &args), why);
+        if (status == KVF_OK)
+            status =
+                kvf_paged_rows_check(&p.session->layers[layer].index_rows, args.keys.n_rows, why);
         if (status != KVF_OK) {
             kvf_batch_fail(batch, p.item, status);
             continue;
@@ -330,53 +324,72 @@ kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     return kvf_batch_left(batch, error);
 }
 
-/* What is on the device, to the host; false where the device was lost. */
-static bool fetch(kvf_device *device, void *to, const void *from, size_t bytes)
+/* What is on the device, to the host. */
+static kvf_status fetch(kvf_device *device, void *to, const void *from, size_t bytes,
+                        kvf_error *error)
 {
     device->backend->read(device, to, from, bytes);
-    return device->backend->wait(device, NULL) == KVF_OK;
+    return device->backend->wait(device, error);
+}
+
+/* Rows that a token saw in the layer that was selected last. */
+static uint32_t n_visible(const kvf_batch *batch, uint32_t query)
+{
+    uint32_t item = 0;
+    while (query - batch->spans[item].first >= batch->spans[item].n)
+        item++;
+    const uint64_t token = batch->spans[item].position + (query - batch->spans[item].first);
+    return (uint32_t)((token + 1) / batch->select_ratio);
 }
 
 /* Rows that a query's mask lets through, in ascending order, at most top_k. */
-static uint32_t list_of_mask(const kvf_batch *batch, uint32_t query, int32_t *list)
+static kvf_status list_of_mask(const kvf_batch *batch, uint32_t query, int32_t *list, uint32_t *n,
+                               kvf_error *error)
 {
     const bool wide = batch->profile->mask == KVF_MASK_F32;
     const size_t element_bytes = wide ? sizeof(float) : sizeof(uint16_t);
     const uint8_t *mask = (const uint8_t *)batch->scratch.mask +
                           (size_t)query * batch->size.select_rows * element_bytes;
-    uint32_t visible;
-    uint32_t n = 0;
-    if (!fetch(batch->device, &visible, batch->scratch.visible + query, sizeof visible))
-        return 0;
-    for (uint32_t row = 0; row < visible && n < batch->geometry.top_k;) {
+    const uint32_t visible = n_visible(batch, query);
+    for (uint32_t row = 0; row < visible && *n < batch->geometry.top_k;) {
         uint8_t piece[4096];
         const uint32_t most = (uint32_t)(sizeof piece / element_bytes);
         const uint32_t rows = visible - row < most ? visible - row : most;
-        if (!fetch(batch->device, piece, mask + row * element_bytes, rows * element_bytes))
-            return 0;
-        for (uint32_t i = 0; i < rows && n < batch->geometry.top_k; i++, row++) {
+        const kvf_status status =
+            fetch(batch->device, piece, mask + row * element_bytes, rows * element_bytes, error);
+        if (status != KVF_OK)
+            return status;
+        for (uint32_t i = 0; i < rows && *n < batch->geometry.top_k; i++, row++) {
             uint32_t bits = 0; /* of 0, which lets a row through, none is set */
             memcpy(&bits, piece + i * element_bytes, element_bytes);
             if (bits == 0)
-                list[n++] = (int32_t)row;
+                list[(*n)++] = (int32_t)row;
         }
     }
-    return n;
+    return kvf_ok(error);
 }
 
-uint32_t kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list)
+kvf_status kvf_batch_selection(const kvf_batch *batch, uint32_t query, int32_t *list, uint32_t *n,
+                               kvf_error *error)
 {
-    uint32_t n;
-    if (!list || !batch->size.selects || query >= batch->options.chunk_tokens)
-        return 0;
+    uint32_t len;
+    *n = 0;
+    if (!list || query >= batch->select_tokens)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT,
+                        "the selection of token %u %s; there are those of %u tokens", query,
+                        list ? "is asked for" : "needs a list", batch->select_tokens);
     if (batch->profile->mask != KVF_MASK_NONE)
-        return list_of_mask(batch, query, list);
-    if (!fetch(batch->device, &n, batch->scratch.list_len + query, sizeof n) ||
-        n > batch->geometry.top_k ||
-        !fetch(batch->device, list, batch->scratch.list + (size_t)query * batch->geometry.top_k,
-               n * sizeof *list))
-        return 0;
-    return n;
+        return list_of_mask(batch, query, list, n, error);
+    kvf_status status =
+        fetch(batch->device, &len, batch->scratch.list_len + query, sizeof len, error);
+    if (status != KVF_OK)
+        return status;
+    KVF_ASSERT(len <= batch->geometry.top_k);
+    status = fetch(batch->device, list, batch->scratch.list + (size_t)query * batch->geometry.top_k,
+                   len * sizeof *list, error);
+    if (status == KVF_OK)
+        *n = len;
+    return status;
 }
 
 /* ---- attend ------------------------------------------------------------------ */
@@ -421,7 +434,7 @@ static kvf_attend_args attend_args(const kvf_batch *batch, const part *p, uint32
                             .scale = (float)(1.0 / sqrt((double)KVF_ROW_WIDTH)),
                             .first_token = p->position,
                             .window_tokens = batch->geometry.window_tokens,
-                            .n_visible = batch->scratch.visible + p->first,
+                            .ratio = batch->geometry.layers[layer].ratio,
                             .workspace = batch->scratch.attend_workspace,
                             .workspace_bytes = batch->size.attend_bytes};
     args.window = window_view(p->session, layer, &args.window_first);
@@ -447,12 +460,10 @@ static void attend_parts(const kvf_batch *batch, uint32_t n_parts)
 static kvf_status prepare_attend(const kvf_batch *batch, const part *p, uint32_t layer,
                                  kvf_attend_args *args, kvf_error *error)
 {
-    const size_t needed = batch->device->backend->attend_workspace_bytes(batch->device, args);
-    if (needed > args->workspace_bytes)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT,
-                        "layer %u: attend needs %zu bytes of workspace, the plan gave %zu", layer,
-                        needed, args->workspace_bytes);
-    const kvf_status status = check_attended(batch, p, layer, args, error);
+    kvf_status status = check_workspace("attend", layer, args->workspace_bytes,
+                                        kvf_attend_workspace_bytes(batch->device, args), error);
+    if (status == KVF_OK)
+        status = check_attended(batch, p, layer, args, error);
     if (status == KVF_OK)
         check_values(batch, p, layer, KVF_FOUND_QUERIES, args->q, args->n_heads, KVF_ROW_WIDTH);
     return status;
@@ -465,8 +476,6 @@ kvf_status kvf_batch_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     kvf_status status = check_span(batch, layer, span, error);
     if (status != KVF_OK)
         return status;
-    if (batch->geometry.layers[layer].kind != KVF_LAYER_WINDOW)
-        fill_visible(batch, batch->geometry.layers[layer].ratio, span);
     uint32_t n_parts = 0;
     part p = {0};
     for (; next_part(batch, span, &p); p.item++) {

@@ -21,7 +21,10 @@ uint64_t kvf_session_first_covered(const kvf_session *session)
     const kvf_checkpoints *all = &session->checkpoints;
     if (all->from_start)
         return 0;
-    return all->n ? all->list[0]->n_tokens : session->header->n_tokens;
+    if (all->n == 0)
+        return session->header->n_tokens;
+    /* One from a file has no logits: the place behind it is the first that can be made. */
+    return all->list[0]->n_tokens + (all->list[0]->logits == NULL);
 }
 
 static kvf_status fill_replay(kvf_session *session, uint64_t first, uint64_t n_tokens,
@@ -101,14 +104,15 @@ static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
         kvf_checkpoint_restore(session, checkpoint);
         return;
     }
-    session->checkpoints.from_start = session->checkpoints.capacity > 0;
+    session->checkpoints.from_start = session->checkpoints.periodic;
+    session->logits_known = true;
     session->inexact_rows = 0;
     memset(session->logits, 0, sizeof(float) * session->geometry.vocab);
 }
 
 static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf_error *error)
 {
-    if (session->checkpoints.capacity == 0)
+    if (!session->checkpoints.periodic && session->checkpoints.n == 0)
         return kvf_fail(error, KVF_NOT_COVERED,
                         "token %llu cannot be gone back to: this session keeps no checkpoints",
                         (unsigned long long)n_tokens);
@@ -118,11 +122,16 @@ static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf
                         "is at a multiple of %llu tokens",
                         (unsigned long long)n_tokens,
                         (unsigned long long)kvf_checkpoint_alignment(&session->geometry));
+    const kvf_checkpoint *oldest = session->checkpoints.list[0];
+    if (n_tokens == oldest->n_tokens)
+        return kvf_fail(error, KVF_NOT_COVERED,
+                        "token %llu is where the oldest checkpoint is, which came from a file "
+                        "without logits: they cannot be had again there",
+                        (unsigned long long)n_tokens);
     return kvf_fail(error, KVF_NOT_COVERED,
                     "token %llu is before the oldest checkpoint that is kept, which is at %llu of "
                     "%llu tokens",
-                    (unsigned long long)n_tokens,
-                    (unsigned long long)kvf_session_first_covered(session),
+                    (unsigned long long)n_tokens, (unsigned long long)oldest->n_tokens,
                     (unsigned long long)session->header->n_tokens);
 }
 
@@ -139,6 +148,8 @@ static kvf_status prepare(kvf_session *session, const kvf_checkpoint *checkpoint
                           "there is no checkpoint at token %llu; from the one before, at %llu, "
                           "tokens have to be appended again",
                           (unsigned long long)n_tokens, (unsigned long long)first);
+    if (status == KVF_OK && checkpoint)
+        status = kvf_page_check(checkpoint->halves, error);
     if (status == KVF_OK)
         status = empty_states(session, error);
     if (status == KVF_OK)
@@ -163,9 +174,12 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "truncate to %llu tokens; the session holds %llu",
                         (unsigned long long)n_tokens, (unsigned long long)held);
-    if (n_tokens == held)
+    /* Whoever takes tokens to append is to have the logits of the last of them. */
+    const bool known = replay != NULL;
+    if (n_tokens == held && (session->logits_known || !known))
         return kvf_ok(error);
-    const kvf_checkpoint *checkpoint = n_tokens ? kvf_checkpoints_find(session, n_tokens) : NULL;
+    const kvf_checkpoint *checkpoint =
+        n_tokens ? kvf_checkpoints_find(session, n_tokens, known) : NULL;
     if (!checkpoint && n_tokens && !session->checkpoints.from_start)
         return not_covered(session, n_tokens, error);
     const kvf_status status = prepare(session, checkpoint, n_tokens, replay, error);

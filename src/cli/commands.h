@@ -12,5 +12,6 @@ int cli_bench(const cli_options *options);
 int cli_session(const cli_options *options);
 int cli_inspect(const cli_options *options);
 int cli_tokenize(const cli_options *options);
+int cli_serve(const cli_options *options);
 
 #endif

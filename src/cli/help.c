@@ -12,6 +12,7 @@ static const char overview[] =
     "\n"
     "Commands\n"
     "  run      answer a prompt, or hold a conversation (-i)\n"
+    "  serve    answer requests by HTTP, as OpenAI's and Anthropic's APIs have them\n"
     "  verify   run one prompt under every cache profile, or with other chunks, threads and\n"
     "           ISAs, and compare the logits bit by bit\n"
     "  score    bits per byte and perplexity of a text\n"
@@ -293,7 +294,7 @@ static const char plan_part[] =
     "                         that is there is replaced\n"
     "      --json             one JSON object a line: ctx, profile, session_bytes (rows held),\n"
     "                         allocated_bytes (in pages), snapshot_bytes (saved in a file),\n"
-    "                         scratch_bytes (of select and attend), total_bytes (allocated,\n"
+    "                         scratch_bytes (of a batch), total_bytes (allocated,\n"
     "                         scratch and activations), checkpoint_bytes and\n"
     "                         chunk_undo_bytes (at most, in no other number),\n"
     "                         weights_mapped_bytes (the files), weights_copied_bytes (of them,\n"
@@ -456,6 +457,62 @@ static const char tokenize_part[] =
     "  kvfold tokenize -m model.gguf -f text.txt | wc -l\n"
     "  kvfold tokenize -m tokenizer.json --decode -p '19923 2058'\n";
 
+static const char serve_part[] =
+    "Usage: kvfold serve -m PATH [OPTION]...\n"
+    "\n"
+    "Answers requests by HTTP: /v1/chat/completions, /v1/completions, /v1/messages and\n"
+    "others; docs/SERVER.md says what of them. Many at once, in one batch; what was read of\n"
+    "a conversation is kept, and not read again. Ctrl-C ends it in order, and keeps all.\n"
+    "\n"
+    "Model and sessions\n"
+    "  -m, --model PATH       a checkpoint: a folder of safetensors, one such file, or a GGUF\n"
+    "      --ctx N            tokens of a prompt with its answer (131,072, or the model's own)\n"
+    "      --profile NAME     of the caches: fold (default), packed, tiled, legacy\n"
+    "      --chunk N          the most tokens of a prompt in one step (4096)\n"
+    "      --memory BYTES     what sessions may take in memory (what the system leaves)\n"
+    "      --store DIR        where sessions are kept between two runs; default:\n"
+    "                         $XDG_DATA_HOME/kvfold/sessions, ~/.local/share/kvfold/sessions\n"
+    "      --store-max BYTES  of all files there (20G); the least useful leave\n"
+    "      --no-lock          go on where files cannot be locked\n"
+    "      --replay-max BYTES of what is remembered of answers' tokens (64M)\n"
+    "\n"
+    "Requests\n"
+    "      --parallel N       answers at once (16)\n"
+    "      --queue N          requests that wait at most (64); more are refused with 429\n"
+    "      --queue-timeout S  seconds until one that waits is refused (60)\n"
+    "  -n, --max-tokens N     of an answer that sets no limit (32,768)\n"
+    "      --think, --no-think  whether it thinks where a request does not say (it does)\n"
+    "      --release NAME     preview or 0731: how the checkpoint takes effort\n"
+    "      --temperature T, --top-p P, --min-p P   where a request does not say; default:\n"
+    "                         the checkpoint's generation_config.json\n"
+    "      --alias NAME       what the model is called in /v1/models; may come several times\n";
+
+static const char serve_network_part[] =
+    "\n"
+    "Network\n"
+    "      --host NAME        127.0.0.1; one that other machines reach needs a key\n"
+    "      --port N           8080; 0: one that is free, which is printed\n"
+    "      --unix-socket PATH instead of both, for this user alone\n"
+    "      --api-key KEY      that requests need; may come several times, and is seen in the\n"
+    "                         list of processes:\n"
+    "      --api-key-file FILE  keys, one a line\n"
+    "      --allow-host NAME  another name that requests may call this server\n"
+    "      --cors ORIGIN      whose pages may ask, such as https://chat.example; * is any\n"
+    "      --connections N    open at once (512)\n"
+    "      --idle-timeout S   seconds until a silent connection is given up (120)\n"
+    "      --body-timeout S   seconds for a whole request (300)\n"
+    "      --trace FILE       all requests and answers, as JSON, to a file. Nothing of them is\n"
+    "                         written anywhere else\n";
+
+static const char serve_end[] =
+    "\n"
+    "Examples\n"
+    "  kvfold serve -m models/tiny --no-think\n"
+    "  kvfold serve -m model.gguf --ctx 1M --store /data/kvfold --alias deepseek-v4-flash\n"
+    "  kvfold serve -m model.gguf --host 0.0.0.0 --api-key-file /etc/kvfold/keys\n"
+    "  curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+    "       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}]}'\n";
+
 static const char help_option[] = "  -h, --help             this\n";
 
 void cli_help_print(cli_command command)
@@ -469,6 +526,7 @@ void cli_help_print(cli_command command)
         [CLI_SESSION] = {session_part},
         [CLI_INSPECT] = {inspect_part},
         [CLI_TOKENIZE] = {tokenize_part},
+        [CLI_SERVE] = {serve_part, serve_network_part, device_part, serve_end},
     };
     for (int i = 0; i < MAX_PARTS && parts[command][i]; i++) {
         fputs(parts[command][i], stdout);

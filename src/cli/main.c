@@ -15,16 +15,16 @@
 
 static int unknown_command(const char *name)
 {
-    static const char *const names[] = {"run",   "verify",    "score",   "plan",
-                                        "bench", "session",   "inspect", "tokenize",
-                                        "help",  "--version", "--help"};
+    static const char *const names[] = {"run",   "verify",  "score",     "plan",
+                                        "bench", "session", "inspect",   "tokenize",
+                                        "serve", "help",    "--version", "--help"};
     const char *near = cli_nearest(name, names, sizeof names / sizeof names[0]);
     const char *what = name[0] == '-' ? "option" : "command";
     if (near)
         return cli_error(NULL, "unknown %s '%.60s'; did you mean %s?", what, name, near);
     return cli_error(NULL,
-                     "unknown %s '%.60s'; there are run, verify, score, plan, bench, session, "
-                     "inspect, tokenize and help",
+                     "unknown %s '%.60s'; there are run, serve, verify, score, plan, bench, "
+                     "session, inspect, tokenize and help",
                      what, name);
 }
 
@@ -47,7 +47,7 @@ static int run_command(cli_command command, int argc, char **argv)
     static int (*const commands[])(const cli_options *) = {
         [CLI_RUN] = cli_run,         [CLI_VERIFY] = cli_verify,     [CLI_SCORE] = cli_score,
         [CLI_PLAN] = cli_plan,       [CLI_BENCH] = cli_bench,       [CLI_SESSION] = cli_session,
-        [CLI_INSPECT] = cli_inspect, [CLI_TOKENIZE] = cli_tokenize,
+        [CLI_INSPECT] = cli_inspect, [CLI_TOKENIZE] = cli_tokenize, [CLI_SERVE] = cli_serve,
     };
     cli_options options;
     int status;
@@ -70,9 +70,8 @@ static int dispatch(int argc, char **argv)
 {
     if (argc < 2)
         return cli_error(
-            NULL,
-            "no command; there are run, verify, score, plan, bench, session, inspect, tokenize "
-            "and help");
+            NULL, "no command; there are run, serve, verify, score, plan, bench, session, inspect, "
+                  "tokenize and help");
     const char *name = argv[1];
     if (strcmp(name, "help") == 0)
         return help(argc - 1, argv + 1);

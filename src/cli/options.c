@@ -25,6 +25,9 @@ static const uint32_t max_decode_tokens = 1u << 16;
 static const uint64_t max_store_bytes = UINT64_C(1) << 60;
 static const uint64_t default_store_bytes = UINT64_C(20) << 30;
 static const uint64_t max_save_every_seconds = 86400;
+static const uint64_t max_parallel = 1024;
+static const uint64_t max_queue = 65536;
+static const uint64_t max_wait_seconds = 86400;
 
 /* What only parsing needs to know. */
 typedef struct parser {
@@ -113,8 +116,9 @@ static void parse_contexts(parser *p, const char *text)
 {
     cli_options *o = p->options;
     o->contexts_given = true;
-    parse_sizes(p, "--ctx", text, max_context_tokens, p->command == CLI_RUN ? 1 : CLI_MAX_CONTEXTS,
-                o->contexts, &o->n_contexts);
+    const bool is_one = p->command == CLI_RUN || p->command == CLI_SERVE;
+    parse_sizes(p, "--ctx", text, max_context_tokens, is_one ? 1 : CLI_MAX_CONTEXTS, o->contexts,
+                &o->n_contexts);
 }
 
 /* verify: a list. Of one it is the number itself, as everywhere. */
@@ -164,7 +168,7 @@ static void parse_profiles(parser *p, const char *source, const char *text)
         parse_names(p, source, text, cli_bench_find_profile, &o->bench_profiles);
         return;
     }
-    if (p->command == CLI_RUN || p->command == CLI_SCORE) {
+    if (p->command == CLI_RUN || p->command == CLI_SCORE || p->command == CLI_SERVE) {
         o->engine.profile = parse_profile(p, source, text);
         return;
     }
@@ -222,6 +226,16 @@ static void add_stop(parser *p, const char *text)
         return;
     }
     o->stops[o->n_stops++] = text;
+}
+
+static void add_value(parser *p, const char *option, const char *text, cli_values *values)
+{
+    if (values->n < CLI_MAX_VALUES) {
+        values->list[values->n++] = text;
+        return;
+    }
+    cli_error(p->name, "%s: at most %d values", option, CLI_MAX_VALUES);
+    p->failed = true;
 }
 
 /* ---- One option ----------------------------------------------------------------- */
@@ -313,6 +327,42 @@ static void apply_chat(parser *p, cli_option_id id, const char *value)
     }
 }
 
+static void apply_serve(parser *p, cli_option_id id, const char *value)
+{
+    cli_options *o = p->options;
+    switch (id) {
+    case OPTION_HOST: o->host = value; break;
+    case OPTION_PORT: o->port = (uint16_t)parse_size(p, "--port", value, 0, UINT16_MAX); break;
+    case OPTION_UNIX_SOCKET: o->unix_socket = value; break;
+    case OPTION_API_KEY: add_value(p, "--api-key", value, &o->api_keys); break;
+    case OPTION_API_KEY_FILE: o->api_key_file = value; break;
+    case OPTION_ALLOW_HOST: add_value(p, "--allow-host", value, &o->allow_hosts); break;
+    case OPTION_CORS: add_value(p, "--cors", value, &o->origins); break;
+    case OPTION_ALIAS: add_value(p, "--alias", value, &o->aliases); break;
+    case OPTION_PARALLEL:
+        o->parallel = (uint32_t)parse_size(p, "--parallel", value, 1, max_parallel);
+        break;
+    case OPTION_QUEUE: o->queue = (uint32_t)parse_size(p, "--queue", value, 1, max_queue); break;
+    case OPTION_CONNECTIONS:
+        o->connections = (uint32_t)parse_size(p, "--connections", value, 1, max_queue);
+        break;
+    case OPTION_QUEUE_TIMEOUT:
+        o->queue_timeout_seconds = parse_size(p, "--queue-timeout", value, 1, max_wait_seconds);
+        break;
+    case OPTION_IDLE_TIMEOUT:
+        o->idle_seconds = parse_size(p, "--idle-timeout", value, 1, max_wait_seconds);
+        break;
+    case OPTION_BODY_TIMEOUT:
+        o->body_seconds = parse_size(p, "--body-timeout", value, 1, max_wait_seconds);
+        break;
+    case OPTION_REPLAY_MAX:
+        o->replay_max_bytes = parse_size(p, "--replay-max", value, 1, max_memory_bytes);
+        break;
+    case OPTION_TRACE: o->trace_file = value; break;
+    default: apply_chat(p, id, value); break;
+    }
+}
+
 static void apply(parser *p, cli_option_id id, const char *value)
 {
     cli_options *o = p->options;
@@ -349,7 +399,7 @@ static void apply(parser *p, cli_option_id id, const char *value)
     case OPTION_STORE: o->engine.store = value; break;
     case OPTION_VERIFY_SNAPSHOT: o->engine.verify_snapshot = true; break;
     case OPTION_NO_LOCK: o->engine.no_lock = true; break;
-    default: apply_chat(p, id, value); break;
+    default: apply_serve(p, id, value); break;
     }
 }
 
@@ -612,6 +662,19 @@ static bool check_tokenize(const parser *p)
     return false;
 }
 
+static bool check_serve(const parser *p)
+{
+    const cli_options *o = p->options;
+    if (o->unix_socket && (seen(p, OPTION_HOST) || seen(p, OPTION_PORT)))
+        cli_error(p->name, "--unix-socket and --%s are both given; choose one",
+                  seen(p, OPTION_HOST) ? "host" : "port");
+    else if (seen(p, OPTION_THINK) && seen(p, OPTION_NO_THINK))
+        cli_error(p->name, "--think and --no-think are both given; choose one");
+    else
+        return true;
+    return false;
+}
+
 static bool wants_stdin(const cli_options *o)
 {
     return o->interactive || (o->file && strcmp(o->file, "-") == 0) ||
@@ -653,6 +716,8 @@ static bool check(const parser *p)
         return check_score(p);
     else if (p->command == CLI_TOKENIZE)
         return check_tokenize(p);
+    else if (p->command == CLI_SERVE)
+        return check_serve(p);
     else
         return true;
     return false;
@@ -684,6 +749,10 @@ static void set_defaults(cli_options *o, cli_command command)
     } else if (command == CLI_PLAN) {
         memcpy(o->contexts, plan_contexts, sizeof plan_contexts);
         o->n_contexts = sizeof plan_contexts / sizeof plan_contexts[0];
+    } else if (command == CLI_SERVE) {
+        o->host = "127.0.0.1";
+        o->port = 8080;
+        o->engine.max_tokens = 0; /* the scheduler's */
     } else if (command == CLI_BENCH) {
         memcpy(o->contexts, bench_contexts, sizeof bench_contexts);
         o->n_contexts = sizeof bench_contexts / sizeof bench_contexts[0];

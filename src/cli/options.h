@@ -17,12 +17,20 @@ typedef enum cli_command {
     CLI_SESSION,
     CLI_INSPECT,
     CLI_TOKENIZE,
+    CLI_SERVE,
     CLI_COMMAND_COUNT
 } cli_command;
 
 typedef enum cli_output { CLI_OUTPUT_TABLE, CLI_OUTPUT_CSV, CLI_OUTPUT_JSON } cli_output;
 
 enum { CLI_MAX_CONTEXTS = 64, CLI_MAX_CHUNKS = 16, CLI_MAX_THREAD_COUNTS = 16, CLI_MAX_STOPS = 16 };
+
+/* Values of an option that may come several times. */
+enum { CLI_MAX_VALUES = 64 };
+typedef struct cli_values {
+    const char *list[CLI_MAX_VALUES];
+    size_t n;
+} cli_values;
 
 typedef struct cli_options {
     const char *command; /* its name, for messages */
@@ -90,6 +98,24 @@ typedef struct cli_options {
     uint64_t thread_counts[CLI_MAX_THREAD_COUNTS];
     uint32_t n_thread_counts; /* 0: n_threads */
     uint32_t isas;            /* a set (isa_names.h); 0: isa */
+
+    /* serve */
+    const char *host;
+    uint16_t port;
+    const char *unix_socket;
+    cli_values api_keys;
+    const char *api_key_file;
+    cli_values allow_hosts;
+    cli_values origins;
+    cli_values aliases;
+    uint32_t parallel; /* 0, of these: not given */
+    uint32_t queue;
+    uint32_t connections;
+    uint64_t queue_timeout_seconds;
+    uint64_t idle_seconds;
+    uint64_t body_seconds;
+    uint64_t replay_max_bytes;
+    const char *trace_file;
 
     /* bench */
     uint32_t bench_stages; /* sets: bit i for entry i of bench/case.h */

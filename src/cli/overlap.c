@@ -86,7 +86,7 @@ static bool is_model_file(const char *model, const struct stat *output, char *na
 static bool is_input(const cli_options *options, const struct stat *output, char *name,
                      size_t name_bytes)
 {
-    const char *const files[] = {options->file, options->ids_file};
+    const char *const files[] = {options->file, options->ids_file, options->api_key_file};
     struct stat info;
     bool reads_stdin = options->interactive;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -158,6 +158,8 @@ int cli_overlap_check(const cli_options *options)
         status = check_output(options, "--logits", options->logits_file);
     if (status == CLI_EXIT_OK && options->svg_file)
         status = check_output(options, "--svg", options->svg_file);
+    if (status == CLI_EXIT_OK && options->trace_file)
+        status = check_output(options, "--trace", options->trace_file);
     if (status == CLI_EXIT_OK && options->engine.session)
         status = check_session(options);
     return status;

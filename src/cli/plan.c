@@ -29,7 +29,7 @@ typedef struct totals {
 } totals;
 
 /* Which of them a table shows. */
-typedef enum shown { SHOW_SESSION, SHOW_TOTAL, SHOW_CHECKPOINTS } shown;
+typedef enum shown { SHOW_SESSION, SHOW_TOTAL, SHOW_ONCE, SHOW_CHECKPOINTS } shown;
 
 typedef struct planning {
     const cli_options *options;
@@ -272,6 +272,7 @@ static uint64_t shown_bytes(const totals *t, shown what)
     switch (what) {
     case SHOW_SESSION: return t->session_bytes;
     case SHOW_TOTAL: return t->total_bytes;
+    case SHOW_ONCE: return t->total_bytes - t->allocated_bytes;
     default: return t->checkpoint_bytes + t->chunk_undo_bytes;
     }
 }
@@ -338,6 +339,10 @@ static int print_tables(const planning *p)
            "(1 MB = 1,000,000 bytes)\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_TOTAL);
+    printf("\nOf that, once for all sessions that take turns: scratch and activations; the rest "
+           "each\n");
+    if (status == CLI_EXIT_OK)
+        status = print_totals(p, SHOW_ONCE);
     printf(
         "\nIn no number above: checkpoints to go back to, and what an open chunk takes so that it\n"
         "can be dropped, at most\n");

@@ -187,6 +187,8 @@ static cli_record record_of(const entry *e)
     cli_record_count(&record, "bytes", info->file_bytes);
     cli_record_count(&record, "unused_bytes", info->unused_bytes);
     cli_record_bool(&record, "compressed", info->compressed);
+    cli_record_count(&record, "checkpoints", info->n_checkpoints);
+    cli_record_count(&record, "version", info->version);
     cli_record_count(&record, "saves", info->generation);
     cli_record_count(&record, "saved", (uint64_t)e->file.st_mtime);
     cli_record_text(&record, "model", model);
@@ -306,6 +308,28 @@ static void print_tail(const entry *e)
     free(tokens);
 }
 
+/* Where the session can be gone back to: the first of them and the last. */
+static void print_checkpoints(const entry *e)
+{
+    enum { FIRST_SHOWN = 2, LAST_SHOWN = 8 };
+    const uint32_t n = e->info.n_checkpoints;
+    char number[KVF_NUMBER_BYTES];
+    uint64_t *places = malloc((n + 1) * sizeof *places);
+    kvf_error error;
+    if (n > 0 && places && kvf_snapshot_checkpoints(e->path, places, n, &error) == KVF_OK) {
+        printf("back to    ");
+        for (uint32_t i = 0; i < n; i++) {
+            const bool left_out = i >= FIRST_SHOWN && n - i > LAST_SHOWN;
+            if (i == FIRST_SHOWN && left_out)
+                printf(", ..");
+            if (!left_out)
+                printf("%s%s", i > 0 ? ", " : "", kvf_show_count(places[i], number));
+        }
+        printf(" tokens (%u checkpoint%s)\n", n, n == 1 ? "" : "s");
+    }
+    free(places);
+}
+
 static void print_entry(const entry *e)
 {
     const kvf_snapshot_info *info = &e->info;
@@ -335,6 +359,7 @@ static void print_entry(const entry *e)
                (double)sampler.top_p, (double)sampler.min_p);
     else if (!e->is_prefix)
         printf("sampler    the likeliest token\n");
+    print_checkpoints(e);
     print_tail(e);
 }
 

@@ -24,6 +24,7 @@ struct kvf_answer_stream {
     size_t n_stops;
     kvf_buffer kept; /* content that may be the beginning of one */
     bool is_stopped;
+    const char *stopped_by;
 };
 
 /* ---- Texts that end an answer ------------------------------------------------------------ */
@@ -43,8 +44,8 @@ static void drop_kept(kvf_answer_stream *stream, size_t bytes)
     kept->bytes -= bytes;
 }
 
-/* Whether one of the texts stands at this place; *begins: all that is there may become one. */
-static bool stops_at(const kvf_answer_stream *stream, size_t at, bool *begins)
+/* The text that stands at this place, or NULL; *begins: all that is there may become one. */
+static const char *stop_at(const kvf_answer_stream *stream, size_t at, bool *begins)
 {
     const size_t left = stream->kept.bytes - at;
     for (size_t i = 0; i < stream->n_stops; i++) {
@@ -52,10 +53,10 @@ static bool stops_at(const kvf_answer_stream *stream, size_t at, bool *begins)
         const bool equal =
             memcmp(stream->kept.data + at, stream->stops[i], bytes < left ? bytes : left) == 0;
         if (equal && bytes <= left)
-            return true;
+            return stream->stops[i];
         *begins = *begins || equal;
     }
-    return false;
+    return NULL;
 }
 
 /*
@@ -67,7 +68,8 @@ static void give_kept(kvf_answer_stream *stream, bool is_all)
     size_t at = 0;
     while (at < stream->kept.bytes) {
         bool begins = false;
-        stream->is_stopped = stops_at(stream, at, &begins);
+        stream->stopped_by = stop_at(stream, at, &begins);
+        stream->is_stopped = stream->stopped_by != NULL;
         if (stream->is_stopped || (begins && !is_all))
             break;
         at++;
@@ -164,6 +166,11 @@ void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id)
 bool kvf_answer_stream_is_stopped(const kvf_answer_stream *stream)
 {
     return stream->is_stopped;
+}
+
+const char *kvf_answer_stream_stopped_by(const kvf_answer_stream *stream)
+{
+    return stream->stopped_by;
 }
 
 /* Bytes that a character may begin with are of the id that they came with. */

@@ -134,7 +134,7 @@ kvf_status kvf_budget_need(const kvf_budget *budget, const kvf_request *request,
         return status;
     session_bytes += table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
                      request->n_forks * FORK_SHARE * fork_bytes(&plan);
-    /* One that is resumed lies in its file, mapped so that it could be written. */
+    /* One that is resumed lies in its file, which is mapped to be read. */
     const bool saved = options.session || options.store;
     const uint64_t view_bytes = saved ? plan.snapshot_bytes : 0;
     kvf_plan_free(&plan);
@@ -145,9 +145,9 @@ kvf_status kvf_budget_need(const kvf_budget *budget, const kvf_request *request,
     uint64_t bytes = session_bytes + kvf_budget_weight_bytes(budget);
     bytes += bytes / PAGE_TABLE_SHARE + process_bytes;
     need->bytes[KVF_LIMIT_MEMORY] = bytes;
-    bytes += (budget->n_threads - 1) * thread_bytes + view_bytes;
+    bytes += (budget->n_threads - 1) * thread_bytes;
     need->bytes[KVF_LIMIT_DATA] = bytes;
-    need->bytes[KVF_LIMIT_ADDRESSES] = bytes + budget->mapped_bytes;
+    need->bytes[KVF_LIMIT_ADDRESSES] = bytes + view_bytes + budget->mapped_bytes;
     return KVF_OK;
 }
 

@@ -59,7 +59,7 @@ static kvf_status check_last(const kvf_messages *messages, kvf_error *error)
     return KVF_OK;
 }
 
-static kvf_status check(const kvf_messages *messages, kvf_error *error)
+kvf_status kvf_chat_messages_check(const kvf_messages *messages, kvf_error *error)
 {
     kvf_arena arena = {0};
     kvf_status status = kvf_messages_check(messages->list, messages->n, "messages", error);
@@ -140,7 +140,7 @@ static kvf_status take(const kvf_node *root, kvf_chat_request *request, kvf_erro
                                           "messages", &request->messages, error);
     if (status != KVF_OK)
         return status;
-    status = check(&request->messages, error);
+    status = kvf_chat_messages_check(&request->messages, error);
     if (status == KVF_OK && is_object) {
         note_other_keys(root, request);
         status = take_tools(kvf_node_member(root, "tools"), &request->messages, error);

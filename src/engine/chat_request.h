@@ -25,5 +25,7 @@ typedef struct kvf_chat_request {
 kvf_status kvf_chat_request_read(const char *text, size_t bytes, const char *where,
                                  kvf_chat_request *request, kvf_error *error);
 void kvf_chat_request_free(kvf_chat_request *request);
+/* That a model can answer messages which were read otherwise: the same, but for tools. */
+kvf_status kvf_chat_messages_check(const kvf_messages *messages, kvf_error *error);
 
 #endif

@@ -27,6 +27,29 @@ void kvf_conversation_of(const kvf_tokenizer *tokenizer, kvf_encoder *encoder,
     }
 }
 
+kvf_status kvf_conversation_mark_bytes(kvf_tokenizer *tokenizer, int32_t bos, int32_t eos,
+                                       bool *has_room, kvf_error *error)
+{
+    enum { N_BYTES = 256 };
+    const int32_t n_ids = (int32_t)kvf_tokenizer_n_ids(tokenizer);
+    int32_t ids[KVF_MARKS] = {[KVF_MARK_BOS] = bos, [KVF_MARK_EOS] = eos};
+    const char *texts[KVF_MARKS];
+    int32_t next = N_BYTES;
+    *has_room = kvf_tokenizer_is_bytes(tokenizer) && bos >= N_BYTES && bos < n_ids &&
+                eos >= N_BYTES && eos < n_ids && bos != eos;
+    for (int mark = 0; mark < KVF_MARKS; mark++) {
+        texts[mark] = mark_text((kvf_mark)mark);
+        if (mark == KVF_MARK_BOS || mark == KVF_MARK_EOS)
+            continue;
+        while (next == bos || next == eos)
+            next++;
+        ids[mark] = next++;
+    }
+    *has_room = *has_room && next <= n_ids;
+    return *has_room ? kvf_tokenizer_mark_bytes(tokenizer, ids, texts, KVF_MARKS, error)
+                     : kvf_ok(error);
+}
+
 /* The folder of a file, malloc'd; NULL without memory. */
 static char *folder_of(const char *path)
 {

@@ -56,6 +56,15 @@ kvf_status kvf_conversation_open(const kvf_tensor_set *files, const kvf_tokenize
 /* The same without files: there are no texts but those that the caller puts there. */
 void kvf_conversation_of(const kvf_tokenizer *tokenizer, kvf_encoder *encoder,
                          kvf_conversation *conversation);
+/*
+ * Gives a vocabulary of bytes the marks of the chat format: BOS and EOS are the config's ids, the
+ * others the lowest ids that are no byte and neither of these, in the order of kvf_mark. So a
+ * checkpoint without a tokenizer can hold a conversation, as far as it has learnt what one is
+ * (docs/CHAT.md). *has_room is false, and nothing changed, where it has not that many ids, or no
+ * EOS. Before anybody else has the tokenizer. Errors are those of kvf_tokenizer_mark_bytes.
+ */
+kvf_status kvf_conversation_mark_bytes(kvf_tokenizer *tokenizer, int32_t bos, int32_t eos,
+                                       bool *has_room, kvf_error *error);
 /* A zeroed one is accepted. */
 void kvf_conversation_close(kvf_conversation *conversation);
 
@@ -161,6 +170,8 @@ kvf_status kvf_answer_stream_open(const kvf_conversation *conversation,
 void kvf_answer_stream_stop_at(kvf_answer_stream *stream, const char *const *stops, size_t n_stops);
 /* Whether one of these texts has come: nothing is given any more. */
 bool kvf_answer_stream_is_stopped(const kvf_answer_stream *stream);
+/* Which, as stop_at was given it; NULL: none has. */
+const char *kvf_answer_stream_stopped_by(const kvf_answer_stream *stream);
 void kvf_answer_stream_add(kvf_answer_stream *stream, int32_t id);
 /*
  * Bytes of the answer's ids, all parts of it, markers too; and as many of them as were given. Both

@@ -25,8 +25,10 @@ kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t con
     generator->engine = engine;
     generator->saver = saver;
     generator->context_tokens = context_tokens;
-    generator->sampler =
-        (kvf_sampler){options->temperature, options->top_p, options->min_p, options->seed};
+    generator->sampler = (kvf_sampler){.temperature = options->temperature,
+                                       .top_p = options->top_p,
+                                       .min_p = options->min_p,
+                                       .state = options->seed};
     generator->pending = -1;
     generator->candidates = malloc(vocab_of(generator) * sizeof *generator->candidates);
     if (!generator->candidates)

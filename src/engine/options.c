@@ -20,6 +20,7 @@ kvf_session_options kvf_engine_session_options(const kvf_engine_options *options
         .chunk_tokens = kvf_engine_chunk_tokens(options, context_tokens),
         .score_tile_tokens = tiled ? options->score_tile_tokens : 0,
         .grid_off = options->grid_off,
+        .backend = options->backend,
         .n_threads = options->n_threads,
         /* The engine goes back by forks (generate.h); plan speaks of any program's session. */
         .checkpoint_count = options->counts_checkpoints ? 0 : KVF_NO_CHECKPOINTS,

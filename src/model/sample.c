@@ -1,5 +1,6 @@
 /*
- * Order: temperature, then min-p, then top-p on what min-p left, then one draw.
+ * Order: temperature, then min-p, then the top k of what min-p left, then top-p on those, then one
+ * draw.
  *
  * The same settings, state and logits give the same token on every machine (exp and
  * the sums are in f64, in one order). NaN counts as -infinity.
@@ -97,14 +98,13 @@ static double sum_p(const kvf_candidate *candidates, uint32_t n)
 }
 
 /*
- * Takes the likeliest candidates until they have top_p of the sum: a heap, because
- * few of a large vocabulary are taken. They end up at the array's end, likeliest
+ * Takes the likeliest candidates until they have top_p of the sum, or are `most`: a heap,
+ * because few of a large vocabulary are taken. They end up at the array's end, likeliest
  * last; *kept is where they start. Returns their number, at least 1.
  */
-static uint32_t keep_top_p(kvf_candidate *candidates, uint32_t n, double top_p,
-                           kvf_candidate **kept)
+static uint32_t keep_likeliest(kvf_candidate *candidates, uint32_t n, uint32_t most, double wanted,
+                               kvf_candidate **kept)
 {
-    const double wanted = top_p * sum_p(candidates, n);
     for (uint32_t i = n / 2; i-- > 0;)
         sift_down(candidates, n, i);
     uint32_t left = n;
@@ -116,9 +116,23 @@ static uint32_t keep_top_p(kvf_candidate *candidates, uint32_t n, double top_p,
         candidates[left] = top;
         if (left > 0)
             sift_down(candidates, left, 0);
-    } while (left > 0 && sum < wanted);
+    } while (left > 0 && n - left < most && sum < wanted);
     *kept = candidates + left;
     return n - left;
+}
+
+/* What top_k and top_p leave of the candidates, as keep_likeliest gives it. */
+static uint32_t keep(const kvf_sampler *sampler, kvf_candidate *candidates, uint32_t n,
+                     kvf_candidate **kept)
+{
+    *kept = candidates;
+    if (sampler->top_k > 0 && sampler->top_k < n) {
+        n = keep_likeliest(candidates, n, sampler->top_k, INFINITY, kept);
+        candidates = *kept;
+    }
+    if (sampler->top_p < 1)
+        n = keep_likeliest(candidates, n, n, (double)sampler->top_p * sum_p(candidates, n), kept);
+    return n;
 }
 
 uint32_t kvf_sample(kvf_sampler *sampler, const float *logits, uint32_t vocab,
@@ -129,9 +143,8 @@ uint32_t kvf_sample(kvf_sampler *sampler, const float *logits, uint32_t vocab,
     if (vocab == 0 || !(sampler->temperature > 0) || !isfinite(logits[best]))
         return best;
     uint32_t n = list_candidates(sampler, logits, vocab, logits[best], workspace);
-    kvf_candidate *candidates = workspace;
-    if (sampler->top_p < 1)
-        n = keep_top_p(workspace, n, (double)sampler->top_p, &candidates);
+    kvf_candidate *candidates;
+    n = keep(sampler, workspace, n, &candidates);
     const double target = next_uniform(&sampler->state) * sum_p(candidates, n);
     double sum = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -140,4 +153,72 @@ uint32_t kvf_sample(kvf_sampler *sampler, const float *logits, uint32_t vocab,
             return candidates[i].token;
     }
     return candidates[n - 1].token; /* target was rounded up to the sum */
+}
+
+/* ---- Before it is drawn ---------------------------------------------------------------- */
+
+bool kvf_logit_changes_none(const kvf_logit_changes *changes)
+{
+    return changes->n_bias == 0 && !(changes->repeat_penalty < 1 || changes->repeat_penalty > 1) &&
+           !(changes->presence_penalty < 0 || changes->presence_penalty > 0) &&
+           !(changes->frequency_penalty < 0 || changes->frequency_penalty > 0);
+}
+
+void kvf_change_logits(const kvf_logit_changes *changes, const float *logits, uint32_t vocab,
+                       float *changed)
+{
+    KVF_FP_DOOR();
+    for (uint32_t i = 0; i < vocab; i++) {
+        float logit = logits[i];
+        if (changes->seen && changes->seen[i])
+            logit = logit > 0 ? logit / changes->repeat_penalty : logit * changes->repeat_penalty;
+        if (changes->counts && changes->counts[i] > 0)
+            logit -=
+                changes->presence_penalty + changes->frequency_penalty * (float)changes->counts[i];
+        changed[i] = logit;
+    }
+    for (uint32_t i = 0; i < changes->n_bias; i++)
+        if (changes->bias[i].id >= 0 && (uint32_t)changes->bias[i].id < vocab)
+            changed[changes->bias[i].id] += changes->bias[i].value;
+}
+
+/* ---- After it is drawn ------------------------------------------------------------------ */
+
+/* Puts a token among the n likeliest so far, of which there is room for n_top. */
+static uint32_t insert_top(kvf_logprob *top, uint32_t n, uint32_t n_top, kvf_logprob token)
+{
+    if (n == n_top && !(token.logprob > top[n - 1].logprob))
+        return n;
+    uint32_t at = n < n_top ? n : n_top - 1;
+    for (; at > 0 && token.logprob > top[at - 1].logprob; at--)
+        top[at] = top[at - 1];
+    top[at] = token;
+    return n < n_top ? n + 1 : n;
+}
+
+float kvf_logprobs(const float *logits, uint32_t vocab, uint32_t id, kvf_logprob *top,
+                   uint32_t n_top)
+{
+    KVF_FP_DOOR();
+    const uint32_t best = kvf_argmax(logits, vocab);
+    const double highest = (double)logits[best];
+    double sum = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < vocab; i++) {
+        const float logit = logits[i] >= -INFINITY ? logits[i] : -INFINITY; /* NaN */
+        if (logit > -INFINITY)
+            sum += kvf_exp_f64((double)logit - highest);
+        if (n_top > 0)
+            n = insert_top(top, n, n_top, (kvf_logprob){(int32_t)i, logit});
+    }
+    /* Without a highest one that is a number, the softmax is not: all of it is the likeliest's. */
+    const bool is_finite = isfinite(highest);
+    const double log_sum = is_finite ? highest + kvf_log_f64(sum) : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const float one = (uint32_t)top[i].id == best ? 0.0f : -INFINITY;
+        top[i].logprob = is_finite ? (float)((double)top[i].logprob - log_sum) : one;
+    }
+    if (!is_finite)
+        return id == best ? 0.0f : -INFINITY;
+    return logits[id] >= -INFINITY ? (float)((double)logits[id] - log_sum) : -INFINITY;
 }

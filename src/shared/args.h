@@ -9,6 +9,10 @@
 #include "kvfold.h"
 #include "shared/matrix.h"
 
+/* The most that sessions are served with: tokens a compressed row, rows selected. */
+#define KVF_MAX_RATIO 4096
+#define KVF_MAX_TOP_K 65536
+
 /*
  * out[n][out_stride] = in[n][in_stride] * weight^T, summed as docs/FORMAT.md 9.8 says where
  * the backend promises it. With groups the weight's rows are so many equal parts: part g is
@@ -169,7 +173,7 @@ typedef struct kvf_compress_args {
  * and scored is then undefined, but in range.
  *
  * score: f32 scores of FORMAT.md 5 for queries x keys, rows past n_visible[i] are
- * -infinity. queries, head_weights, keys, n_visible as in kvf_select_args, which
+ * -infinity. queries, head_weights, keys, visible rows as in kvf_select_args, which
  * is embedded so that both take the same picture of the data.
  * Without a grid the same formula is used on the plain f32 values (no exactness).
  */
@@ -189,9 +193,11 @@ typedef struct kvf_mask_args {
     uint64_t n_rows;
     const float *scores; /* [n_queries][score_stride] */
     size_t score_stride;
-    const uint32_t *n_visible; /* [n_queries] */
-    float *mask_f32;           /* out [n_queries][mask_stride], or NULL */
-    uint16_t *mask_f16;        /* out, the other form */
+    const uint32_t *n_visible; /* [n_queries], or as in kvf_select_args */
+    uint64_t first_token;
+    uint32_t ratio;
+    float *mask_f32;    /* out [n_queries][mask_stride], or NULL */
+    uint16_t *mask_f16; /* out, the other form */
     size_t mask_stride;
 } kvf_mask_args;
 

@@ -57,15 +57,15 @@ void kvf_chat_texts_free(kvf_chat_texts *texts);
 kvf_release kvf_chat_texts_release(const kvf_chat_texts *texts);
 
 /* A slot of `tools`, or the text up to the next one. */
-typedef enum kvf_slot {
+typedef enum kvf_text_slot {
     KVF_SLOT_TEXT, /* also a brace out of two */
     KVF_SLOT_SCHEMAS,
     KVF_SLOT_DSML,
     KVF_SLOT_THINK,
     KVF_SLOT_END_THINK,
     KVF_SLOT_BAD
-} kvf_slot;
+} kvf_text_slot;
 /* Takes the next part of a template from *rest, which is not empty; its text is in *part. */
-kvf_slot kvf_slot_next(kvf_span *rest, kvf_span *part);
+kvf_text_slot kvf_slot_next(kvf_span *rest, kvf_span *part);
 
 #endif

@@ -22,7 +22,7 @@ static size_t plain_bytes(kvf_span text)
     return n;
 }
 
-static kvf_slot named_slot(kvf_span name)
+static kvf_text_slot named_slot(kvf_span name)
 {
     if (kvf_span_is(name, "{tool_schemas}"))
         return KVF_SLOT_SCHEMAS;
@@ -33,7 +33,7 @@ static kvf_slot named_slot(kvf_span name)
     return kvf_span_is(name, "{thinking_end_token}") ? KVF_SLOT_END_THINK : KVF_SLOT_BAD;
 }
 
-kvf_slot kvf_slot_next(kvf_span *rest, kvf_span *part)
+kvf_text_slot kvf_slot_next(kvf_span *rest, kvf_span *part)
 {
     const kvf_span text = *rest;
     size_t n = plain_bytes(text);
@@ -62,7 +62,7 @@ static bool is_tools_template(kvf_span text)
     bool has_schemas = false;
     kvf_span part;
     while (text.bytes > 0) {
-        const kvf_slot slot = kvf_slot_next(&text, &part);
+        const kvf_text_slot slot = kvf_slot_next(&text, &part);
         has_schemas = has_schemas || slot == KVF_SLOT_SCHEMAS;
         if (slot == KVF_SLOT_BAD)
             return false;

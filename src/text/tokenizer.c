@@ -39,6 +39,40 @@ kvf_status kvf_tokenizer_open_bytes(uint32_t vocab, kvf_tokenizer **tokenizer, k
     return kvf_ok(error);
 }
 
+static bool add_mark(kvf_tokenizer *t, int32_t id, const char *text)
+{
+    const size_t bytes = strlen(text);
+    t->tokens[id] = (kvf_token){
+        .at = (uint32_t)t->bytes.bytes, .bytes = (uint32_t)bytes, .kind = KVF_TOKEN_SPECIAL};
+    kvf_buffer_add(&t->bytes, text, bytes);
+    t->longest = bytes > t->longest ? bytes : t->longest;
+    return !t->bytes.failed && kvf_added_add(&t->added[0], text, bytes, id);
+}
+
+kvf_status kvf_tokenizer_mark_bytes(kvf_tokenizer *tokenizer, const int32_t *ids,
+                                    const char *const *texts, size_t n, kvf_error *error)
+{
+    if (!tokenizer->is_bytes)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "the tokenizer has marks of its own");
+    /* Bytes alone, or all ids where it has marks already. */
+    kvf_token *tokens = calloc(tokenizer->n_ids, sizeof *tokens);
+    if (!tokens)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a tokenizer");
+    memcpy(tokens, tokenizer->tokens, tokenizer->capacity * sizeof *tokens);
+    free(tokenizer->tokens);
+    tokenizer->tokens = tokens;
+    tokenizer->capacity = tokenizer->n_ids;
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < N_BYTES || (uint32_t)ids[i] >= tokenizer->n_ids ||
+            tokens[ids[i]].kind != KVF_TOKEN_NONE)
+            return kvf_fail(error, KVF_INVALID_ARGUMENT, "the id %d is not free for a mark",
+                            ids[i]);
+        if (!add_mark(tokenizer, ids[i], texts[i]))
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a tokenizer");
+    }
+    return kvf_ok(error);
+}
+
 /* ---- Of a checkpoint ------------------------------------------------------------------------ */
 
 /* A checkpoint without a tokenizer; `what` there would be at `where`. */

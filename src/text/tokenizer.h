@@ -41,6 +41,13 @@ kvf_status kvf_tokenizer_open_json(const char *path, uint32_t vocab, kvf_tokeniz
                                    kvf_error *error);
 /* The tokenizer of bytes: id 0 to 255 is that byte, the others up to vocab have no text. */
 kvf_status kvf_tokenizer_open_bytes(uint32_t vocab, kvf_tokenizer **tokenizer, kvf_error *error);
+/*
+ * Gives ids that have no text the texts of special tokens, one each: marks of a chat format, in a
+ * vocabulary of bytes. Before anybody else has the tokenizer. KVF_INVALID_ARGUMENT: one of bytes
+ * has no such id, or another kind of tokenizer has its own; KVF_OUT_OF_MEMORY: it is to be closed.
+ */
+kvf_status kvf_tokenizer_mark_bytes(kvf_tokenizer *tokenizer, const int32_t *ids,
+                                    const char *const *texts, size_t n, kvf_error *error);
 /* NULL is fine. */
 void kvf_tokenizer_close(kvf_tokenizer *tokenizer);
 

@@ -190,6 +190,31 @@ static void disk_unmap(const kvf_io *io, void *view, size_t bytes)
     kvf_io_system.unmap(io, view, bytes);
 }
 
+static int disk_stat_link(const kvf_io *io, const char *path, struct stat *info)
+{
+    return fails(EIO) ? -1 : kvf_io_system.stat_link(io, path, info);
+}
+
+static int disk_set_time(const kvf_io *io, const char *path, struct timespec time)
+{
+    return fails(EPERM) ? -1 : kvf_io_system.set_time(io, path, time);
+}
+
+static int disk_make_folder(const kvf_io *io, const char *path)
+{
+    return fails(EACCES) ? -1 : kvf_io_system.make_folder(io, path);
+}
+
+static int disk_list(const kvf_io *io, const char *folder, kvf_io_taker take, void *user)
+{
+    return fails(EACCES) ? -1 : kvf_io_system.list(io, folder, take, user);
+}
+
+static struct timespec disk_now(const kvf_io *io)
+{
+    return kvf_io_system.now(io);
+}
+
 const kvf_io fake_disk = {.open = disk_open,
                           .follow = disk_follow,
                           .free_bytes = disk_free_bytes,
@@ -198,6 +223,11 @@ const kvf_io fake_disk = {.open = disk_open,
                           .lock = disk_lock,
                           .stat = disk_stat,
                           .stat_path = disk_stat_path,
+                          .stat_link = disk_stat_link,
+                          .set_time = disk_set_time,
+                          .make_folder = disk_make_folder,
+                          .list = disk_list,
+                          .now = disk_now,
                           .read = disk_read,
                           .write = disk_write,
                           .truncate = disk_truncate,

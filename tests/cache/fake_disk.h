@@ -5,7 +5,7 @@
 #ifndef KVF_TEST_FAKE_DISK_H
 #define KVF_TEST_FAKE_DISK_H
 
-#include "cache/io.h"
+#include "snapshot/io.h"
 
 /* One call that changes something, as a power cut later sees it. */
 typedef enum op_kind {

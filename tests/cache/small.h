@@ -15,7 +15,9 @@
 
 #include "backend/backend.h"
 
+#ifndef SMALL_CHUNK
 #define SMALL_CHUNK 300
+#endif
 #define SMALL_VOCAB 97
 #define SMALL_HEADS 2
 #define SMALL_INDEX_HEADS 8

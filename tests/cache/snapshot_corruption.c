@@ -27,6 +27,10 @@ static void make_original(original *file, const char *name, bool compress)
     kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
     kvf_save_report report;
     snprintf(file->path, sizeof file->path, "%s", snap_path(name));
+    for (uint64_t place = 128; place <= 256; place += 128) {
+        snap_grow(session, place);
+        assert_int_equal(kvf_session_checkpoint(session, NULL), KVF_OK);
+    }
     snap_grow(session, 265);
     assert_int_equal(kvf_session_save(session, file->path, &options, NULL, NULL), KVF_OK);
     if (!compress) {
@@ -103,7 +107,9 @@ static void corrupt_one(const char *name, bool compress, unsigned n_corruptions,
     assert_int_equal(outcome(&file, true), 2);
     print_message("%s: %u corruptions: %u refused at once, %u when met, %u without harm\n", name,
                   n_corruptions, seen[0], seen[1], seen[2]);
-    assert_true(seen[0] > 0 && seen[2] > 0 && (compress || seen[1] > 0));
+    /* Where rows cannot stay in the file all of it is checked at once. */
+    const bool lazy = !compress && snap_device->backend->addresses_host_memory;
+    assert_true(seen[0] > 0 && seen[2] > 0 && (seen[1] > 0) == lazy);
     close(file.file);
     free(file.data);
 }
@@ -117,43 +123,60 @@ void snap_corrupt(unsigned n_corruptions, uint64_t seed)
 
 /* ---- Forged files ---------------------------------------------------------------------- */
 
-void snap_seal(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts)
+kvf_part *snap_parts(uint8_t *data, const kvf_snapshot_header *header)
+{
+    return (kvf_part *)(data + header->index_offset + header->session.n_layers * (size_t)16 +
+                        header->n_checkpoints * (size_t)24);
+}
+
+void snap_seal(uint8_t *data, size_t bytes, const kvf_snapshot_header *header)
 {
     kvf_snapshot_header *headers = (kvf_snapshot_header *)data;
-    uint8_t *index = data + index_offset;
-    const size_t index_bytes = (size_t)snap_geometry.n_layers * 16 + (size_t)n_parts * 48;
-    kvf_part *parts = (kvf_part *)(index + (size_t)snap_geometry.n_layers * 16);
-    for (uint32_t i = 0; i < n_parts; i++)
+    const uint8_t *index = data + header->index_offset;
+    kvf_part *parts = snap_parts(data, header);
+    for (uint32_t i = 0; i < header->n_parts; i++)
         if (parts[i].offset <= bytes && parts[i].stored_bytes <= bytes - parts[i].offset)
             parts[i].checksum = kvf_checksum(data + parts[i].offset, parts[i].stored_bytes);
     for (int i = 0; i < 2; i++) {
-        headers[i].index_checksum = kvf_checksum(index, index_bytes);
+        headers[i].index_checksum = kvf_checksum(index, header->index_bytes);
         headers[i].checksum = kvf_checksum(&headers[i], offsetof(kvf_snapshot_header, checksum));
     }
 }
 
 /* Changes fields of the headers, of the index, or bytes of a part. */
-static void forge(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts,
-                  uint64_t *random)
+static void forge(uint8_t *data, size_t bytes, const kvf_snapshot_header *header, uint64_t *random)
 {
     static const uint32_t small[] = {0, 1, 2, 3, 4096, 0x7fffffff, 0x80000000, 0xffffffff};
     for (uint64_t n = 1 + snap_random(random) % 3; n > 0; n--) {
         const uint64_t sort = snap_random(random) % 4;
         const uint32_t value = snap_random(random) % 2 ? small[snap_random(random) % 8]
                                                        : (uint32_t)snap_random(random);
-        /* Both headers alike; the fields up to the program's bytes. */
-        const size_t field = snap_random(random) % 32 * 4;
-        const size_t in_index = snap_random(random) % (snap_geometry.n_layers * 4 + n_parts * 12);
+        /* Both headers alike; the fields that are there. */
+        const size_t field = snap_random(random) % 50 * 4;
+        const size_t in_index = snap_random(random) % (header->index_bytes / 4);
         if (sort == 0) {
             memcpy(data + field, &value, 4);
             memcpy(data + KVF_SNAPSHOT_PAGE_BYTES + field, &value, 4);
         } else if (sort == 1) {
-            memcpy(data + index_offset + in_index * 4, &value, 4);
+            memcpy(data + header->index_offset + in_index * 4, &value, 4);
         } else {
             data[8192 + snap_random(random) % (bytes - 8192)] = (uint8_t)value;
         }
     }
-    snap_seal(data, bytes, index_offset, n_parts);
+    snap_seal(data, bytes, header);
+}
+
+/* Goes back to its checkpoints, whatever is in them, and on from there. */
+static void try_checkpoints(kvf_session *session)
+{
+    uint64_t places[64];
+    kvf_error error;
+    const uint32_t n = kvf_session_checkpoints(session, places, 64);
+    for (uint32_t i = n < 64 ? n : 64; i > 0; i--)
+        if (kvf_session_truncate(session, places[i - 1], NULL, &error) == KVF_OK) {
+            assert_int_equal(kvf_session_n_tokens(session), places[i - 1]);
+            snap_step(session, 1, NULL, &error);
+        }
 }
 
 void snap_forge(unsigned n_forgeries, uint64_t seed)
@@ -168,7 +191,7 @@ void snap_forge(unsigned n_forgeries, uint64_t seed)
         kvf_session *session;
         kvf_error error;
         memcpy(data, file.data, file.bytes);
-        forge(data, file.bytes, header.index_offset, header.n_parts, &seed);
+        forge(data, file.bytes, &header, &seed);
         assert_int_equal(pwrite(file.file, data, file.bytes, 0), file.bytes);
         if (kvf_session_load(snap_device, file.path, &options, &session, &error) != KVF_OK) {
             assert_true(error.message[0] != '\0');
@@ -179,12 +202,14 @@ void snap_forge(unsigned n_forgeries, uint64_t seed)
         seen[snap_step(session, 1, NULL, &error) == KVF_OK ? 2 : 1]++;
         if (i % 8 == 0)
             kvf_session_save(session, snap_path("forged-saved"), NULL, NULL, &error);
+        try_checkpoints(session);
         kvf_session_close(session);
     }
     print_message("%u forgeries: %u refused, %u failed later, %u went on\n", n_forgeries, seen[0],
                   seen[1], seen[2]);
     assert_true(seen[0] > 0 && seen[2] > 0);
     assert_int_equal(snap_device->live_bytes[KVF_MEMORY_CACHE], 0);
+    assert_int_equal(snap_device->live_bytes[KVF_MEMORY_CHECKPOINT], 0);
     free(data);
     close(file.file);
     free(file.data);

@@ -170,8 +170,11 @@ static kvf_status step_layer(kvf_session *session, uint32_t layer, uint32_t n, u
         status = kvf_session_select(session, layer, (kvf_chunk_span){0, n}, at->index_q_used,
                                     at->head_weights, error);
         int32_t list[64] = {0};
-        for (uint32_t i = 0; status == KVF_OK && i < n; i++)
-            *output = mix(*output, list, 4 * kvf_session_selection(session, i, list));
+        for (uint32_t i = 0; status == KVF_OK && i < n; i++) {
+            uint32_t len;
+            status = kvf_session_selection(session, i, list, &len, error);
+            *output = mix(*output, list, 4 * len);
+        }
     }
     if (status == KVF_OK)
         status =
@@ -328,7 +331,7 @@ kvf_session *snap_open(kvf_device *device, kvf_profile_id profile, bool grid_off
                                          .max_tokens = 4096,
                                          .chunk_tokens = SNAP_CHUNK,
                                          .grid_off = grid_off,
-                                         .checkpoint_count = 2};
+                                         .checkpoint_count = 64};
     if (kvf_session_open(device, &snap_geometry, &options, &session, &error) != KVF_OK)
         fail_msg("%s", error.message);
     return session;

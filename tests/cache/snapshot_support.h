@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "cache/session.h"
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 
 #define SNAP_CHUNK 96
@@ -74,7 +74,12 @@ int snap_kill_main(int argc, char **argv, unsigned n_kills);
 void snap_corrupt(unsigned n_corruptions, uint64_t seed);
 /* Files that somebody made, with checksums that are right. */
 void snap_forge(unsigned n_forgeries, uint64_t seed);
-/* Makes the checksums of a changed file right again: of the parts, the index, the headers. */
-void snap_seal(uint8_t *data, size_t bytes, uint64_t index_offset, uint32_t n_parts);
+/* The parts of the index that a header of a file speaks of. */
+kvf_part *snap_parts(uint8_t *data, const kvf_snapshot_header *header);
+/*
+ * Makes the checksums of a changed file right again: of the parts, the index, the headers. They
+ * are where `header`, which is as it was before, has them.
+ */
+void snap_seal(uint8_t *data, size_t bytes, const kvf_snapshot_header *header);
 
 #endif

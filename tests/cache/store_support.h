@@ -2,7 +2,7 @@
 #ifndef KVF_TEST_STORE_SUPPORT_H
 #define KVF_TEST_STORE_SUPPORT_H
 
-#include "cache/store.h"
+#include "snapshot/store.h"
 #include "snapshot_support.h"
 
 #define STORE_MODEL 0x1234u

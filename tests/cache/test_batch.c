@@ -2,6 +2,7 @@
  * Sessions that go through the stages together: each holds what it holds alone, and what goes
  * wrong with one is that one's. The model's batches are in tests/model/test_batch.c.
  */
+#define SMALL_CHUNK 420 /* two parts that fill and leave pages of their windows behind */
 #include "cache/small_batch.h"
 
 #include <math.h>
@@ -68,7 +69,7 @@ static void run_batches(kvf_profile_id profile, uint32_t n, uint32_t n_batches)
                 parts[n_items++] = (small_part){h->session, tokens, h->text};
         }
         small_items(parts, n_items, items);
-        if (small_batch(batch, items, n_items, step % 2 ? 300 : 37, &error) != KVF_OK)
+        if (small_batch(batch, items, n_items, step % 2 ? SMALL_CHUNK : 37, &error) != KVF_OK)
             fail_msg("%s", error.message);
         for (uint32_t i = 0; i < n_items; i++)
             assert_int_equal(items[i].status, KVF_OK);
@@ -96,6 +97,45 @@ static void thirty_two_sessions_hold_what_they_hold_alone(void **state)
 {
     (void)state;
     run_batches(KVF_PROFILE_FOLD, 32, 5);
+}
+
+/*
+ * Parts longer than the window: each has its own pages for rows that no later batch needs, so
+ * that attend gives every token what it gives alone.
+ */
+static void long_parts_do_not_share_what_passes(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[3] = {193, 1, 226};
+    static float out[SMALL_CHUNK * SMALL_HEADS * 512];
+    for (int profile = KVF_PROFILE_LEGACY; profile <= KVF_PROFILE_FOLD; profile += 3) {
+        kvf_batch *batch = small_open_batch((kvf_profile_id)profile, 3);
+        history all[3];
+        small_part parts[3];
+        kvf_batch_item items[3];
+        kvf_error error;
+        for (uint32_t i = 0; i < 3; i++) {
+            all[i] = (history){small_open((kvf_profile_id)profile, 2), i + 1, 64 - i};
+            feed_in_parts(all[i].session, all[i].base, 0);
+            parts[i] = (small_part){all[i].session, sizes[i], i + 1};
+        }
+        small_items(parts, 3, items);
+        assert_int_equal(small_batch(batch, items, 3, SMALL_CHUNK, &error), KVF_OK);
+        memcpy(out, small_in->out, sizeof out);
+        const float *first = out;
+        for (uint32_t i = 0; i < 3; i++) {
+            const size_t n_values = (size_t)sizes[i] * SMALL_HEADS * 512;
+            kvf_session *alone = small_open((kvf_profile_id)profile, 2);
+            feed_in_parts(alone, all[i].base, 0);
+            small_feed(alone, sizes[i], i + 1);
+            assert_memory_equal(small_in->out, first, n_values * sizeof *first);
+            assert_same_session(alone, all[i].session);
+            first += n_values;
+            kvf_session_close(alone);
+            kvf_session_close(all[i].session);
+        }
+        kvf_batch_close(batch);
+    }
 }
 
 /* ---- Refusals ------------------------------------------------------------------------ */
@@ -148,10 +188,10 @@ static void a_batch_that_cannot_be_is_refused_before_anything_changes(void **sta
     items[1].session = s[1];
     items[1].n = 0;
     expect_refused(batch, items, 3, "item 1 of the batch has no tokens");
-    items[1].n = 299;
-    expect_refused(batch, items, 3, "301 tokens; it was opened for 1 to 300");
+    items[1].n = SMALL_CHUNK - 1;
+    expect_refused(batch, items, 3, "421 tokens; it was opened for 1 to 420");
     items[1].n = UINT32_MAX;
-    expect_refused(batch, items, 2, "tokens; it was opened for 1 to 300");
+    expect_refused(batch, items, 2, "tokens; it was opened for 1 to 420");
 
     kvf_geometry geometry = small_geometry;
     geometry.top_k++;
@@ -179,7 +219,7 @@ static void a_batch_that_cannot_be_is_refused_before_anything_changes(void **sta
     kvf_batch_close(other_batch);
 
     assert_true(small_device->live_bytes[KVF_MEMORY_CACHE] == live);
-    assert_int_equal(small_batch(batch, items, 3, 300, &error), KVF_OK);
+    assert_int_equal(small_batch(batch, items, 3, SMALL_CHUNK, &error), KVF_OK);
     kvf_batch_close(batch);
     for (int i = 0; i < 4; i++)
         kvf_session_close(s[i]);
@@ -298,7 +338,7 @@ static void fail_in_the_middle(wrong *what, void (*spoil)(uint32_t, uint32_t), k
     if (what)
         what(s[1], &items[1]);
     small_spoil_item = spoil;
-    assert_int_equal(small_batch(batch, items, 3, 300, &error), KVF_OK);
+    assert_int_equal(small_batch(batch, items, 3, SMALL_CHUNK, &error), KVF_OK);
     small_spoil_item = NULL;
     assert_int_equal(items[0].status, KVF_OK);
     assert_int_equal(items[1].status, expected);
@@ -314,7 +354,7 @@ static void fail_in_the_middle(wrong *what, void (*spoil)(uint32_t, uint32_t), k
         parts[i].n = 5;
     }
     small_items(parts, 3, items);
-    assert_int_equal(small_batch(batch, items, 3, 300, &error), KVF_OK);
+    assert_int_equal(small_batch(batch, items, 3, SMALL_CHUNK, &error), KVF_OK);
     for (uint32_t i = 0; i < 3; i++) {
         assert_same_session(s[i], clean[i]);
         kvf_session_close(s[i]);
@@ -364,7 +404,7 @@ static void a_status_that_the_caller_sets_undoes_the_item(void **state)
     small_items((small_part[]){{s[0], 70, 0}, {s[1], 2, 0}}, 2, items);
     assert_int_equal(kvf_batch_begin(batch, items, 2, &error), KVF_OK);
     for (uint32_t layer = 0; layer < small_geometry.n_layers; layer++)
-        assert_int_equal(small_batch_layer(batch, 2, layer, 300, &error), KVF_OK);
+        assert_int_equal(small_batch_layer(batch, 2, layer, SMALL_CHUNK, &error), KVF_OK);
     assert_int_equal(kvf_batch_settle(batch, &error), KVF_OK);
     items[0].status = KVF_NONFINITE;
     assert_int_equal(kvf_batch_commit(batch, &error), KVF_OK);
@@ -405,7 +445,7 @@ static void forks_in_one_batch_do_not_touch_each_other(void **state)
                 parts[i] = (small_part){s[i], sizes[k][i], i};
             small_items(parts, 4, items);
             small_spoil_item = spoil_some;
-            const kvf_status status = small_batch(batch, items, 4, 300, &error);
+            const kvf_status status = small_batch(batch, items, 4, SMALL_CHUNK, &error);
             small_spoil_item = NULL;
             assert_int_equal(status, spoiled == 15 ? KVF_NONFINITE : KVF_OK);
             for (uint32_t i = 0; i < 4; i++) {
@@ -447,7 +487,7 @@ static void memory_is_as_planned(void **state)
         for (uint32_t i = 0; i < 5; i++)
             parts[i] = (small_part){small_open((kvf_profile_id)profile, 2), 60, i};
         small_items(parts, 5, items);
-        assert_int_equal(small_batch(batch, items, 5, 300, &error), KVF_OK);
+        assert_int_equal(small_batch(batch, items, 5, SMALL_CHUNK, &error), KVF_OK);
         assert_int_equal(kvf_plan_make(&small_geometry, &options, 60, &plan, &error), KVF_OK);
         assert_int_equal(kvf_batch_scratch_bytes(batch), plan.scratch_bytes);
         assert_int_equal(small_device->live_bytes[KVF_MEMORY_SCRATCH], plan.scratch_bytes);
@@ -464,6 +504,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_two_or_seven_sessions_hold_what_they_hold_alone),
         cmocka_unit_test(thirty_two_sessions_hold_what_they_hold_alone),
+        cmocka_unit_test(long_parts_do_not_share_what_passes),
         cmocka_unit_test(a_batch_that_cannot_be_is_refused_before_anything_changes),
         cmocka_unit_test(a_session_of_another_device_is_refused),
         cmocka_unit_test(a_session_in_an_open_batch_is_not_to_be_had),

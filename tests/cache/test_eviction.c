@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/eviction.h"
+#include "snapshot/eviction.h"
 
 /* ---- Rules ------------------------------------------------------------------------------ */
 

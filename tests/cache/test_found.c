@@ -5,7 +5,12 @@
 #include "cache/small.h"
 
 #include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "cache/batch.h"
 #include "cache/compare.h"
 
 #define N_TOKENS 12
@@ -197,17 +202,76 @@ static void words_are_ordered_as_errors_are(void **state)
     assert_int_equal(kvf_found_of(KVF_NOTHING_FOUND).reason, KVF_OK);
 }
 
+/* Attends layer 0, or selects layer 1, with a workspace that was planned too small. */
+static kvf_status run_planned_badly(bool select, kvf_error *error)
+{
+    const int32_t token = 0;
+    kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
+    small_feed(session, 70, 0);
+    kvf_scratch_size *size = &session->alone->size;
+    const kvf_scratch_size planned = *size;
+    *(select ? &size->select_bytes : &size->attend_bytes) = 64;
+    assert_int_equal(kvf_session_begin(session, &token, 1, error), KVF_OK);
+    kvf_status status = KVF_OK;
+    for (uint32_t layer = 0; layer < 2 && status == KVF_OK; layer++)
+        status = small_layer(session, &token, 1, layer, error);
+    *size = planned;
+    assert_int_equal(kvf_session_n_tokens(session), 70);
+    assert_int_equal(kvf_session_commit(session, NULL), KVF_INVALID_ARGUMENT); /* nothing is open */
+    kvf_session_close(session);
+    return status;
+}
+
+/* With assertions the program stops; without, it is not said to be the caller's fault. */
+static void a_plan_that_is_too_small_is_our_own_fault(void **state)
+{
+    (void)state;
+    for (int select = 0; select < 2; select++) {
+#if defined(KVF_ASSERTIONS)
+        int status;
+        const pid_t child = fork();
+        if (child == 0) {
+            fclose(stderr);
+            signal(SIGABRT, SIG_DFL);
+            run_planned_badly(select, NULL);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+#else
+        kvf_error error;
+        assert_int_equal(run_planned_badly(select, &error), KVF_INTERNAL);
+        assert_non_null(strstr(error.message, select ? "select" : "attend"));
+        assert_non_null(strstr(error.message, "a fault of kvfold"));
+#endif
+    }
+}
+
 static void what_is_not_there_is_not_looked_at(void **state)
 {
     (void)state;
     int32_t list[16];
     kvf_session *session = small_open(KVF_PROFILE_FOLD, 2);
-    assert_int_equal(kvf_session_selection(session, 0, list), 0); /* no chunk yet */
+    const struct {
+        uint32_t query;
+        int32_t *list;
+        kvf_status status;
+    } cases[] = {{69, list, KVF_OK},
+                 {70, list, KVF_INVALID_ARGUMENT},
+                 {69, NULL, KVF_INVALID_ARGUMENT},
+                 {SMALL_CHUNK, list, KVF_INVALID_ARGUMENT},
+                 {UINT32_MAX, list, KVF_INVALID_ARGUMENT}};
+    uint32_t n = 7;
+    kvf_error error;
+    /* no chunk yet */
+    assert_int_equal(kvf_session_selection(session, 0, list, &n, &error), KVF_INVALID_ARGUMENT);
+    assert_int_equal(n, 0);
     small_feed(session, 70, 0);
-    assert_int_equal(kvf_session_selection(session, 69, NULL), 0);
-    assert_int_equal(kvf_session_selection(session, 69, list), 16);
-    assert_int_equal(kvf_session_selection(session, SMALL_CHUNK, list), 0);
-    assert_int_equal(kvf_session_selection(session, UINT32_MAX, list), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(kvf_session_selection(session, cases[i].query, cases[i].list, &n, &error),
+                         cases[i].status);
+        assert_int_equal(n, cases[i].status == KVF_OK ? 16 : 0);
+    }
     assert_int_equal(kvf_session_rows(session, 1).n_rows, 17);
     assert_int_equal(kvf_session_rows(session, small_geometry.n_layers).n_rows, 0);
     assert_int_equal(kvf_session_index_rows(session, KVF_MAX_LAYERS + 7).n_rows, 0);
@@ -225,6 +289,7 @@ int main(void)
         cmocka_unit_test(pieces_of_a_chunk_count_from_its_start),
         cmocka_unit_test(settle_is_of_what_was_asked_for_so_far),
         cmocka_unit_test(words_are_ordered_as_errors_are),
+        cmocka_unit_test(a_plan_that_is_too_small_is_our_own_fault),
         cmocka_unit_test(what_is_not_there_is_not_looked_at),
     };
     return cmocka_run_group_tests(tests, small_setup, small_teardown);

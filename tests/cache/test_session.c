@@ -101,6 +101,44 @@ static void check_bytes(kvf_session *session, kvf_profile_id profile, uint64_t m
     kvf_plan_free(&plan);
 }
 
+/* The reference needs one score a selected row, and a maximum and a sum a head. */
+static void each_backend_says_its_own_workspace(void **state)
+{
+    (void)state;
+    const kvf_device_options options = {.backend = "ref"};
+    kvf_device *ref;
+    assert_int_equal(kvf_device_open(&options, &ref, NULL), KVF_OK);
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+        const int32_t token = 0;
+        kvf_session_options wanted = {
+            .profile = (kvf_profile_id)profile, .max_tokens = 4096, .backend = "ref"};
+        kvf_session *session;
+        kvf_plan plan;
+        assert_int_equal(kvf_plan_make(&geometry, &wanted, 1, &plan, NULL), KVF_OK);
+        int found = 0;
+        for (uint32_t i = 0; i < plan.n_buffers; i++) {
+            if (strcmp(plan.buffers[i].name, "attend.workspace") == 0) {
+                assert_int_equal(plan.buffers[i].bytes, 8 * geometry.n_heads);
+                found++;
+            } else if (strcmp(plan.buffers[i].name, "select.workspace") == 0) {
+                assert_int_equal(plan.buffers[i].bytes, 4 * geometry.top_k);
+                found++;
+            }
+        }
+        assert_int_equal(found, 2);
+        assert_int_equal(kvf_session_open(ref, &geometry, &wanted, &session, NULL), KVF_OK);
+        assert_int_equal(kvf_session_begin(session, &token, 1, NULL), KVF_OK);
+        assert_int_equal(kvf_session_scratch_bytes(session), plan.scratch_bytes);
+        kvf_session_close(session);
+        kvf_plan_free(&plan);
+        wanted.backend = "none";
+        kvf_error error;
+        assert_int_equal(kvf_plan_make(&geometry, &wanted, 1, &plan, &error), KVF_UNSUPPORTED);
+        assert_non_null(strstr(error.message, "'none'"));
+    }
+    kvf_device_close(ref);
+}
+
 static void held_and_allocated_bytes_equal_the_plan_after_every_chunk(void **state)
 {
     (void)state;
@@ -425,6 +463,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_backend_says_its_own_workspace),
         cmocka_unit_test(held_and_allocated_bytes_equal_the_plan_after_every_chunk),
         cmocka_unit_test(opening_a_million_tokens_allocates_state_only),
         cmocka_unit_test(fold_at_64k_on_the_tiny_model_s_geometry_holds_the_planned_bytes),

@@ -10,7 +10,7 @@
 static kvf_session_options options_of(kvf_profile_id profile)
 {
     return (kvf_session_options){
-        .profile = profile, .max_tokens = 4096, .chunk_tokens = SNAP_CHUNK, .checkpoint_count = 2};
+        .profile = profile, .max_tokens = 4096, .chunk_tokens = SNAP_CHUNK, .checkpoint_count = 64};
 }
 
 static void the_file_has_the_planned_bytes(void **state)
@@ -142,7 +142,7 @@ static void a_row_that_f16_cannot_hold_is_refused_by_name(void **state)
     snap_save(session, path);
     assert_int_equal(kvf_session_load(snap_device, path, &options, &restored, &error), KVF_INEXACT);
     assert_null(restored);
-    assert_non_null(strstr(error.message, "layer 3, row 70 of the rows, dimension 17"));
+    assert_non_null(strstr(error.message, "row 70 of the rows of layer 3, dimension 17"));
     assert_non_null(strstr(error.message, "tiled"));
     /* One that is on no grid can be kept by legacy alone. */
     row[17] = 1.001f;
@@ -315,7 +315,7 @@ static void a_damaged_part_is_met_when_it_is_used(void **state)
     const int file = open(path, O_RDWR);
     assert_int_equal(kvf_snapshot_read_index(&kvf_io_system, file, path, &index, NULL), KVF_OK);
     for (uint32_t i = 0; i < index.header.n_parts; i++)
-        if (index.parts[i].kind == KVF_STREAM_INDEX_ROWS && index.parts[i].layer == 3 &&
+        if (index.parts[i].kind == KVF_STREAM_INDEX_ROWS && index.parts[i].number == 3 &&
             index.parts[i].first_page == 0) {
             const uint8_t byte = 0x5a;
             assert_int_equal(pwrite(file, &byte, 1, (off_t)index.parts[i].offset + 100), 1);
@@ -431,11 +431,12 @@ static void what_is_not_known_yet_is_unsupported_not_damaged(void **state)
     static const struct {
         uint32_t version, profile, flags;
         const char *said;
-    } all[] = {{2, 3, 0, "snapshot version 2"},
-               {1, KVF_PROFILE_COUNT, 0, "profile 4, flags 0"},
-               {1, UINT32_MAX, 0, "profile 4294967295"},
-               {1, 3, 2, "profile 3, flags 2"},
-               {1, 0, 1u << 31, "flags 2147483648"}};
+    } all[] = {{3, 3, 0, "snapshot version 3"},
+               {0, 3, 0, "snapshot version 0"},
+               {2, KVF_PROFILE_COUNT, 0, "profile 4, flags 0"},
+               {2, UINT32_MAX, 0, "profile 4294967295"},
+               {2, 3, 2, "profile 3, flags 2"},
+               {2, 0, 1u << 31, "flags 2147483648"}};
     const char *path = snap_path("newer");
     kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
     kvf_session *restored;
@@ -454,7 +455,7 @@ static void what_is_not_known_yet_is_unsupported_not_damaged(void **state)
         assert_int_equal(kvf_snapshot_verify(path, NULL), KVF_UNSUPPORTED);
         assert_int_equal(kvf_snapshot_tokens(path, &token, 1, NULL), KVF_UNSUPPORTED);
     }
-    snap_patch_headers(path, 1, KVF_PROFILE_FOLD, 0);
+    snap_patch_headers(path, KVF_SNAPSHOT_VERSION, KVF_PROFILE_FOLD, 0);
     snap_expect_same(path, session);
     kvf_session_close(session);
 }

@@ -18,6 +18,7 @@ static void save_as_expected(kvf_session *session, const char *path)
 
 static void first_save(kvf_session *session, const char *path)
 {
+    expected_session = session;
     expected_new(&file, &snap_geometry, (kvf_profile_id)session->header->profile,
                  kvf_session_n_tokens(session));
     save_as_expected(session, path);
@@ -25,6 +26,7 @@ static void first_save(kvf_session *session, const char *path)
 
 static void later_save(kvf_session *session, const char *path, uint64_t kept_tokens)
 {
+    expected_session = session;
     expected_later(&file, kept_tokens, kvf_session_n_tokens(session), false);
     save_as_expected(session, path);
 }

@@ -46,7 +46,9 @@ static void begin_at(const char *path, uint64_t n_tokens)
     first.session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
     snap_grow(first.session, n_tokens);
     assert_int_equal(kvf_session_save(first.session, path, &whole, NULL, NULL), KVF_OK);
+    expected_session = first.session;
     expected_new(&first.file, &snap_geometry, KVF_PROFILE_FOLD, n_tokens);
+    expected_session = NULL; /* the one it has by now stays */
 }
 
 /* From here on the file is what it is now. */

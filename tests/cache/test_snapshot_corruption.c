@@ -4,16 +4,22 @@
  */
 #include "snapshot_support.h"
 
+/* A device with a queue takes its time: it gets a part of them. */
+static unsigned share(void)
+{
+    return snap_device->backend->addresses_host_memory ? 1 : 20;
+}
+
 static void no_corruption_goes_unnoticed(void **state)
 {
     (void)state;
-    snap_corrupt(20000, 1);
+    snap_corrupt(20000 / share(), 1);
 }
 
 static void no_forgery_crashes(void **state)
 {
     (void)state;
-    snap_forge(3000, 3);
+    snap_forge(3000 / share(), 3);
 }
 
 /* ---- Files that are wrong under the right checksums -------------------------------------- */
@@ -23,8 +29,7 @@ typedef struct forgery {
     const char *path;
     uint8_t *data;
     size_t bytes;
-    uint64_t index_offset;
-    uint32_t n_parts;
+    kvf_snapshot_header header; /* as it was */
 } forgery;
 
 static forgery save_for_forging(uint64_t n_tokens, bool compress)
@@ -36,22 +41,19 @@ static forgery save_for_forging(uint64_t n_tokens, bool compress)
     assert_int_equal(kvf_session_save(session, file.path, &options, NULL, NULL), KVF_OK);
     kvf_session_close(session);
     file.data = snap_read_file(file.path, &file.bytes);
-    const kvf_snapshot_header *header = (const kvf_snapshot_header *)file.data;
-    file.index_offset = header->index_offset;
-    file.n_parts = header->n_parts;
+    file.header = *(const kvf_snapshot_header *)file.data;
     return file;
 }
 
 /* The part of the stream that has this page of it. */
-static kvf_part *part_of(const forgery *file, kvf_stream_kind kind, uint32_t layer, uint32_t page)
+static kvf_part *part_of(const forgery *file, kvf_stream_kind kind, uint32_t number, uint32_t page)
 {
-    kvf_part *parts = (kvf_part *)(file->data + file->index_offset +
-                                   snap_geometry.n_layers * sizeof(kvf_snapshot_layer));
-    for (uint32_t i = 0; i < file->n_parts; i++)
-        if (parts[i].kind == kind && parts[i].layer == layer &&
+    kvf_part *parts = snap_parts(file->data, &file->header);
+    for (uint32_t i = 0; i < file->header.n_parts; i++)
+        if (parts[i].kind == kind && parts[i].number == number &&
             page - parts[i].first_page < parts[i].n_pages)
             return &parts[i];
-    fail_msg("no %s of layer %u", kvf_stream_name(kind), layer);
+    fail_msg("no %s", kvf_stream_title_of(kind, number).text);
     return NULL;
 }
 
@@ -60,7 +62,7 @@ static void expect_refused(const forgery *file, const char *words)
 {
     kvf_session *session;
     kvf_error error;
-    snap_seal(file->data, file->bytes, file->index_offset, file->n_parts);
+    snap_seal(file->data, file->bytes, &file->header);
     snap_write_file(file->path, file->data, file->bytes);
     const kvf_status expected = words ? KVF_FILE_FORMAT : KVF_OK;
     assert_int_equal(kvf_session_load(snap_device, file->path, NULL, &session, &error), expected);

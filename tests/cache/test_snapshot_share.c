@@ -45,6 +45,7 @@ static void save_whole(kvf_session *session, const char *path)
     const kvf_save_options whole = {.whole = true};
     kvf_save_report report;
     assert_int_equal(kvf_session_save_to(session, path, &whole, &report, &fake_disk, NULL), KVF_OK);
+    expected_session = session;
     expected_new(&file, &snap_geometry, (kvf_profile_id)session->header->profile,
                  kvf_session_n_tokens(session));
     expected_check(&file, &report);
@@ -78,6 +79,7 @@ static void go_on(kvf_session *session, const char *path, uint64_t n_tokens)
     const uint64_t held = kvf_session_n_tokens(session);
     grow_with(session, n_tokens, 0, 0);
     const kvf_save_report report = fake_disk_save(session, path);
+    expected_session = session;
     expected_later(&file, held, n_tokens, false);
     expected_check(&file, &report);
 }
@@ -105,8 +107,12 @@ static void take_place(kvf_session *fork, kvf_session *other, const char *path,
 {
     const uint64_t whole_bytes = file.report.file_bytes;
     kvf_session_share_save(fork, other);
+    expected_kept_window = fork->saved.kept_window;
+    expected_kept_checkpoint = fork->saved.kept_checkpoint;
     const kvf_save_report report = fake_disk_save(fork, path);
+    expected_session = fork;
     expected_later(&file, kept_tokens, kvf_session_n_tokens(fork), false);
+    expected_kept_window = expected_kept_checkpoint = UINT64_MAX;
     expected_check(&file, &report);
     assert_true(report.appended);
     assert_true(report.written_bytes <= whole_bytes);
@@ -407,6 +413,9 @@ static void save_lane(struct lane *lane, const char *path, uint64_t *random, int
         kvf_session_share_save(lane->session, other->session);
     const kvf_saved before = lane->session->saved;
     const kvf_save_report report = fake_disk_save(lane->session, path);
+    expected_session = lane->session;
+    expected_kept_window = before.kept_window;
+    expected_kept_checkpoint = before.kept_checkpoint;
     if (report.appended) {
         expected_later(&file, before.kept_tokens, kvf_session_n_tokens(lane->session), false);
         expected_check(&file, &report);
@@ -414,6 +423,7 @@ static void save_lane(struct lane *lane, const char *path, uint64_t *random, int
         expected_new(&file, &snap_geometry, KVF_PROFILE_FOLD, kvf_session_n_tokens(lane->session));
         expected_check(&file, &report);
     }
+    expected_kept_window = expected_kept_checkpoint = UINT64_MAX;
     *saved_node = lane->node;
     counts.appended += report.appended;
     counts.shared += shares;

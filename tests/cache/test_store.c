@@ -2,6 +2,7 @@
  * A store of prefixes: what it finds, what it removes, what is damaged, and several
  * processes in one folder.
  */
+#include "fake_disk.h"
 #include "store_support.h"
 
 #include <errno.h>
@@ -80,7 +81,8 @@ static void test_another_profile_is_repacked_and_the_wanted_one_preferred(void *
     store_put(store, KVF_PROFILE_FOLD, 0, 100, NULL);
     store_put(store, KVF_PROFILE_PACKED, 0, 100, NULL);
     kvf_session *mapped = store_find(store, 0, 120, &found);
-    assert_true(kvf_session_mapped_bytes(mapped) > 0);
+    assert_int_equal(kvf_session_mapped_bytes(mapped) > 0,
+                     snap_device->backend->addresses_host_memory);
     assert_int_equal(snap_digest(repacked, false), snap_digest(mapped, false));
     kvf_session_close(repacked);
     kvf_session_close(mapped);
@@ -353,7 +355,7 @@ static void test_a_damaged_file_is_skipped_and_removed(void **state)
 static void test_a_file_that_is_not_supported_is_skipped_and_stays(void **state)
 {
     (void)state;
-    static const uint32_t unknown[][3] = {{2, 3, 0}, {1, 9, 0}, {1, 3, 4}};
+    static const uint32_t unknown[][3] = {{3, 3, 0}, {2, 9, 0}, {2, 3, 4}};
     char newer[KVF_STORE_NAME_BYTES];
     char older[KVF_STORE_NAME_BYTES];
     kvf_store *store = store_open(STORE_LARGE);
@@ -370,7 +372,7 @@ static void test_a_file_that_is_not_supported_is_skipped_and_stays(void **state)
         store_put(store, KVF_PROFILE_FOLD, 1, 40, NULL);
         assert_true(store_has(newer) && store_has(older));
     }
-    snap_patch_headers(store_path(newer), 1, KVF_PROFILE_FOLD, 0);
+    snap_patch_headers(store_path(newer), KVF_SNAPSHOT_VERSION, KVF_PROFILE_FOLD, 0);
     assert_int_equal(store_found_tokens(store, 0, 200), 100);
     kvf_store_close(store);
 }
@@ -593,6 +595,96 @@ static void test_impossible_folders_are_refused(void **state)
     assert_null(store);
 }
 
+/* A text that parts from a stored one is taken up at the last checkpoint before that. */
+static void a_text_is_taken_up_at_a_checkpoint(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t n_tokens;
+        uint64_t found;
+    } texts[] = {{300, 208}, {209, 208}, {208, 144}, {150, 144}, {144, 0}, {100, 0}};
+    kvf_store *store = store_open(STORE_LARGE);
+    kvf_session *session = snap_open(snap_device, KVF_PROFILE_FOLD, false);
+    kvf_store_found found;
+    kvf_error error;
+    session->checkpoints.periodic = false;
+    kvf_session_set_model_fingerprint(session, STORE_MODEL);
+    for (uint64_t place = 144; place <= 208; place += 64) {
+        snap_grow(session, place);
+        assert_int_equal(kvf_session_checkpoint(session, NULL), KVF_OK);
+    }
+    store_shared_tokens = 230; /* of all texts */
+    snap_grow(session, store_shared_tokens);
+    snap_text = 1;
+    snap_grow(session, 300);
+    assert_int_equal(kvf_store_put(store, session, NULL, &error), KVF_OK);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        kvf_session *restored = store_find(store, 2, texts[i].n_tokens, &found);
+        assert_int_equal(found.n_tokens, texts[i].found);
+        assert_int_equal(restored ? kvf_session_n_tokens(restored) : 0, texts[i].found);
+        assert_true(!restored || !kvf_session_logits_known(restored));
+        if (restored && i == 0) { /* and goes on as the saved one does from there */
+            uint64_t outputs[2];
+            assert_int_equal(kvf_session_truncate(session, 208, NULL, NULL), KVF_OK);
+            snap_text = 2;
+            for (int step = 0; step < 2; step++)
+                for (int which = 0; which < 2; which++)
+                    assert_int_equal(
+                        snap_step(which ? restored : session, 40, &outputs[which], NULL), KVF_OK);
+            assert_int_equal(outputs[0], outputs[1]);
+            assert_int_equal(snap_digest(restored, true), snap_digest(session, true));
+        }
+        kvf_session_close(restored);
+    }
+    assert_int_equal(store_found_tokens(store, 1, 300), 300); /* its own */
+    kvf_session_close(session);
+    kvf_store_close(store);
+}
+
+/* ---- A disk that fails ---------------------------------------------------------------------- */
+
+/* Every call to the system fails once, in a put and in a search: nothing half is there. */
+static void every_call_of_a_store_may_fail(void **state)
+{
+    (void)state;
+    kvf_session *session = store_session(KVF_PROFILE_FOLD, 1, 100);
+    unsigned n_failed = 0;
+    bool reached = true;
+    for (uint64_t fail_at = 1; reached; fail_at++) {
+        kvf_store *store;
+        kvf_session *found = NULL;
+        kvf_error error;
+        fake_disk_reset();
+        fake.fail_at = fail_at;
+        kvf_status status =
+            kvf_store_open_on(store_folder(), STORE_LARGE, NULL, &fake_disk, &store, &error);
+        if (status != KVF_OK) {
+            assert_true(error.message[0] != '\0');
+            n_failed++;
+            continue;
+        }
+        status = kvf_store_put(store, session, NULL, &error);
+        if (status == KVF_OK)
+            status = store_try_find(store, 1, 120, &found, NULL, &error);
+        reached = fake.calls >= fail_at;
+        if (status != KVF_OK) {
+            assert_true(status == KVF_FILE_IO || status == KVF_OUT_OF_MEMORY);
+            n_failed++;
+        }
+        kvf_session_close(found);
+        kvf_store_close(store);
+        /* Whatever failed, it is done now. */
+        fake_disk_reset();
+        store = store_open(STORE_LARGE);
+        assert_int_equal(kvf_store_put(store, session, NULL, &error), KVF_OK);
+        assert_int_equal(store_found_tokens(store, 1, 120), 100);
+        kvf_store_close(store);
+        store_finish(state);
+    }
+    assert_true(n_failed >= 10);
+    kvf_session_close(session);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -617,6 +709,8 @@ int main(void)
         STORE_TEST(test_making_room_leaves_what_is_being_written),
         STORE_TEST(test_two_processes_use_one_folder),
         STORE_TEST(test_impossible_folders_are_refused),
+        STORE_TEST(a_text_is_taken_up_at_a_checkpoint),
+        STORE_TEST(every_call_of_a_store_may_fail),
     };
     return cmocka_run_group_tests(tests, snap_setup, snap_teardown);
 }

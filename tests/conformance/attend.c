@@ -1,5 +1,6 @@
 /* Conformance of attend. */
 #include "conformance.h"
+#include "shared/visible.h"
 
 #include <math.h>
 
@@ -97,7 +98,7 @@ static void make_list(cf_run *run, kvf_attend_args *args, uint32_t one_in)
     for (size_t i = 0; i < args->n_queries; i++) {
         uint32_t n = 0;
         uint32_t n_empty = 8;
-        for (uint32_t row = 0; row < args->n_visible[i]; row++) {
+        for (uint32_t row = 0; row < kvf_attend_visible(args, i); row++) {
             if (n_empty && cf_chance(&run->random, 16)) {
                 list[i * args->list_stride + n++] = -1;
                 n_empty--;
@@ -141,7 +142,10 @@ static void make_rows(cf_run *run, kvf_attend_args *args, uint32_t n_rows)
         const uint32_t some = cf_pick(&run->random, n_rows + 1);
         n_visible[i] = CF_ONE_OF(&run->random, 0, some, n_rows, n_rows);
     }
-    args->n_visible = n_visible;
+    if (n_rows && cf_chance(&run->random, 3)) /* the smallest ratio that all rows are enough for */
+        args->ratio = (uint32_t)((args->first_token + args->n_queries) / (n_rows + 1)) + 1;
+    else
+        args->n_visible = n_visible;
     args->mask_stride = n_rows + CF_ONE_OF(&run->random, 0, 0, 5);
     make_list(run, args, CF_ONE_OF(&run->random, 1, 2, 10));
 }
@@ -152,7 +156,7 @@ static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
     const size_t n_heads = (size_t)args->n_queries * args->n_heads;
     args->out = cf_floats(run, n_heads * KVF_ROW_WIDTH);
     args->lse = with_lse ? cf_floats(run, n_heads) : NULL;
-    args->workspace_bytes = run->device->backend->attend_workspace_bytes(run->device, args);
+    args->workspace_bytes = kvf_attend_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
     run->device->backend->attend(run->device, args);
     cf_wait(run);

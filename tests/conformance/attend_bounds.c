@@ -4,6 +4,7 @@
  * sums, carried through the softmax.
  */
 #include "conformance.h"
+#include "shared/visible.h"
 
 #include <math.h>
 
@@ -52,7 +53,7 @@ static void find_attended(const kvf_attend_args *args, uint32_t query, struct at
         add_row(a, &args->window, token - args->window_first);
     if (args->rows.n_rows == 0)
         return;
-    const uint32_t n_places = args->list ? args->list_len[query] : args->n_visible[query];
+    const uint32_t n_places = args->list ? args->list_len[query] : kvf_attend_visible(args, query);
     for (uint32_t i = 0; i < n_places; i++) {
         const int32_t row = args->list ? args->list[query * args->list_stride + i] : (int32_t)i;
         if (row >= 0 && lets_through(args, query, (uint64_t)row))

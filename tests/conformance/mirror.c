@@ -336,18 +336,6 @@ static size_t experts_workspace_bytes(const kvf_device *device, const kvf_expert
     return inner->backend->experts_workspace_bytes(inner, args);
 }
 
-static size_t select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
-{
-    const kvf_device *inner = ((const struct mirrored *)device)->inner;
-    return inner->backend->select_workspace_bytes(inner, args);
-}
-
-static size_t attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
-{
-    const kvf_device *inner = ((const struct mirrored *)device)->inner;
-    return inner->backend->attend_workspace_bytes(inner, args);
-}
-
 static void mirrored_close(kvf_device *device)
 {
     kvf_device_close(mirrored_of(device)->inner);
@@ -387,8 +375,8 @@ kvf_device *cf_mirrored(kvf_device *inner)
                                     .mask = mirrored_mask,
                                     .attend = mirrored_attend,
                                     .experts_workspace_bytes = experts_workspace_bytes,
-                                    .select_workspace_bytes = select_workspace_bytes,
-                                    .attend_workspace_bytes = attend_workspace_bytes};
+                                    .select_workspace_bytes = inner->backend->select_workspace_bytes,
+                                    .attend_workspace_bytes = inner->backend->attend_workspace_bytes};
     mirrored->base =
         (kvf_device){.backend = &mirrored->table, .isa = inner->isa, .n_threads = inner->n_threads};
     return &mirrored->base;

@@ -115,7 +115,7 @@ const cf_operation cf_matmul = {"matmul", CF_BITS_OR("within 2k u sum|ab|"), 80,
 /* ---- Products with weights as they are stored ---------------------------------- */
 
 /* One, few, as many as a register tile has and one more; about a tile of backend/cpu; two. */
-static const uint32_t token_counts[] = {1, 2, 3, 5, 6, 7, 64, 191, 192, 193, 400};
+static const uint32_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 64, 191, 192, 193, 400};
 #define N_TOKEN_COUNTS (sizeof token_counts / sizeof token_counts[0])
 /* Multiply-adds of a case: some 20 milliseconds of the reference. */
 #define MOST_PRODUCTS (3u << 20)

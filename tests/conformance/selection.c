@@ -1,5 +1,6 @@
 /* Conformance of score, select and mask. */
 #include "conformance.h"
+#include "shared/visible.h"
 
 #include <math.h>
 
@@ -65,6 +66,18 @@ static uint32_t *make_visible(cf_run *run, uint32_t n_queries, uint32_t n_rows)
     return n_visible;
 }
 
+/* In every third case tokens a row, and a first token with which no more rows are seen. 0: counts.
+ */
+static uint32_t make_ratio(cf_run *run, uint32_t n_queries, uint32_t n_rows, uint64_t *first_token)
+{
+    const uint32_t ratio = CF_ONE_OF(&run->random, 1, 4, 128);
+    const uint32_t end = (n_rows + 1) * ratio; /* the token that would see one more */
+    if (!cf_chance(&run->random, 3) || end < n_queries + 1)
+        return 0;
+    *first_token = cf_pick(&run->random, end - n_queries);
+    return ratio;
+}
+
 static struct index_data make_index(cf_run *run)
 {
     uint64_t *random = &run->random;
@@ -87,7 +100,9 @@ static struct index_data make_index(cf_run *run)
         store_both(run, queries, n_heads, formats[cf_pick(random, 3)], &data.other_queries);
     args->keys = store_both(run, keys, n_rows, formats[cf_pick(random, 3)], &data.other_keys);
     args->head_weights = make_weights(run, shape, n_heads);
-    args->n_visible = make_visible(run, args->n_queries, n_rows);
+    const uint32_t *n_visible = make_visible(run, args->n_queries, n_rows);
+    args->ratio = make_ratio(run, args->n_queries, n_rows, &args->first_token);
+    args->n_visible = args->ratio ? NULL : n_visible;
     return data;
 }
 
@@ -110,7 +125,7 @@ static bool maybe_spoil_weight(cf_run *run, kvf_select_args *args, uint32_t quer
 /* Gives select and score the workspace that they ask for, to the byte. */
 static void add_workspace(cf_run *run, kvf_select_args *args)
 {
-    args->workspace_bytes = run->device->backend->select_workspace_bytes(run->device, args);
+    args->workspace_bytes = kvf_select_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
 }
 
@@ -222,6 +237,8 @@ static void check_masks(cf_run *run, kvf_select_args *select)
                           .scores = scores,
                           .score_stride = (size_t)n_rows,
                           .n_visible = select->n_visible,
+                          .first_token = select->first_token,
+                          .ratio = select->ratio,
                           .mask_stride = (size_t)n_rows};
     mask.mask_f32 = cf_floats(run, select->n_queries * n_rows);
     run->device->backend->mask(run->device, &mask);
@@ -256,9 +273,9 @@ static void check_lists(cf_run *run, const kvf_select_args *select)
         if (n > select->top_k)
             fail_msg("case %u: %u rows in the list of query %zu", run->index, n, i);
         for (uint32_t j = 0; j < select->top_k; j++)
-            if (j < n
-                    ? list[j] <= (j ? list[j - 1] : -1) || list[j] >= (int32_t)select->n_visible[i]
-                    : list[j] != -1)
+            if (j < n ? list[j] <= (j ? list[j - 1] : -1) ||
+                            list[j] >= (int32_t)kvf_select_visible(select, i)
+                      : list[j] != -1)
                 fail_msg("case %u: place %u of query %zu has row %d", run->index, j, i, list[j]);
     }
 }
@@ -307,7 +324,9 @@ static void run_mask(cf_run *run)
     for (size_t i = 0; p == 3 && i < args.n_queries * args.score_stride; i++)
         scores[i] = rintf(scores[i] * 4.0f);
     args.scores = scores;
-    args.n_visible = make_visible(run, args.n_queries, (uint32_t)args.n_rows);
+    const uint32_t *n_visible = make_visible(run, args.n_queries, (uint32_t)args.n_rows);
+    args.ratio = make_ratio(run, args.n_queries, (uint32_t)args.n_rows, &args.first_token);
+    args.n_visible = args.ratio ? NULL : n_visible;
     const size_t n_mask = args.n_queries * args.mask_stride;
     if (cf_chance(random, 2)) {
         args.mask_f32 = cf_floats(run, n_mask);

@@ -322,7 +322,7 @@ static void attend_is_a_softmax_over_window_list_and_sink(void **state)
     args.rows = plain_rows(rows, N_ROWS);
     args.out = cf_floats(&run, 2 * KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 2);
-    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(run.device, &args));
+    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
     kvf_ref_attend(run.device, &args);
 
     const float *seen[N_WINDOW + N_ROWS];
@@ -357,7 +357,7 @@ static void attend_without_list_takes_the_visible_rows(void **state)
     args.rows = plain_rows(rows, N_ROWS);
     args.out = cf_floats(&run, 2 * KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 2);
-    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(run.device, &args));
+    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
     kvf_ref_attend(run.device, &args);
 
     const float *seen[2 + 9] = {window, window + KVF_ROW_WIDTH};
@@ -378,7 +378,7 @@ static void attend_to_nothing_is_zero(void **state)
     args.q = cf_random_floats(&run, CF_NORMAL, KVF_ROW_WIDTH);
     args.out = cf_floats(&run, KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 1);
-    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(run.device, &args));
+    args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
     kvf_ref_attend(run.device, &args);
     for (size_t i = 0; i < KVF_ROW_WIDTH; i++)
         assert_true(args.out[i] == 0.0f && !signbit(args.out[i]));

@@ -66,6 +66,9 @@ typedef struct far_device {
     size_t n_queued;
     size_t queue_capacity;
     uint32_t waits_to_loss;
+    uint64_t lost_work; /* its number, from 1; 0: none */
+    uint64_t n_works;   /* queued since the device was opened */
+    uint64_t n_done;    /* of these, done or given up */
     uint32_t allocations_to_failure;
     uint64_t n_waits;
     bool exposed;
@@ -95,6 +98,7 @@ static command *queue(kvf_device *device, command_id id)
         require(far->queue != NULL);
     }
     command *queued = &far->queue[far->n_queued++];
+    far->n_works++;
     memset(queued, 0, sizeof *queued);
     queued->id = id;
     return queued;
@@ -289,6 +293,7 @@ static void run_queue(far_device *far, size_t n)
             run_release(far, c->to);
         free(c->own);
     }
+    far->n_done += far->n_queued;
     far->n_queued = 0;
     if (!far->exposed)
         set_all_open(far, false);
@@ -300,6 +305,10 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
     far->n_waits++;
     if (!far->lost && far->waits_to_loss && --far->waits_to_loss == 0) {
         run_queue(far, far->n_queued / 2);
+        far->lost = true;
+    }
+    if (!far->lost && far->lost_work && far->lost_work <= far->n_works) {
+        run_queue(far, far->lost_work - 1 - far->n_done);
         far->lost = true;
     }
     run_queue(far, far->lost ? 0 : far->n_queued);
@@ -354,21 +363,34 @@ static size_t experts_workspace_bytes(const kvf_device *device, const kvf_expert
     return ref > cpu ? ref : cpu;
 }
 
-static size_t select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+static size_t select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    const kvf_device *inner = ((const far_device *)device)->inner;
-    return inner->backend->select_workspace_bytes(inner, args);
+    const size_t ref = kvf_ref_select_workspace_bytes(n_threads, args);
+    const size_t cpu = kvf_cpu_select_workspace(n_threads, args);
+    return ref > cpu ? ref : cpu;
 }
 
-static size_t attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+static size_t attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    const kvf_device *inner = ((const far_device *)device)->inner;
-    return inner->backend->attend_workspace_bytes(inner, args);
+    const size_t ref = kvf_ref_attend_workspace_bytes(n_threads, args);
+    const size_t cpu = kvf_cpu_attend_workspace(n_threads, args);
+    return ref > cpu ? ref : cpu;
 }
 
 void far_lose(kvf_device *device, uint32_t nth_wait)
 {
     far_of(device)->waits_to_loss = nth_wait;
+}
+
+void far_lose_at(kvf_device *device, uint64_t nth_work)
+{
+    far_device *far = far_of(device);
+    far->lost_work = nth_work ? far->n_works + nth_work : 0;
+}
+
+uint64_t far_works(const kvf_device *device)
+{
+    return ((const far_device *)device)->n_works;
 }
 
 void far_fail_alloc(kvf_device *device, uint32_t nth)

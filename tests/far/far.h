@@ -24,6 +24,10 @@ extern const kvf_backend kvf_backend_far;
  * 0: none.
  */
 void far_lose(kvf_device *device, uint32_t nth_wait);
+/* The n-th piece of work that is queued from now on (1: the next) is not done, nor any after it. */
+void far_lose_at(kvf_device *device, uint64_t nth_work);
+/* Work that was queued since the device was opened. */
+uint64_t far_works(const kvf_device *device);
 /* The n-th allocation from now on fails; 0: none. */
 void far_fail_alloc(kvf_device *device, uint32_t nth);
 /* Waits since the device was opened. */

@@ -13,7 +13,7 @@
 
 #define N_ITEMS 3
 #define VOCAB 320
-#define PROMPT 40
+#define HELD 62 /* tokens that the sessions begin with, or two more */
 
 static void open_far(void)
 {
@@ -42,7 +42,7 @@ static void close_far(void)
 /* A session, a fork of it and another one; parts of a step. */
 static void open_sessions(small_part *parts)
 {
-    static const uint32_t sizes[N_ITEMS] = {70, 1, 131};
+    static const uint32_t sizes[N_ITEMS] = {70, 1, 66};
     kvf_error error;
     for (uint32_t i = 0; i < N_ITEMS; i++) {
         parts[i] = (small_part){.n = sizes[i], .text = i};
@@ -51,7 +51,7 @@ static void open_sessions(small_part *parts)
             continue;
         }
         parts[i].session = small_open(KVF_PROFILE_FOLD, 2);
-        small_feed(parts[i].session, 126 + i, i);
+        small_feed(parts[i].session, HELD + i, i);
     }
 }
 
@@ -74,7 +74,7 @@ static void an_item_without_memory_fails_alone(void **state)
         far_fail_alloc(small_device, 0);
         for (uint32_t i = 0; i < N_ITEMS; i++) {
             kvf_session *clean = small_open(KVF_PROFILE_FOLD, 2);
-            small_feed(clean, i == 1 ? 126 : 126 + i, i == 1 ? 0 : i);
+            small_feed(clean, i == 1 ? HELD : HELD + i, i == 1 ? 0 : i);
             if (items[i].status == KVF_OK) {
                 small_feed(clean, parts[i].n, i);
             } else {
@@ -124,12 +124,16 @@ static void a_batch_that_finds_no_memory_leaves_nothing(void **state)
     close_far();
 }
 
-/* Lost at each wait of a batch: nothing is committed, ids and logits are as they were. */
+/*
+ * Lost before each piece of work of a batch: nothing is committed, ids and logits are as they were.
+ * What commit queues comes after the wait: the last round, in which nothing is lost.
+ */
 static void a_lost_device_fails_all_and_commits_none(void **state)
 {
     (void)state;
-    uint64_t n_waits = 1;
-    for (uint32_t nth = 0; nth <= n_waits; nth++) {
+    kvf_status status = KVF_DEVICE_LOST;
+    uint64_t nth = 0;
+    while (status == KVF_DEVICE_LOST) {
         small_part parts[N_ITEMS];
         kvf_batch_item items[N_ITEMS];
         float before[N_ITEMS][SMALL_VOCAB];
@@ -141,16 +145,15 @@ static void a_lost_device_fails_all_and_commits_none(void **state)
         for (uint32_t i = 0; i < N_ITEMS; i++)
             memcpy(before[i], kvf_session_logits(parts[i].session), sizeof before[i]);
         const uint64_t waits = far_waits(small_device);
-        far_lose(small_device, nth);
-        const kvf_status status = small_batch(batch, items, N_ITEMS, 300, &error);
-        assert_int_equal(status, nth ? KVF_DEVICE_LOST : KVF_OK);
-        if (nth == 0)
-            n_waits = far_waits(small_device) - waits;
-        for (uint32_t i = 0; nth && i < N_ITEMS; i++) {
+        far_lose_at(small_device, ++nth);
+        status = small_batch(batch, items, N_ITEMS, 300, &error);
+        assert_int_equal(far_waits(small_device) - waits, 1);
+        assert_true(status == KVF_OK || status == KVF_DEVICE_LOST);
+        for (uint32_t i = 0; status == KVF_DEVICE_LOST && i < N_ITEMS; i++) {
             kvf_session *fork;
             assert_int_equal(items[i].status, KVF_DEVICE_LOST);
             assert_non_null(strstr(items[i].error.message, "lost"));
-            const uint64_t n = i == 2 ? 128 : 126;
+            const uint64_t n = i == 2 ? HELD + 2 : HELD;
             assert_int_equal(kvf_session_n_tokens(parts[i].session), n);
             assert_int_equal(kvf_session_tokens(parts[i].session)[n - 1],
                              small_token(n - 1, i == 1 ? 0 : i));
@@ -163,7 +166,7 @@ static void a_lost_device_fails_all_and_commits_none(void **state)
         kvf_batch_close(batch);
         close_far();
     }
-    assert_int_equal(n_waits, 1);
+    assert_true(nth > 50);
 }
 
 /* ---- A model ----------------------------------------------------------------------------------

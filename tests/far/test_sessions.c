@@ -3,7 +3,7 @@
  * hold what sessions on the CPU hold, in memory and in files; a device that is lost and memory
  * that runs out leave them as promised.
  */
-#include "cache/snapshot_support.h"
+#include "cache/store_support.h"
 
 #include "far/far.h"
 #include "model/alone.h"
@@ -199,6 +199,29 @@ static kvf_status act_repack(kvf_session *session, const char *path, kvf_error *
     return load_as(session, path, KVF_PROFILE_TILED, error);
 }
 
+/* What is found in a store is the session's first 150 tokens, put there by another device. */
+static kvf_status act_find(kvf_session *session, const char *path, kvf_error *error)
+{
+    const kvf_load_options load = {.model_fingerprint = STORE_MODEL};
+    kvf_store_found found;
+    kvf_session *restored;
+    kvf_session *cpu = snap_load(snap_device, path, NULL);
+    kvf_store *store = store_open(STORE_LARGE);
+    kvf_session_set_model_fingerprint(cpu, STORE_MODEL);
+    assert_int_equal(kvf_store_put(store, cpu, NULL, NULL), KVF_OK);
+    kvf_session_close(cpu);
+    const kvf_status status =
+        kvf_store_find(store, session->device, kvf_session_tokens(session),
+                       kvf_session_n_tokens(session), &load, &restored, &found, error);
+    if (status == KVF_OK)
+        assert_int_equal(found.n_tokens, 150);
+    assert_int_equal(restored != NULL, status == KVF_OK);
+    kvf_session_close(restored);
+    kvf_store_close(store);
+    store_finish(NULL);
+    return status;
+}
+
 /* Every wait of the action once: it says so, and the host's memory and the file are as before. */
 static void lose_in(action *act)
 {
@@ -208,6 +231,8 @@ static void lose_in(action *act)
         kvf_device *device = open_far();
         kvf_session *session = snap_open(device, KVF_PROFILE_FOLD, false);
         kvf_error error;
+        snap_grow(session, 128);
+        assert_int_equal(kvf_session_checkpoint(session, NULL), KVF_OK);
         snap_grow(session, 150);
         remove(path);
         snap_save(session, path);
@@ -250,6 +275,34 @@ static void a_device_lost_in_a_chunk_leaves_the_session(void **state)
     lose_in(act_step);
 }
 
+/* By list and by mask, at every wait; it is not said that nothing was selected. */
+static void a_lost_device_has_no_selection(void **state)
+{
+    (void)state;
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++)
+        for (uint32_t nth = 1;; nth++) {
+            kvf_device *device = open_far();
+            kvf_session *session = snap_open(device, (kvf_profile_id)profile, false);
+            kvf_error error;
+            int32_t list[64];
+            uint32_t n = 7;
+            snap_grow(session, 90);
+            uint64_t waits = far_waits(device);
+            assert_int_equal(kvf_session_selection(session, 3, list, &n, &error), KVF_OK);
+            waits = far_waits(device) - waits;
+            assert_true(n > 0);
+            far_lose(device, nth);
+            const kvf_status status = kvf_session_selection(session, 3, list, &n, &error);
+            assert_int_equal(status, nth > waits ? KVF_OK : KVF_DEVICE_LOST);
+            if (status != KVF_OK)
+                assert_non_null(strstr(error.message, "lost"));
+            kvf_session_close(session);
+            kvf_device_close(device);
+            if (status == KVF_OK)
+                break;
+        }
+}
+
 static void a_device_lost_in_a_save_leaves_the_file(void **state)
 {
     (void)state;
@@ -261,6 +314,7 @@ static void a_device_lost_in_a_restore_is_not_something_else(void **state)
     (void)state;
     lose_in(act_load);
     lose_in(act_repack);
+    lose_in(act_find);
 }
 
 /* ---- Memory that runs out ----------------------------------------------------------------- */
@@ -414,6 +468,7 @@ int main(void)
         cmocka_unit_test(forks_go_their_own_ways_while_work_is_queued),
         cmocka_unit_test(truncate_is_as_on_the_cpu),
         cmocka_unit_test(a_device_lost_in_a_chunk_leaves_the_session),
+        cmocka_unit_test(a_lost_device_has_no_selection),
         cmocka_unit_test(a_device_lost_in_a_save_leaves_the_file),
         cmocka_unit_test(a_device_lost_in_a_restore_is_not_something_else),
         cmocka_unit_test(memory_that_runs_out_changes_nothing),

@@ -10,7 +10,7 @@ static void check_template(kvf_span rest)
     while (rest.bytes > 0) {
         const size_t before = rest.bytes;
         kvf_span part;
-        const kvf_slot slot = kvf_slot_next(&rest, &part);
+        const kvf_text_slot slot = kvf_slot_next(&rest, &part);
         FUZZ_REQUIRE(slot != KVF_SLOT_BAD && rest.bytes < before);
         fuzz_touch(part.data, part.bytes);
         has_schemas = has_schemas || slot == KVF_SLOT_SCHEMAS;

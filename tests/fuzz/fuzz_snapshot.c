@@ -12,13 +12,15 @@
 
 #include <unistd.h>
 
-#include "cache/snapshot.h"
+#include "snapshot/snapshot.h"
 #include "checksum.h"
 
 enum {
     MAX_EDITS = 16,
     EDIT_BYTES = 12,
     N_BASES = 9,
+    N_LATER_BASES = 3, /* by first bytes from 240 on, so that older inputs mean what they did */
+    FIRST_LATER = 240,
     HEADERS_BYTES = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES,
     MAX_FILE_BYTES = 2 << 20,
     MAX_BOMB_BYTES = 16 << 20,
@@ -131,36 +133,69 @@ static base read_base(const char *file_path)
     return read;
 }
 
+/* At 72 and 140 tokens, and one that commit takes. */
+static void add_checkpoints(kvf_session *session)
+{
+    static const uint32_t steps[] = {2, 60, 8};
+    kvf_error error;
+    for (int i = 0; i < 3; i++) {
+        FUZZ_REQUIRE(step(session, &tiny, steps[i], &error) == KVF_OK);
+        if (i != 1)
+            FUZZ_REQUIRE(kvf_session_checkpoint(session, &error) == KVF_OK);
+    }
+    FUZZ_REQUIRE(kvf_session_checkpoints(session, NULL, 0) == 3);
+}
+
+static void make_version_1(base *file)
+{
+    for (uint32_t slot = 0; slot < KVF_SNAPSHOT_HEADERS; slot++) {
+        kvf_snapshot_header *header =
+            (kvf_snapshot_header *)(file->data + slot * KVF_SNAPSHOT_PAGE_BYTES);
+        header->session.version = 1;
+        header->state = 0;
+        header->checksum = kvf_checksum(header, offsetof(kvf_snapshot_header, checksum));
+    }
+}
+
 /*
  * 0 to 3: the four profiles; 4: compressed; 5: without the grid; 6: nothing in it; 7: longer
  * and saved a second time; 8: the same, but interrupted before the second header was written.
+ * 9: with checkpoints, of either sort; 10: the same, longer and saved a second time; 11: as a build
+ * of version 1 wrote it, which before a window is full differs in the version alone.
  */
 static base make_base(unsigned number)
 {
-    const bool twice = number >= 7;
+    const bool twice = number == 7 || number == 8 || number == 10;
     const kvf_session_options options = {.profile = number < 4    ? (kvf_profile_id)number
                                                     : number == 5 ? 0
                                                                   : KVF_PROFILE_FOLD,
                                          .max_tokens = tiny.max_tokens,
                                          .chunk_tokens = CHUNK_TOKENS,
                                          .grid_off = number == 5};
-    const kvf_save_options compressed = {.compress = number == 4 && kvf_codec_bound(1) > 0};
+    const kvf_save_options how = {.compress = number == 4 && kvf_codec_bound(1) > 0,
+                                  .checkpoint_spacing_tokens = 1};
     kvf_session *session;
     kvf_error error;
     FUZZ_REQUIRE(kvf_session_open(device, &tiny, &options, &session, &error) == KVF_OK);
     kvf_session_set_model_fingerprint(session, tiny_fingerprint);
-    if (number != 6)
+    if (number == 11)
+        FUZZ_REQUIRE(step(session, &tiny, 60, &error) == KVF_OK);
+    else if (number != 6)
         FUZZ_REQUIRE(step(session, &tiny, 70, &error) == KVF_OK);
+    if (number == 9 || number == 10)
+        add_checkpoints(session);
     if (twice)
         FUZZ_REQUIRE(step(session, &tiny, CHUNK_TOKENS, &error) == KVF_OK);
-    FUZZ_REQUIRE(kvf_session_save(session, copy_path, &compressed, NULL, &error) == KVF_OK);
+    FUZZ_REQUIRE(kvf_session_save(session, copy_path, &how, NULL, &error) == KVF_OK);
     base made = read_base(copy_path);
+    if (number == 11)
+        make_version_1(&made);
     if (twice) {
         uint8_t header[KVF_SNAPSHOT_PAGE_BYTES];
         memcpy(header, made.data, sizeof header);
         free(made.data);
         FUZZ_REQUIRE(step(session, &tiny, 3, &error) == KVF_OK);
-        FUZZ_REQUIRE(kvf_session_save(session, copy_path, NULL, NULL, &error) == KVF_OK);
+        FUZZ_REQUIRE(kvf_session_save(session, copy_path, &how, NULL, &error) == KVF_OK);
         made = read_base(copy_path);
         if (number == 8)
             memcpy(made.data + KVF_SNAPSHOT_PAGE_BYTES, header, sizeof header);
@@ -194,11 +229,14 @@ static bool lies_inside(const edited *file, uint64_t offset, uint64_t bytes)
     return offset <= file->bytes && bytes <= file->bytes - offset;
 }
 
-/* The parts that a header speaks of, and the layers before them; NULL: not in the file. */
+/* The parts that a header speaks of, and the layers, which with checkpoints are before them; NULL:
+ * not in the file. */
 static kvf_part *parts_of(const edited *file, uint32_t slot, kvf_snapshot_layer **layers)
 {
     const kvf_snapshot_header *header = header_of(file, slot);
-    const uint64_t layers_bytes = (uint64_t)header->session.n_layers * sizeof **layers;
+    const uint64_t n_checkpoints = header->session.version > 1 ? header->n_checkpoints : 0;
+    const uint64_t layers_bytes = (uint64_t)header->session.n_layers * sizeof **layers +
+                                  n_checkpoints * sizeof(kvf_snapshot_checkpoint);
     const uint64_t bytes = layers_bytes + (uint64_t)header->n_parts * sizeof(kvf_part);
     if (header->n_parts == 0 || header->index_offset < HEADERS_BYTES ||
         !lies_inside(file, header->index_offset, bytes))
@@ -279,12 +317,12 @@ static void set_length(edited *file, const edit *e)
 }
 
 /*
- * 0, 1: four or eight bytes of a header; 2: four of an index's layers; 3: a field of a part;
- * 4: eight bytes anywhere; 5: the length; 6: a part that is compressed; 7: another part.
+ * 0, 1: four or eight bytes of a header; 2: four of an index's layers and checkpoints; 3: a field
+ * of a part; 4: eight bytes anywhere; 5: the length; 6: a part that is compressed; 7: another part.
  */
 static void apply(edited *file, const edit *e)
 {
-    const size_t in_header = e->place % 48 * 4u;
+    const size_t in_header = e->place % 50 * 4u;
     if (e->operation == 4) {
         if (lies_inside(file, e->place * 8u, 8))
             memcpy(file->data + e->place * 8u, &e->value, 8);
@@ -481,6 +519,32 @@ static void try_append(const kvf_snapshot_info *info)
     kvf_session_close(session);
 }
 
+/* Goes back to each of its checkpoints, the last first, and on from there. */
+static void try_checkpoints(const kvf_snapshot_info *info)
+{
+    const kvf_session_options options = {
+        .profile = info->profile, .chunk_tokens = 1, .grid_off = info->grid_off};
+    const kvf_load_options load = {.session = &options};
+    uint64_t places[64];
+    kvf_session *session;
+    kvf_error error;
+    if (info->n_checkpoints == 0 || info->n_checkpoints > 64 ||
+        kvf_session_load(device, path, &load, &session, &error) != KVF_OK)
+        return;
+    FUZZ_REQUIRE(kvf_snapshot_checkpoints(path, places, 64, &error) == KVF_OK);
+    FUZZ_REQUIRE(kvf_session_checkpoints(session, NULL, 0) >= info->n_checkpoints);
+    for (uint32_t i = info->n_checkpoints; i > 0; i--) {
+        const uint64_t held = kvf_session_n_tokens(session);
+        const kvf_status status = kvf_session_truncate(session, places[i - 1], NULL, &error);
+        fuzz_check_error(status, &error);
+        FUZZ_REQUIRE(status == KVF_OK || status == KVF_FILE_FORMAT);
+        FUZZ_REQUIRE(kvf_session_n_tokens(session) == (status == KVF_OK ? places[i - 1] : held));
+        if (kvf_session_n_tokens(session) < info->max_tokens)
+            fuzz_check_error(step(session, &info->geometry, 1, &error), &error);
+    }
+    kvf_session_close(session);
+}
+
 /* Rows that follow from the tokens are as many as the file says. */
 static void check_layers(const kvf_snapshot_layer *layers, const kvf_snapshot_info *info)
 {
@@ -549,19 +613,22 @@ static void try_file(const edited *file, bool is_unchanged, kvf_profile_id other
         return;
     try_as_saved(&info, NULL, is_unchanged);
     try_otherwise(&info, other);
+    try_checkpoints(&info);
     try_append(&info);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    static base bases[N_BASES];
+    static base bases[N_BASES + N_LATER_BASES];
     edit edits[MAX_EDITS];
     if (bytes < 2)
         return 0;
     start();
-    base *from = &bases[data[0] % N_BASES];
+    const unsigned number =
+        data[0] < FIRST_LATER ? data[0] % N_BASES : N_BASES + data[0] % N_LATER_BASES;
+    base *from = &bases[number];
     if (!from->data)
-        *from = make_base(data[0] % N_BASES);
+        *from = make_base(number);
     edited file = {malloc(MAX_FILE_BYTES), from->bytes};
     FUZZ_REQUIRE(file.data);
     memcpy(file.data, from->data, from->bytes);

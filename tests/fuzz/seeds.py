@@ -19,6 +19,7 @@ import make_fixture
 import tiny_gguf
 import v4
 from chat_seeds import answer, chat_texts, conversation, messages
+from request_seeds import request
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
 
@@ -391,6 +392,8 @@ def gguf():
 # ---- Saved sessions --------------------------------------------------------------------
 
 TILED, PACKED, FOLD, COMPRESSED, GRID_OFF, EMPTY, TWICE, INTERRUPTED = range(1, 9)  # 0: legacy
+CHECKPOINTS, CHECKPOINTS_TWICE, OF_VERSION_1 = range(240, 243)
+N_CHECKPOINTS, STATE = 48, 49
 FIRST, SECOND, AFTER, LONGER = 1, 2, 4, 8
 (VERSION, PROFILE, LAYERS, VOCAB, N_TOKENS, CONTEXT, FLAGS, N_PARTS, GENERATION, INDEX,
  INDEX_BYTES, END, HEADS, INDEX_HEADS, TOP_K, WINDOW, MODEL_TOKENS) = (
@@ -414,6 +417,9 @@ def snapshot():
 
     def layer(number, field, value):
         return edit(2, number * 4 + field, value)
+
+    def checkpoint(number, field, value):
+        return edit(2, 2 * 4 + number * 6 + field, value)
 
     def part(number, field, value, flags=0):
         return edit(3, number * 16 + field, value, flags)
@@ -443,7 +449,29 @@ def snapshot():
         "length_of_headers_less_1": recipe(FOLD, cut(8191)),
         "length_less_1_page": recipe(FOLD, cut(0x3c000)),
         "length_more": recipe(FOLD, longer(5000)),
-        "version_2": recipe(FOLD, word(VERSION, 2)),
+        "version_0": recipe(FOLD, word(VERSION, 0)),
+        "version_3": recipe(FOLD, word(VERSION, 3)),
+        "version_1": recipe(OF_VERSION_1),
+        "version_1_called_2": recipe(OF_VERSION_1, word(VERSION, 2)),
+        "version_1_with_checkpoints": recipe(CHECKPOINTS, word(VERSION, 1)),
+        "checkpoints": recipe(CHECKPOINTS, sealed=False),
+        "checkpoints_saved_twice": recipe(CHECKPOINTS_TWICE),
+        "checkpoints_another_profile": recipe(CHECKPOINTS, other=1),
+        "checkpoints_0": recipe(CHECKPOINTS, word(N_CHECKPOINTS, 0)),
+        "checkpoints_fewer": recipe(CHECKPOINTS, word(N_CHECKPOINTS, 2)),
+        "checkpoints_too_many": recipe(CHECKPOINTS, word(N_CHECKPOINTS, 65545)),
+        "checkpoints_2_32_less_1": recipe(CHECKPOINTS, word(N_CHECKPOINTS, 2**32 - 1)),
+        "state_4": recipe(CHECKPOINTS, word(STATE, 4)),
+        "logits_unknown": recipe(CHECKPOINTS, word(STATE, 2)),
+        "checkpoint_between": recipe(CHECKPOINTS, checkpoint(0, 0, 73)),
+        "checkpoint_at_0": recipe(CHECKPOINTS, checkpoint(0, 0, 0)),
+        "checkpoint_twice": recipe(CHECKPOINTS, checkpoint(1, 0, 72)),
+        "checkpoint_past_the_end": recipe(CHECKPOINTS, checkpoint(2, 0, 144)),
+        "checkpoint_2_63": recipe(CHECKPOINTS, checkpoint(2, 1, 2**31)),
+        "checkpoint_for_nothing": recipe(CHECKPOINTS, checkpoint(0, 4, 0)),
+        "checkpoint_reason_4": recipe(CHECKPOINTS, checkpoint(0, 4, 4)),
+        "checkpoint_damaged": recipe(CHECKPOINTS, *(data(0x40000 + 4096 * i, 5) for i in range(15)), sealed=False),
+        "checkpoint_of_nans": recipe(CHECKPOINTS, *(data(0x40000 + 4096 * i, 2**64 - 1) for i in range(15))),
         "profile_4": recipe(FOLD, word(PROFILE, 4)),
         "profile_of_others": recipe(FOLD, word(PROFILE, 2)),
         "layers_0": recipe(FOLD, word(LAYERS, 0)),
@@ -584,7 +612,7 @@ def tokenizer_json():
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
     for make in (safetensors, shards, config, tokenizer, tokenizer_json, units, gguf, snapshot,
-                 messages, chat_texts, answer, conversation):
+                 messages, chat_texts, answer, conversation, request):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make().items():

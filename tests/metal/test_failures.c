@@ -116,7 +116,21 @@ static void an_allocation_beyond_the_limits_is_refused(void **state)
     kvf_device_close(device);
 }
 
-/* And the batch of one that it needs. */
+typedef kvf_status opener(kvf_device *device, kvf_profile_id profile, uint64_t max_tokens,
+                          kvf_error *error);
+
+static kvf_status open_batch(kvf_device *device, kvf_profile_id profile, uint64_t max_tokens,
+                             kvf_error *error)
+{
+    kvf_geometry geometry;
+    kvf_geometry_v4_flash(&geometry);
+    const kvf_session_options options = {.profile = profile, .max_tokens = max_tokens};
+    kvf_batch *batch;
+    const kvf_status status = kvf_batch_open(device, &geometry, &options, &batch, error);
+    kvf_batch_close(batch);
+    return status;
+}
+
 static kvf_status open_session(kvf_device *device, kvf_profile_id profile, uint64_t max_tokens,
                                kvf_error *error)
 {
@@ -124,27 +138,24 @@ static kvf_status open_session(kvf_device *device, kvf_profile_id profile, uint6
     kvf_geometry_v4_flash(&geometry);
     const kvf_session_options options = {.profile = profile, .max_tokens = max_tokens};
     kvf_session *session;
-    kvf_batch *batch = NULL;
-    kvf_status status = kvf_session_open(device, &geometry, &options, &session, error);
-    if (status == KVF_OK)
-        status = kvf_batch_open(device, &geometry, &options, &batch, error);
-    kvf_batch_close(batch);
+    const kvf_status status = kvf_session_open(device, &geometry, &options, &session, error);
     kvf_session_close(session);
     return status;
 }
 
 /* The context that a refusal named opens, and one more token does not. */
-static void check_named_context(kvf_device *device, kvf_profile_id profile, const char *why)
+static void check_named_context(opener *open, kvf_device *device, kvf_profile_id profile,
+                                const char *why)
 {
     kvf_error error;
-    assert_int_equal(open_session(device, profile, 1 << 20, &error), KVF_OUT_OF_MEMORY);
+    assert_int_equal(open(device, profile, 1 << 20, &error), KVF_OUT_OF_MEMORY);
     assert_says(&error, why);
     const char *named = strstr(error.message, "the largest context that fits is ");
     assert_non_null(named);
     const unsigned long long largest = strtoull(named + 33, NULL, 10);
     assert_true(largest > 1000 && largest < 1 << 20);
-    require(open_session(device, profile, largest, &error), &error);
-    assert_int_equal(open_session(device, profile, largest + 1, &error), KVF_OUT_OF_MEMORY);
+    require(open(device, profile, largest, &error), &error);
+    assert_int_equal(open(device, profile, largest + 1, &error), KVF_OUT_OF_MEMORY);
 }
 
 static void a_session_that_does_not_fit_names_the_context_that_would(void **state)
@@ -153,18 +164,19 @@ static void a_session_that_does_not_fit_names_the_context_that_would(void **stat
     kvf_emulator_set_working_set_bytes(3ull << 30);
     kvf_device *device = must_open();
     assert_int_equal(kvf_device_memory_bytes(device), (3ull << 30) / 64 * 63);
-    check_named_context(device, KVF_PROFILE_FOLD, "profile fold needs");
-    check_named_context(device, KVF_PROFILE_LEGACY, "profile legacy needs");
+    check_named_context(open_session, device, KVF_PROFILE_FOLD, "profile fold needs");
+    check_named_context(open_session, device, KVF_PROFILE_LEGACY, "profile legacy needs");
+    check_named_context(open_batch, device, KVF_PROFILE_LEGACY, " bytes for a batch; the device");
     /* What is in use already counts. */
     void *weights = kvf_device_alloc(device, KVF_MEMORY_WEIGHT, KVF_PLACE_DEVICE, 1 << 30);
-    check_named_context(device, KVF_PROFILE_FOLD, "left of 3170893824");
+    check_named_context(open_session, device, KVF_PROFILE_FOLD, "left of 3170893824");
     kvf_device_release(device, KVF_MEMORY_WEIGHT, weights, 1 << 30);
     kvf_device_close(device);
 
     kvf_emulator_set_working_set_bytes(64ull << 30);
     kvf_emulator_set_buffer_bytes(1ull << 28);
     device = must_open();
-    check_named_context(device, KVF_PROFILE_LEGACY, "in one piece (select.");
+    check_named_context(open_batch, device, KVF_PROFILE_LEGACY, "in one piece (select.");
     kvf_device_close(device);
 }
 

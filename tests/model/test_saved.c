@@ -250,7 +250,7 @@ static void every_setting_of_a_sampler_comes_back(void **state)
                                          .top_p = shares[j % N_SHARES],
                                          .min_p = shares[j / N_SHARES % N_SHARES],
                                          .state = seeds[j / N_SHARES / N_SHARES]};
-            kvf_sampler other = {-1, -1, -1, 7};
+            kvf_sampler other = {-1, -1, -1, 7, 0};
             kvf_sampler_store(&sampler, bytes);
             assert_true(kvf_sampler_restore(&other, bytes));
             assert_memory_equal(&other, &sampler, 3 * sizeof(float));

@@ -410,7 +410,9 @@ static kvf_status run_chunk(kvf_session *session, const session_input *in, size_
                                     in->index_q + head * KVF_INDEX_WIDTH, in->head_weights + head,
                                     error);
         for (uint32_t i = 0; i < n_tokens && status == KVF_OK; i++) {
-            kvf_session_selection(session, i, in->selection + (first + i) * in->top_k);
+            uint32_t n;
+            status = kvf_session_selection(session, i, in->selection + (first + i) * in->top_k, &n,
+                                           error);
         }
     }
     if (status == KVF_OK) {
@@ -493,9 +495,9 @@ static void leave_marks(kvf_session *session, uint32_t vocab)
 }
 
 /*
- * The same session, saved after every chunk: fields and blobs as before, with the field
- * `compress` and the blob path between options and input -> fields saves that appended,
- * bytes of the file.
+ * The same session, saved after every chunk, with a checkpoint where there can be one: fields and
+ * blobs as before, with the field `compress` and the blob path between options and input -> fields
+ * saves that appended, bytes of the file.
  */
 static void answer_snapshot(exchange *x)
 {
@@ -517,6 +519,11 @@ static void answer_snapshot(exchange *x)
         first += in.chunk_tokens[i];
         if (status == KVF_OK) {
             leave_marks(session, geometry.vocab);
+            if (first % kvf_session_checkpoint_alignment(session) == 0) {
+                status = kvf_session_checkpoint(session, &x->error);
+            }
+        }
+        if (status == KVF_OK) {
             status = kvf_session_save(session, path, &save, &report, &x->error);
         }
         n_appended += report.appended;

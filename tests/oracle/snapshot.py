@@ -2,9 +2,11 @@
 
     with open(path, "rb") as file:
         snapshot = Snapshot(file.read())     # checks every checksum
-    snapshot.tokens, snapshot.logits, snapshot.rows(layer, WINDOW) ..
+    snapshot.tokens, snapshot.logits, snapshot.rows(layer, ROWS), snapshot.window(layer),
+    snapshot.checkpoints[i].n_tokens, .window(layer), .halves ..
 """
 
+import math
 import operator
 import struct
 
@@ -15,14 +17,18 @@ except ImportError:
 
 PAGE = 4096
 MOST_PART_BYTES = 4 << 20
-TOKENS, LOGITS, WINDOW, ROWS, ROW_STATE, INDEX_ROWS, INDEX_STATE = range(1, 8)
+(TOKENS, LOGITS, WINDOW, ROWS, ROW_STATE, INDEX_ROWS, INDEX_STATE, CHECKPOINT_WINDOWS,
+ CHECKPOINT_HALVES) = range(1, 10)
 KIND_WINDOW, KIND_CSA, KIND_HCA = range(3)
 F32, F16, FP8_F16, FP4 = "f32", "f16", "fp8_f16", "fp4"
 PROFILES = ((F32, F32, F32), (F16, F32, F32), (FP8_F16, F32, F32), (FP8_F16, FP4, FP8_F16))
 
-HEADER = struct.Struct("<8s4I3Q2I6Q4IQ64s")
+HEADER = struct.Struct("<8s4I3Q2I6Q4IQ64s2I")
 LAYER = struct.Struct("<4I")
+CHECKPOINT = struct.Struct("<2Q2I")
 PART = struct.Struct("<6I3Q")
+MOST_CHECKPOINTS = 65544
+SAVED_TOKENS = 8192  # from one checkpoint that was taken as tokens came to the next
 
 
 class Damaged(Exception):
@@ -195,8 +201,12 @@ class Header:
         (_, self.version, self.profile, self.n_layers, self.vocab, self.n_tokens, self.max_tokens,
          self.fingerprint, self.flags, self.n_parts, self.generation, self.index_offset, self.index_bytes,
          self.index_checksum, self.end_bytes, self.inexact_rows, self.n_heads, self.n_index_heads, self.top_k,
-         self.window_tokens, self.model_max_tokens, self.program) = HEADER.unpack_from(page)
-        need(self.version == 1, "version %d" % self.version)
+         self.window_tokens, self.model_max_tokens, self.program, self.n_checkpoints,
+         self.state) = HEADER.unpack_from(page)
+        need(self.version in (1, 2), "version %d" % self.version)
+        need(not any(page[200:4088]), "zeros of the header")
+        need(self.version == 2 or not (self.n_checkpoints or self.state), "version 1 has no checkpoints")
+        need(self.n_checkpoints <= MOST_CHECKPOINTS and self.state < 4, "checkpoints, state")
 
 
 def choose_header(data):
@@ -210,26 +220,67 @@ def choose_header(data):
     return max(headers, key=lambda header: header.generation)
 
 
+class Checkpoint:
+    def __init__(self, snapshot, number):
+        self.snapshot, self.number = snapshot, number
+        self.n_tokens, self.inexact_rows, self.why, zero = snapshot.checkpoint_entries[number]
+        need(zero == 0 and self.why in (1, 2, 3), "checkpoint %d" % number)
+
+    def window(self, layer):
+        """The rows of the last tokens before it, oldest first."""
+        snapshot, last = self.snapshot, self.n_tokens
+        first = max(0, last - snapshot.header.window_tokens)
+        n_pages = -(-last // 64) - first // 64
+        return [snapshot.row(CHECKPOINT_WINDOWS, self.number, t - first // 64 * 64 + 64 * n_pages * layer)
+                for t in range(first, last)]
+
+    def halves(self):
+        """{(layer, width): [(kv, gate) of each token of the last window, Ca alone]}"""
+        data, at, found = self.snapshot.streams.get((CHECKPOINT_HALVES, self.number), b""), 0, {}
+        for layer, (kind, ratio, _, _) in enumerate(self.snapshot.layers):
+            for width in (512, 128) if kind == KIND_CSA else ():
+                found[layer, width] = []
+                for _ in range(ratio):
+                    both = struct.unpack_from("<%df" % (2 * width), data, at)
+                    found[layer, width].append((both[:width], both[width:]))
+                    at += 8 * width
+        return found
+
+
 class Snapshot:
     def __init__(self, data, decompress=None):
         """decompress(frame, size) where parts are compressed."""
         self.header = header = choose_header(data)
         need(header.end_bytes <= len(data), "the file is too short")
         index = data[header.index_offset : header.index_offset + header.index_bytes]
-        need(header.index_bytes == 16 * header.n_layers + 48 * header.n_parts, "bytes of the index")
+        parts_at = 16 * header.n_layers + 24 * header.n_checkpoints
+        need(header.index_bytes == parts_at + 48 * header.n_parts, "bytes of the index")
         need(checksum(index) == header.index_checksum, "index checksum")
         self.layers = [LAYER.unpack_from(index, 16 * i) for i in range(header.n_layers)]
+        self.checkpoint_entries = [CHECKPOINT.unpack_from(index, 16 * header.n_layers + 24 * i)
+                                   for i in range(header.n_checkpoints)]
+        self.checkpoints = [Checkpoint(self, i) for i in range(header.n_checkpoints)]
+        self.check_checkpoints()
+        window = PROFILES[header.profile][2]
         self.formats = dict(zip((ROWS, INDEX_ROWS, WINDOW), PROFILES[header.profile]))
+        self.formats[CHECKPOINT_WINDOWS] = window
         self.streams = {place: b"" for place in self.places()}
         order = [place for place in self.places() if self.stream_pages(*place)]
         self.part_bytes = []
         for i in range(header.n_parts):
-            self.take(PART.unpack_from(index, 16 * header.n_layers + 48 * i), data, order, decompress)
+            self.take(PART.unpack_from(index, parts_at + 48 * i), data, order, decompress)
         for place, content in self.streams.items():
             need(len(content) == self.stream_pages(*place) * self.page_bytes(place[0]), "pages of %s" % (place,))
         self.tokens = list(struct.unpack_from("<%di" % header.n_tokens, self.streams[TOKENS, 0]))
         self.logits = list(struct.unpack_from("<%df" % header.vocab, self.streams[LOGITS, 0]))
         need(not any(self.streams[TOKENS, 0][4 * header.n_tokens :]), "zeros after the token ids")
+
+    def check_checkpoints(self):
+        before, alignment = 0, math.lcm(*(ratio for kind, ratio, _, _ in self.layers if kind != KIND_WINDOW))
+        for checkpoint in self.checkpoints:
+            need(before < checkpoint.n_tokens <= self.header.n_tokens, "order of checkpoints")
+            need(checkpoint.n_tokens % alignment == 0, "place of a checkpoint")
+            before = checkpoint.n_tokens
 
     def places(self):
         yield TOKENS, 0
@@ -239,6 +290,9 @@ class Snapshot:
             for stream in {KIND_WINDOW: (), KIND_HCA: (ROWS, ROW_STATE),
                            KIND_CSA: (ROWS, ROW_STATE, INDEX_ROWS, INDEX_STATE)}[kind]:
                 yield stream, layer
+        for number in range(self.header.n_checkpoints):
+            yield CHECKPOINT_WINDOWS, number
+            yield CHECKPOINT_HALVES, number
 
     def width(self, stream):
         return 128 if stream in (INDEX_ROWS, INDEX_STATE) else 512
@@ -247,9 +301,17 @@ class Snapshot:
         return page_bytes(self.formats[stream], self.width(stream)) if stream in self.formats else PAGE
 
     def n_rows(self, stream, layer):
-        if stream == WINDOW:
-            return min(self.header.n_tokens, self.header.window_tokens)
         return self.layers[layer][2 if stream == ROWS else 3]
+
+    def window_pages(self, n_tokens):
+        """Numbers of the first page and of the one behind the last."""
+        held = min(n_tokens, self.header.window_tokens)
+        if self.header.version == 1:
+            return 0, -(-held // 64)
+        return (n_tokens - held) // 64, -(-n_tokens // 64)
+
+    def first_page(self, stream):
+        return self.window_pages(self.header.n_tokens)[0] if stream == WINDOW else 0
 
     def state_bytes(self, stream, layer):
         kind, ratio, _, _ = self.layers[layer]
@@ -257,6 +319,15 @@ class Snapshot:
         return ratio * parts * 2 * parts * self.width(stream) * 4
 
     def stream_pages(self, stream, layer):
+        if stream == WINDOW:
+            first, end = self.window_pages(self.header.n_tokens)
+            return end - first
+        if stream == CHECKPOINT_WINDOWS:
+            first, end = self.window_pages(self.checkpoint_entries[layer][0])
+            return len(self.layers) * (end - first)
+        if stream == CHECKPOINT_HALVES:
+            floats = sum(2 * ratio * (512 + 128) for kind, ratio, _, _ in self.layers if kind == KIND_CSA)
+            return -(-4 * floats // PAGE)
         if stream in self.formats:
             return -(-self.n_rows(stream, layer) // 64)
         if stream in (ROW_STATE, INDEX_STATE):
@@ -271,7 +342,8 @@ class Snapshot:
         need(offset + stored <= self.header.end_bytes, "a part past the end")
         need(0 < size <= MOST_PART_BYTES, "a part of %d bytes" % size)
         content = self.streams[stream, layer]
-        need(len(content) == first_page * self.page_bytes(stream), "parts of %d, %d are not in order"
+        at_page = first_page - self.first_page(stream)
+        need(len(content) == at_page * self.page_bytes(stream), "parts of %d, %d are not in order"
              % (stream, layer))
         while order and order[0] != (stream, layer):
             order.pop(0)
@@ -297,13 +369,25 @@ class Snapshot:
     def window(self, layer):
         """The rows of the last tokens, oldest first."""
         last, size = self.header.n_tokens, self.header.window_tokens
-        return [self.row(WINDOW, layer, t % size) for t in range(max(0, last - size), last)]
+        first = max(0, last - size)
+        if self.header.version == 1:
+            return [self.row(WINDOW, layer, t % size) for t in range(first, last)]
+        return [self.row(WINDOW, layer, t - first // 64 * 64) for t in range(first, last)]
 
 
 # ---- What a first save weighs (section 10.5) --------------------------------------------------
 
-def file_bytes(profile, layers, vocab, window_tokens, n_tokens):
-    """layers: (kind, ratio) of each."""
+def saved_checkpoints(places):
+    """Which of those taken as tokens came go into a file."""
+    chosen = []
+    for place in places:
+        if not chosen or place >= chosen[-1] + SAVED_TOKENS:
+            chosen.append(place)
+    return chosen
+
+
+def file_bytes(profile, layers, vocab, window_tokens, n_tokens, checkpoints=()):
+    """layers: (kind, ratio) of each; checkpoints: the tokens of those in the file."""
     row, index, window = PROFILES[profile]
     total, n_parts = 2 * PAGE, 0
 
@@ -320,7 +404,8 @@ def file_bytes(profile, layers, vocab, window_tokens, n_tokens):
     add(PAGE, n_tokens // 1024, int(n_tokens % 1024 > 0), 1024)
     add(PAGE, -(-vocab // 1024), 0, 1024)
     for kind, ratio in layers:
-        add(page_bytes(window, 512), -(-min(n_tokens, window_tokens) // 64), 0, 1)
+        first = max(0, n_tokens - window_tokens) // 64
+        add(page_bytes(window, 512), n_tokens // 64 - first, int(n_tokens % 64 > 0), 1)
         if kind != KIND_WINDOW:
             parts = 2 if kind == KIND_CSA else 1
             add_rows(row, 512, n_tokens // ratio)
@@ -328,4 +413,61 @@ def file_bytes(profile, layers, vocab, window_tokens, n_tokens):
         if kind == KIND_CSA:
             add_rows(index, 128, n_tokens // ratio)
             add(PAGE, 2 * ratio * 2 * 2 * 128 * 4 // PAGE, 0, 8)
-    return total + padded(16 * len(layers) + 48 * n_parts)
+    halves = sum(4 * 2 * ratio * (512 + 128) for kind, ratio in layers if kind == KIND_CSA)
+    for place in checkpoints:
+        pages = -(-place // 64) - max(0, place - window_tokens) // 64
+        add(page_bytes(window, 512), len(layers) * pages, 0, MOST_PART_BYTES // page_bytes(window, 512))
+        add(PAGE, -(-halves // PAGE), 0, MOST_PART_BYTES // PAGE)
+    return total + padded(16 * len(layers) + 24 * len(checkpoints) + 48 * n_parts)
+
+
+# ---- A file as section 10.5 has it ------------------------------------------------------------
+
+def build(profile, layers, vocab, window_tokens, n_tokens, checkpoints=(), heads=(1, 8, 16), context=4096):
+    """A first save of a session whose ids, rows and states are zeros; checkpoints: their tokens."""
+    row, index, window = PROFILES[profile]
+    parts, body = [], bytearray()
+
+    def put(stream, number, size, first, end, full, most):
+        while first < end:
+            n_pages = min(most, full - first) if first < full else 1
+            content = bytes(n_pages * size)
+            parts.append(PART.pack(stream, number, first, n_pages, 0, 0, 2 * PAGE + len(body), len(content),
+                                   checksum(content)))
+            body.extend(content + bytes(padded(len(content)) - len(content)))
+            first += n_pages
+
+    def put_bytes(stream, number, size, most=1024):
+        put(stream, number, PAGE, 0, -(-size // PAGE), -(-size // PAGE), most)
+
+    def put_rows(stream, number, format_, width, count):
+        size = page_bytes(format_, width)
+        put(stream, number, size, 0, -(-count // 64), count // 64, MOST_PART_BYTES // size)
+
+    put(TOKENS, 0, PAGE, 0, -(-n_tokens // 1024), n_tokens // 1024, 1024)
+    put_bytes(LOGITS, 0, 4 * vocab)
+    for number, (kind, ratio) in enumerate(layers):
+        put(WINDOW, number, page_bytes(window, 512), max(0, n_tokens - window_tokens) // 64, -(-n_tokens // 64),
+            n_tokens // 64, 1)
+        if kind != KIND_WINDOW:
+            halves = 2 if kind == KIND_CSA else 1
+            put_rows(ROWS, number, row, 512, n_tokens // ratio)
+            put_bytes(ROW_STATE, number, halves * ratio * 2 * halves * 512 * 4, 8)
+        if kind == KIND_CSA:
+            put_rows(INDEX_ROWS, number, index, 128, n_tokens // ratio)
+            put_bytes(INDEX_STATE, number, 2 * ratio * 2 * 2 * 128 * 4, 8)
+    for number, place in enumerate(checkpoints):
+        size = page_bytes(window, 512)
+        n_pages = len(layers) * (-(-place // 64) - max(0, place - window_tokens) // 64)
+        put(CHECKPOINT_WINDOWS, number, size, 0, n_pages, n_pages, MOST_PART_BYTES // size)
+        put_bytes(CHECKPOINT_HALVES, number, sum(8 * r * (512 + 128) for kind, r in layers if kind == KIND_CSA))
+    at = b"".join(LAYER.pack(kind, ratio, n_tokens // ratio if ratio else 0, n_tokens // ratio if kind == KIND_CSA else 0)
+                  for kind, ratio in layers)
+    at += b"".join(CHECKPOINT.pack(place, 0, 2, 0) for place in checkpoints) + b"".join(parts)
+    offset = 2 * PAGE + len(body)
+    header = HEADER.pack(b"kvfold\0\0", 2, profile, len(layers), vocab, n_tokens, context, 0, 0, len(parts), 1, offset,
+                         len(at), checksum(at), offset + padded(len(at)), 0, *heads, window_tokens, context, bytes(64),
+                         len(checkpoints), 1)
+    header += bytes(PAGE - 8 - len(header))
+    header += struct.pack("<Q", checksum(header))
+    return header + header + bytes(body) + at + bytes(padded(len(at)) - len(at))

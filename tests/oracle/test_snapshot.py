@@ -1,5 +1,6 @@
 """What the library saved, read by snapshot.py and compared with the oracle."""
 
+import itertools
 import os
 import random
 import struct
@@ -51,6 +52,23 @@ class Snapshots(LibraryTest):
         self.assertEqual(len(data), response.fields[1])
         return data, response.fields[0]
 
+    def check_checkpoints(self, saved, stream, chunks, what):
+        """One behind each chunk that ends where one can be; the last 8."""
+        ends, alignment = list(itertools.accumulate(chunks)), stream.ratio or 1
+        places = [end for end in ends if end % alignment == 0][-8:]
+        self.assertEqual([checkpoint.n_tokens for checkpoint in saved.checkpoints], places, what)
+        for checkpoint in saved.checkpoints:
+            place = checkpoint.n_tokens
+            window = [oracle.Fp8Row(row).values() for row in stream.window[max(0, place - WINDOW_TOKENS) : place]]
+            self.check_f32(f32_bytes(checkpoint.window(0)), f32_bytes(window), 512, "%s, at %d" % (what, place))
+            halves = checkpoint.halves()
+            self.assertEqual(len(halves), 2 if stream.kind == LAYER_CSA else 0)
+            for (_, width), tokens in halves.items():
+                compressor = stream.rows if width == 512 else stream.index
+                for t, (kv, gate) in zip(range(place - stream.ratio, place), tokens):
+                    want = f32_bytes([compressor.kv[t][:width], compressor.gate[t][:width]])
+                    self.assertEqual(f32_bytes([kv, gate]), want, "%s, halves of token %d" % (what, t))
+
     def check(self, stream, profile, data, what):
         saved = snapshot.Snapshot(data)
         header = saved.header
@@ -90,19 +108,21 @@ class Snapshots(LibraryTest):
                 data, n_appended = self.save(probes[profile % len(probes)], stream, profile, chunks)
                 what = "profile %d, chunks %s" % (profile, chunks)
                 self.check(stream, profile, data, what)
+                self.check_checkpoints(snapshot.Snapshot(data), stream, chunks, what)
                 if len(chunks) == 1:
-                    want = snapshot.file_bytes(profile, layers, 320, WINDOW_TOKENS, stream.n_tokens)
+                    there = [] if stream.ratio and stream.n_tokens % stream.ratio else [stream.n_tokens]
+                    want = snapshot.file_bytes(profile, layers, 320, WINDOW_TOKENS, stream.n_tokens, there)
                     self.assertEqual(len(data), want, what)
                     self.assertEqual(n_appended, 0)
 
     def test_window_layer(self):
-        self.check_stream(Stream(11, LAYER_WINDOW, 150), ([150], [100, 50]))
+        self.check_stream(Stream(11, LAYER_WINDOW, 150), ([150], [100, 50], [14] * 10 + [10]))
 
     def test_csa_layer(self):
-        self.check_stream(Stream(12, LAYER_CSA, 30), ([30], [7, 1, 22]))
+        self.check_stream(Stream(12, LAYER_CSA, 30), ([30], [7, 1, 22], [4] * 7 + [2]))
 
     def test_hca_layer(self):
-        self.check_stream(Stream(13, LAYER_HCA, 259), ([259], [200, 3, 56]))
+        self.check_stream(Stream(13, LAYER_HCA, 259), ([259], [200, 3, 56], [128, 131]))
 
     def test_a_save_that_appends_is_read_like_another(self):
         stream = Stream(14, LAYER_HCA, 140)
@@ -116,11 +136,29 @@ class Snapshots(LibraryTest):
             broken[at + 24] ^= 1
             self.check(stream, FOLD, bytes(broken), "header at %d damaged" % at)
 
+    def test_what_is_built_here_is_read_here(self):
+        layers = [(snapshot.KIND_WINDOW, 0), (snapshot.KIND_CSA, 4), (snapshot.KIND_HCA, 16)]
+        for profile in PROFILES:
+            for n_tokens, places in ((0, []), (63, [16]), (1100, [64, 80, 1088])):
+                data = snapshot.build(profile, layers, 97, 128, n_tokens, places)
+                self.assertEqual(len(data), snapshot.file_bytes(profile, layers, 97, 128, n_tokens, places))
+                saved = snapshot.Snapshot(data)
+                self.assertEqual([checkpoint.n_tokens for checkpoint in saved.checkpoints], places)
+
+    def test_files_of_version_1_are_read(self):
+        folder = os.path.join(os.path.dirname(__file__), "../cache/v1")
+        for name, profile in (("fold", 3), ("tiled", 1)):  # those that are not compressed
+            with open(os.path.join(folder, name + ".kvfold"), "rb") as file:
+                saved = snapshot.Snapshot(file.read())
+            self.assertEqual((saved.header.version, saved.header.profile, saved.header.n_tokens), (1, profile, 150))
+            self.assertEqual((len(saved.window(0)), saved.checkpoints), (128, []))
+
     def test_damage_is_found(self):
         probe = next(self.targets())
         data, _ = self.save(probe, Stream(15, LAYER_CSA, 9), FOLD, [9])
         header = snapshot.choose_header(data)
-        (offset,) = struct.unpack_from("<Q", data, header.index_offset + 16 + 24)
+        parts_at = header.index_offset + 16 + 24 * header.n_checkpoints
+        (offset,) = struct.unpack_from("<Q", data, parts_at + 24)
         for at in (offset, header.index_offset):
             broken = bytearray(data)
             broken[at] ^= 1

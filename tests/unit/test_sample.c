@@ -105,7 +105,7 @@ static void check_distribution(float temperature, float min_p, float top_p, uint
     uint32_t set = 0;
     make_logits(logits, VOCAB);
     const reference r = calculate(logits, (double)temperature, (double)min_p, (double)top_p);
-    kvf_sampler sampler = {temperature, top_p, min_p, 42};
+    kvf_sampler sampler = {temperature, top_p, min_p, 42, 0};
     for (uint32_t i = 0; i < DRAWS; i++)
         counts[kvf_sample(&sampler, logits, VOCAB, workspace)]++;
     for (uint32_t i = 0; i < VOCAB; i++) {
@@ -162,7 +162,7 @@ static void test_top_p_is_the_smallest_set_of_at_least_that_much(void **state)
                  {0.7501f, 7}, {0.9f, 15},   {1, 15}};
     kvf_candidate workspace[4];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        kvf_sampler sampler = {1, cases[i].top_p, 0, i};
+        kvf_sampler sampler = {1, cases[i].top_p, 0, i, 0};
         uint32_t tokens = 0;
         for (int draw = 0; draw < 1000; draw++)
             tokens |= 1u << kvf_sample(&sampler, logits, 4, workspace);
@@ -176,9 +176,9 @@ static void test_same_seed_gives_the_same_tokens(void **state)
     float logits[VOCAB];
     kvf_candidate workspace[VOCAB];
     make_logits(logits, VOCAB);
-    kvf_sampler a = {1, 0.9f, 0.01f, 7};
+    kvf_sampler a = {1, 0.9f, 0.01f, 7, 0};
     kvf_sampler b = a;
-    kvf_sampler c = {1, 0.9f, 0.01f, 8};
+    kvf_sampler c = {1, 0.9f, 0.01f, 8, 0};
     bool differs = false;
     for (int i = 0; i < 100; i++) {
         uint32_t token = kvf_sample(&a, logits, VOCAB, workspace);
@@ -198,13 +198,14 @@ static void test_odd_logits_and_settings_never_give_an_odd_token(void **state)
     const float wide[] = {3e38f, -3e38f};
     const float two[] = {-INFINITY, 5, NAN, 5};
     kvf_candidate workspace[4];
-    kvf_sampler plain = {1, 1, 0, 1};
+    kvf_sampler plain = {1, 1, 0, 1, 0};
     uint32_t seen = 0;
     assert_int_equal(kvf_sample(&plain, none, 3, workspace), 0);
     assert_int_equal(kvf_sample(&plain, infinite, 4, workspace), 1);
-    const kvf_sampler odd[] = {{1, 1, 0, 3},           {1e-30f, 1, 0, 3}, {INFINITY, 1, 0, 3},
-                               {INFINITY, 0.5f, 2, 3}, {1, -1, 0, 3},     {1, 1, 5, 3},
-                               {1, NAN, NAN, 3},       {NAN, 0.5f, 0, 3}, {-1, 0.5f, 0, 3}};
+    const kvf_sampler odd[] = {
+        {1, 1, 0, 3, 0},           {1e-30f, 1, 0, 3, 0}, {INFINITY, 1, 0, 3, 0},
+        {INFINITY, 0.5f, 2, 3, 0}, {1, -1, 0, 3, 0},     {1, 1, 5, 3, 0},
+        {1, NAN, NAN, 3, 0},       {NAN, 0.5f, 0, 3, 0}, {-1, 0.5f, 0, 3, 0}};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         kvf_sampler sampler = odd[i];
         for (int draw = 0; draw < 50; draw++) {
@@ -219,6 +220,108 @@ static void test_odd_logits_and_settings_never_give_an_odd_token(void **state)
         assert_int_equal(kvf_sample(&plain, wide, 2, workspace), 0);
 }
 
+/* ---- top_k, changes of logits, logprobs -------------------------------------------------- */
+
+static void test_top_k_leaves_the_likeliest(void **state)
+{
+    (void)state;
+    const float logits[] = {0, 3, 1, 2, 3};
+    static const struct {
+        uint32_t top_k;
+        float top_p;
+        uint32_t tokens; /* bit i: token i is drawn */
+    } cases[] = {{1, 1, 2},
+                 {2, 1, 18},
+                 {3, 1, 26},
+                 {4, 1, 30},
+                 {5, 1, 31},
+                 {100, 1, 31},
+                 {0, 1, 31},
+                 {3, 0.3f, 2},
+                 /* of the three that are left the two likeliest have 0.845, of all 0.78 */
+                 {3, 0.8f, 18},
+                 {0, 0.8f, 26},
+                 {3, 0.85f, 26}};
+    kvf_candidate workspace[5];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kvf_sampler sampler = {1, cases[i].top_p, 0, i, cases[i].top_k};
+        uint32_t tokens = 0;
+        for (int draw = 0; draw < 2000; draw++)
+            tokens |= 1u << kvf_sample(&sampler, logits, 5, workspace);
+        assert_int_equal(tokens, cases[i].tokens);
+    }
+}
+
+/* One that leaves all is one that is off: the same tokens, the same state. */
+static void test_top_k_of_all_changes_nothing(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    kvf_candidate workspace[VOCAB];
+    make_logits(logits, VOCAB);
+    kvf_sampler off = {1, 0.9f, 0.01f, 7, 0};
+    kvf_sampler all = {1, 0.9f, 0.01f, 7, VOCAB};
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(kvf_sample(&off, logits, VOCAB, workspace),
+                         kvf_sample(&all, logits, VOCAB, workspace));
+    assert_int_equal(off.state, all.state);
+}
+
+static void test_penalties_and_bias(void **state)
+{
+    (void)state;
+    const float logits[] = {2, -2, 4, 0, 1};
+    const uint8_t seen[] = {1, 1, 0, 0, 0};
+    const uint32_t counts[] = {0, 1, 3, 0, 0};
+    const kvf_bias bias[] = {{3, 5}, {4, -INFINITY}, {3, 1}, {-1, 9}, {5, 9}};
+    const kvf_logit_changes changes = {.bias = bias,
+                                       .n_bias = 5,
+                                       .repeat_penalty = 2,
+                                       .presence_penalty = 0.5f,
+                                       .frequency_penalty = 0.25f,
+                                       .seen = seen,
+                                       .counts = counts};
+    const float expected[] = {1, -4 - 0.75f, 4 - 1.25f, 6, -INFINITY};
+    float changed[5];
+    kvf_change_logits(&changes, logits, 5, changed);
+    for (int i = 0; i < 5; i++)
+        assert_true(changed[i] <= expected[i] && changed[i] >= expected[i]);
+    assert_false(kvf_logit_changes_none(&changes));
+    assert_true(kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1}));
+    assert_false(kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1.1f}));
+    assert_false(
+        kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1, .presence_penalty = -1}));
+}
+
+/* p = 1/8, 1/2, 1/4, 1/8. */
+static void test_logprobs_are_log_softmax(void **state)
+{
+    (void)state;
+    const float ln2 = 0.693147182f;
+    const float logits[] = {7 - 3 * ln2, 7 - 1 * ln2, NAN, 7 - 2 * ln2, 7 - 3 * ln2, -INFINITY};
+    const float expected[] = {-3, -1, -INFINITY, -2, -3, -INFINITY};
+    static const int32_t order[] = {1, 3, 0, 4};
+    kvf_logprob top[6];
+    for (uint32_t id = 0; id < 6; id++) {
+        const float logprob = kvf_logprobs(logits, 6, id, top, 4) / ln2;
+        if (expected[id] > -INFINITY)
+            assert_true(fabsf(logprob - expected[id]) < 1e-5f);
+        else
+            assert_true(logprob <= -INFINITY);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(top[i].id, order[i]);
+            assert_true(fabsf(top[i].logprob / ln2 - expected[order[i]]) < 1e-5f);
+        }
+    }
+    /* Where nothing is a number there is still an answer. */
+    const float infinite[] = {1, INFINITY, 2};
+    assert_true(kvf_logprobs(infinite, 3, 1, top, 2) >= 0);
+    assert_true(kvf_logprobs(infinite, 3, 0, top, 2) <= -INFINITY);
+    assert_int_equal(top[0].id, 1);
+    const float none[] = {-INFINITY, NAN};
+    assert_true(kvf_logprobs(none, 2, 0, top, 1) >= 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +332,10 @@ int main(void)
         cmocka_unit_test(test_top_p_is_the_smallest_set_of_at_least_that_much),
         cmocka_unit_test(test_same_seed_gives_the_same_tokens),
         cmocka_unit_test(test_odd_logits_and_settings_never_give_an_odd_token),
+        cmocka_unit_test(test_top_k_leaves_the_likeliest),
+        cmocka_unit_test(test_top_k_of_all_changes_nothing),
+        cmocka_unit_test(test_penalties_and_bias),
+        cmocka_unit_test(test_logprobs_are_log_softmax),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

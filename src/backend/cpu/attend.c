@@ -4,7 +4,8 @@
 #include "backend/cpu/kernels.h"
 #include "shared/layout.h"
 #include "shared/math64.h"
-#include "shared/workspace.h"
+#include "shared/visible.h"
+#include "backend/cpu/workspace.h"
 
 static bool sees_all_rows(const kvf_attend_args *args)
 {
@@ -27,9 +28,9 @@ static size_t thread_bytes_of(const kvf_attend_args *args)
     return kvf_attend_thread_parts(&size).total;
 }
 
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args)
 {
-    return device->n_threads * thread_bytes_of(args);
+    return n_threads * thread_bytes_of(args);
 }
 
 /* One thread's workspace, cut as kvf_attend_thread_parts says. */
@@ -92,12 +93,13 @@ static kvf_attend_walk make_walk(const kvf_attend_args *args, uint32_t query, in
         walk.list = list;
     } else if (args->mask_f16) {
         const uint16_t *mask = args->mask_f16 + query * args->mask_stride;
-        for (uint32_t row = 0; row < args->n_visible[query]; row++)
+        const uint32_t n_visible = kvf_attend_visible(args, query);
+        for (uint32_t row = 0; row < n_visible; row++)
             if ((mask[row] & 0x7fff) == 0)
                 list[walk.n_rows++] = (int32_t)row;
         walk.list = list;
     } else {
-        walk.n_rows = args->n_visible[query];
+        walk.n_rows = kvf_attend_visible(args, query);
         walk.mask = args->mask_f32 ? args->mask_f32 + query * args->mask_stride : NULL;
     }
     return walk;
@@ -255,8 +257,8 @@ static uint32_t most_visible(const kvf_attend_args *args, const attend_run *run)
 {
     uint32_t most = 0;
     for (uint32_t i = 0; i < run->n_queries; i++)
-        if (args->n_visible[run->first_query + i] > most)
-            most = args->n_visible[run->first_query + i];
+        if (kvf_attend_visible(args, run->first_query + i) > most)
+            most = kvf_attend_visible(args, run->first_query + i);
     return most;
 }
 
@@ -383,7 +385,7 @@ static uint64_t rows_of_query(const kvf_attend_args *args)
     const uint32_t last = args->n_queries - 1;
     const uint64_t rows = args->rows.n_rows == 0 ? 0
                           : args->list           ? args->list_len[last]
-                                                 : args->n_visible[last];
+                                                 : kvf_attend_visible(args, last);
     return args->window_tokens + rows;
 }
 

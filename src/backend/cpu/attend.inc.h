@@ -15,6 +15,7 @@
  * outputs 64 values of many rows: twice, since decoding a row costs less than reading
  * 2 KiB of f32 from a farther cache.
  */
+#include "assertion.h"
 #include "backend/cpu/exp.inc.h"
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
@@ -69,29 +70,45 @@ static inline row_place place_of(const kvf_rows *rows, uint64_t row)
 {
     const uint8_t *page = kvf_rows_page(rows, row);
     const size_t in_page = row % rows->page_rows;
-    if (rows->format == KVF_FORMAT_FP8_F16 || rows->format == KVF_FORMAT_FP8_BF16)
+    switch (rows->format) {
+    case KVF_FORMAT_F32: return (row_place){page + in_page * KVF_ROW_WIDTH * 4, NULL};
+    case KVF_FORMAT_F16: return (row_place){page + in_page * KVF_ROW_WIDTH * 2, NULL};
+    case KVF_FORMAT_FP8_F16:
+    case KVF_FORMAT_FP8_BF16:
         return (row_place){page + in_page * KVF_FP8_DATA_BYTES,
                            page + (size_t)rows->page_rows * KVF_FP8_DATA_BYTES +
                                in_page * KVF_FP8_SCALE_BYTES};
-    const size_t value_bytes = rows->format == KVF_FORMAT_F32 ? 4 : 2;
-    return (row_place){page + in_page * KVF_ROW_WIDTH * value_bytes, NULL};
+    case KVF_FORMAT_FP4: /* not in this width */
+    case KVF_FORMAT_COUNT: break;
+    }
+    KVF_UNREACHABLE();
+    return (row_place){page, NULL};
 }
 
 /* Values dim .. dim + 64 of a row of 512; dim is a multiple of 64, an FP8 block. */
 static inline void decode_values(kvf_format_id format, row_place place, uint32_t dim, float *out)
 {
-    if (format == KVF_FORMAT_F32) {
+    switch (format) {
+    case KVF_FORMAT_F32:
         for (uint32_t i = 0; i < KVF_FP8_BLOCK_VALUES; i += 16)
             v16_store(out + i, v16_load((const float *)(const void *)place.data + dim + i));
-    } else if (format == KVF_FORMAT_F16) {
+        return;
+    case KVF_FORMAT_F16:
         decode_halves(place.data + 2 * (size_t)dim, KVF_FP8_BLOCK_VALUES, out);
-    } else if (dim < KVF_FP8_NOPE_VALUES) {
-        decode_codes(place.data + dim, place.scales[dim / KVF_FP8_BLOCK_VALUES], out);
-    } else if (format == KVF_FORMAT_FP8_F16) {
-        decode_halves(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
-    } else {
-        decode_bf16(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
+        return;
+    case KVF_FORMAT_FP8_F16:
+    case KVF_FORMAT_FP8_BF16:
+        if (dim < KVF_FP8_NOPE_VALUES)
+            decode_codes(place.data + dim, place.scales[dim / KVF_FP8_BLOCK_VALUES], out);
+        else if (format == KVF_FORMAT_FP8_F16)
+            decode_halves(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
+        else
+            decode_bf16(place.data + KVF_FP8_ROPE_OFFSET, KVF_FP8_ROPE_VALUES, out);
+        return;
+    case KVF_FORMAT_FP4: /* not in this width */
+    case KVF_FORMAT_COUNT: break;
     }
+    KVF_UNREACHABLE();
 }
 
 static void decode_row(const kvf_rows *rows, uint64_t row, float *out)

@@ -96,6 +96,15 @@ static void *cpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
     return posix_memalign(&memory, 64, bytes ? bytes : 1) == 0 ? memory : NULL;
 }
 
+static void cpu_close(kvf_device *device)
+{
+    kvf_cpu_device *cpu = (kvf_cpu_device *)device;
+    kvf_pool_close(cpu->pool);
+    free(cpu->spaces);
+    free(cpu->stage_spaces);
+    free(device);
+}
+
 static kvf_status cpu_open(const kvf_device_options *options, kvf_device **device, kvf_error *error)
 {
     const kvf_cpu_kernels *kernels = find_isa(options->isa, error);
@@ -120,25 +129,18 @@ static kvf_status cpu_open(const kvf_device_options *options, kvf_device **devic
     if (status == KVF_OK) {
         cpu->spaces =
             cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->spaces, KVF_PLACE_DEVICE);
-        if (!cpu->spaces)
+        cpu->stage_spaces = cpu_alloc(&cpu->base, cpu->base.n_threads * sizeof *cpu->stage_spaces,
+                                      KVF_PLACE_DEVICE);
+        if (!cpu->spaces || !cpu->stage_spaces)
             status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the workspace of %u threads",
                               cpu->base.n_threads);
     }
     if (status != KVF_OK) {
-        kvf_pool_close(cpu->pool);
-        free(cpu);
+        cpu_close(&cpu->base);
         return status;
     }
     *device = &cpu->base;
     return KVF_OK;
-}
-
-static void cpu_close(kvf_device *device)
-{
-    kvf_cpu_device *cpu = (kvf_cpu_device *)device;
-    kvf_pool_close(cpu->pool);
-    free(cpu->spaces);
-    free(device);
 }
 
 static void cpu_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_task *task,

@@ -10,7 +10,7 @@
 #include "backend/cpu/rows.h"
 #include "format/format.h"
 
-/* Candidates of a row: at most 2 windows of at most 4096 tokens. */
+/* Candidates of a row, in a thread's space. */
 typedef struct candidate_list {
     const float **kv;
     const float **gate;
@@ -94,8 +94,14 @@ static void take_tokens(const kvf_compress_args *args)
     }
 }
 
+static candidate_list list_in(kvf_stage_space *space)
+{
+    return (candidate_list){space->candidates[0], space->candidates[1], space->candidates[2], 0};
+}
+
 typedef struct row_pass {
     const kvf_cpu_kernels *kernels;
+    kvf_stage_space *spaces; /* of each thread */
     const kvf_compress_args *args;
     uint64_t first_row;
     _Atomic int64_t bad_row; /* the first one, from first_row; as many as there are: none */
@@ -107,11 +113,8 @@ static void make_rows(void *context, size_t first, size_t end, uint32_t thread)
     row_pass *pass = context;
     const kvf_cpu_kernels *kernels = pass->kernels;
     const kvf_compress_args *args = pass->args;
-    const uint32_t most = args->ratio * parts_of(args);
-    (void)thread;
+    candidate_list list = list_in(&pass->spaces[thread]);
     for (size_t i = first; i < end; i++) {
-        const float *pointers[3][most];
-        candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
         float values[KVF_ROW_WIDTH];
         const uint64_t row = pass->first_row + i;
         make_row(kernels, args, row, i, &list, values);
@@ -126,8 +129,7 @@ static void make_rows(void *context, size_t first, size_t end, uint32_t thread)
 static void report_bad_row(const row_pass *pass, kvf_findings found)
 {
     const kvf_compress_args *args = pass->args;
-    const float *pointers[3][2 * args->ratio];
-    candidate_list list = {pointers[0], pointers[1], pointers[2], 0};
+    candidate_list list = list_in(&pass->spaces[0]);
     float values[KVF_ROW_WIDTH];
     uint32_t bad_dim = 0;
     const uint64_t i = (uint64_t)pass->bad_row;
@@ -175,6 +177,7 @@ void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t n_rows = (args->first_token + args->n) / args->ratio - first_row;
     row_pass pass = {.kernels = kvf_kernels_of(device),
+                     .spaces = ((kvf_cpu_device *)device)->stage_spaces,
                      .args = args,
                      .first_row = first_row,
                      .bad_row = (int64_t)n_rows};

@@ -12,7 +12,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/candidates.h"
 #include "backend/cpu/pool.h"
-#include "shared/workspace.h"
+#include "backend/cpu/workspace.h"
 
 /*
  * Multiply-adds of a stage below which it stays on one thread: about 50 microseconds,
@@ -195,12 +195,27 @@ extern const kvf_cpu_kernels kvf_cpu_kernels_avx512vnni;
 extern const kvf_cpu_kernels kvf_cpu_kernels_neon;
 #endif
 
+/* Candidates of a row to compress: with overlap those of two windows. */
+#define KVF_COMPRESS_CANDIDATES (2 * KVF_MAX_RATIO)
+/* Keys kept by mask before they are thinned to top_k. */
+#define KVF_MASK_KEYS(top_k) ((top_k) + 1024)
+
+/*
+ * A thread's memory in compress or mask, for the largest shapes that are served: too much for its
+ * stack. Pages of it are touched as they are needed.
+ */
+typedef union kvf_stage_space {
+    const float *candidates[3][KVF_COMPRESS_CANDIDATES]; /* kv, gates, biases */
+    uint64_t keys[2][KVF_MASK_KEYS(KVF_MAX_TOP_K)];
+} kvf_stage_space;
+
 /* The backend's device. */
 typedef struct kvf_cpu_device {
     struct kvf_device base;
     const kvf_cpu_kernels *kernels;
     kvf_pool *pool;
     struct kvf_product_space *spaces; /* [n_threads], product.h */
+    kvf_stage_space *stage_spaces;    /* [n_threads] */
 } kvf_cpu_device;
 
 static inline const kvf_cpu_kernels *kvf_kernels_of(const kvf_device *device)
@@ -246,7 +261,7 @@ void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
 void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
-size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args);
-size_t kvf_cpu_attend_workspace(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args);
+size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args);
 
 #endif

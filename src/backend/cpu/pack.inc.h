@@ -9,6 +9,7 @@
  */
 #include <math.h>
 
+#include "assertion.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/rows.h"
 #include "format/format.h"
@@ -228,13 +229,13 @@ static bool store_row(const kvf_rows *out, uint64_t row, kvf_grid grid, const fl
 {
     uint8_t *page = kvf_rows_page(out, row);
     const uint32_t in_page = (uint32_t)(row % out->page_rows);
-    if (out->format == KVF_FORMAT_FP8_F16) {
-        pack_fp8_f16(page, out->page_rows, in_page, values);
-        return true;
-    }
-    if (out->format == KVF_FORMAT_FP4) {
-        pack_fp4(page, out->page_rows, in_page, values);
-        return true;
+    switch (out->format) {
+    case KVF_FORMAT_FP8_F16: pack_fp8_f16(page, out->page_rows, in_page, values); return true;
+    case KVF_FORMAT_FP4: pack_fp4(page, out->page_rows, in_page, values); return true;
+    case KVF_FORMAT_F32:
+    case KVF_FORMAT_F16:
+    case KVF_FORMAT_FP8_BF16: break;
+    case KVF_FORMAT_COUNT: KVF_UNREACHABLE();
     }
     float rounded[KVF_ROW_WIDTH];
     const kvf_format *format = kvf_format_get(out->format);

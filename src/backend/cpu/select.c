@@ -9,7 +9,8 @@
 #include "backend/cpu/kernels.h"
 #include "format/format.h"
 #include "shared/layout.h"
-#include "shared/workspace.h"
+#include "shared/visible.h"
+#include "backend/cpu/workspace.h"
 
 /* A thread's group of queries in its part of the workspace (kvf_select_thread_bytes). */
 typedef struct query_group {
@@ -51,9 +52,9 @@ static query_group group_of_thread(const kvf_select_args *args, size_t thread)
     return group;
 }
 
-size_t kvf_cpu_select_workspace(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args)
 {
-    return device->n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
+    return n_threads * kvf_select_thread_bytes(args->n_heads, args->top_k);
 }
 
 /* Query i, ready to be scored. */
@@ -117,7 +118,7 @@ static void select_parts(void *context, size_t first, size_t end_part, uint32_t 
 {
     rows_work *work = context;
     const kvf_select_args *args = work->args;
-    const uint32_t visible = args->n_visible[work->query];
+    const uint32_t visible = kvf_select_visible(args, work->query);
     (void)thread;
     for (size_t part = first; part < end_part; part++) {
         query_group group = group_of_thread(args, part);
@@ -137,7 +138,7 @@ static void select_parts(void *context, size_t first, size_t end_part, uint32_t 
 /* Few queries: each query's rows are shared out, then the parts' best are merged. */
 static void select_by_rows(kvf_device *device, const kvf_select_args *args, uint32_t query)
 {
-    const uint32_t visible = args->n_visible[query];
+    const uint32_t visible = kvf_select_visible(args, query);
     const uint64_t products = (uint64_t)visible * args->n_heads * KVF_INDEX_WIDTH;
     const uint32_t n_parts = products < KVF_LEAST_THREADED_WORK ? 1 : device->n_threads;
     const uint64_t share = ((uint64_t)visible + n_parts - 1) / n_parts;
@@ -160,12 +161,14 @@ static void select_group(const kvf_cpu_kernels *kernels, const kvf_select_args *
                          uint32_t first, uint32_t n, size_t thread)
 {
     query_group group = group_of_thread(args, thread);
+    uint32_t n_visible[KVF_SELECT_GROUP_QUERIES] = {0};
     uint32_t most = 0;
     for (uint32_t i = 0; i < n; i++) {
         load_query(kernels, args, first + i, both_packed(args), &group.queries[i]);
-        most = args->n_visible[first + i] > most ? args->n_visible[first + i] : most;
+        n_visible[i] = kvf_select_visible(args, first + i);
+        most = n_visible[i] > most ? n_visible[i] : most;
     }
-    select_rows(kernels, args, &group, args->n_visible + first, n, 0, most);
+    select_rows(kernels, args, &group, n_visible, n, 0, most);
     for (uint32_t i = 0; i < n; i++)
         args->list_len[first + i] = kvf_candidates_finish(
             &group.candidates[i], args->list + (size_t)(first + i) * args->top_k);
@@ -249,11 +252,12 @@ static void score_group(const kvf_cpu_kernels *kernels, const kvf_score_args *ar
 {
     const kvf_select_args *select = args->select;
     query_group group = group_of_thread(select, thread);
-    const uint32_t *n_visible = select->n_visible + args->first_query + first;
+    uint32_t n_visible[KVF_SELECT_GROUP_QUERIES] = {0};
     uint64_t most = begin;
     for (uint32_t i = 0; i < n; i++) {
         load_query(kernels, select, args->first_query + first + i, both_packed(select),
                    &group.queries[i]);
+        n_visible[i] = kvf_select_visible(select, args->first_query + first + i);
         most = n_visible[i] > most ? n_visible[i] : most;
     }
     float *scores = args->scores + first * args->stride;
@@ -308,15 +312,14 @@ void kvf_cpu_score(kvf_device *device, const kvf_score_args *args)
 }
 
 /* Marks the rows whose key is not below the k-th best; one pass finds it, one writes. */
-static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args, uint32_t i)
+static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args, uint32_t i,
+                       kvf_stage_space *space)
 {
     const float *scores = args->scores + i * args->score_stride;
-    const uint32_t visible = args->n_visible[i];
-    const uint32_t capacity = args->top_k + 1024; /* top_k is at most 65536: 1.1 MB of stack */
-    uint64_t keys[capacity];
-    uint64_t spare[capacity];
+    const uint32_t visible = kvf_visible_rows(args->n_visible, args->first_token, args->ratio, i);
     kvf_candidates candidates;
-    kvf_candidates_start(&candidates, keys, spare, capacity, args->top_k);
+    kvf_candidates_start(&candidates, space->keys[0], space->keys[1], KVF_MASK_KEYS(args->top_k),
+                         args->top_k);
     kernels->push(&candidates, scores, visible, 0);
     kvf_candidates_thin(&candidates);
     /* Fewer than k: every visible row is selected, floor is still 0. */
@@ -331,20 +334,20 @@ static void mask_query(const kvf_cpu_kernels *kernels, const kvf_mask_args *args
 }
 
 typedef struct mask_work {
-    const kvf_cpu_kernels *kernels;
+    const kvf_cpu_device *device;
     const kvf_mask_args *args;
 } mask_work;
 
 static void mask_queries(void *context, size_t first, size_t end, uint32_t thread)
 {
     const mask_work *work = context;
-    (void)thread;
     for (size_t i = first; i < end; i++)
-        mask_query(work->kernels, work->args, (uint32_t)i);
+        mask_query(work->device->kernels, work->args, (uint32_t)i,
+                   &work->device->stage_spaces[thread]);
 }
 
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args)
 {
-    mask_work work = {kvf_kernels_of(device), args};
+    mask_work work = {(const kvf_cpu_device *)device, args};
     kvf_cpu_loop(device, args->n_queries > 1, args->n_queries, 1, mask_queries, &work);
 }

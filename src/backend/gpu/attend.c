@@ -82,7 +82,7 @@ static void run_batch(kvf_gpu_device *gpu, const kvf_attend_args *args,
     const kvf_gpu_lists lists = {k.lists, k.counts, k.list_stride};
     if (k.has_list)
         kvf_gpu_compact(gpu, args, k.first_query, n, &lists);
-    else if (k.has_rows)
+    else if (k.has_rows && !k.ratio)
         k.counts = kvf_gpu_at(gpu, args->n_visible + k.first_query);
     kvf_gpu_run(
         gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_attend,
@@ -116,6 +116,7 @@ static kvf_attend_kernel_args make_arguments(kvf_gpu_device *gpu, const kvf_atte
         .window_tokens = args->window_tokens,
         .has_rows = cut->has_rows,
         .has_list = cut->list_stride > 0,
+        .ratio = args->ratio,
         .n_splits = cut->n_splits,
         .n_parts = cut->n_parts,
         .scale = args->scale};
@@ -137,9 +138,9 @@ void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args)
 }
 
 /* Nothing of the caller: what a call needs depends on the lists' form and lasts as long. */
-size_t kvf_gpu_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }

@@ -39,7 +39,10 @@ static inline kvf_attended kvf_find_attended(constant kvf_attend_kernel_args &ar
     const uint n_tokens_before = args.first_query + query + 1; /* since first_token */
     kvf_attended attended;
     attended.n_window = uint(min(args.first_token + n_tokens_before, ulong(args.window_tokens)));
-    attended.n_places = attended.n_window + (args.has_rows ? counts[query] : 0);
+    attended.n_places = attended.n_window;
+    if (args.has_rows)
+        attended.n_places += kvf_visible(counts, args.first_token + args.first_query,
+                                         args.has_list ? 0 : args.ratio, query);
     attended.first_row = args.first_row + n_tokens_before - attended.n_window;
     return attended;
 }

@@ -250,7 +250,7 @@ void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
 void kvf_gpu_select(kvf_device *device, const kvf_select_args *args);
 void kvf_gpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_gpu_mask(kvf_device *device, const kvf_mask_args *args);
-size_t kvf_gpu_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
+size_t kvf_gpu_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
 
 /*
  * Ascending lists of rows, made on the GPU and read there: int32, query i's list begins i *
@@ -273,7 +273,7 @@ void kvf_gpu_compact(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32_t 
 
 /* attend.c */
 void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args);
-size_t kvf_gpu_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
 /* What the backends have in common: all but name and open. */
 #define KVF_GPU_OPERATIONS                                                                         \

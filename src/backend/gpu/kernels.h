@@ -90,13 +90,13 @@ enum {
 };
 
 /* kvf_format_id and kvf_grid, for Metal; rows.c asserts that they agree. */
-enum {
+typedef enum kvf_rows_format {
     KVF_ROWS_F32 = 0,
     KVF_ROWS_F16 = 1,
     KVF_ROWS_FP8_F16 = 2,
     KVF_ROWS_FP8_BF16 = 3,
     KVF_ROWS_FP4 = 4
-};
+} kvf_rows_format;
 enum { KVF_TO_NO_GRID = 0, KVF_TO_FP8 = 1, KVF_TO_FP4 = 2 };
 enum { KVF_ROW_IS_OK = 0, KVF_ROW_IS_NONFINITE = 30, KVF_ROW_IS_RANGE = 31 };
 
@@ -224,7 +224,8 @@ typedef struct kvf_select_kernel_args {
     uint32_t n_parts;  /* of a query's visible rows */
     uint32_t capacity; /* candidates that a part may hold; top_k and a tile at least */
     float weight_scale;
-    uint32_t unused;
+    uint32_t ratio; /* as in kvf_select_args; 0: n_visible is looked at */
+    uint64_t first_token;
 } kvf_select_kernel_args;
 
 /* Parts 0, step, 2 * step, .. of a query's n_parts slots still have candidates: n_live. */
@@ -254,7 +255,8 @@ typedef struct kvf_mask_kernel_args {
     uint32_t n_rows;
     uint32_t top_k;
     uint32_t half_form; /* f16, not f32 */
-    uint32_t unused;
+    uint32_t ratio;
+    uint64_t first_token;
 } kvf_mask_kernel_args;
 
 /* A list without its -1 entries, or what a mask lets through. */
@@ -269,7 +271,8 @@ typedef struct kvf_compact_kernel_args {
     uint64_t in_stride;  /* places of a query, in entries */
     uint64_t out_stride; /* of the compacted list */
     uint32_t kind;
-    uint32_t unused;
+    uint32_t ratio;
+    uint64_t first_token; /* of the first query of the dispatch */
 } kvf_compact_kernel_args;
 
 /*
@@ -296,10 +299,12 @@ typedef struct kvf_attend_kernel_args {
     uint32_t n_heads;
     uint32_t window_tokens;
     uint32_t has_rows;
-    uint32_t has_list; /* else the first counts[query] rows */
+    uint32_t has_list; /* else the first rows: counts[query], or as ratio says */
+    uint32_t ratio;
     uint32_t n_splits; /* 1: no merge follows */
     uint32_t n_parts;  /* splits that there are partial results of, at most */
     float scale;
+    uint32_t unused;
 } kvf_attend_kernel_args;
 
 static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
@@ -309,11 +314,11 @@ static_assert(sizeof(kvf_move_kernel_args) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_pack_kernel_args) == 96, "the same in C and Metal");
 static_assert(sizeof(kvf_unpack_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_compress_kernel_args) == 112, "the same in C and Metal");
-static_assert(sizeof(kvf_select_kernel_args) == 168, "the same in C and Metal");
+static_assert(sizeof(kvf_select_kernel_args) == 176, "the same in C and Metal");
 static_assert(sizeof(kvf_merge_kernel_args) == 72, "the same in C and Metal");
-static_assert(sizeof(kvf_mask_kernel_args) == 64, "the same in C and Metal");
-static_assert(sizeof(kvf_compact_kernel_args) == 72, "the same in C and Metal");
-static_assert(sizeof(kvf_attend_kernel_args) == 184, "the same in C and Metal");
+static_assert(sizeof(kvf_mask_kernel_args) == 72, "the same in C and Metal");
+static_assert(sizeof(kvf_compact_kernel_args) == 80, "the same in C and Metal");
+static_assert(sizeof(kvf_attend_kernel_args) == 192, "the same in C and Metal");
 /* 32 KiB of threadgroup memory; pieces of 16 bytes, as driver.h asks for. */
 static_assert(KVF_SELECT_CODE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_VALUE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
@@ -326,6 +331,12 @@ static_assert(KVF_ATTEND_WORK_BYTES % 16 == 0, "");
 static inline device uchar *kvf_page_at(ulong address)
 {
     return reinterpret_cast<device uchar *>(address);
+}
+
+/* Rows that query i sees: as kvf_visible_rows of shared/visible.h. */
+static inline uint kvf_visible(device const uint *n_visible, ulong first_token, uint ratio, uint i)
+{
+    return ratio ? uint((first_token + i + 1) / ratio) : n_visible[i];
 }
 #endif
 

@@ -36,10 +36,14 @@ static inline kvf_row_place kvf_find_row(constant kvf_kernel_rows &rows, ulong r
 static inline device uchar *kvf_row_data(constant kvf_kernel_rows &rows, kvf_row_place place,
                                          uint width)
 {
-    const uint bytes = rows.format == KVF_ROWS_F32   ? 4 * width
-                       : rows.format == KVF_ROWS_F16 ? 2 * width
-                       : rows.format == KVF_ROWS_FP4 ? uint(KVF_FP4_CODE_BYTES)
-                                                     : uint(KVF_FP8_DATA_BYTES);
+    uint bytes = 0;
+    switch (kvf_rows_format(rows.format)) {
+    case KVF_ROWS_F32: bytes = 4 * width; break;
+    case KVF_ROWS_F16: bytes = 2 * width; break;
+    case KVF_ROWS_FP8_F16:
+    case KVF_ROWS_FP8_BF16: bytes = KVF_FP8_DATA_BYTES; break;
+    case KVF_ROWS_FP4: bytes = KVF_FP4_CODE_BYTES; break;
+    }
     return place.page + ulong(place.row) * bytes;
 }
 
@@ -136,6 +140,37 @@ static inline float4 kvf_fp4_values(uint codes, uint scale_byte)
 
 /* ---- Whole rows ------------------------------------------------------------------ */
 
+template <typename Pointer>
+static inline void kvf_read_fp4(device const uint *words, device const uint *scales, uint lane,
+                                Pointer to)
+{
+    /* A block of 32 values is 4 words of 8. */
+    for (uint i = lane; i < KVF_FP4_CODE_BYTES / 4; i += KVF_KERNEL_SIMD_WIDTH) {
+        const float scale = kvf_scale_value(scales[0] >> 8 * (i / 4) & 0xff);
+        for (uint v = 0; v < 8; v++)
+            to[8 * i + v] = as_type<float>(kvf_e2m1_bits[words[i] >> 4 * v & 15]) * scale;
+    }
+}
+
+template <typename Pointer>
+static inline void kvf_read_fp8(device const uint *words, device const uint *scales, bool bf16,
+                                uint lane, Pointer to)
+{
+    /* A block of 64 values is 16 words of 4; then 32 words of two rope values. */
+    for (uint i = lane; i < KVF_FP8_CODE_BYTES / 4; i += KVF_KERNEL_SIMD_WIDTH) {
+        const uint block = i / 16;
+        const float4 values = kvf_fp8_values(words[i], scales[block / 4] >> 8 * (block % 4) & 0xff);
+        to[4 * i] = values.x;
+        to[4 * i + 1] = values.y;
+        to[4 * i + 2] = values.z;
+        to[4 * i + 3] = values.w;
+    }
+    const uint rope = words[KVF_FP8_CODE_BYTES / 4 + lane];
+    const float2 values = bf16 ? kvf_bf16_values(rope) : kvf_f16_values(rope);
+    to[KVF_FP8_NOPE_VALUES + 2 * lane] = values.x;
+    to[KVF_FP8_NOPE_VALUES + 2 * lane + 1] = values.y;
+}
+
 /*
  * A row of `width` values to to[0 .. width) by one simdgroup: every lane the words lane,
  * lane + 32, ... Space: device or threadgroup.
@@ -147,43 +182,26 @@ static inline void kvf_read_row(constant kvf_kernel_rows &rows, ulong row, uint 
     const kvf_row_place place = kvf_find_row(rows, row);
     device const uint *words =
         reinterpret_cast<device const uint *>(kvf_row_data(rows, place, width));
-    if (rows.format == KVF_ROWS_F32) {
+    device const uint *scales = reinterpret_cast<device const uint *>(kvf_row_scales(rows, place));
+    const kvf_rows_format format = kvf_rows_format(rows.format);
+    switch (format) {
+    case KVF_ROWS_F32:
         for (uint i = lane; i < width; i += KVF_KERNEL_SIMD_WIDTH)
             to[i] = as_type<float>(words[i]);
-        return;
-    }
-    if (rows.format == KVF_ROWS_F16) {
+        break;
+    case KVF_ROWS_F16:
         for (uint i = lane; i < width / 2; i += KVF_KERNEL_SIMD_WIDTH) {
             const float2 values = kvf_f16_values(words[i]);
             to[2 * i] = values.x;
             to[2 * i + 1] = values.y;
         }
-        return;
+        break;
+    case KVF_ROWS_FP8_F16:
+    case KVF_ROWS_FP8_BF16:
+        kvf_read_fp8(words, scales, format == KVF_ROWS_FP8_BF16, lane, to);
+        break;
+    case KVF_ROWS_FP4: kvf_read_fp4(words, scales, lane, to); break;
     }
-    device const uint *scales = reinterpret_cast<device const uint *>(kvf_row_scales(rows, place));
-    if (rows.format == KVF_ROWS_FP4) {
-        /* A block of 32 values is 4 words of 8. */
-        for (uint i = lane; i < KVF_FP4_CODE_BYTES / 4; i += KVF_KERNEL_SIMD_WIDTH) {
-            const float scale = kvf_scale_value(scales[0] >> 8 * (i / 4) & 0xff);
-            for (uint v = 0; v < 8; v++)
-                to[8 * i + v] = as_type<float>(kvf_e2m1_bits[words[i] >> 4 * v & 15]) * scale;
-        }
-        return;
-    }
-    /* A block of 64 values is 16 words of 4; then 32 words of two rope values. */
-    for (uint i = lane; i < KVF_FP8_CODE_BYTES / 4; i += KVF_KERNEL_SIMD_WIDTH) {
-        const uint block = i / 16;
-        const float4 values = kvf_fp8_values(words[i], scales[block / 4] >> 8 * (block % 4) & 0xff);
-        to[4 * i] = values.x;
-        to[4 * i + 1] = values.y;
-        to[4 * i + 2] = values.z;
-        to[4 * i + 3] = values.w;
-    }
-    const uint rope = words[KVF_FP8_CODE_BYTES / 4 + lane];
-    const float2 values =
-        rows.format == KVF_ROWS_FP8_F16 ? kvf_f16_values(rope) : kvf_bf16_values(rope);
-    to[KVF_FP8_NOPE_VALUES + 2 * lane] = values.x;
-    to[KVF_FP8_NOPE_VALUES + 2 * lane + 1] = values.y;
 }
 
 #endif

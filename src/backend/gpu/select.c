@@ -35,6 +35,8 @@ static kvf_select_kernel_args kernel_args(kvf_gpu_device *gpu, const kvf_select_
         .keys = kvf_gpu_rows(gpu, &args->keys),
         .n_heads = args->n_heads,
         .top_k = args->top_k,
+        .ratio = args->ratio,
+        .first_token = args->first_token,
         .weight_scale = (float)(1.0 / sqrt((double)args->n_heads * KVF_INDEX_WIDTH))};
 }
 
@@ -132,9 +134,9 @@ void kvf_gpu_select(kvf_device *device, const kvf_select_args *args)
     }
 }
 
-size_t kvf_gpu_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_gpu_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    (void)device;
+    (void)n_threads;
     (void)args;
     return 0;
 }
@@ -168,7 +170,9 @@ void kvf_gpu_mask(kvf_device *device, const kvf_mask_args *args)
                               .score_stride = args->score_stride,
                               .mask_stride = args->mask_stride,
                               .n_rows = (uint32_t)args->n_rows,
-                              .top_k = args->top_k};
+                              .top_k = args->top_k,
+                              .ratio = args->ratio,
+                              .first_token = args->first_token};
     const kvf_gpu_call call = {.kernel = KVF_KERNEL_mask,
                                .groups = {args->n_queries, 1, 1},
                                .threads = KVF_TOP_THREADS,
@@ -189,12 +193,15 @@ void kvf_gpu_compact(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32_t 
     const size_t first = first_query;
     const bool list = args->list != NULL;
     const size_t stride = list ? args->list_stride : args->mask_stride;
+    const uint32_t ratio = list ? 0 : args->ratio;
     const uint32_t *lengths = list ? args->list_len : args->n_visible;
-    kvf_compact_kernel_args k = {.lengths = kvf_gpu_at(gpu, lengths + first),
+    kvf_compact_kernel_args k = {.lengths = ratio ? 0 : kvf_gpu_at(gpu, lengths + first),
                                  .out = out->rows,
                                  .counts = out->counts,
                                  .in_stride = stride,
                                  .out_stride = out->stride,
+                                 .ratio = ratio,
+                                 .first_token = args->first_token + first,
                                  .kind = list             ? KVF_COMPACT_LIST
                                          : args->mask_f32 ? KVF_COMPACT_MASK_F32
                                                           : KVF_COMPACT_MASK_F16};

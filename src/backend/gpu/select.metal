@@ -132,7 +132,7 @@ static inline void select_part(constant kvf_select_kernel_args &args,
 {
     const uint i = args.first_query + group.y;
     const uint slot = group.y * args.n_parts + group.x;
-    const uint n_visible = memory.n_visible[i];
+    const uint n_visible = kvf_visible(memory.n_visible, args.first_token, args.ratio, i);
     const uint tiles = (n_visible + KVF_SELECT_TILE_KEYS - 1) / KVF_SELECT_TILE_KEYS;
     const uint part_rows = (tiles + args.n_parts - 1) / args.n_parts * KVF_SELECT_TILE_KEYS;
     const uint begin = min(group.x * part_rows, n_visible);
@@ -296,8 +296,8 @@ static inline void score_rows(constant kvf_select_kernel_args &args,
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
     const uint i = args.first_query + group.x;
     const kvf_query<kvf_code_form> query = {i, weights, tile, work};
-    score_rows<kvf_code_form>(args, query, n_visible[i], scores + group.x * args.score_stride,
-                              group.y * KVF_SCORE_ROWS, at);
+    score_rows<kvf_code_form>(args, query, kvf_visible(n_visible, args.first_token, args.ratio, i),
+                              scores + group.x * args.score_stride, group.y * KVF_SCORE_ROWS, at);
 }
 
 [[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_score_plain(
@@ -312,8 +312,8 @@ static inline void score_rows(constant kvf_select_kernel_args &args,
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
     const uint i = args.first_query + group.x;
     const kvf_query<kvf_value_form> query = {i, weights, tile, work};
-    score_rows<kvf_value_form>(args, query, n_visible[i], scores + group.x * args.score_stride,
-                               group.y * KVF_SCORE_ROWS, at);
+    score_rows<kvf_value_form>(args, query, kvf_visible(n_visible, args.first_token, args.ratio, i),
+                              scores + group.x * args.score_stride, group.y * KVF_SCORE_ROWS, at);
 }
 
 /* A query's mask: 0 for the top_k of its visible rows, else -infinity. group.x: queries. */
@@ -329,7 +329,8 @@ kvf_mask(constant kvf_mask_kernel_args &args [[buffer(0)]],
     device ushort *mask_f16 = reinterpret_cast<device ushort *>(args.mask_f16);
     const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
     const kvf_score_source source = {scores + group.x * args.score_stride,
-                                     min(n_visible[group.x], args.n_rows)};
+                                     min(kvf_visible(n_visible, args.first_token, args.ratio, group.x),
+                                         args.n_rows)};
     kvf_threshold threshold = {0, 0}; /* all, if there are no more than k */
     if (source.count > args.top_k)
         threshold =
@@ -369,7 +370,7 @@ kvf_compact(constant kvf_compact_kernel_args &args [[buffer(0)]],
     device int *out = reinterpret_cast<device int *>(args.out);
     device uint *counts = reinterpret_cast<device uint *>(args.counts);
     const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
-    const uint length = lengths[group.x];
+    const uint length = kvf_visible(lengths, args.first_token, args.ratio, group.x);
     const ulong begin = group.x * args.in_stride;
     device int *to = out + group.x * args.out_stride;
     kvf_kept kept = kvf_keep_nothing();

@@ -9,6 +9,7 @@
 
 #include "shared/exp.h"
 #include "shared/math64.h"
+#include "shared/visible.h"
 
 #define F16_MINUS_INFINITY 0xFC00
 
@@ -31,7 +32,7 @@ static uint64_t n_row_places(const kvf_attend_args *args, uint32_t query)
 {
     if (args->rows.n_rows == 0)
         return 0;
-    return args->list ? args->list_len[query] : args->n_visible[query];
+    return args->list ? args->list_len[query] : kvf_attend_visible(args, query);
 }
 
 /* What is at a place of the query's order: window oldest first, then rows. False: skipped. */
@@ -124,9 +125,9 @@ static void finish(float max, float denominator, float *out, float *lse)
 }
 
 /* Maximum and denominator of each head. */
-size_t kvf_ref_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args)
+size_t kvf_ref_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args)
 {
-    (void)device;
+    (void)n_threads;
     return 2 * (size_t)args->n_heads * sizeof(float);
 }
 

@@ -4,6 +4,7 @@
  * comes first and, of equal scores, the lower row.
  */
 #include "backend/ref/ref.h"
+#include "shared/visible.h"
 
 #include <math.h>
 
@@ -24,7 +25,8 @@ void kvf_ref_mask(kvf_device *device, const kvf_mask_args *args)
     (void)device;
     for (size_t i = 0; i < args->n_queries; i++) {
         const float *scores = args->scores + i * args->score_stride;
-        const uint64_t n_visible = args->n_visible[i];
+        const uint64_t n_visible =
+            kvf_visible_rows(args->n_visible, args->first_token, args->ratio, i);
         for (uint64_t row = 0; row < args->n_rows; row++) {
             const bool selected =
                 row < n_visible && is_selected(scores, n_visible, args->top_k, row);

@@ -33,8 +33,8 @@ void kvf_ref_mask(kvf_device *device, const kvf_mask_args *args);
 void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args);
 
 size_t kvf_ref_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
-size_t kvf_ref_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args);
-size_t kvf_ref_attend_workspace_bytes(const kvf_device *device, const kvf_attend_args *args);
+size_t kvf_ref_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
+size_t kvf_ref_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
 /* ---- Shared by several operations ------------------------------------------ */
 

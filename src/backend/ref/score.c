@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "shared/layout.h"
+#include "shared/visible.h"
 
 /*
  * Sum over the blocks of q . k. Two FP4 values of a block multiply to an integer of
@@ -52,7 +53,7 @@ void kvf_ref_score(kvf_device *device, const kvf_score_args *args)
         const uint32_t query = args->first_query + i;
         float *scores = args->scores + i * args->stride;
         for (uint64_t row = 0; row < args->n_rows; row++)
-            scores[row] = row < args->select->n_visible[query]
+            scores[row] = row < kvf_select_visible(args->select, query)
                               ? kvf_ref_score_row(args->select, query, row)
                               : -INFINITY;
     }

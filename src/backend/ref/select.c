@@ -4,6 +4,7 @@
  * ascending at all times and needs no sort.
  */
 #include "backend/ref/ref.h"
+#include "shared/visible.h"
 
 #include <string.h>
 
@@ -23,7 +24,8 @@ static uint32_t select_rows(const kvf_select_args *args, uint32_t query, int32_t
 {
     uint32_t n = 0;
     uint32_t weakest = 0;
-    for (uint64_t row = 0; row < args->n_visible[query]; row++) {
+    const uint32_t n_visible = kvf_select_visible(args, query);
+    for (uint64_t row = 0; row < n_visible; row++) {
         const float score = kvf_ref_score_row(args, query, row);
         if (n == args->top_k) {
             /* An equal score does not get in: the row in the list is the lower one. */
@@ -43,9 +45,9 @@ static uint32_t select_rows(const kvf_select_args *args, uint32_t query, int32_t
     return n;
 }
 
-size_t kvf_ref_select_workspace_bytes(const kvf_device *device, const kvf_select_args *args)
+size_t kvf_ref_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args)
 {
-    (void)device;
+    (void)n_threads;
     return (size_t)args->top_k * sizeof(float);
 }
 

@@ -1,0 +1,197 @@
+/* What runs and what is held, in the memory that there is. */
+#include "clock.h"
+#include "engine/limits.h"
+#include "error.h"
+#include "server/work_internal.h"
+
+/* Of what is left to the process, a part stays for connections, texts and what allocators lose. */
+enum { SESSIONS_PART = 3, SESSIONS_PARTS = 4 };
+
+uint64_t kvf_work_memory_left(const kvf_engine *engine)
+{
+    const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
+    uint64_t left = kvf_limits_left();
+    if (device_bytes > 0) {
+        uint64_t used = 0;
+        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
+            used += engine->device->live_bytes[i];
+        const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
+        left = device_left < left ? device_left : left;
+    }
+    return left / SESSIONS_PARTS * SESSIONS_PART;
+}
+
+static uint64_t last_token_of(const kvf_job *job)
+{
+    return job->options.n_prompt + job->max_tokens;
+}
+
+/* Of a job whose first choice begins at n_held tokens, and whose others fork at the prompt's end.
+ */
+static kvf_status job_growth(const kvf_work *work, const kvf_job *job, uint64_t n_held,
+                             uint64_t *bytes, kvf_error *error)
+{
+    const uint64_t n_prompt = job->options.n_prompt;
+    const kvf_growth first = {n_held, last_token_of(job), KVF_JOB_PLACES, true, false};
+    const kvf_growth other = {n_prompt, last_token_of(job), 0, false, false};
+    const kvf_growth copied = {n_prompt, n_prompt, 0, false,
+                               false}; /* by the first, as it is forked */
+    uint64_t other_bytes;
+    uint64_t copied_bytes;
+    kvf_status status = kvf_needs_growth(&work->needs, &first, bytes, error);
+    if (status != KVF_OK || job->options.n_choices == 1)
+        return status;
+    status = kvf_needs_growth(&work->needs, &other, &other_bytes, error);
+    if (status == KVF_OK)
+        status = kvf_needs_growth(&work->needs, &copied, &copied_bytes, error);
+    if (status == KVF_OK)
+        *bytes += copied_bytes + other_bytes * (job->options.n_choices - 1);
+    return status;
+}
+
+kvf_status kvf_work_most_bytes(const kvf_work *work, const kvf_job *job, uint64_t *bytes,
+                               kvf_error *error)
+{
+    return job_growth(work, job, 0, bytes, error);
+}
+
+static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_error *error)
+{
+    *bytes = 0;
+    for (const kvf_job *job = work->running; job; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices; i++) {
+            const kvf_choice *choice = &job->choices[i];
+            const bool reads = job->answering_seconds <= 0 && i == 0;
+            kvf_growth growth = {job->options.n_prompt, last_token_of(job), 0, reads,
+                                 choice->has_begun};
+            uint64_t more;
+            if (!choice->is_open)
+                continue;
+            if (choice->held)
+                growth.from_tokens = kvf_session_n_tokens(choice->held->session);
+            if (reads)
+                growth.n_wanted = KVF_JOB_PLACES;
+            const kvf_status status = kvf_needs_growth(&work->needs, &growth, &more, error);
+            if (status != KVF_OK)
+                return status;
+            *bytes += more;
+        }
+    return KVF_OK;
+}
+
+uint64_t kvf_work_live_bytes(const kvf_work *work)
+{
+    const uint64_t *live = work->engine->device->live_bytes;
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
+}
+
+/* A save writes all that it has before it returns: as much as is no pause to speak of. */
+static const uint64_t quick_save_bytes = 8000000;
+static const double quick_save_seconds = 0.03;
+static const double slow_disk_seconds = 30;
+/* From one save to the next while answers run. */
+static const double save_every_seconds = 1;
+
+static bool is_small(const kvf_work *work, const kvf_held *held)
+{
+    uint64_t bytes;
+    return kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
+           bytes <= quick_save_bytes;
+}
+
+/* A disk that was slow is tried again after a while. */
+static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+{
+    return (work->saving_seconds < quick_save_seconds ||
+            kvf_seconds() - work->saved_seconds > slow_disk_seconds) &&
+           is_small(work, held);
+}
+
+static bool save(kvf_work *work, kvf_held *held)
+{
+    kvf_error error;
+    const bool small = is_small(work, held);
+    const double began = kvf_seconds();
+    const kvf_status status = kvf_shelf_save(work->shelf, held->session, &held->file, &error);
+    work->saved_seconds = kvf_seconds();
+    if (small)
+        work->saving_seconds = work->saved_seconds - began;
+    return status == KVF_OK;
+}
+
+bool kvf_work_save_one(kvf_work *work)
+{
+    if (!work->shelf || !kvf_shelf_may_save(work->shelf) ||
+        (work->running && kvf_seconds() - work->saved_seconds < save_every_seconds))
+        return false;
+    for (uint32_t i = 0; i < work->prefixes.n; i++) {
+        kvf_held *held = work->prefixes.list[i];
+        if (!held->runs && kvf_held_is_unsaved(held) &&
+            (!work->running || saves_quickly(work, held)))
+            return save(work, held);
+    }
+    return false;
+}
+
+bool kvf_work_evict(kvf_work *work, const kvf_held *but)
+{
+    kvf_held *least = kvf_prefixes_least(&work->prefixes, but, kvf_seconds());
+    if (!least)
+        return false;
+    if (work->shelf && kvf_held_is_unsaved(least) && kvf_shelf_may_save(work->shelf) &&
+        (!work->running || saves_quickly(work, least)))
+        save(work, least);
+    work->report.n_evicted++;
+    work->report.n_dropped += !work->shelf || !least->file.stored;
+    kvf_prefixes_drop(&work->prefixes, least);
+    return true;
+}
+
+void kvf_work_expect_copies(kvf_work *work, const kvf_held *held)
+{
+    for (kvf_job *job = work->running; job && held; job = job->next)
+        for (uint32_t i = 0; i < job->options.n_choices; i++)
+            if (job->choices[i].held == held)
+                job->choices[i].has_begun = false;
+}
+
+/*
+ * What stays whatever is closed: that of running sessions, of which a page that several hold is
+ * counted in one of them at the most.
+ */
+static uint64_t least_live_bytes(const kvf_work *work)
+{
+    uint64_t own = 0;
+    uint64_t most_shared = 0;
+    for (uint32_t i = 0; i < work->prefixes.n; i++) {
+        const kvf_session *session = work->prefixes.list[i]->session;
+        if (!work->prefixes.list[i]->runs)
+            continue;
+        const uint64_t shared = kvf_session_shared_bytes(session);
+        own += kvf_session_allocated_bytes(session) - shared;
+        most_shared = shared > most_shared ? shared : most_shared;
+    }
+    return own + most_shared;
+}
+
+kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume *resume,
+                            kvf_error *error)
+{
+    uint64_t running;
+    uint64_t needed;
+    kvf_work_expect_copies(work, resume->held);
+    if (running_growth(work, &running, error) != KVF_OK ||
+        job_growth(work, job, resume->n_tokens, &needed, error) != KVF_OK)
+        return KVF_NO_ROOM;
+    const uint64_t memory = work->options.memory_bytes;
+    const bool is_vain = work->running && least_live_bytes(work) + running + needed > memory;
+    for (;;) {
+        if (kvf_work_live_bytes(work) + running + needed <= memory)
+            return KVF_ROOM;
+        if (is_vain || !kvf_work_evict(work, resume->held))
+            break;
+    }
+    kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session of %llu tokens",
+             (unsigned long long)last_token_of(job));
+    return work->running ? KVF_NO_ROOM_NOW : KVF_NO_ROOM;
+}
