@@ -254,6 +254,7 @@ static void answer_plan(exchange *x)
     options.backend = kvf_device_backend_name(x->device);
     uint64_t n_tokens = next_u64(x);
     expect_end(x);
+    options.backend = kvf_device_backend_name(x->device); /* whose workspace is counted */
     kvf_plan plan = {0};
     kvf_status status = kvf_plan_make(&geometry, &options, n_tokens, &plan, &x->error);
     put_status(x, status);
