@@ -136,9 +136,11 @@ typedef struct kvf_rows {
 typedef struct kvf_device kvf_device;
 
 typedef struct kvf_device_options {
-    const char *backend; /* "cpu" (NULL means that), "ref"; on macOS "metal" */
-    const char *isa;     /* of cpu: "scalar", "avx2", "avx512", "avx512vnni", "neon"; NULL: best */
-    uint32_t n_threads;  /* of cpu, 1 .. KVF_MAX_THREADS; 0: all this process may use */
+    /* "cpu" (NULL means that), "ref"; on macOS "metal"; where CUDA was at hand, "cuda" */
+    const char *backend;
+    /* Of cpu: "scalar", "avx2", "avx512", "avx512vnni", "neon"; of GPUs: "generic". NULL: best */
+    const char *isa;
+    uint32_t n_threads; /* of cpu, 1 .. KVF_MAX_THREADS; 0: all this process may use */
 } kvf_device_options;
 
 #define KVF_MAX_THREADS 1024

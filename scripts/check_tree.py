@@ -11,10 +11,10 @@ from pathlib import Path
 
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 70
-MAX_DEVICE_LINES = 250  # of the file that names Apple's interface: it holds no logic
+MAX_DEVICE_LINES = 300  # of the file that names Apple's interface: it holds no logic
 FOLDERS = ("include", "src", "tests", "bench", "scripts", "cmake", ".ci")
 C_SUFFIXES = {".c", ".h"}
-OTHER_C_SUFFIXES = {".m", ".metal", ".cc"}
+OTHER_C_SUFFIXES = {".m", ".metal", ".cc", ".cu"}
 SOURCE_SUFFIXES = C_SUFFIXES | OTHER_C_SUFFIXES | {".def", ".py", ".sh", ".cmake", ".in"}
 BUILD_FILES = ("CMakeLists.txt", "CMakePresets.json", "Makefile", "tests/CMakeLists.txt")
 CLANG_FORMAT_VERSION = "14"  # others disagree with it about details
@@ -27,11 +27,11 @@ PROCESS_CALLS = re.compile(
     r"\b(exit|_exit|_Exit|quick_exit|abort|getenv|secure_getenv|setenv|putenv"
     r"|printf|vprintf|puts|putchar|perror)\s*\(|\b(stdout|stderr)\b")
 # Of libm nothing whose last bit is its own affair: shared/math64.h has it. The command and the
-# Metal backend, whose GPU has its own anyway, may.
+# GPU backend, which has its own anyway, may.
 INEXACT_CALLS = re.compile(
     r"\b(exp|exp2|exp10|expm1|log|log2|log10|log1p|logb|pow|cbrt|hypot|sin|cos|sincos|tan|asin|acos"
     r"|atan|atan2|sinh|cosh|tanh|asinh|acosh|atanh|erf|erfc|tgamma|lgamma)[fl]?\s*\(")
-MAY_BE_INEXACT = (("src", "cli"), ("src", "backend", "metal"))
+MAY_BE_INEXACT = (("src", "cli"), ("src", "backend", "gpu"))
 COMMENT_OR_LITERAL = re.compile(
     r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 MERGE_MARK = re.compile(r"(<{7}|={7}|>{7})( |$)")

@@ -52,8 +52,9 @@ struct kvf_backend {
     bool addresses_host_memory;
 
     /*
-     * Products are computed with weights as they are stored, in memory that the host has from
-     * elsewhere. Where not, a matrix is f32 in memory that alloc gave.
+     * Products are computed with weights as they are stored: where they lie, in memory that the
+     * host has from elsewhere, if addresses_host_memory, or else copied to memory that alloc
+     * gave. Where not, a matrix is f32 in memory that alloc gave.
      */
     bool takes_stored_weights;
 
@@ -129,6 +130,12 @@ struct kvf_backend {
 const kvf_backend *kvf_backend_get(uint32_t i);
 /* By name, NULL: the first. KVF_UNSUPPORTED names those that there are. */
 kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_error *error);
+
+/* Matrices stay in the files that they are mapped from. */
+static inline bool kvf_backend_maps_weights(const kvf_backend *backend)
+{
+    return backend->takes_stored_weights && backend->addresses_host_memory;
+}
 
 /* KVF_UNSUPPORTED names the first function that the backend lacks; `run` and the two of batches may
  * be missing. */

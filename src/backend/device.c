@@ -1,5 +1,6 @@
 /* Opening backends by name, counted memory, and the public stages on plain memory. */
 #include "backend/backend.h"
+#include "backend/mirror.h"
 
 #include <string.h>
 
@@ -227,6 +228,15 @@ static kvf_status check_workspace(size_t needed, const void *workspace, size_t g
     return KVF_OK;
 }
 
+/*
+ * An operation on the arguments as they are, or on copies where the device cannot address
+ * what the caller has; until it is done.
+ */
+#define KVF_RUN(operation, ...)                                                                    \
+    (device->backend->addresses_host_memory                                                        \
+         ? (device->backend->operation(__VA_ARGS__), device->backend->wait(device, error))         \
+         : kvf_mirror_##operation(__VA_ARGS__, error))
+
 /* Where the next operation is to tell. */
 static kvf_findings begin_finding(kvf_device *device)
 {
@@ -258,8 +268,7 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: %llu rows into a view of %llu",
                         (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
     args->inexact_rows = 0;
-    device->backend->pack(device, args, begin_finding(device));
-    status = device->backend->wait(device, error);
+    status = KVF_RUN(pack, device, args, begin_finding(device));
     if (status != KVF_OK)
         return status;
     const kvf_found found = kvf_found_of(device->finding->first_bad);
@@ -295,8 +304,7 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
                         "kvf_unpack: rows %llu + %llu of a view of %llu",
                         (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
                         (unsigned long long)args->in.n_rows);
-    device->backend->unpack(device, args);
-    return device->backend->wait(device, error);
+    return KVF_RUN(unpack, device, args);
 }
 
 /* Whether query i would see more rows than there are; a count that is computed may need 64 bits. */
@@ -356,9 +364,9 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
         return status;
     const kvf_check_args weights = {
         .n_rows = args->n_queries, .width = args->n_heads, .values = args->head_weights};
-    device->backend->check(device, &weights, begin_finding(device));
-    device->backend->select(device, args);
-    status = device->backend->wait(device, error);
+    status = KVF_RUN(check, device, &weights, begin_finding(device));
+    if (status == KVF_OK)
+        status = KVF_RUN(select, device, args);
     const kvf_found found = kvf_found_of(device->finding->first_bad);
     if (status != KVF_OK || found.reason == KVF_OK)
         return status;
@@ -454,6 +462,5 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
                              args->workspace_bytes, "kvf_attend", error);
     if (status != KVF_OK)
         return status;
-    device->backend->attend(device, args);
-    return device->backend->wait(device, error);
+    return KVF_RUN(attend, device, args);
 }

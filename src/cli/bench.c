@@ -160,9 +160,11 @@ static int open_device(benchmark *b, const char *isa)
 {
     const cli_options *options = b->options;
     kvf_error error;
-    if (options->engine.backend && strcmp(options->engine.backend, "metal") == 0)
-        return cli_error("bench", "--backend metal: bench times the CPU's kernels against its "
-                                  "peaks, cpu or ref");
+    const char *backend = options->engine.backend;
+    if (backend && (strcmp(backend, "metal") == 0 || strcmp(backend, "cuda") == 0))
+        return cli_error(
+            "bench", "--backend %s: bench times the CPU's kernels against its peaks, cpu or ref",
+            backend);
     const kvf_device_options device_options = {.backend = options->engine.backend,
                                                .isa = isa[0] ? isa : NULL,
                                                .n_threads = options->engine.n_threads};

@@ -21,7 +21,8 @@ uint64_t kvf_budget_activation_bytes(const kvf_budget *budget, uint64_t context_
 
 uint64_t kvf_budget_weight_bytes(const kvf_budget *budget)
 {
-    return kvf_model_weight_bytes(budget->config, budget->takes_stored_weights);
+    return kvf_model_weight_bytes(budget->config, budget->takes_stored_weights) +
+           budget->copied_bytes;
 }
 
 kvf_status kvf_budget_plan(const kvf_budget *budget, kvf_profile_id profile,

@@ -12,6 +12,7 @@ typedef struct kvf_budget {
     uint32_t n_threads;        /* whose workspace is counted */
     bool takes_stored_weights; /* the device's backend does (backend.h) */
     uint64_t mapped_bytes;     /* of the model's files */
+    uint64_t copied_bytes;     /* of these, what the device copies as it is stored */
 } kvf_budget;
 
 /* Activations of the dense layers for a session of that context. */

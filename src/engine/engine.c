@@ -71,7 +71,7 @@ kvf_status kvf_engine_open_device(kvf_engine *engine, kvf_error *error)
      * Where weights stay in their files, next to nothing is copied of them: what is wrong with
      * them is known before anything else is read, or written. Copies wait for the check of memory.
      */
-    if (status == KVF_OK && engine->device->backend->takes_stored_weights)
+    if (status == KVF_OK && kvf_backend_maps_weights(engine->device->backend))
         return load_weights(engine, error);
     return status;
 }
@@ -251,9 +251,15 @@ static kvf_status refuse(const kvf_budget *budget, const kvf_request *request, c
 kvf_status kvf_engine_check_memory(kvf_engine *engine, const kvf_request *request, kvf_error *error)
 {
     const kvf_engine_options *options = engine->options;
-    const kvf_budget budget = {options, &engine->config, kvf_device_n_threads(engine->device),
-                               engine->device->backend->takes_stored_weights,
-                               kvf_tensor_set_mapped_bytes(engine->files)};
+    const kvf_backend *backend = engine->device->backend;
+    const uint64_t mapped_bytes = kvf_tensor_set_mapped_bytes(engine->files);
+    const bool copies = backend->takes_stored_weights && !kvf_backend_maps_weights(backend);
+    const kvf_budget budget = {options,
+                               &engine->config,
+                               kvf_device_n_threads(engine->device),
+                               backend->takes_stored_weights,
+                               mapped_bytes,
+                               copies ? mapped_bytes : 0};
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
     kvf_limits limits;
     kvf_need need;
@@ -299,7 +305,7 @@ static void tell_of_disk(kvf_engine *engine)
     const uint64_t all_bytes = limits.tightest[KVF_LIMIT_MEMORY].left_bytes;
     const uint64_t left_bytes =
         all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
-    model->from_disk = engine->device->backend->takes_stored_weights && used_bytes > left_bytes;
+    model->from_disk = kvf_backend_maps_weights(engine->device->backend) && used_bytes > left_bytes;
     if (model->from_disk)
         kvf_engine_note(&engine->events, false,
                         "%s of weights do not fit the %s of memory that are left: a token reads "

@@ -16,8 +16,10 @@ struct job {
     kvf_weight_place place;
     kvf_tensor_kind kind;
     uint64_t n_values;
-    void *out;    /* f32 or i32 [n_values] */
-    uint64_t bad; /* the first value that is refused; n_values: none */
+    void *out;          /* f32 or i32 [n_values] */
+    uint64_t bad;       /* the first value that is refused; n_values: none */
+    const void *stored; /* not NULL: so many bytes are copied as they are */
+    size_t bytes;
 };
 
 struct loader {
@@ -25,7 +27,7 @@ struct loader {
     kvf_weights *weights;
     const char *path;
     kvf_error *error;
-    struct job *jobs; /* one a weight of the config at most */
+    struct job *jobs; /* two a weight of the config at most: a matrix has two planes */
     size_t n_jobs;
     size_t n_tensors; /* of the files */
     bool *used;       /* [n_tensors], by place in the file set */
@@ -37,13 +39,11 @@ static void mark_used(struct loader *loader, const kvf_tensor *tensor)
         loader->used[tensor - kvf_tensor_set_at(loader->weights->files, 0)] = true;
 }
 
-/* Lists a copy of a tensor as 4 bytes a value, in memory that the weights own. */
-static kvf_status add_copy(struct loader *loader, const kvf_weight *weight,
-                           const kvf_weight_place *place, void **copy)
+/* Memory for a copy, which the weights own. */
+static kvf_status add_block(struct loader *loader, const kvf_weight_place *place, size_t bytes,
+                            void **copy)
 {
     kvf_weights *weights = loader->weights;
-    const uint64_t n_values = weight->shape[0] * weight->shape[1];
-    const size_t bytes = n_values * sizeof(float);
     *copy = kvf_device_alloc(weights->device, KVF_MEMORY_WEIGHT, KVF_PLACE_DEVICE, bytes);
     if (!*copy)
         return kvf_fail(loader->error, KVF_OUT_OF_MEMORY,
@@ -52,19 +52,65 @@ static kvf_status add_copy(struct loader *loader, const kvf_weight *weight,
     weights->blocks[weights->n_blocks] = *copy;
     weights->block_bytes[weights->n_blocks++] = bytes;
     weights->device_bytes += bytes;
-    loader->jobs[loader->n_jobs++] = (struct job){*place, weight->kind, n_values, *copy, n_values};
     return KVF_OK;
 }
 
-/* A matrix stays where it lies in the file, if the backend takes it as it is stored. */
+/* Lists a copy of a tensor as 4 bytes a value. */
+static kvf_status add_copy(struct loader *loader, const kvf_weight *weight,
+                           const kvf_weight_place *place, void **copy)
+{
+    const uint64_t n_values = weight->shape[0] * weight->shape[1];
+    const size_t bytes = n_values * sizeof(float);
+    const kvf_status status = add_block(loader, place, bytes, copy);
+    if (status == KVF_OK)
+        loader->jobs[loader->n_jobs++] =
+            (struct job){*place, weight->kind, n_values, *copy, n_values, NULL, bytes};
+    return status;
+}
+
+/* Lists a copy of one plane of a matrix as it is; *plane becomes that copy's. */
+static kvf_status add_plane(struct loader *loader, const kvf_weight_place *place,
+                            const void **plane, uint64_t bytes)
+{
+    void *copy;
+    const kvf_status status = add_block(loader, place, bytes, &copy);
+    if (status != KVF_OK)
+        return status;
+    loader->jobs[loader->n_jobs++] =
+        (struct job){.place = *place, .out = copy, .stored = *plane, .bytes = bytes};
+    *plane = copy;
+    return KVF_OK;
+}
+
+/* Both planes as they are stored, with the gaps that rows may have between them. */
+static kvf_status add_stored(struct loader *loader, const kvf_weight_place *place,
+                             kvf_matrix *target)
+{
+    const kvf_weight_type *type = kvf_weight_get(target->type);
+    const kvf_weight_scales scales = kvf_weight_scales_of(type, target->rows, target->cols);
+    const uint64_t bytes =
+        (target->rows - 1) * target->row_bytes + kvf_weight_row_bytes(type, target->cols);
+    const uint64_t scale_bytes =
+        scales.rows ? (uint64_t)(scales.rows - 1) * target->scale_stride + scales.stride_bytes : 0;
+    const kvf_status status = add_plane(loader, place, &target->data, bytes);
+    return status == KVF_OK && scale_bytes ? add_plane(loader, place, &target->scales, scale_bytes)
+                                           : status;
+}
+
+/*
+ * A matrix stays where it lies in the file, or is copied as it is stored, if the backend takes
+ * it so.
+ */
 static kvf_status add_matrix(struct loader *loader, const kvf_weight *weight,
                              const kvf_weight_place *place)
 {
     kvf_matrix *target = weight->target;
     void *copy;
     *target = place->matrix;
-    if (loader->weights->device->backend->takes_stored_weights)
+    if (kvf_backend_maps_weights(loader->weights->device->backend))
         return KVF_OK;
+    if (loader->weights->device->backend->takes_stored_weights)
+        return add_stored(loader, place, target);
     const kvf_status status = add_copy(loader, weight, place, &copy);
     *target = kvf_matrix_of_f32(copy, place->matrix.rows, place->matrix.cols);
     return status;
@@ -233,13 +279,16 @@ static kvf_status send_jobs(struct loader *loader)
     for (size_t i = 0; i < loader->n_jobs; i++) {
         struct job *job = &loader->jobs[i];
         void *on_device = job->out;
-        const size_t bytes = job->n_values * sizeof(float);
-        job->out = malloc(bytes);
+        if (job->stored) {
+            device->backend->write(device, on_device, job->stored, job->bytes);
+            continue;
+        }
+        job->out = malloc(job->bytes);
         if (!job->out)
             return kvf_fail(loader->error, KVF_OUT_OF_MEMORY, "no memory to copy tensor \"%s\"",
                             kvf_printable(job->place.tensor->name).text);
         copy_job(job, loader->config->n_experts);
-        device->backend->write(device, on_device, job->out, bytes);
+        device->backend->write(device, on_device, job->out, job->bytes);
         free(job->out);
         job->out = on_device;
     }
@@ -324,9 +373,9 @@ static kvf_status make_room(struct loader *loader)
     kvf_weight_walk(loader->config, NULL, count_weight, &n);
     loader->n_tensors = count_tensors(weights->files);
     weights->layers = calloc(n_layers, sizeof *weights->layers);
-    weights->blocks = calloc(n + 1, sizeof *weights->blocks);
-    weights->block_bytes = calloc(n + 1, sizeof *weights->block_bytes);
-    loader->jobs = calloc(n + 1, sizeof *loader->jobs);
+    weights->blocks = calloc(2 * n + 1, sizeof *weights->blocks);
+    weights->block_bytes = calloc(2 * n + 1, sizeof *weights->block_bytes);
+    loader->jobs = calloc(2 * n + 1, sizeof *loader->jobs);
     loader->used = calloc(loader->n_tensors + 1, sizeof *loader->used);
     bool enough =
         weights->layers && weights->blocks && weights->block_bytes && loader->jobs && loader->used;

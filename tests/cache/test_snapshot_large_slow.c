@@ -137,7 +137,8 @@ static void a_gigabyte_is_restored_at_once(void **state)
 {
     (void)state;
     const char *path = snap_path("large");
-    const kvf_session_options options = {.profile = KVF_PROFILE_FOLD, .max_tokens = 300000};
+    const kvf_session_options options = {
+        .profile = KVF_PROFILE_FOLD, .max_tokens = 300000, .checkpoint_count = KVF_NO_CHECKPOINTS};
     const kvf_load_options verify = {.verify = true};
     kvf_plan plan;
     kvf_geometry_v4_flash(&flash);

@@ -90,6 +90,12 @@ float *cf_floats(cf_run *run, size_t n);
 /* Host memory of the run; what is read behind its last byte ends the process. */
 void *cf_fenced(cf_run *run, size_t bytes);
 
+/*
+ * A device on the host's memory whose operations are those of `inner`, which it owns, on
+ * copies: for backends that do not address the host's memory. NULL: no memory.
+ */
+kvf_device *cf_mirrored(kvf_device *inner);
+
 /* Until what was asked for is done, and its results may be looked at; a lost device fails. */
 void cf_wait(cf_run *run);
 
@@ -101,7 +107,8 @@ kvf_status cf_report_finding(cf_run *run, const kvf_findings *found);
 
 /*
  * Reports bytes that must be equal; floats of which NaNs may differ from each other; floats
- * that may differ by bounds[i].
+ * that may differ by bounds[i]: by anything where that is no number, or infinite, as where
+ * sums of some order overflow.
  */
 void cf_report(cf_run *run, const char *what, const void *data, size_t bytes);
 void cf_report_floats(cf_run *run, const char *what, const float *values, size_t n);
@@ -150,6 +157,8 @@ uint32_t cf_n_rows(uint32_t i);
  * any bytes: NaNs, infinities, subnormals among them, in some of the rows.
  */
 kvf_matrix cf_matrix(cf_run *run, kvf_weight_id type, uint32_t rows, uint32_t cols, bool calm);
+/* A matrix's values [rows][cols] as f32, in memory of the run. */
+const float *cf_decoded(cf_run *run, const kvf_matrix *matrix);
 /* One in device memory: f32, around 2 / sqrt(cols) in size. */
 kvf_matrix cf_f32_matrix(cf_run *run, uint32_t rows, uint32_t cols);
 /* A type, and columns that it can have: one block, several, across 1024, more. */

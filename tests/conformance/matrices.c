@@ -156,6 +156,14 @@ kvf_matrix cf_matrix(cf_run *run, kvf_weight_id id, uint32_t rows, uint32_t cols
     return matrix;
 }
 
+const float *cf_decoded(cf_run *run, const kvf_matrix *matrix)
+{
+    float *values = cf_alloc(run, (size_t)matrix->rows * matrix->cols * sizeof *values);
+    for (uint32_t r = 0; r < matrix->rows; r++)
+        kvf_weight_get(matrix->type)->decode(matrix, r, values + (size_t)r * matrix->cols);
+    return values;
+}
+
 kvf_matrix cf_f32_matrix(cf_run *run, uint32_t rows, uint32_t cols)
 {
     float *data = cf_random_floats(run, CF_NORMAL, (size_t)rows * cols);

@@ -4,6 +4,7 @@
  *     test_conformance --backend cpu --isa avx2    that one; an error if it is not there
  *     test_conformance --backend cpu attend        that operation alone
  *     test_conformance --every 5                   each fifth case (under sanitizers)
+ *     test_conformance --backend cuda --skip       status 77 where the machine has no such device
  */
 #include "conformance.h"
 
@@ -18,8 +19,8 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2",  "avx512", "avx512vnni",
-                                   "neon",   "metal", "ref",    "cpu"};
+static const char *const isas[] = {"scalar", "avx2",    "avx512", "avx512vnni",
+                                   "neon",   "generic", "ref",    "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)
@@ -30,11 +31,13 @@ static const char *only_operation; /* NULL: all of them */
 static uint32_t every = 1;         /* of how many cases one is run */
 
 #define MOST_THREADS 3
+#define SKIPPED 77
 
 /* One ISA of a backend, with one thread and, where that makes a difference, with more. */
 struct target {
-    const char *isa; /* that was asked for; NULL: any */
-    char name[64];   /* "cpu/avx2" */
+    const char *isa;      /* that was asked for; NULL: any */
+    char name[64];        /* "cpu/avx2" */
+    const char *isa_name; /* that runs */
     kvf_device *devices[MOST_THREADS];
     uint32_t n_devices;
 };
@@ -78,7 +81,7 @@ static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
     cf_begin(&expected, job->reference, "ref", job->operation, index);
-    expected.gpu = strcmp(backend_of(job->group)->name, "metal") == 0;
+    expected.gpu = strcmp(job->group->targets[0].isa_name, "generic") == 0;
     job->operation->run(&expected);
     for (uint32_t t = 0; t < job->group->n_targets; t++)
         compare_target(job->operation, &job->group->targets[t], &expected);
@@ -133,6 +136,11 @@ static kvf_status open_target(struct target *target, const char *backend, const 
 #if defined(KVF_FAR) /* cases prepare and look at memory themselves */
         if (strcmp(kvf_device_backend_name(device), "far") == 0)
             far_expose(device);
+        else if (!device->backend->addresses_host_memory && !(device = cf_mirrored(device)))
+            return KVF_OUT_OF_MEMORY;
+#else
+        if (!device->backend->addresses_host_memory && !(device = cf_mirrored(device)))
+            return KVF_OUT_OF_MEMORY;
 #endif
         if (kvf_device_n_threads(device) != threads) {
             kvf_device_close(device);
@@ -140,6 +148,7 @@ static kvf_status open_target(struct target *target, const char *backend, const 
         }
         target->devices[target->n_devices++] = device;
     }
+    target->isa_name = kvf_device_isa_name(target->devices[0]);
     snprintf(target->name, sizeof target->name, "%s/%s",
              kvf_device_backend_name(target->devices[0]), kvf_device_isa_name(target->devices[0]));
     return KVF_OK;
@@ -222,8 +231,11 @@ int main(int argc, char **argv)
 {
     const char *backend = NULL;
     const char *isa = NULL;
+    bool may_skip = false;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
+        if (strcmp(argv[i], "--skip") == 0) {
+            may_skip = true;
+        } else if (strcmp(argv[i], "--backend") == 0 && i + 1 < argc) {
             backend = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             isa = argv[++i];
@@ -232,12 +244,15 @@ int main(int argc, char **argv)
         } else if (argv[i][0] != '-' && !only_operation) {
             only_operation = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--backend NAME] [--isa NAME] [--every N] [OPERATION]\n",
+            fprintf(stderr,
+                    "usage: %s [--backend NAME] [--isa NAME] [--every N] [--skip] [OPERATION]\n",
                     argv[0]);
             return EXIT_FAILURE;
         }
     }
 
+    if (may_skip && backend && !machine_has(backend))
+        return SKIPPED;
     kvf_device *reference;
     if (kvf_backend_ref.open(&(kvf_device_options){0}, &reference, NULL) != KVF_OK)
         return EXIT_FAILURE;

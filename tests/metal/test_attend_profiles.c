@@ -155,8 +155,8 @@ struct stored {
     size_t bytes;
 };
 
-static struct stored store(kvf_device *device, kvf_device *ref, kvf_format_id format,
-                           const float *values, uint32_t n_rows)
+static struct stored store(kvf_device *ref, kvf_format_id format, const float *values,
+                           uint32_t n_rows)
 {
     kvf_error error;
     struct stored stored = {.view = {.format = format,
@@ -166,8 +166,7 @@ static struct stored store(kvf_device *device, kvf_device *ref, kvf_format_id fo
     kvf_rows *view = &stored.view;
     view->page_stride_bytes = kvf_format_page_bytes(format, KVF_ROW_WIDTH, KVF_PAGE_ROWS);
     stored.bytes = (n_rows / KVF_PAGE_ROWS + 1) * view->page_stride_bytes;
-    view->base = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, stored.bytes);
-    assert_non_null(view->base);
+    view->base = allocate(stored.bytes);
     kvf_pack_args pack = {.rows = values,
                           .stride = KVF_ROW_WIDTH,
                           .n_rows = n_rows,
@@ -222,9 +221,9 @@ static void run_profile(kvf_device *device, kvf_device *ref, const struct data *
 {
     const struct shape *s = d->shape;
     const kvf_profile *profile = kvf_profile_get(id);
-    struct stored window = store(device, ref, profile->window_format, d->window,
-                                 s->window_tokens ? d->window_rows : 0);
-    struct stored rows = store(device, ref, profile->row_format, d->rows, s->n_rows);
+    struct stored window =
+        store(ref, profile->window_format, d->window, s->window_tokens ? d->window_rows : 0);
+    struct stored rows = store(ref, profile->row_format, d->rows, s->n_rows);
     const bool masked = profile->mask != KVF_MASK_NONE;
     kvf_attend_args args = {.n_queries = s->n_queries,
                             .n_heads = s->n_heads,
@@ -244,8 +243,8 @@ static void run_profile(kvf_device *device, kvf_device *ref, const struct data *
                             .mask_f16 = profile->mask == KVF_MASK_F16 ? d->mask_f16 : NULL,
                             .mask_stride = s->n_rows};
     attend(device, &args, r);
-    kvf_device_release(device, KVF_MEMORY_CACHE, window.view.base, window.bytes);
-    kvf_device_release(device, KVF_MEMORY_CACHE, rows.view.base, rows.bytes);
+    free(window.view.base);
+    free(rows.view.base);
 }
 
 /* ---- Comparing ------------------------------------------------------------------------- */
@@ -288,14 +287,14 @@ static void assert_within_limits(const struct result *ref, const struct result *
     }
 }
 
-static void check_shape(kvf_device *metal, kvf_device *ref, const struct shape *shape)
+static void check_shape(kvf_device *emulated, kvf_device *ref, const struct shape *shape)
 {
     struct data data = make_data(shape);
     struct result expected = make_result(shape);
     struct result first = make_result(shape);
     struct result got = make_result(shape);
     run_profile(ref, ref, &data, KVF_PROFILE_FOLD, &expected);
-    run_profile(metal, ref, &data, KVF_PROFILE_FOLD, &first);
+    run_profile(emulated, ref, &data, KVF_PROFILE_FOLD, &first);
     assert_within_limits(&expected, &first, shape->what);
     for (int reverse = 0; reverse < 2; reverse++) {
         kvf_emulator_set_reverse(reverse);
@@ -305,7 +304,7 @@ static void check_shape(kvf_device *metal, kvf_device *ref, const struct shape *
                 continue;
             snprintf(what, sizeof what, "%s%s", kvf_profile_get((kvf_profile_id)id)->name,
                      reverse ? ", threadgroups reversed" : "");
-            run_profile(metal, ref, &data, (kvf_profile_id)id, &got);
+            run_profile(emulated, ref, &data, (kvf_profile_id)id, &got);
             assert_same(&first, &got, shape->what, what);
         }
     }
@@ -319,11 +318,11 @@ static void check_shape(kvf_device *metal, kvf_device *ref, const struct shape *
 static void test_profiles(void **state)
 {
     (void)state;
-    kvf_device *metal = open_device("metal");
+    kvf_device *emulated = open_device("emulated");
     kvf_device *ref = open_device("ref");
     for (size_t s = 0; s < N_SHAPES; s++)
-        check_shape(metal, ref, &shapes[s]);
-    kvf_device_close(metal);
+        check_shape(emulated, ref, &shapes[s]);
+    kvf_device_close(emulated);
     kvf_device_close(ref);
 }
 
@@ -340,7 +339,7 @@ static void test_profiles(void **state)
 static void test_batches(void **state)
 {
     (void)state;
-    kvf_device *metal = open_device("metal");
+    kvf_device *emulated = open_device("emulated");
     kvf_device *ref = open_device("ref");
     const struct shape shape = {.what = "a million rows",
                                 .n_queries = LONG_QUERIES,
@@ -349,7 +348,7 @@ static void test_batches(void **state)
                                 .n_rows = KVF_PAGE_ROWS,
                                 .top_k = LONG_TOP_K};
     struct data d = make_data(&shape);
-    struct stored page = store(metal, ref, KVF_FORMAT_FP8_F16, d.rows, KVF_PAGE_ROWS);
+    struct stored page = store(ref, KVF_FORMAT_FP8_F16, d.rows, KVF_PAGE_ROWS);
     void **pages = allocate(LONG_ROWS / KVF_PAGE_ROWS * sizeof *pages);
     uint16_t *mask = allocate((size_t)LONG_QUERIES * LONG_ROWS * sizeof *mask);
     for (size_t i = 0; i < LONG_ROWS / KVF_PAGE_ROWS; i++)
@@ -381,21 +380,21 @@ static void test_batches(void **state)
     struct result listed = make_result(&shape);
     struct result masked = make_result(&shape);
     attend(ref, &args, &expected);
-    attend(metal, &args, &listed);
+    attend(emulated, &args, &listed);
     args.list = NULL;
     args.mask_f16 = mask;
-    attend(metal, &args, &masked);
+    attend(emulated, &args, &masked);
     assert_within_limits(&expected, &listed, shape.what);
     assert_same(&listed, &masked, shape.what, "the mask");
 
     release_result(&expected);
     release_result(&listed);
     release_result(&masked);
-    kvf_device_release(metal, KVF_MEMORY_CACHE, page.view.base, page.bytes);
+    free(page.view.base);
     free(pages);
     free(mask);
     release_data(&d);
-    kvf_device_close(metal);
+    kvf_device_close(emulated);
     kvf_device_close(ref);
 }
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = ROOT / "tests" / "metal_emulator"
-DEF = (ROOT / "src/backend/metal/kernels.def").read_text(encoding="ascii")
-FILES = re.findall(r"^KVF_METAL_FILE\((\w+)\)", DEF, re.MULTILINE)
-KERNELS = re.findall(r"^KVF_METAL_KERNEL\((\w+), (\w+)\)", DEF, re.MULTILINE)
+DEF = (ROOT / "src/backend/gpu/kernels.def").read_text(encoding="ascii")
+FILES = re.findall(r"^KVF_GPU_FILE\((\w+)\)", DEF, re.MULTILINE)
+KERNELS = re.findall(r"^KVF_GPU_KERNEL\((\w+), (\w+)\)", DEF, re.MULTILINE)
 COMPILER = sys.argv[1]
 # Without the folder of our headers: only <metal_..> may be looked for. Metal 3 is C++14 and
 # has no double: 0.5 is a float there. The stand-in's own headers are not held to that.
@@ -26,8 +26,9 @@ FLAGS = [new for flag in sys.argv[2:] for new in IN_ITS_PLACE.get(flag, [flag])]
 
 def compile_text(folder, name):
     source = folder / f"{name}.cc"
-    subprocess.run([sys.executable, EMULATOR / "make_kernels.py", folder / f"{name}.metal", source],
-                   check=True)
+    options = ["--variant", "any"] if name == "products" else []
+    subprocess.run([sys.executable, ROOT / "scripts/gpu_kernels.py", *options,
+                    folder / f"{name}.metal", source], check=True)
     return subprocess.run([COMPILER, *FLAGS, "-Wno-unknown-pragmas",
                            "-DKVF_EMULATOR_CHECKED=0", "-fsyntax-only", source],
                           capture_output=True, text=True, cwd=folder)
@@ -37,7 +38,7 @@ class Embedded(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        subprocess.run([sys.executable, ROOT / "scripts/embed_metal.py", ROOT / "src",
+        subprocess.run([sys.executable, ROOT / "scripts/embed_kernels.py", ROOT / "src",
                         cls.folder.name], check=True)
         cls.texts = {p.stem: p.read_text(encoding="ascii")
                      for p in Path(cls.folder.name).glob("*.metal")}
@@ -86,7 +87,7 @@ class Embedded(unittest.TestCase):
         self.assertIn("increases floating-point precision", done.stderr)
 
     def test_an_error_is_at_the_line_of_its_file(self):
-        source = (ROOT / "src/backend/metal/norm.metal").read_text(encoding="ascii")
+        source = (ROOT / "src/backend/gpu/norm.metal").read_text(encoding="ascii")
         lines = source.splitlines()
         line = next(i for i, text in enumerate(lines) if text.startswith("{")) + 2
         with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +95,7 @@ class Embedded(unittest.TestCase):
             self.assertNotEqual(text, self.texts["norm"])
             (Path(folder) / "norm.metal").write_text(text, encoding="ascii")
             done = compile_text(Path(folder), "norm")
-            self.assertRegex(done.stderr, rf"backend/metal/norm\.metal:{line}:\d+: error: ")
+            self.assertRegex(done.stderr, rf"backend/gpu/norm\.metal:{line}:\d+: error: ")
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ static kvf_status pack_on(kvf_device *device, kvf_pack_args *args, size_t page_b
     return kvf_pack(device, args, &error);
 }
 
-static void compare(kvf_device *ref, kvf_device *metal, const struct kind *kind, const float *rows,
-                    const char *what)
+static void compare(kvf_device *ref, kvf_device *emulated, const struct kind *kind,
+                    const float *rows, const char *what)
 {
     const size_t page_bytes = kvf_format_page_bytes(kind->format, kind->width, PAGE_ROWS);
     void *pages[2] = {malloc(page_bytes), malloc(page_bytes)};
@@ -78,7 +78,7 @@ static void compare(kvf_device *ref, kvf_device *metal, const struct kind *kind,
     kvf_pack_args got = expected;
     got.out.base = pages[1];
     const kvf_status status = pack_on(ref, &expected, page_bytes);
-    if (pack_on(metal, &got, page_bytes) != status || got.bad_row != expected.bad_row ||
+    if (pack_on(emulated, &got, page_bytes) != status || got.bad_row != expected.bad_row ||
         got.bad_dim != expected.bad_dim || got.inexact_rows != expected.inexact_rows)
         fail_msg("%s, %s: row %u, dimension %u; the reference has %s, row %u, dimension %u",
                  kind->what, what, (unsigned)got.bad_row, got.bad_dim, kvf_status_string(status),
@@ -95,7 +95,7 @@ static void test_kind(void **state)
 {
     const struct kind *kind = *state;
     kvf_device *ref = open_device("ref");
-    kvf_device *metal = open_device("metal");
+    kvf_device *emulated = open_device("emulated");
     float *rows = malloc(sizeof(float) * N_ROWS * kind->width);
     assert_non_null(rows);
     for (uint32_t l = 0; l < kind->n_limits; l++) {
@@ -107,15 +107,15 @@ static void test_kind(void **state)
             memset(rows, 0, sizeof(float) * N_ROWS * kind->width);
             for (uint32_t i = 0; i < N_ROWS; i++)
                 rows[i * kind->width + i * 101 % kind->width] = i % 2 ? -around[a] : around[a];
-            compare(ref, metal, kind, rows, "a value in each row");
+            compare(ref, emulated, kind, rows, "a value in each row");
             /* Beside values that are stored: the last rows alone have one at the limit. */
             for (uint32_t i = 0; i < N_ROWS * kind->width; i++)
                 rows[i] = i >= (N_ROWS - 2) * kind->width && i % 97 == 3 ? around[a] : 1.0f;
-            compare(ref, metal, kind, rows, "values in the last rows");
+            compare(ref, emulated, kind, rows, "values in the last rows");
         }
     }
     free(rows);
-    kvf_device_close(metal);
+    kvf_device_close(emulated);
     kvf_device_close(ref);
 }
 
@@ -125,5 +125,5 @@ int main(void)
     for (size_t i = 0; i < N_KINDS; i++)
         tests[i] =
             (struct CMUnitTest){kinds[i].what, test_kind, NULL, NULL, (void *)(uintptr_t)&kinds[i]};
-    return _cmocka_run_group_tests("pack on metal", tests, N_KINDS, NULL, NULL);
+    return _cmocka_run_group_tests("pack on emulated", tests, N_KINDS, NULL, NULL);
 }

@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "backend/metal/metal.h"
+#include "backend/gpu/gpu.h"
 #include "emulator.h"
 
 #define WIDTH KVF_INDEX_WIDTH
@@ -147,13 +147,13 @@ static void test_shape(void **state)
 {
     const struct shape *shape = *state;
     kvf_device *ref = open_device("ref");
-    kvf_device *metal = open_device("metal");
+    kvf_device *emulated = open_device("emulated");
     kvf_select_args expected = make_args(ref, shape);
     select_on(ref, &expected);
     for (int reverse = 0; reverse < 2; reverse++) {
         kvf_emulator_set_reverse(reverse);
         kvf_select_args got = expected;
-        select_on(metal, &got);
+        select_on(emulated, &got);
         for (size_t i = 0; i < shape->n_queries; i++)
             assert_int_equal(got.list_len[i], expected.list_len[i]);
         for (size_t i = 0; i < (size_t)shape->n_queries * shape->top_k; i++)
@@ -171,7 +171,7 @@ static void test_shape(void **state)
     free(expected.keys.base);
     free((void *)(uintptr_t)expected.head_weights);
     free((void *)(uintptr_t)expected.n_visible);
-    kvf_device_close(metal);
+    kvf_device_close(emulated);
     kvf_device_close(ref);
 }
 
@@ -209,44 +209,54 @@ static void fill_lists(struct lists *lists)
 }
 
 /* Lists of queries 1 .. N_QUERIES - 1, at most `stride` long, are those expected. */
-static void check_lists(kvf_metal_device *metal, const struct lists *lists,
-                        const kvf_attend_args *args, uint32_t stride)
+static void check_lists(kvf_device *device, const struct lists *lists, const kvf_attend_args *args,
+                        uint32_t stride)
 {
+    kvf_error error;
     const uint32_t n = N_QUERIES - 1;
-    const kvf_metal_lists out = {
-        .rows = kvf_metal_temporary(metal, (size_t)n * stride * sizeof(int32_t)),
-        .counts = kvf_metal_temporary(metal, n * sizeof(uint32_t)),
-        .stride = stride};
-    kvf_metal_compact(metal, args, 1, n, &out);
-    assert_int_equal(kvf_metal_wait(metal), KVF_OK);
-    const int32_t *rows = kvf_metal_contents(out.rows);
-    const uint32_t *counts = kvf_metal_contents(out.counts);
+    int32_t rows[(N_QUERIES - 1) * PLACES];
+    uint32_t counts[N_QUERIES - 1];
+    void *rows_there = device->backend->alloc(device, sizeof rows, KVF_PLACE_DEVICE);
+    void *counts_there = device->backend->alloc(device, sizeof counts, KVF_PLACE_DEVICE);
+    kvf_gpu_device *gpu = kvf_gpu_of(device);
+    const kvf_gpu_lists out = {.rows = kvf_gpu_at(gpu, rows_there),
+                               .counts = kvf_gpu_at(gpu, counts_there),
+                               .stride = stride};
+    kvf_gpu_compact(gpu, args, 1, n, &out);
+    device->backend->read(device, rows, rows_there, sizeof rows);
+    device->backend->read(device, counts, counts_there, sizeof counts);
+    if (device->backend->wait(device, &error) != KVF_OK)
+        fail_msg("%s", error.message);
     for (uint32_t q = 0; q < n; q++) {
         const uint32_t all = lists->expected_length[q + 1];
         assert_int_equal(counts[q], all < stride ? all : stride);
         assert_memory_equal(rows + (size_t)q * stride, lists->expected[q + 1],
                             counts[q] * sizeof *rows);
     }
-    assert_int_equal(kvf_metal_finish(metal), KVF_OK);
+    device->backend->release(device, rows_there, sizeof rows);
+    device->backend->release(device, counts_there, sizeof counts);
 }
 
 static void test_lists(void **state)
 {
     (void)state;
-    kvf_device *device = open_device("metal");
+    kvf_device *device = open_device("emulated");
     struct lists *lists = allocate(sizeof *lists);
     fill_lists(lists);
+    struct lists *there = device->backend->alloc(device, sizeof *lists, KVF_PLACE_DEVICE);
+    device->backend->write(device, there, lists, sizeof *lists);
     for (uint32_t stride = PLACES; stride > 10; stride /= 13) {
         const kvf_attend_args by_list = {
-            .list = lists->list[0], .list_stride = PLACES, .list_len = lists->length};
-        check_lists(kvf_metal_of(device), lists, &by_list, stride);
-        kvf_attend_args by_mask = {.n_visible = lists->length, .mask_stride = PLACES};
-        by_mask.mask_f32 = lists->mask_f32[0];
-        check_lists(kvf_metal_of(device), lists, &by_mask, stride);
+            .list = there->list[0], .list_stride = PLACES, .list_len = there->length};
+        check_lists(device, lists, &by_list, stride);
+        kvf_attend_args by_mask = {.n_visible = there->length, .mask_stride = PLACES};
+        by_mask.mask_f32 = there->mask_f32[0];
+        check_lists(device, lists, &by_mask, stride);
         by_mask.mask_f32 = NULL;
-        by_mask.mask_f16 = lists->mask_f16[0];
-        check_lists(kvf_metal_of(device), lists, &by_mask, stride);
+        by_mask.mask_f16 = there->mask_f16[0];
+        check_lists(device, lists, &by_mask, stride);
     }
+    device->backend->release(device, there, sizeof *lists);
     free(lists);
     kvf_device_close(device);
 }
@@ -257,5 +267,5 @@ int main(void)
     for (size_t i = 0; i < N_SHAPES; i++)
         tests[i + 1] = (struct CMUnitTest){shapes[i].what, test_shape, NULL, NULL,
                                            (void *)(uintptr_t)&shapes[i]};
-    return _cmocka_run_group_tests("select on metal", tests, N_SHAPES + 1, NULL, NULL);
+    return _cmocka_run_group_tests("select on the emulated GPU", tests, N_SHAPES + 1, NULL, NULL);
 }

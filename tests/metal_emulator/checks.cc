@@ -142,18 +142,20 @@ static void source_line(const void *code, char *text, size_t text_bytes)
     pclose(lines);
 }
 
+/* By the word of the argument struct that leads there. */
 static const char *argument_name(const allocation *a, char *text, size_t text_bytes)
 {
     const machine *m = machine_current();
     const uintptr_t start = reinterpret_cast<uintptr_t>(memory().gpu) + a->offset;
-    for (uint32_t i = 0; m && i < m->work->kernel->n_buffers; i++) {
-        const uintptr_t given = reinterpret_cast<uintptr_t>(m->work->buffers[i]);
+    for (uint32_t i = 0; m && i + 8 <= m->work->argument_bytes; i += 8) {
+        uintptr_t given;
+        memcpy(&given, static_cast<const unsigned char *>(m->work->arguments) + i, sizeof(given));
         if (given >= start && given <= start + a->bytes) {
-            snprintf(text, text_bytes, "the memory of buffer(%u)", i + 1);
+            snprintf(text, text_bytes, "the memory of argument byte %u", i);
             return text;
         }
     }
-    snprintf(text, text_bytes, "a buffer that is not the kernel's argument");
+    snprintf(text, text_bytes, "a buffer that is no argument of the kernel");
     return text;
 }
 

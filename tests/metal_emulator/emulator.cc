@@ -1,5 +1,5 @@
 /*
- * device.h over the emulated machine. Dispatches are kept until the wait, so that a host
+ * A driver over the emulated machine. Dispatches are kept until the wait, so that a host
  * that looks at results before it waited sees none.
  */
 #include "machine.h"
@@ -164,9 +164,9 @@ static kvf_status good(kvf_error *error)
     return KVF_OK;
 }
 
-/* ---- device.h: the GPU, libraries, pipelines, buffers --------------------------------- */
+/* ---- driver.h: the GPU, libraries, pipelines, buffers --------------------------------- */
 
-extern "C" kvf_status kvf_gpu_open(kvf_gpu **gpu, kvf_error *error)
+static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
 {
     *gpu = nullptr;
     if (comes_due(&state.fail.open))
@@ -200,7 +200,7 @@ static void drop_queue(kvf_gpu *gpu)
     gpu->last = &gpu->first;
 }
 
-extern "C" void kvf_gpu_close(kvf_gpu *gpu)
+static void  emulated_close(kvf_gpu *gpu)
 {
     if (!gpu)
         return;
@@ -211,12 +211,12 @@ extern "C" void kvf_gpu_close(kvf_gpu *gpu)
     state.counters.live_objects--;
 }
 
-extern "C" const kvf_gpu_limits *kvf_gpu_get_limits(const kvf_gpu *gpu)
+static const kvf_gpu_limits *emulated_limits(const kvf_gpu *gpu)
 {
     return &gpu->limits;
 }
 
-extern "C" kvf_status kvf_gpu_compile(kvf_gpu *, const char *name, const char *source,
+static kvf_status  emulated_compile(kvf_gpu *, const char *name, const char *source,
                                       kvf_gpu_library **library, kvf_error *error)
 {
     *library = nullptr;
@@ -240,13 +240,13 @@ extern "C" kvf_status kvf_gpu_compile(kvf_gpu *, const char *name, const char *s
     return fail(error, KVF_UNSUPPORTED, "%s was not linked into the emulator", name);
 }
 
-extern "C" void kvf_gpu_release_library(kvf_gpu *, kvf_gpu_library *library)
+static void  emulated_release_library(kvf_gpu *, kvf_gpu_library *library)
 {
     state.counters.live_objects -= library != nullptr;
     free(library);
 }
 
-extern "C" kvf_status kvf_gpu_make_pipeline(kvf_gpu *, kvf_gpu_library *library, const char *kernel,
+static kvf_status  emulated_make_pipeline(kvf_gpu *, kvf_gpu_library *library, const char *kernel,
                                             kvf_gpu_pipeline **pipeline, kvf_error *error)
 {
     *pipeline = nullptr;
@@ -266,13 +266,14 @@ extern "C" kvf_status kvf_gpu_make_pipeline(kvf_gpu *, kvf_gpu_library *library,
     return fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
 }
 
-extern "C" void kvf_gpu_release_pipeline(kvf_gpu *, kvf_gpu_pipeline *pipeline)
+static void  emulated_release_pipeline(kvf_gpu *, kvf_gpu_pipeline *pipeline)
 {
     state.counters.live_objects -= pipeline != nullptr;
     free(pipeline);
 }
 
-extern "C" bool kvf_gpu_make_buffer(kvf_gpu *gpu, size_t bytes, kvf_gpu_buffer *buffer)
+static bool  emulated_make_buffer(kvf_gpu *gpu, size_t bytes, bool shared,
+                                 kvf_gpu_buffer *buffer)
 {
     *buffer = {};
     if (comes_due(&state.fail.buffer) || bytes == 0 || bytes > gpu->limits.buffer_bytes)
@@ -281,12 +282,13 @@ extern "C" bool kvf_gpu_make_buffer(kvf_gpu *gpu, size_t bytes, kvf_gpu_buffer *
     if (!a)
         return false;
     buffer->handle = a;
-    buffer->contents = memory().host + a->offset;
+    /* The host can reach all of it here; a backend is to know of what is shared alone. */
+    buffer->contents = shared ? memory().host + a->offset : nullptr;
     buffer->gpu_address = reinterpret_cast<uintptr_t>(memory().gpu + a->offset);
     buffer->bytes = bytes;
     /* What nobody wrote should not look like zeros; large ones stay untouched pages. */
     if (bytes <= (16u << 20))
-        memset(buffer->contents, 0xff, bytes);
+        memset(memory().host + a->offset, 0xff, bytes);
     kvf_emulator_counters *c = &state.counters;
     c->live_buffers++;
     c->live_bytes += bytes;
@@ -295,7 +297,7 @@ extern "C" bool kvf_gpu_make_buffer(kvf_gpu *gpu, size_t bytes, kvf_gpu_buffer *
     return true;
 }
 
-extern "C" void kvf_gpu_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
+static void  emulated_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
 {
     if (!buffer->handle)
         return;
@@ -313,30 +315,9 @@ extern "C" void kvf_gpu_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
         return;                                                                                    \
     } while (0)
 
-static void check_buffers(const kvf_gpu_dispatch *d, char *text, size_t text_bytes)
-{
-    const kvf_emulated_kernel *k = d->pipeline->kernel;
-    if (d->n_buffers != k->n_buffers)
-        COMPLAIN("%u buffers given, the kernel has %u", d->n_buffers, k->n_buffers);
-    for (uint32_t i = 0; i < d->n_buffers; i++) {
-        const kvf_gpu_buffer *b = d->buffers[i];
-        const allocation *a = b ? static_cast<const allocation *>(b->handle) : nullptr;
-        /* A kernel may have a buffer that it does not touch in this dispatch. */
-        if (!b)
-            continue;
-        if (!a || !a->live)
-            COMPLAIN("buffer(%u) was released", i + 1);
-        if (d->offsets[i] > b->bytes)
-            COMPLAIN("buffer(%u): offset %zu in a buffer of %zu bytes", i + 1, d->offsets[i],
-                     b->bytes);
-        if (d->offsets[i] % k->alignment[i] != 0)
-            COMPLAIN("buffer(%u): offset %zu is no multiple of %u", i + 1, d->offsets[i],
-                     k->alignment[i]);
-    }
-}
-
 /* However many registers a kernel needs, Apple's GPUs can have so many of its threads. */
 static const uint32_t sure_threads = 256;
+static const uint32_t most_groups = 65535;
 
 static void check_dispatch(const kvf_gpu *gpu, const kvf_gpu_dispatch *d, char *text,
                            size_t text_bytes)
@@ -359,6 +340,9 @@ static void check_dispatch(const kvf_gpu *gpu, const kvf_gpu_dispatch *d, char *
         (uint64_t)d->groups[0] * d->groups[1] > UINT32_MAX ||
         (uint64_t)d->groups[0] * d->groups[1] * d->groups[2] > UINT32_MAX)
         COMPLAIN("a grid of (%u, %u, %u) threadgroups", d->groups[0], d->groups[1], d->groups[2]);
+    if (d->groups[1] > most_groups || d->groups[2] > most_groups)
+        COMPLAIN("a grid of (%u, %u, %u) threadgroups; CUDA has at most %u in the last two",
+                 d->groups[0], d->groups[1], d->groups[2], most_groups);
     if (d->argument_bytes != k->argument_bytes || d->argument_bytes > KVF_GPU_MAX_ARGUMENT_BYTES)
         COMPLAIN("%zu bytes of arguments, the kernel's have %u", d->argument_bytes,
                  k->argument_bytes);
@@ -373,10 +357,9 @@ static void check_dispatch(const kvf_gpu *gpu, const kvf_gpu_dispatch *d, char *
     if (threadgroup_bytes > gpu->limits.threadgroup_bytes)
         COMPLAIN("%lu bytes of threadgroup memory, at most %u can be",
                  (unsigned long)threadgroup_bytes, gpu->limits.threadgroup_bytes);
-    check_buffers(d, text, text_bytes);
 }
 
-extern "C" void kvf_gpu_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
+static void  emulated_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
 {
     queued *q = static_cast<queued *>(calloc(1, sizeof(queued) + d->argument_bytes));
     if (!q)
@@ -394,11 +377,6 @@ extern "C" void kvf_gpu_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
     memcpy(q->arguments, d->arguments, d->argument_bytes);
     work->arguments = q->arguments;
     work->argument_bytes = (uint32_t)d->argument_bytes;
-    for (uint32_t i = 0; i < d->n_buffers && i < KVF_GPU_MAX_BUFFERS; i++)
-        work->buffers[i] =
-            d->buffers[i]
-                ? reinterpret_cast<unsigned char *>(d->buffers[i]->gpu_address + d->offsets[i])
-                : nullptr;
     work->n_threadgroup_arrays = d->n_threadgroup_arrays;
     memcpy(work->threadgroup_bytes, d->threadgroup_bytes, sizeof(work->threadgroup_bytes));
     *gpu->last = q;
@@ -510,7 +488,7 @@ static const char *run_queue(kvf_gpu *gpu)
     return nullptr;
 }
 
-extern "C" kvf_status kvf_gpu_wait(kvf_gpu *gpu, kvf_error *error)
+static kvf_status  emulated_wait(kvf_gpu *gpu, kvf_error *error)
 {
     state.counters.waits++;
     if (comes_due(&state.fail.wait)) {
@@ -535,4 +513,19 @@ extern "C" kvf_status kvf_gpu_wait(kvf_gpu *gpu, kvf_error *error)
     if (!state.quiet)
         fprintf(stderr, "metal emulator: %s\n", state.violation);
     return fail(error, KVF_DEVICE_LOST, "%s", state.violation);
+}
+
+extern "C" {
+extern const kvf_gpu_driver kvf_gpu_driver_emulated;
+const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
+                                                emulated_close,
+                                                emulated_limits,
+                                                emulated_compile,
+                                                emulated_release_library,
+                                                emulated_make_pipeline,
+                                                emulated_release_pipeline,
+                                                emulated_make_buffer,
+                                                emulated_release_buffer,
+                                                emulated_run,
+                                                emulated_wait};
 }

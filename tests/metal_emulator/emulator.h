@@ -1,5 +1,5 @@
 /*
- * What tests ask of the emulated GPU beyond device.h: its limits, faults, counters. State
+ * What tests ask of the emulated GPU beyond driver.h: its limits, faults, counters. State
  * of the process; tests run on one thread.
  */
 #ifndef KVF_TEST_METAL_EMULATOR_H
@@ -11,7 +11,10 @@
 extern "C" {
 #endif
 
-#include "backend/metal/device.h"
+#include "backend/gpu/driver.h"
+
+/* The emulated GPU; what tests may run as backend "emulated". */
+extern const kvf_gpu_driver kvf_gpu_driver_emulated;
 
 typedef struct kvf_emulator_counters {
     uint64_t dispatches; /* run to their end */

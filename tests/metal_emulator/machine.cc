@@ -447,7 +447,6 @@ static void prepare_group(machine *m, const grid *work, uint32_t group_index)
     unsigned char *arguments = m->arguments + 4096;
     memcpy(arguments, work->arguments, work->argument_bytes);
     m->call.arguments = arguments;
-    memcpy(m->call.buffers, work->buffers, sizeof(work->buffers));
     uint32_t at = arena_gap;
     for (uint32_t i = 0; i < work->n_threadgroup_arrays; i++) {
         m->array_offset[i] = at;

@@ -81,7 +81,6 @@ struct grid {
     uint32_t threads[3];
     const void *arguments;
     uint32_t argument_bytes;
-    void *buffers[16];
     uint32_t n_threadgroup_arrays;
     uint32_t threadgroup_bytes[4];
 };

@@ -8,6 +8,9 @@
 #include "emulator.h"
 #include "kernels/test_kernels.h"
 
+/* What the program was linked with. */
+extern const kvf_gpu_driver *const test_driver;
+
 /* Counts a check, and prints it where it fails. */
 void expect(bool holds, const char *what, const char *detail);
 
@@ -16,12 +19,13 @@ struct test_rig {
     kvf_gpu *gpu;
     kvf_gpu_library *library;
     kvf_gpu_dispatch dispatch;
-    kvf_gpu_buffer buffers[KVF_GPU_MAX_BUFFERS];
+    kvf_gpu_buffer buffers[4]; /* shared with the host; arguments.at */
+    uint32_t n_buffers;
     kvf_test_kernel_args arguments;
 };
 
 void test_rig_open(test_rig *rig, const char *library);
-/* The next buffer of the dispatch, zeros. */
+/* The next array of the kernel, zeros. */
 void *test_rig_buffer(test_rig *rig, size_t bytes);
 /* One dispatch and a wait. */
 kvf_status test_rig_run(test_rig *rig, const char *kernel, kvf_error *error);

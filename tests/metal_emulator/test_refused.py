@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SOURCE = HERE / "kernels" / "refused" / "spaces.metal"
 # What clang says of each KVF_REFUSED of that file.
 SAYS = {
@@ -23,18 +24,20 @@ SAYS = {
     7: "no matching function for call to 'simdgroup_load'",
     8: "no matching function for call to 'min'",
 }
-# make_kernels.py: signatures that are not as agreed, and the complaint.
+# gpu_kernels.py: signatures that are not as agreed, and the complaint.
 SIGNATURES = {
-    "kernel void k(device float *out [[buffer(1)]]) {}": "no argument struct at buffer(0)",
-    "kernel void k(constant A &a [[buffer(0)]], device float *out [[buffer(2)]]) {}":
-        "buffer indices are not 1, 2, ..",
-    "kernel void k(constant A &a [[buffer(0)]], float *out [[buffer(1)]]) {}":
-        "[[buffer(1)]] is float *",
+    "kernel void k(uint lane [[thread_index_in_simdgroup]]) {}": "no argument struct at buffer(0)",
+    "kernel void k(constant A &a [[buffer(0)]], threadgroup float *x [[threadgroup(1)]]) {}":
+        "threadgroup indices are not 0, 1, ..",
+    "kernel void k(constant A &a [[buffer(0)]], float *x [[threadgroup(0)]]) {}":
+        "[[threadgroup(0)]] is float *",
+    "kernel void k(constant A &a [[buffer(0)]], device float *x [[buffer(1)]]) {}":
+        "arrays are reached by addresses in the argument struct, not by [[buffer(1)]]",
     "kernel void k(constant A &a [[buffer(0)]], uint lane) {}": "no attribute: uint lane",
     "kernel void k(constant A &a [[buffer(0)]], uint x [[thread_index_in_warp]]) {}":
         "unknown attribute [[thread_index_in_warp]]",
 }
-# make_kernels.py --check: declarations, and whether they lack an address space or have a
+# gpu_kernels.py --check: declarations, and whether they lack an address space or have a
 # word that Metal has not.
 DECLARATIONS = {
     "inline void f(float *x) {}": True,
@@ -55,11 +58,11 @@ def compiles(compiler, flags, refused):
     return done.returncode == 0, done.stderr
 
 
-def make_kernels(folder, text, *options):
+def gpu_kernels(folder, text, *options):
     source = Path(folder) / "x.metal"
     source.write_text("\n" + text + "\n", encoding="ascii")
     outputs = [] if options else [str(Path(folder) / "x.cc")]
-    done = subprocess.run([sys.executable, HERE / "make_kernels.py", *options, source, *outputs],
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "gpu_kernels.py", *options, source, *outputs],
                           capture_output=True, text=True, timeout=60, check=False)
     return done.returncode == 0, done.stdout + done.stderr
 
@@ -76,11 +79,11 @@ def findings(compiler, flags):
             yield f"KVF_REFUSED={refused} was refused for another reason:\n{message}"
     with tempfile.TemporaryDirectory() as folder:
         for text, says in SIGNATURES.items():
-            good, message = make_kernels(folder, text)
+            good, message = gpu_kernels(folder, text)
             if good or f"x.metal:2: error: kernel k: {says}" not in message:
                 yield f"{text}: {message}"
         for text, lacking in DECLARATIONS.items():
-            good, message = make_kernels(folder, text, "--check")
+            good, message = gpu_kernels(folder, text, "--check")
             if good == lacking or ("x.metal:2: error: " in message) != lacking:
                 yield f"{text}: {message}"
 

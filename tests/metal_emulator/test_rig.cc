@@ -20,8 +20,8 @@ void test_rig_open(test_rig *rig, const char *library)
     kvf_error error;
     *rig = {};
     kvf_emulator_reset();
-    if (kvf_gpu_open(&rig->gpu, &error) != KVF_OK ||
-        kvf_gpu_compile(rig->gpu, library, "source", &rig->library, &error) != KVF_OK) {
+    if (test_driver->open(&rig->gpu, &error) != KVF_OK ||
+        test_driver->compile(rig->gpu, library, "source", &rig->library, &error) != KVF_OK) {
         printf("FAILED: %s\n", error.message);
         exit(1);
     }
@@ -33,37 +33,36 @@ void test_rig_open(test_rig *rig, const char *library)
 
 void *test_rig_buffer(test_rig *rig, size_t bytes)
 {
-    kvf_gpu_dispatch *d = &rig->dispatch;
-    kvf_gpu_buffer *buffer = &rig->buffers[d->n_buffers];
-    if (!kvf_gpu_make_buffer(rig->gpu, bytes, buffer)) {
+    kvf_gpu_buffer *buffer = &rig->buffers[rig->n_buffers];
+    if (!test_driver->make_buffer(rig->gpu, bytes, true, buffer)) {
         printf("FAILED: no buffer of %zu bytes\n", bytes);
         exit(1);
     }
     memset(buffer->contents, 0, bytes);
-    d->buffers[d->n_buffers++] = buffer;
+    rig->arguments.at[rig->n_buffers++] = buffer->gpu_address;
     return buffer->contents;
 }
 
 kvf_status test_rig_run(test_rig *rig, const char *kernel, kvf_error *error)
 {
     kvf_gpu_pipeline *pipeline;
-    if (kvf_gpu_make_pipeline(rig->gpu, rig->library, kernel, &pipeline, error) != KVF_OK) {
+    if (test_driver->make_pipeline(rig->gpu, rig->library, kernel, &pipeline, error) != KVF_OK) {
         printf("FAILED: %s\n", error->message);
         exit(1);
     }
     rig->dispatch.pipeline = pipeline;
-    kvf_gpu_run(rig->gpu, &rig->dispatch);
-    const kvf_status status = kvf_gpu_wait(rig->gpu, error);
-    kvf_gpu_release_pipeline(rig->gpu, pipeline);
+    test_driver->run(rig->gpu, &rig->dispatch);
+    const kvf_status status = test_driver->wait(rig->gpu, error);
+    test_driver->release_pipeline(rig->gpu, pipeline);
     return status;
 }
 
 void test_rig_close(test_rig *rig)
 {
-    for (uint32_t i = 0; i < rig->dispatch.n_buffers; i++)
-        kvf_gpu_release_buffer(rig->gpu, &rig->buffers[i]);
-    kvf_gpu_release_library(rig->gpu, rig->library);
-    kvf_gpu_close(rig->gpu);
+    for (uint32_t i = 0; i < rig->n_buffers; i++)
+        test_driver->release_buffer(rig->gpu, &rig->buffers[i]);
+    test_driver->release_library(rig->gpu, rig->library);
+    test_driver->close(rig->gpu);
     expect(kvf_emulator_get_counters()->live_objects == 0, "objects are released", "");
     expect(kvf_emulator_get_counters()->live_buffers == 0, "buffers are released", "");
 }

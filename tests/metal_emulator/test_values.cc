@@ -227,7 +227,7 @@ static void test_vectors(void)
     const float *out = static_cast<float *>(test_rig_buffer(&rig, 7 * 16));
     uint8_t *bytes = static_cast<uint8_t *>(test_rig_buffer(&rig, 4));
     const float *packed = static_cast<float *>(test_rig_buffer(&rig, 20));
-    rig.dispatch.offsets[3] = 4; /* a packed vector is aligned as its elements */
+    rig.arguments.at[3] += 4; /* a packed vector is aligned as its elements */
     const float v[4] = {0.25f, -1.5f, 0.75f, 3.0009765625f};
     const uint8_t b[4] = {0, 1, 128, 255};
     memcpy(in, v, sizeof(v));

@@ -365,7 +365,7 @@ static void skip_without_device(void)
     kvf_error error;
     const kvf_device_options options = {.backend = backend};
     if (kvf_device_open(&options, &device, &error) == KVF_UNSUPPORTED &&
-        strstr(error.message, "GPU")) {
+        (strstr(error.message, "GPU") || strstr(error.message, "NVIDIA"))) {
         fprintf(stderr, "%s\n", error.message);
         exit(SKIPPED);
     }

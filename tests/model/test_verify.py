@@ -20,7 +20,7 @@ parser.add_argument("--many", action="store_true", help="all combinations of a l
 options, rest = parser.parse_known_args()
 
 
-NO_GPU = re.compile(r"no Metal GPU|the GPU (has no|does not support)|needs macOS")
+NO_GPU = re.compile(r"no Metal GPU|the GPU (has no|does not support)|needs macOS|no NVIDIA (driver|GPU)")
 SKIPPED = 77  # what CTest is told
 
 
@@ -42,7 +42,7 @@ class Verify(unittest.TestCase):
                                                     "--backend", options.backend,
                                                     *(["--isa", options.isa] if options.isa else []),
                                                     "--json")
-        if options.backend == "metal" and NO_GPU.search(cls.stderr):
+        if options.backend in ("metal", "cuda") and NO_GPU.search(cls.stderr):
             print(cls.stderr, file=sys.stderr)
             os._exit(SKIPPED)
         for r in cls.records:

@@ -251,6 +251,7 @@ static void answer_plan(exchange *x)
 {
     kvf_geometry geometry = next_geometry(x);
     kvf_session_options options = next_options(x);
+    options.backend = kvf_device_backend_name(x->device);
     uint64_t n_tokens = next_u64(x);
     expect_end(x);
     kvf_plan plan = {0};

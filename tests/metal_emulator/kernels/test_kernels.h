@@ -7,7 +7,8 @@
 typedef struct kvf_test_kernel_args {
     uint32_t n;
     uint32_t other;
-    uint64_t page; /* a gpu address */
+    uint64_t page;  /* a gpu address */
+    uint64_t at[4]; /* gpu addresses of the kernel's arrays */
 } kvf_test_kernel_args;
 
 #endif

@@ -7,11 +7,12 @@ using namespace metal;
 
 /* Twelve results a thread, in rows of n. */
 kernel void simd_values(constant kvf_test_kernel_args &args [[buffer(0)]],
-                        device const float *in [[buffer(1)]], device float *out [[buffer(2)]],
                         uint index [[thread_index_in_threadgroup]],
                         uint lane [[thread_index_in_simdgroup]],
                         uint simd [[simdgroup_index_in_threadgroup]])
 {
+    device const float *in = reinterpret_cast<device const float *>(args.at[0]);
+    device float *out = reinterpret_cast<device float *>(args.at[1]);
     const uint n = args.n;
     const float x = in[index];
     out[0 * n + index] = simd_sum(x);
@@ -31,11 +32,13 @@ kernel void simd_values(constant kvf_test_kernel_args &args [[buffer(0)]],
 
 /* c + a * b, b transposed where other is 1; a of halves. */
 kernel void matrix_product(constant kvf_test_kernel_args &args [[buffer(0)]],
-                           device const half *a [[buffer(1)]], device const half *b [[buffer(2)]],
-                           device const float *c [[buffer(3)]], device float *out [[buffer(4)]],
                            threadgroup float *shared [[threadgroup(0)]],
                            uint lane [[thread_index_in_simdgroup]])
 {
+    device const half *a = reinterpret_cast<device const half *>(args.at[0]);
+    device const half *b = reinterpret_cast<device const half *>(args.at[1]);
+    device const float *c = reinterpret_cast<device const float *>(args.at[2]);
+    device float *out = reinterpret_cast<device float *>(args.at[3]);
     simdgroup_matrix<half, 8, 8> left, right;
     simdgroup_matrix<float, 8, 8> sum;
     simdgroup_load(left, a, args.n);
@@ -57,9 +60,10 @@ kernel void matrix_product(constant kvf_test_kernel_args &args [[buffer(0)]],
 
 /* Half arithmetic rounds after each operation; bits go in and out. */
 kernel void half_values(constant kvf_test_kernel_args &args [[buffer(0)]],
-                        device const ushort *in [[buffer(1)]], device ushort *out [[buffer(2)]],
                         uint3 position [[thread_position_in_grid]])
 {
+    device const ushort *in = reinterpret_cast<device const ushort *>(args.at[0]);
+    device ushort *out = reinterpret_cast<device ushort *>(args.at[1]);
     const uint i = position.x;
     const half a = as_type<half>(in[3 * i]);
     const half b = as_type<half>(in[3 * i + 1]);
@@ -73,9 +77,10 @@ kernel void half_values(constant kvf_test_kernel_args &args [[buffer(0)]],
 
 /* f32: fma is one rounding, a product and a sum are two. */
 kernel void float_values(constant kvf_test_kernel_args &args [[buffer(0)]],
-                         device const float *in [[buffer(1)]], device float *out [[buffer(2)]],
                          uint3 position [[thread_position_in_grid]])
 {
+    device const float *in = reinterpret_cast<device const float *>(args.at[0]);
+    device float *out = reinterpret_cast<device float *>(args.at[1]);
     const uint i = position.x;
     const float a = in[3 * i], b = in[3 * i + 1], c = in[3 * i + 2];
     out[6 * i] = a * b + c;
@@ -86,11 +91,12 @@ kernel void float_values(constant kvf_test_kernel_args &args [[buffer(0)]],
     out[6 * i + 5] = clamp(a, -0.5f, 0.5f) + min(b, c) * max(b, c);
 }
 
-kernel void vector_values(constant kvf_test_kernel_args &args [[buffer(0)]],
-                          device const float4 *in [[buffer(1)]], device float4 *out [[buffer(2)]],
-                          device const uchar4 *bytes [[buffer(3)]],
-                          device packed_float4 *packed [[buffer(4)]])
+kernel void vector_values(constant kvf_test_kernel_args &args [[buffer(0)]])
 {
+    device const float4 *in = reinterpret_cast<device const float4 *>(args.at[0]);
+    device float4 *out = reinterpret_cast<device float4 *>(args.at[1]);
+    device const uchar4 *bytes = reinterpret_cast<device const uchar4 *>(args.at[2]);
+    device packed_float4 *packed = reinterpret_cast<device packed_float4 *>(args.at[3]);
     const float4 v = in[0];
     out[0] = v.wzyx;
     out[1] = float4(v.xy, v.z, 1.0f) + float4(2.0f);
@@ -106,11 +112,12 @@ kernel void vector_values(constant kvf_test_kernel_args &args [[buffer(0)]],
 }
 
 kernel void atomic_values(constant kvf_test_kernel_args &args [[buffer(0)]],
-                          device atomic_uint *u [[buffer(1)]], device atomic_int *s [[buffer(2)]],
                           threadgroup atomic_uint *shared [[threadgroup(0)]],
                           uint3 position [[thread_position_in_grid]],
                           uint index [[thread_index_in_threadgroup]])
 {
+    device atomic_uint *u = reinterpret_cast<device atomic_uint *>(args.at[0]);
+    device atomic_int *s = reinterpret_cast<device atomic_int *>(args.at[1]);
     const uint i = position.x;
     if (index == 0)
         atomic_store_explicit(shared, 0, memory_order_relaxed);
@@ -133,8 +140,7 @@ kernel void atomic_values(constant kvf_test_kernel_args &args [[buffer(0)]],
 }
 
 /* What the other attributes give. */
-kernel void places(constant kvf_test_kernel_args &args [[buffer(0)]],
-                   device uint *out [[buffer(1)]], uint3 group [[threadgroup_position_in_grid]],
+kernel void places(constant kvf_test_kernel_args &args [[buffer(0)]], uint3 group [[threadgroup_position_in_grid]],
                    uint3 thread_in_group [[thread_position_in_threadgroup]],
                    uint3 threads [[threads_per_threadgroup]],
                    uint3 groups [[threadgroups_per_grid]],
@@ -143,6 +149,7 @@ kernel void places(constant kvf_test_kernel_args &args [[buffer(0)]],
                    uint lane [[thread_index_in_simdgroup]],
                    uint simd [[simdgroup_index_in_threadgroup]])
 {
+    device uint *out = reinterpret_cast<device uint *>(args.at[0]);
     const uint3 size = threads * groups;
     const uint at = (position.z * size.y + position.y) * size.x + position.x;
     const bool fits = index == (thread_in_group.z * threads.y + thread_in_group.y) * threads.x +

@@ -21,7 +21,6 @@ struct kvf_emulated_thread {
 /* What a dispatch gives to all its threads. */
 struct kvf_emulated_call {
     const void *arguments;
-    void *buffers[16];
     void *shared[4];
 };
 
@@ -31,10 +30,8 @@ struct kvf_emulated_kernel {
     const char *name;
     kvf_emulated_launch launch;
     unsigned argument_bytes;
-    unsigned n_buffers;
     unsigned n_threadgroup_arrays;
-    unsigned max_threads;   /* of a threadgroup, as its attribute says; 0: it has none */
-    unsigned alignment[16]; /* of the buffers' elements */
+    unsigned max_threads; /* of a threadgroup, as its attribute says; 0: it has none */
 };
 
 /* One .metal file. Its objects put a pointer to this in the section kvf_emulated. */

@@ -1,0 +1,34 @@
+/* NVIDIA's GPUs. */
+#ifndef KVF_BACKEND_GPU_CUDA_CUDA_H
+#define KVF_BACKEND_GPU_CUDA_CUDA_H
+
+#include "backend/gpu/driver.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern const struct kvf_backend kvf_backend_cuda;
+extern const kvf_gpu_driver kvf_gpu_driver_cuda;
+
+/*
+ * Kernels that ran since kvf_cuda_time(true), by name: how many, and their time on the GPU.
+ * While it is on, every kernel has two events around it and the wait reads them: for tests and
+ * tables, one GPU at a time.
+ */
+typedef struct kvf_cuda_times {
+    const char *kernel;
+    const char *library;
+    unsigned long n;
+    double total_ms;
+    double least_ms;
+} kvf_cuda_times;
+void kvf_cuda_time(bool on);
+/* The i-th, NULL past the last. */
+const kvf_cuda_times *kvf_cuda_get_times(unsigned i);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
