@@ -19,7 +19,7 @@ _parser = argparse.ArgumentParser(epilog="Other arguments are unittest's.")
 for _name in ("probe", "kvfold", "model", "downloads"):
     _parser.add_argument("--" + _name, required=True)
 OPTIONS, _unittest_arguments = _parser.parse_known_args()
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60  # for anything that should take a moment
 
 
 def main():
