@@ -136,13 +136,30 @@ kvf_status kvf_prefixes_resume(kvf_prefixes *prefixes, const kvf_resume *resume,
 
 /* ---- Holding ------------------------------------------------------------------------------ */
 
+static bool is_beginning(const kvf_held *shorter, const kvf_held *longer)
+{
+    const uint64_t n = length(shorter);
+    return shorter != longer && n <= length(longer) &&
+           shared_with(longer, kvf_session_tokens(shorter->session), n) == n;
+}
+
+/*
+ * The line goes on in its file: only what is new is written there. The shorter one is not saved
+ * again for itself: what its end is worth beside the checkpoints is not worth all of a file.
+ */
+static void take_file(kvf_held *longer, kvf_held *shorter)
+{
+    kvf_session_share_save(longer->session, shorter->session);
+    kvf_stored_hold(shorter->file.stored, &longer->file);
+    shorter->file.given_up_tokens = length(shorter);
+}
+
 /* Whether a text that goes on from `shorter` is served as well, but for a few tokens, by `longer`.
  */
 static bool is_served(const kvf_held *shorter, const kvf_held *longer)
 {
     const uint64_t n = length(shorter);
-    return shorter != longer && !longer->runs && n <= length(longer) &&
-           shared_with(longer, kvf_session_tokens(shorter->session), n) == n &&
+    return !longer->runs && is_beginning(shorter, longer) &&
            place_for(longer, n, n) + KVF_PREFIX_TOKENS >= n;
 }
 
@@ -159,14 +176,13 @@ void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_second
     }
     for (uint32_t i = prefixes->n; i > 0; i--) {
         kvf_held *other = prefixes->list[i - 1];
-        if (other->runs || !is_served(other, held))
+        if (other->runs || !is_beginning(other, held))
+            continue;
+        if (other->file.stored && !held->file.stored)
+            take_file(held, other);
+        if (!is_served(other, held))
             continue;
         held->n_hits += other->n_hits; /* what was worth it goes on to be */
-        if (other->file.stored && !held->file.stored) {
-            /* The line goes on in its file: only what is new is written there. */
-            kvf_session_share_save(held->session, other->session);
-            kvf_stored_hold(other->file.stored, &held->file);
-        }
         kvf_prefixes_drop(prefixes, other);
     }
 }

@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-enum { LONG = 700, TURN = 60, ANSWER = 24, TEXT = LONG + 8 * (TURN + ANSWER) };
+enum { LONG = 420, TURN = 60, ANSWER = 24, TEXT = LONG + 8 * (TURN + ANSWER) };
 
 static char folder[] = "/tmp/kvfold_shelf_XXXXXX";
 
@@ -131,7 +131,7 @@ static void test_a_branch_is_a_file_of_its_own(void **state)
     make_prompt(text, LONG, 1);
     serve(&server, &options);
     ask_as_alone(&server, one, text, LONG, greedy());
-    make_prompt(text + 500, LONG - 500, 2);
+    make_prompt(text + 330, LONG - 330, 2);
     ask_as_alone(&server, one, text, LONG, greedy());
     const size_t second = append(text, LONG, one, 3);
     serve_end(&server);
@@ -285,7 +285,7 @@ static void test_what_was_counted_is_there_after_a_kill(void **state)
 #if defined(__SANITIZE_THREAD__) /* which has a thread of its own: a child may start none */
     skip();
 #endif
-    enum { KILLS = 6 };
+    enum { KILLS = 4 };
     told_before *told =
         mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     served server;
