@@ -31,8 +31,9 @@ def held(id_, width, rows):
 
 
 def allocated(id_, width, rows):
-    """Pages that have one of these rows, given by their numbers."""
-    return len({row // 64 for row in rows}) * oracle.page_bytes(id_, width, 64)
+    """Pages that have one of these rows, which follow each other."""
+    pages = rows[-1] // 64 - rows[0] // 64 + 1 if rows else 0
+    return pages * oracle.page_bytes(id_, width, 64)
 
 
 def window_rows(window_tokens, n_tokens):
