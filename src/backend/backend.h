@@ -68,6 +68,11 @@ struct kvf_backend {
      */
     void *(*alloc)(kvf_device *device, size_t bytes, kvf_place place);
     void (*release)(kvf_device *device, void *memory, size_t bytes);
+    /*
+     * Whether this lies in memory that alloc gave in KVF_PLACE_DEVICE. Any address may be asked
+     * for. NULL where the backend addresses the host's memory: nobody asks there.
+     */
+    bool (*is_device_memory)(const kvf_device *device, const void *memory);
 
     /*
      * Queued, in order with the operations; `device` memory is of either place. What write

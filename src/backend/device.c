@@ -97,6 +97,9 @@ kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
         if (!functions[i].there)
             return kvf_fail(error, KVF_UNSUPPORTED, "backend '%.40s' lacks %s", backend->name,
                             functions[i].name);
+    if (!backend->addresses_host_memory && !backend->is_device_memory)
+        return kvf_fail(error, KVF_UNSUPPORTED, "backend '%.40s' lacks is_device_memory",
+                        backend->name);
     return kvf_ok(error);
 }
 

@@ -51,6 +51,8 @@ void *kvf_mirror_in(kvf_mirror *mirror, const void *host, size_t bytes)
 {
     if (!host || bytes == 0)
         return NULL;
+    if (mirror->device->backend->is_device_memory(mirror->device, host))
+        return (void *)host; /* the caller's pointer, as it was given */
     const kvf_mirror_part *known = find_part(mirror, host, bytes);
     if (known)
         return known->there + ((const uint8_t *)host - known->host);
@@ -65,7 +67,7 @@ void *kvf_mirror_in(kvf_mirror *mirror, const void *host, size_t bytes)
 void *kvf_mirror_out(kvf_mirror *mirror, void *host, size_t bytes)
 {
     void *there = kvf_mirror_in(mirror, host, bytes);
-    if (there)
+    if (there && there != host)
         find_part(mirror, host, bytes)->written = true;
     return there;
 }
@@ -140,6 +142,9 @@ kvf_rows kvf_mirror_rows(kvf_mirror *mirror, const kvf_rows *view, bool written)
     if (view->n_rows == 0)
         return there;
     const uint64_t n_pages = (view->n_rows - 1) / view->page_rows + 1;
+    if (view->pages &&
+        mirror->device->backend->is_device_memory(mirror->device, (const void *)view->pages))
+        return there; /* a session's rows */
     if (view->pages) {
         mirror_pages(mirror, view, n_pages, written, &there);
         return there;

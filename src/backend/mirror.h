@@ -1,7 +1,8 @@
 /*
  * Operations on the host's memory by a device that cannot address it: arrays are copied to
  * memory of the device before the operation, and what it writes is copied back. Slow, and the
- * same result. What callers of the public stages have, and tests.
+ * same result. What callers of the public stages have, and tests. What is the device's own already,
+ * such as the rows of a session, is used where it lies.
  *
  *     kvf_mirror m;
  *     kvf_mirror_begin(&m, device);

@@ -220,6 +220,15 @@ static void run_release(far_device *far, void *memory)
     free(memory); /* staging */
 }
 
+static bool far_is_device_memory(const kvf_device *device, const void *memory)
+{
+    const far_device *far = (const far_device *)device;
+    for (size_t i = 0; i < far->n_regions; i++)
+        if ((uintptr_t)memory - (uintptr_t)far->regions[i].start < far->regions[i].bytes)
+            return true;
+    return false;
+}
+
 static void set_open(region *one, bool open)
 {
     const int protection = open ? PROT_READ | PROT_WRITE : PROT_NONE;
@@ -419,6 +428,7 @@ const kvf_backend kvf_backend_far = {
     .write = far_write,
     .read = far_read,
     .copy = far_copy,
+    .is_device_memory = far_is_device_memory,
     .wait = far_wait,
 #define X(name) .name = far_##name,
     PLAIN_OPERATIONS(X) FINDING_OPERATIONS(X)

@@ -153,6 +153,7 @@ const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel 
  */
 void *kvf_gpu_alloc(kvf_device *device, size_t bytes, kvf_place place);
 void kvf_gpu_release(kvf_device *device, void *memory, size_t bytes);
+bool kvf_gpu_is_device_memory(const kvf_device *device, const void *memory);
 /* Does what waited for the end of all work: releases. */
 void kvf_gpu_end_releases(kvf_gpu_device *gpu);
 /* Releases whatever is left. */
@@ -279,7 +280,8 @@ size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args 
 #define KVF_GPU_OPERATIONS                                                                         \
     .takes_stored_weights = true, .close = kvf_gpu_close_device, .alloc = kvf_gpu_alloc,           \
     .release = kvf_gpu_release, .zero = kvf_gpu_zero, .write = kvf_gpu_write,                      \
-    .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait, .embed = kvf_gpu_embed,      \
+    .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,                              \
+    .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \
     .check = kvf_gpu_check, .compress = kvf_gpu_compress, .pack = kvf_gpu_pack,                    \

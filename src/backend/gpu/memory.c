@@ -194,6 +194,12 @@ void *kvf_gpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
     return region ? (void *)region->given : NULL;
 }
 
+bool kvf_gpu_is_device_memory(const kvf_device *device, const void *memory)
+{
+    (void)device;
+    return (uintptr_t)memory & KVF_DEVICE_BIT;
+}
+
 static kvf_place place_of(const void *memory)
 {
     return (uintptr_t)memory & KVF_DEVICE_BIT ? KVF_PLACE_DEVICE : KVF_PLACE_STAGING;
