@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "cli/commands.h"
 #include "cli/events.h"
 #include "cli/message.h"
@@ -72,7 +73,7 @@ static void count_weights(planning *p)
     kvf_tensor_set *files;
     p->weights_known = true;
     if (p->built_in) {
-        cli_weights_of_v4_flash(&p->config, &p->weights);
+        cli_weights_of_v4_flash(&p->config, p->budget.takes_stored_weights, &p->weights);
     } else if (kvf_tensor_set_open(p->options->engine.model, &files, &p->no_weights) == KVF_OK) {
         cli_weights_count(files, &p->config, p->budget.takes_stored_weights, &p->weights);
         kvf_tensor_set_close(files);
@@ -88,7 +89,11 @@ static void count_weights(planning *p)
 static int load_config(planning *p)
 {
     const cli_options *options = p->options;
+    const kvf_backend *backend;
+    kvf_error error;
     int status = CLI_EXIT_OK;
+    if (kvf_backend_find(options->engine.backend, &backend, &error) != KVF_OK)
+        return cli_error("plan", "%s", error.message);
     p->built_in = strcmp(options->engine.model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
@@ -97,7 +102,7 @@ static int load_config(planning *p)
     p->budget = (kvf_budget){.options = &options->engine,
                              .config = &p->config,
                              .n_threads = options->engine.n_threads ? options->engine.n_threads : 1,
-                             .takes_stored_weights = true}; /* as the default backend */
+                             .takes_stored_weights = backend->takes_stored_weights};
     if (status != CLI_EXIT_OK)
         return status;
     count_weights(p);
