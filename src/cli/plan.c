@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/backend.h"
 #include "cli/commands.h"
 #include "cli/events.h"
 #include "cli/message.h"
@@ -89,20 +88,19 @@ static void count_weights(planning *p)
 static int load_config(planning *p)
 {
     const cli_options *options = p->options;
-    const kvf_backend *backend;
     kvf_error error;
     int status = CLI_EXIT_OK;
-    if (kvf_backend_find(options->engine.backend, &backend, &error) != KVF_OK)
-        return cli_error("plan", "%s", error.message);
     p->built_in = strcmp(options->engine.model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
     else
         status = cli_config_load("plan", options->engine.model, &p->config);
-    p->budget = (kvf_budget){.options = &options->engine,
-                             .config = &p->config,
-                             .n_threads = options->engine.n_threads ? options->engine.n_threads : 1,
-                             .takes_stored_weights = backend->takes_stored_weights};
+    p->budget =
+        (kvf_budget){.options = &options->engine,
+                     .config = &p->config,
+                     .n_threads = options->engine.n_threads ? options->engine.n_threads : 1};
+    if (kvf_budget_of_backend(&p->budget, &error) != KVF_OK)
+        return cli_error("plan", "%s", error.message);
     if (status != CLI_EXIT_OK)
         return status;
     count_weights(p);
