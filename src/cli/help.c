@@ -280,6 +280,7 @@ static const char plan_part[] =
     "      --ctx LIST         contexts in tokens (8k,16k,32k,64k,96k,128k,256k,512k,1M)\n"
     "      --profile LIST     some of legacy,tiled,packed,fold (all)\n"
     "      --chunk N          prompt tokens a step, 1 to 64k (4096); scratch depends on it\n"
+    "      --backend NAME     whose workspace and copies of weights are counted (cpu)\n"
     "      --threads N        threads whose workspace is counted (1)\n"
     "\n"
     "Questions\n"

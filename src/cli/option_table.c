@@ -21,7 +21,7 @@ enum {
 
 const cli_option_spec cli_option_specs[CLI_N_OPTIONS] = {
     {OPTION_MODEL, "model", 'm', required_argument, ALL | INSPECT | TOKENIZE | SERVE},
-    {OPTION_BACKEND, "backend", 0, required_argument, ENGINE | BENCH | SERVE},
+    {OPTION_BACKEND, "backend", 0, required_argument, ALL | SERVE},
     {OPTION_ISA, "isa", 0, required_argument, ENGINE | BENCH | SERVE},
     {OPTION_ISAS, "isas", 0, required_argument, VERIFY},
     {OPTION_THREADS, "threads", 0, required_argument, ALL | INSPECT | SERVE},

@@ -72,7 +72,7 @@ static void count_weights(planning *p)
     kvf_tensor_set *files;
     p->weights_known = true;
     if (p->built_in) {
-        cli_weights_of_v4_flash(&p->config, &p->weights);
+        cli_weights_of_v4_flash(&p->config, p->budget.takes_stored_weights, &p->weights);
     } else if (kvf_tensor_set_open(p->options->engine.model, &files, &p->no_weights) == KVF_OK) {
         cli_weights_count(files, &p->config, p->budget.takes_stored_weights, &p->weights);
         kvf_tensor_set_close(files);
@@ -88,16 +88,19 @@ static void count_weights(planning *p)
 static int load_config(planning *p)
 {
     const cli_options *options = p->options;
+    kvf_error error;
     int status = CLI_EXIT_OK;
     p->built_in = strcmp(options->engine.model, "v4-flash") == 0;
     if (p->built_in)
         fill_v4_flash(&p->config);
     else
         status = cli_config_load("plan", options->engine.model, &p->config);
-    p->budget = (kvf_budget){.options = &options->engine,
-                             .config = &p->config,
-                             .n_threads = options->engine.n_threads ? options->engine.n_threads : 1,
-                             .takes_stored_weights = true}; /* as the default backend */
+    p->budget =
+        (kvf_budget){.options = &options->engine,
+                     .config = &p->config,
+                     .n_threads = options->engine.n_threads ? options->engine.n_threads : 1};
+    if (kvf_budget_of_backend(&p->budget, &error) != KVF_OK)
+        return cli_error("plan", "%s", error.message);
     if (status != CLI_EXIT_OK)
         return status;
     count_weights(p);

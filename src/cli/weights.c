@@ -48,7 +48,8 @@ void cli_weights_count(const kvf_tensor_set *files, const kvf_model_config *conf
         weights->copied_bytes = kvf_model_weight_bytes(config, takes_stored_weights);
 }
 
-void cli_weights_of_v4_flash(const kvf_model_config *config, cli_weights *weights)
+void cli_weights_of_v4_flash(const kvf_model_config *config, bool takes_stored_weights,
+                             cli_weights *weights)
 {
     /*
      * Names, shapes and types of the release: 43 layers and one that predicts a further token.
@@ -70,7 +71,7 @@ void cli_weights_of_v4_flash(const kvf_model_config *config, cli_weights *weight
     }
     weights->skipped[CLI_SKIPPED_MTP] = (cli_tensors){1575, 3593787756};
     weights->mapped_bytes = weights->all.bytes;
-    weights->copied_bytes = kvf_model_weight_bytes(config, true);
+    weights->copied_bytes = kvf_model_weight_bytes(config, takes_stored_weights);
 }
 
 const char *cli_skipped_name(cli_skipped kind)

@@ -33,7 +33,8 @@ typedef struct cli_weights {
 void cli_weights_count(const kvf_tensor_set *files, const kvf_model_config *config,
                        bool takes_stored_weights, cli_weights *weights);
 /* DeepSeek-V4-Flash as it was released in April 2026, of which no file is here. */
-void cli_weights_of_v4_flash(const kvf_model_config *config, cli_weights *weights);
+void cli_weights_of_v4_flash(const kvf_model_config *config, bool takes_stored_weights,
+                             cli_weights *weights);
 
 /* "mtp" .. */
 const char *cli_skipped_name(cli_skipped kind);

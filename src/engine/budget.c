@@ -7,6 +7,15 @@
 /* More than forward.c has (about 30); kvf_model_activations says how many there are. */
 enum { MAX_ACTIVATIONS = 128 };
 
+kvf_status kvf_budget_of_backend(kvf_budget *budget, kvf_error *error)
+{
+    const kvf_backend *backend;
+    const kvf_status status = kvf_backend_find(budget->options->backend, &backend, error);
+    if (status == KVF_OK)
+        budget->takes_stored_weights = backend->takes_stored_weights;
+    return status;
+}
+
 uint64_t kvf_budget_activation_bytes(const kvf_budget *budget, uint64_t context_tokens)
 {
     kvf_plan_buffer buffers[MAX_ACTIVATIONS];

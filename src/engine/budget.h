@@ -15,6 +15,12 @@ typedef struct kvf_budget {
     uint64_t copied_bytes;     /* of these, what the device copies as it is stored */
 } kvf_budget;
 
+/*
+ * How the backend that the options name takes weights, where no device is open. KVF_UNSUPPORTED
+ * where there is none of that name.
+ */
+kvf_status kvf_budget_of_backend(kvf_budget *budget, kvf_error *error);
+
 /* Activations of the dense layers for a session of that context. */
 uint64_t kvf_budget_activation_bytes(const kvf_budget *budget, uint64_t context_tokens);
 

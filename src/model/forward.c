@@ -351,17 +351,15 @@ static void ask_for(const kvf_matrix *matrix)
 }
 
 /*
- * All that were chosen at once: a disk works on many requests in the time of one. Advice that
- * there is no memory for is not given.
+ * All that were chosen at once: a disk works on many requests in the time of one. They are fewer
+ * than there are experts: see reads_all.
  */
 static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
 {
     if (!c->model->from_disk || reads_all(c))
         return;
     const uint32_t n = c->n * c->config->n_experts_used;
-    int32_t *chosen = malloc(n * sizeof *chosen);
-    if (!chosen)
-        return;
+    int32_t *chosen = c->model->forward->host_experts;
     c->backend->read(c->device, chosen, experts, n * sizeof *chosen);
     const bool known = c->backend->wait(c->device, NULL) == KVF_OK;
     for (uint32_t i = 0; known && i < n; i++) {
@@ -370,7 +368,6 @@ static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const in
         ask_for(&expert->w3);
         ask_for(&expert->w2);
     }
-    free(chosen);
 }
 
 /* ---- Experts -------------------------------------------------------------------- */
@@ -646,8 +643,8 @@ static kvf_status refuse(kvf_batch_item *items, uint32_t n_items, kvf_status sta
     return status;
 }
 
-static kvf_status check_pass(kvf_model *model, const kvf_batch_item *items, uint32_t n_items,
-                             kvf_error *error)
+static kvf_status check_pass(kvf_model *model, const kvf_batch *batch, const kvf_batch_item *items,
+                             uint32_t n_items, kvf_error *error)
 {
     uint64_t n_tokens = 0;
     for (uint32_t i = 0; i < n_items; i++)
@@ -656,7 +653,10 @@ static kvf_status check_pass(kvf_model *model, const kvf_batch_item *items, uint
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "a chunk of %llu tokens; this model was loaded for up to %u",
                         (unsigned long long)n_tokens, model->chunk_tokens);
-    return kvf_forward_reserve_logits(model->forward, n_items, model->config.geometry.vocab, error);
+    /* Of as many items as the batch may have: later passes find it there. */
+    const uint32_t most = kvf_batch_options(batch)->batch_sessions;
+    return kvf_forward_reserve_logits(model->forward, most > n_items ? most : n_items,
+                                      model->config.geometry.vocab, error);
 }
 
 kvf_status kvf_model_forward(kvf_model *model, kvf_batch *batch, kvf_batch_item *items,
@@ -673,7 +673,7 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_batch *batch, kvf_batch_item 
                .config = &model->config,
                .act = model->forward->act,
                .error = error ? error : &why};
-    kvf_status status = check_pass(model, items, n_items, &why);
+    kvf_status status = check_pass(model, batch, items, n_items, &why);
     if (status != KVF_OK)
         return refuse(items, n_items, status, &why, error);
     status = kvf_batch_begin(batch, items, n_items, c.error);

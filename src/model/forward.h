@@ -11,6 +11,7 @@ struct kvf_forward {
     float *act[KVF_ACT_COUNT]; /* into the buffers */
     uint64_t head_rows;        /* rows of logits that the shared buffer has room for */
     float *host_input;         /* [head_rows][hidden] what the head reads, to be checked */
+    int32_t *host_experts;     /* [n_experts] chosen ones, whose weights are asked for */
     /* [n_host_logits][vocab] of last tokens, until the step is known to be good. */
     float *host_logits;
     uint32_t n_host_logits;

@@ -15,6 +15,7 @@ static void close_forward(kvf_model *model)
                            forward->bytes[i]);
     if (forward) {
         free(forward->host_input);
+        free(forward->host_experts);
         free(forward->host_logits);
     }
     free(forward);
@@ -22,7 +23,7 @@ static void close_forward(kvf_model *model)
     model->chunk_tokens = 0;
 }
 
-/* Host memory for what the head makes. */
+/* Host memory for what the head makes, and for the experts of a token. */
 static kvf_status open_host_side(struct kvf_forward *forward, const kvf_model_config *config,
                                  uint32_t chunk_tokens, kvf_error *error)
 {
@@ -30,7 +31,8 @@ static kvf_status open_host_side(struct kvf_forward *forward, const kvf_model_co
     const uint64_t room = forward->bytes[KVF_ACT_KEPT] / row_bytes; /* KVF_HEAD_TOKENS or more */
     forward->head_rows = room < chunk_tokens ? room : chunk_tokens;
     forward->host_input = malloc(forward->head_rows * config->hidden * sizeof(float));
-    if (!forward->host_input)
+    forward->host_experts = malloc(config->n_experts * sizeof *forward->host_experts);
+    if (!forward->host_input || !forward->host_experts)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for what the head reads");
     return kvf_forward_reserve_logits(forward, 1, config->geometry.vocab, error);
 }

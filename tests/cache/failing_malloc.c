@@ -13,6 +13,7 @@ static bool counting;
 static uint64_t until_reached; /* allocations before the one that was asked for */
 static void (*call)(void);     /* NULL: it fails */
 static int64_t n_live;
+static uint64_t n_calls;
 
 void failing_malloc_begin_calling(uint64_t number, void (*meanwhile)(void))
 {
@@ -33,6 +34,11 @@ bool failing_malloc_end(void)
     return reached;
 }
 
+uint64_t failing_malloc_calls(void)
+{
+    return n_calls;
+}
+
 malloc_counts failing_malloc_count(const kvf_device *device)
 {
     malloc_counts now = {.n_live = n_live};
@@ -50,6 +56,7 @@ void failing_malloc_expect(const kvf_device *device, const malloc_counts *before
 /* Before each allocation. */
 static bool fails(void)
 {
+    n_calls++;
     if (!counting || until_reached-- > 0)
         return false;
     counting = false;

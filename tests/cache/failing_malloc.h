@@ -17,6 +17,8 @@ void failing_malloc_begin(uint64_t number);
 void failing_malloc_begin_calling(uint64_t number, void (*meanwhile)(void));
 /* All succeed again. Whether it came to that one. */
 bool failing_malloc_end(void);
+/* Allocations that were asked for since the program began. */
+uint64_t failing_malloc_calls(void);
 /* What is allocated: of this program and the library, and of that on the device. */
 typedef struct malloc_counts {
     int64_t n_live;

@@ -130,7 +130,7 @@ class UsageTest(CliTest):
             "run": ["--model", "--backend", "--isa", "--profile", "--file", "--session", "--store"],
             "verify": ["--model", "--backend", "--isa", "--profiles", "--file"],
             "score": ["--model", "--backend", "--isa", "--profile", "--file", "--ids", "--logits"],
-            "plan": ["--model", "--profiles", "--svg", "--ctx"],
+            "plan": ["--model", "--backend", "--profiles", "--svg", "--ctx"],
             "bench": ["--model", "--backend", "--isa", "--profiles", "--stage", "--svg"],
             "session": ["--store"],
         }
@@ -158,6 +158,7 @@ class UsageTest(CliTest):
         self.refused("mmx", "verify", "-m", MODEL, "--isa", "mmx")
         self.refused("KVFOLD_ISA", "verify", "-m", MODEL, env={"KVFOLD_ISA": "mmx"})
         self.refused("cpu, ref", "run", "-m", MODEL, "-p", "a", "--backend", "abacus")
+        self.refused("cpu, ref", "plan", "-m", "v4-flash", "--backend", "abacus")
 
     def test_missing_files_are_named(self):
         for command in COMMANDS:

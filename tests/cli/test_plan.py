@@ -254,6 +254,19 @@ class PlanTest(CliTest):
             self.assertEqual(tiled[profile] - plain[profile], more, profile)
             self.assertGreater(scratch("--threads", "4")[profile], plain[profile])
 
+    def test_workspaces_are_those_of_the_backend_that_was_asked_for(self):
+        def buffers(*arguments):
+            line, = self.json_lines("plan", "-m", "v4-flash", "--ctx", "64k", "--profile", "fold", *arguments)
+            return {buffer["name"]: buffer["bytes"] for buffer in line["buffers"]}
+        cpu, ref = buffers(), buffers("--backend", "ref")
+        self.assertEqual(cpu, buffers("--backend", "cpu"))
+        self.assertEqual({name for name in cpu if cpu[name] != ref[name]},
+                         {"attend.workspace", "select.workspace"})
+        # Maximum and denominator a head; the scores of a query's list: by one thread.
+        self.assertEqual((ref["attend.workspace"], ref["select.workspace"]), (2 * 4 * 64, 4 * 512))
+        self.assertEqual(buffers("--backend", "ref", "--threads", "4"), ref)
+        self.refused("no backend 'gpu'", "plan", "-m", "v4-flash", "--backend", "gpu")
+
     def test_environment_does_not_narrow_a_plan(self):
         lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "8k",
                                 env={"DS4_DISABLE_KV_OPTS": "1"})

@@ -45,11 +45,21 @@ static bool has_dotprod(void)
 {
     return getauxval(AT_HWCAP) & 1ul << 20;
 }
-#else
+#elif defined(__APPLE__)
 /* Every Apple processor that runs macOS has it. */
 static bool has_dotprod(void)
 {
     return true;
+}
+#else
+/* Nobody is asked: it is there where the compiler was told so of every processor it builds for. */
+static bool has_dotprod(void)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#else
+    return false;
+#endif
 }
 #endif
 #endif
