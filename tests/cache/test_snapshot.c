@@ -460,6 +460,14 @@ static void what_is_not_known_yet_is_unsupported_not_damaged(void **state)
     kvf_session_close(session);
 }
 
+/* This one's memory is the host's, so the public stages may take any of it where it lies. */
+static bool is_any_memory(const kvf_device *device, const void *memory)
+{
+    (void)device;
+    (void)memory;
+    return true;
+}
+
 /* A device that cannot read the host's memory gets copies, checked when they are made. */
 static void a_device_with_its_own_memory_gets_copies(void **state)
 {
@@ -474,6 +482,7 @@ static void a_device_with_its_own_memory_gets_copies(void **state)
     assert_true(kvf_session_mapped_bytes(restored) > 0);
     kvf_session_close(restored);
     other.addresses_host_memory = false;
+    other.is_device_memory = is_any_memory;
     snap_device->backend = &other;
     restored = snap_load(snap_device, path, NULL);
     assert_int_equal(kvf_session_mapped_bytes(restored), 0);

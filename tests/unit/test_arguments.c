@@ -92,12 +92,19 @@ static void a_backend_without_a_function_does_not_open(void **state)
     const size_t first = offsetof(kvf_backend, open);
     for (size_t at = first; at < sizeof backend; at += sizeof(void (*)(void))) {
         if (at == offsetof(kvf_backend, run) || at == offsetof(kvf_backend, select_batch) ||
-            at == offsetof(kvf_backend, attend_batch))
+            at == offsetof(kvf_backend, attend_batch) ||
+            at == offsetof(kvf_backend, is_device_memory))
             continue;
         backend = *kvf_backend_get(0);
         memset((uint8_t *)&backend + at, 0, sizeof(void (*)(void)));
         assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
     }
+    /* Who has memory that the host cannot address says which that is. */
+    backend = *kvf_backend_get(0);
+    backend.addresses_host_memory = false;
+    backend.is_device_memory = NULL;
+    assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "lacks is_device_memory"));
 }
 
 static void select_takes_fp4_and_f32_and_no_other_format(void **state)
