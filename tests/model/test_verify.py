@@ -72,8 +72,8 @@ class Verify(unittest.TestCase):
         # session_bytes is of the prompt; scratch is sized for the decode steps too.
         for r in self.records:
             threads = usable_cores() if options.backend == "cpu" else 1
-            plan = ["plan", "-m", options.model, "--profile", r["profile"], "--threads",
-                    str(threads), "--json", "--ctx"]
+            plan = ["plan", "-m", options.model, "--backend", options.backend, "--profile",
+                    r["profile"], "--threads", str(threads), "--json", "--ctx"]
             status, prompt, stderr = lines(*plan, str(r["ctx"]))
             self.assertEqual(status, 0, stderr)
             self.assertEqual(r["session_bytes"], prompt[0]["session_bytes"])
