@@ -27,7 +27,7 @@ void kvf_buffer_add_token(kvf_buffer *out, const kvf_served *served, int32_t id)
     kvf_decoder_start(&decoder, served->conversation->tokenizer, false);
     kvf_decoder_add(&decoder, id, &text);
     kvf_decoder_flush(&decoder, &text);
-    kvf_json_write_string((kvf_span){text.data ? text.data : "", text.bytes}, out);
+    kvf_json_write_string(kvf_buffer_span(&text), out);
     out->failed = out->failed || text.failed;
     kvf_buffer_free(&text);
 }

@@ -8,16 +8,6 @@
 
 enum { BLOCK_NONE, BLOCK_THINKING, BLOCK_TEXT };
 
-static void add_text(kvf_buffer *out, kvf_span text)
-{
-    kvf_json_write_string((kvf_span){text.data ? text.data : "", text.bytes}, out);
-}
-
-static kvf_span all_of(const kvf_buffer *text)
-{
-    return (kvf_span){text->data, text->bytes};
-}
-
 static const char *stop_reason(const kvf_choice *choice)
 {
     return choice->end == KVF_JOB_MAX_TOKENS || choice->end == KVF_JOB_CONTEXT_FULL ? "max_tokens"
@@ -31,7 +21,7 @@ static void add_stop(const kvf_choice *choice, kvf_buffer *out)
         choice->end == KVF_JOB_STOP ? kvf_answer_stream_stopped_by(choice->stream) : NULL;
     kvf_buffer_print(out, "\"stop_reason\": \"%s\", \"stop_sequence\": ", stop_reason(choice));
     if (stop)
-        add_text(out, (kvf_span){stop, strlen(stop)});
+        kvf_json_write_string((kvf_span){stop, strlen(stop)}, out);
     else
         kvf_buffer_add_string(out, "null");
 }
@@ -53,7 +43,7 @@ static void add_head(const kvf_answering *a, kvf_buffer *out)
                      "{\"id\": \"%s\", \"type\": \"message\", \"role\": \"assistant\", "
                      "\"model\": ",
                      a->id);
-    add_text(out, (kvf_span){a->model, strlen(a->model)});
+    kvf_json_write_string((kvf_span){a->model, strlen(a->model)}, out);
     kvf_buffer_add_string(out, ", \"content\": [");
 }
 
@@ -130,7 +120,7 @@ static void text(const kvf_answering *a, kvf_choice *choice, bool is_reasoning, 
         return;
     begin_delta(choice, is_reasoning ? "thinking_delta" : "text_delta", out);
     kvf_buffer_add_string(out, is_reasoning ? "\"thinking\": " : "\"text\": ");
-    add_text(out, new_text);
+    kvf_json_write_string(new_text, out);
     kvf_buffer_add_string(out, "}}\n\n");
 }
 
@@ -159,14 +149,15 @@ static void whole(const kvf_answering *a, kvf_buffer *out)
     add_head(a, out);
     if (choice->reasoning.bytes > 0) {
         kvf_buffer_add_string(out, "{\"type\": \"thinking\", \"thinking\": ");
-        add_text(out, a->ask.shows_thinking ? all_of(&choice->reasoning) : (kvf_span){"", 0});
+        kvf_json_write_string(
+            a->ask.shows_thinking ? kvf_buffer_span(&choice->reasoning) : (kvf_span){"", 0}, out);
         kvf_buffer_add_string(out, ", \"signature\": ");
         add_signature(choice, out);
         kvf_buffer_add_string(out, choice->content.bytes > 0 ? "}, " : "}");
     }
     if (choice->content.bytes > 0) {
         kvf_buffer_add_string(out, "{\"type\": \"text\", \"text\": ");
-        add_text(out, all_of(&choice->content));
+        kvf_json_write_string(kvf_buffer_span(&choice->content), out);
         kvf_buffer_add_string(out, "}");
     }
     kvf_buffer_add_string(out, "], ");

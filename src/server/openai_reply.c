@@ -5,21 +5,6 @@
 
 #include <string.h>
 
-static void add_string(kvf_buffer *out, const char *text)
-{
-    kvf_json_write_string((kvf_span){text, strlen(text)}, out);
-}
-
-static void add_text(kvf_buffer *out, kvf_span text)
-{
-    kvf_json_write_string((kvf_span){text.data ? text.data : "", text.bytes}, out);
-}
-
-static kvf_span all_of(const kvf_buffer *text)
-{
-    return (kvf_span){text->data, text->bytes};
-}
-
 static const char *finish_reason(const kvf_choice *choice)
 {
     return choice->end == KVF_JOB_MAX_TOKENS || choice->end == KVF_JOB_CONTEXT_FULL ? "length"
@@ -33,7 +18,7 @@ static void add_head(const kvf_answering *a, const char *object, kvf_buffer *out
     kvf_buffer_print(out,
                      "{\"id\": \"%s\", \"object\": \"%s\", \"created\": %lld, \"model\": ", a->id,
                      object, (long long)a->created);
-    add_string(out, a->model);
+    kvf_json_write_chars(a->model, out);
     kvf_buffer_print(out, ", \"system_fingerprint\": \"kvfold-%s\"", kvf_version_string());
 }
 
@@ -145,8 +130,8 @@ static bool same_texts(const kvf_answering *a, int32_t one, int32_t other)
     kvf_buffer right = {.data = NULL};
     kvf_buffer_add_token(&left, a->host->served, one);
     kvf_buffer_add_token(&right, a->host->served, other);
-    const bool same =
-        !left.failed && !right.failed && kvf_span_equal(all_of(&left), all_of(&right));
+    const bool same = !left.failed && !right.failed &&
+                      kvf_span_equal(kvf_buffer_span(&left), kvf_buffer_span(&right));
     kvf_buffer_free(&left);
     kvf_buffer_free(&right);
     return same;
@@ -222,7 +207,7 @@ static void chat_text(const kvf_answering *a, kvf_choice *choice, bool is_reason
     begin_chat_piece(a, choice, out);
     kvf_buffer_add_string(out, choice->has_role ? "" : ", ");
     kvf_buffer_add_string(out, is_reasoning ? "\"reasoning_content\": " : "\"content\": ");
-    add_text(out, text);
+    kvf_json_write_string(text, out);
     kvf_buffer_add_string(out, "}");
     add_chat_logprobs(a, choice, choice->scored_given, to, out);
     kvf_buffer_add_string(out, ", \"finish_reason\": null}]");
@@ -257,10 +242,10 @@ static void chat_whole(const kvf_answering *a, kvf_buffer *out)
         kvf_buffer_print(out, "%s{\"index\": %u, \"message\": {\"role\": \"assistant\", ",
                          i > 0 ? ", " : "", i);
         kvf_buffer_add_string(out, "\"content\": ");
-        add_text(out, all_of(&choice->content));
+        kvf_json_write_string(kvf_buffer_span(&choice->content), out);
         if (a->ask.settings.thinking) {
             kvf_buffer_add_string(out, ", \"reasoning_content\": ");
-            add_text(out, all_of(&choice->reasoning));
+            kvf_json_write_string(kvf_buffer_span(&choice->reasoning), out);
         }
         kvf_buffer_add_string(out, ", \"refusal\": null}");
         add_chat_logprobs(a, choice, 0, scored_until(choice), out);
@@ -290,7 +275,7 @@ static void completion_piece(const kvf_answering *a, kvf_choice *choice, kvf_spa
     add_head(a, "text_completion", out);
     kvf_buffer_print(out,
                      ", \"choices\": [{\"index\": %zu, \"text\": ", kvf_choice_index(a, choice));
-    add_text(out, text);
+    kvf_json_write_string(text, out);
     add_text_logprobs(a, choice, choice->scored_given, to, out);
     kvf_buffer_print(out, ", \"finish_reason\": %s}]", finish);
     end_piece(a, out);
@@ -317,7 +302,7 @@ static void completion_whole(const kvf_answering *a, kvf_buffer *out)
     for (uint32_t i = 0; i < a->ask.n_choices; i++) {
         const kvf_choice *choice = &a->choices[i];
         kvf_buffer_print(out, "%s{\"index\": %u, \"text\": ", i > 0 ? ", " : "", i);
-        add_text(out, all_of(&choice->content));
+        kvf_json_write_string(kvf_buffer_span(&choice->content), out);
         add_text_logprobs(a, choice, 0, scored_until(choice), out);
         kvf_buffer_print(out, ", \"finish_reason\": \"%s\"}", finish_reason(choice));
     }

@@ -7,11 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-static void add_string(kvf_buffer *out, const char *text)
-{
-    kvf_json_write_string((kvf_span){text, strlen(text)}, out);
-}
-
 void kvf_page_health(kvf_server *server, kvf_exchange *exchange)
 {
     kvf_buffer out = {.data = NULL};
@@ -21,14 +16,15 @@ void kvf_page_health(kvf_server *server, kvf_exchange *exchange)
     const double share = server->share;
     pthread_mutex_unlock(&server->lock);
     kvf_buffer_add_string(&out, "{\"status\": ");
-    add_string(&out, serving == KVF_SERVING_RUNS    ? "ok"
-                     : serving == KVF_SERVING_LOADS ? "loading"
-                                                    : "stopping");
+    kvf_json_write_chars(serving == KVF_SERVING_RUNS    ? "ok"
+                         : serving == KVF_SERVING_LOADS ? "loading"
+                                                        : "stopping",
+                         &out);
     kvf_buffer_add_string(&out, ", \"model\": ");
-    add_string(&out, server->name);
+    kvf_json_write_chars(server->name, &out);
     if (serving == KVF_SERVING_LOADS) {
         kvf_buffer_add_string(&out, ", \"stage\": ");
-        add_string(&out, stage);
+        kvf_json_write_chars(stage, &out);
         kvf_buffer_print(&out, ", \"progress\": %.3f", share);
     }
     kvf_buffer_print(&out, ", \"version\": \"%s\"}", kvf_version_string());
@@ -59,7 +55,7 @@ static void add_model(kvf_server *server, kvf_api api, const char *name, kvf_buf
 {
     if (api == KVF_API_OPENAI) {
         kvf_buffer_add_string(out, "{\"id\": ");
-        add_string(out, name);
+        kvf_json_write_chars(name, out);
         kvf_buffer_print(out,
                          ", \"object\": \"model\", \"created\": %lld, \"owned_by\": \"kvfold\", "
                          "\"max_model_len\": %llu}",
@@ -71,9 +67,9 @@ static void add_model(kvf_server *server, kvf_api api, const char *name, kvf_buf
     const time_t started = (time_t)server->started;
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&started, &utc));
     kvf_buffer_add_string(out, "{\"type\": \"model\", \"id\": ");
-    add_string(out, name);
+    kvf_json_write_chars(name, out);
     kvf_buffer_add_string(out, ", \"display_name\": ");
-    add_string(out, name);
+    kvf_json_write_chars(name, out);
     kvf_buffer_print(out, ", \"created_at\": \"%s\", \"max_input_tokens\": %llu}", created,
                      context_of(server));
 }
@@ -93,9 +89,9 @@ void kvf_page_models(kvf_server *server, kvf_exchange *exchange)
     kvf_buffer_add_string(&out, "]");
     if (request->api == KVF_API_ANTHROPIC) {
         kvf_buffer_add_string(&out, ", \"has_more\": false, \"first_id\": ");
-        add_string(&out, name_of(server, 0));
+        kvf_json_write_chars(name_of(server, 0), &out);
         kvf_buffer_add_string(&out, ", \"last_id\": ");
-        add_string(&out, name_of(server, n - 1));
+        kvf_json_write_chars(name_of(server, n - 1), &out);
     }
     kvf_buffer_add_string(&out, "}");
     kvf_server_answer(exchange, 200, "application/json", &out);

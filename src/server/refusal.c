@@ -76,7 +76,7 @@ static const named_status *name_status(unsigned status)
 static void write_string(kvf_buffer *out, const char *text)
 {
     if (text && *text)
-        kvf_json_write_string((kvf_span){text, strlen(text)}, out);
+        kvf_json_write_chars(text, out);
     else
         kvf_buffer_add_string(out, "null");
 }

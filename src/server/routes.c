@@ -191,7 +191,7 @@ static void answer_detokenize(kvf_server *server, kvf_exchange *exchange)
     kvf_tree tree;
     if (read_object(exchange, &tree, &refusal) && decode_ids(server, tree.root, &text, &refusal)) {
         kvf_buffer_add_string(&out, "{\"content\": ");
-        kvf_json_write_string((kvf_span){text.data ? text.data : "", text.bytes}, &out);
+        kvf_json_write_string(kvf_buffer_span(&text), &out);
         kvf_buffer_add_string(&out, "}");
         kvf_server_answer(exchange, 200, "application/json", &out);
     } else {

@@ -12,7 +12,7 @@ static void add_text(kvf_buffer *out, const char *key, kvf_span text)
     if (text.bytes > 0 && !kvf_span_is_utf8(text))
         kvf_buffer_add_string(out, "null"); /* it was refused for that */
     else
-        kvf_json_write_string((kvf_span){text.data ? text.data : "", text.bytes}, out);
+        kvf_json_write_string(text, out);
 }
 
 static void write_line(kvf_server *server, kvf_buffer *out)
@@ -67,8 +67,8 @@ void kvf_server_trace_answer(kvf_server *server, const kvf_answering *a)
         const kvf_choice *choice = &a->choices[i];
         kvf_buffer_print(&out, "%s{\"end\": \"%s\", \"answered_tokens\": %llu", i > 0 ? ", " : "",
                          name_end(choice->end), (unsigned long long)choice->n_answered);
-        add_text(&out, "reasoning", (kvf_span){choice->reasoning.data, choice->reasoning.bytes});
-        add_text(&out, "content", (kvf_span){choice->content.data, choice->content.bytes});
+        add_text(&out, "reasoning", kvf_buffer_span(&choice->reasoning));
+        add_text(&out, "content", kvf_buffer_span(&choice->content));
         kvf_buffer_add_string(&out, "}");
     }
     kvf_buffer_add_string(&out, "]}");

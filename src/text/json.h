@@ -82,5 +82,7 @@ const char *kvf_node_what(const kvf_node *node);
 void kvf_json_write(const kvf_node *node, kvf_buffer *buffer);
 /* A string in quotes, the same way; bytes that are not UTF-8 are copied as they are. */
 void kvf_json_write_string(kvf_span text, kvf_buffer *buffer);
+/* The same of a text that ends with a NUL. */
+void kvf_json_write_chars(const char *text, kvf_buffer *buffer);
 
 #endif

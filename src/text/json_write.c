@@ -41,6 +41,11 @@ void kvf_json_write_string(kvf_span text, kvf_buffer *buffer)
     kvf_buffer_add(buffer, "\"", 1);
 }
 
+void kvf_json_write_chars(const char *text, kvf_buffer *buffer)
+{
+    kvf_json_write_string((kvf_span){text, strlen(text)}, buffer);
+}
+
 /* ---- Numbers ------------------------------------------------------------------------- */
 
 /* The digits, then e and the exponent: without a point, which another locale reads otherwise. */

@@ -13,6 +13,12 @@ typedef struct kvf_span {
 
 #define KVF_SPAN(literal) ((kvf_span){literal, sizeof(literal) - 1})
 
+/* What a buffer holds, until it is added to. */
+static inline kvf_span kvf_buffer_span(const kvf_buffer *buffer)
+{
+    return (kvf_span){buffer->data, buffer->bytes};
+}
+
 /* Whether it is that literal, or has the same bytes as another. */
 bool kvf_span_is(kvf_span span, const char *literal);
 bool kvf_span_equal(kvf_span a, kvf_span b);

@@ -7,11 +7,13 @@
 
 #include <cuda_runtime.h>
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+extern "C" {
+#include "error.h"
+}
 #include "metal_cuda_launch.h"
 
 /*
@@ -55,28 +57,6 @@ static struct {
 
 /* ---- Errors ------------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 3, 4))) static kvf_status fail(kvf_error *error, kvf_status status,
-                                                             const char *format, ...)
-{
-    if (error) {
-        va_list arguments;
-        va_start(arguments, format);
-        error->status = status;
-        vsnprintf(error->message, sizeof(error->message), format, arguments);
-        va_end(arguments);
-    }
-    return status;
-}
-
-static kvf_status good(kvf_error *error)
-{
-    if (error) {
-        error->status = KVF_OK;
-        error->message[0] = '\0';
-    }
-    return KVF_OK;
-}
-
 static void complain(kvf_gpu *gpu, const char *what, const char *why)
 {
     if (!gpu->complaint[0])
@@ -100,7 +80,8 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     if (found == cudaSuccess)
         found = cudaMemGetInfo(&free_bytes, &all_bytes);
     if (found != cudaSuccess)
-        return fail(error, KVF_UNSUPPORTED, "%s: %s", properties->name, cudaGetErrorString(found));
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: %s", properties->name,
+                        cudaGetErrorString(found));
     kvf_gpu_limits *limits = &gpu->limits;
     snprintf(limits->name, sizeof(limits->name), "%.63s", properties->name);
     limits->working_set_bytes = free_bytes > left_bytes ? free_bytes - left_bytes : 0;
@@ -109,7 +90,7 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     /* Metal's, so that nothing passes here that would not there. */
     limits->threadgroup_bytes = 32768;
     limits->threadgroup_threads = (uint32_t)properties->maxThreadsPerBlock;
-    return good(error);
+    return kvf_ok(error);
 }
 
 /* The kernels are machine code of one architecture; all of them are, if one is. */
@@ -119,9 +100,9 @@ static kvf_status check_kernels(const cudaDeviceProp *properties, kvf_error *err
     const cudaError_t found =
         cudaFuncGetAttributes(&attributes, kvf_cuda_libraries[0]->kernels[0].entry);
     if (found == cudaSuccess)
-        return good(error);
+        return kvf_ok(error);
     cudaGetLastError();
-    return fail(error, KVF_UNSUPPORTED,
+    return kvf_fail(error, KVF_UNSUPPORTED,
                 "%s has compute capability %d.%d, which this build has no kernels for (%s): build "
                 "with -DKVF_CUDA_ARCH=%d%d",
                 properties->name, properties->major, properties->minor, cudaGetErrorString(found),
@@ -135,21 +116,21 @@ static kvf_status open_gpu(kvf_gpu **out, kvf_error *error)
     *out = nullptr;
     cudaError_t found = cudaGetDeviceCount(&n_devices);
     if (found == cudaErrorInsufficientDriver)
-        return fail(error, KVF_UNSUPPORTED,
+        return kvf_fail(error, KVF_UNSUPPORTED,
                     "backend cuda: no NVIDIA driver was found, or one older than CUDA %d.%d needs",
                     CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (found == cudaErrorNoDevice || (found == cudaSuccess && n_devices == 0))
-        return fail(error, KVF_UNSUPPORTED, "backend cuda: there is no NVIDIA GPU");
+        return kvf_fail(error, KVF_UNSUPPORTED, "backend cuda: there is no NVIDIA GPU");
     if (found == cudaSuccess)
         found = cudaGetDeviceProperties(&properties, 0);
     if (found != cudaSuccess)
-        return fail(error, KVF_UNSUPPORTED, "backend cuda: %s", cudaGetErrorString(found));
+        return kvf_fail(error, KVF_UNSUPPORTED, "backend cuda: %s", cudaGetErrorString(found));
     kvf_status status = check_kernels(&properties, error);
     if (status != KVF_OK)
         return status;
     kvf_gpu *gpu = static_cast<kvf_gpu *>(calloc(1, sizeof(kvf_gpu)));
     if (!gpu)
-        return fail(error, KVF_OUT_OF_MEMORY, "no memory for a GPU");
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a GPU");
     status = open_stream(gpu, &properties, error);
     if (status != KVF_OK) {
         close_gpu(gpu);
@@ -175,11 +156,11 @@ static kvf_status compile(kvf_gpu *, const char *name, const char *, kvf_gpu_lib
             continue;
         *library = static_cast<kvf_gpu_library *>(calloc(1, sizeof(kvf_gpu_library)));
         if (!*library)
-            return fail(error, KVF_OUT_OF_MEMORY, "no memory for %s", name);
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for %s", name);
         (*library)->library = *l;
-        return good(error);
+        return kvf_ok(error);
     }
-    return fail(error, KVF_UNSUPPORTED, "%s was not linked", name);
+    return kvf_fail(error, KVF_UNSUPPORTED, "%s was not linked", name);
 }
 
 static void release_library(kvf_gpu *, kvf_gpu_library *library)
@@ -199,14 +180,14 @@ static kvf_status make_pipeline(kvf_gpu *, kvf_gpu_library *library, const char 
         cudaFuncAttributes attributes;
         const cudaError_t found = cudaFuncGetAttributes(&attributes, k->entry);
         if (found != cudaSuccess)
-            return fail(error, KVF_UNSUPPORTED, "%s: %s", kernel, cudaGetErrorString(found));
+            return kvf_fail(error, KVF_UNSUPPORTED, "%s: %s", kernel, cudaGetErrorString(found));
         *pipeline = static_cast<kvf_gpu_pipeline *>(calloc(1, sizeof(kvf_gpu_pipeline)));
         if (!*pipeline)
-            return fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
         **pipeline = {k, l->name, (unsigned)attributes.maxThreadsPerBlock};
-        return good(error);
+        return kvf_ok(error);
     }
-    return fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
+    return kvf_fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
 }
 
 static void release_pipeline(kvf_gpu *, kvf_gpu_pipeline *pipeline)
@@ -339,8 +320,8 @@ static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
     if (ended != cudaSuccess)
         complain(gpu, "the GPU stopped", cudaGetErrorString(ended));
     if (gpu->complaint[0])
-        return fail(error, KVF_DEVICE_LOST, "%s", gpu->complaint);
-    return good(error);
+        return kvf_fail(error, KVF_DEVICE_LOST, "%s", gpu->complaint);
+    return kvf_ok(error);
 }
 
 extern "C" const kvf_gpu_driver kvf_gpu_driver_cuda = {
