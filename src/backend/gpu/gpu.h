@@ -110,13 +110,20 @@ typedef struct kvf_gpu_expert_table {
     kvf_gpu_variant down[2];
 } kvf_gpu_expert_table;
 
+/* What runs as a kernel. */
+typedef struct kvf_gpu_ready {
+    kvf_gpu_pipeline *pipeline;       /* NULL: not compiled yet */
+    const kvf_gpu_override *override; /* what runs in its place; NULL: the generic one does */
+    kvf_gpu_library *library;         /* the override's; NULL: in `libraries` */
+} kvf_gpu_ready;
+
 typedef struct kvf_gpu_device {
     kvf_device base; /* first: the table's functions get its address */
     const kvf_gpu_driver *driver;
     kvf_gpu *gpu;
     kvf_gpu_limits limits;
     kvf_gpu_library *libraries[KVF_GPU_FILE_COUNT][KVF_GPU_VARIANT_COUNT];
-    kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
+    kvf_gpu_ready kernels[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_regions regions[2]; /* by kvf_place */
     uint64_t region_bytes;      /* of regions: at most base.memory_bytes */
     uint64_t allocated_bytes;   /* staging and scratch too: at most the working set */
@@ -144,6 +151,9 @@ void kvf_gpu_close_device(kvf_device *device);
 /* The pipeline of a kernel; compiled when it is first asked for. NULL: the device is lost. */
 const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                             kvf_gpu_variant variant);
+/* The shape of what runs as this kernel: the override's, or else `generic`. */
+kvf_gpu_shape kvf_gpu_shape_of(const kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
+                               kvf_gpu_variant variant, kvf_gpu_shape generic);
 
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 

@@ -9,6 +9,8 @@
 
 #define ALIGNMENT_BYTES 256
 #define SCRATCH_LEAST_BYTES (1u << 20)
+/* A kernel may load all of so many aligned bytes where it needs some of them. */
+#define LOAD_BYTES 16
 
 #define BLOCKS 64    /* of a region, a bit each in free_blocks */
 #define PAGE_WASTE 8 /* a buffer of its own may leave an eighth of its bytes unused */
@@ -182,7 +184,9 @@ static bool wastes_pages(const kvf_gpu_device *gpu, size_t bytes)
 void *kvf_gpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
-    bytes = bytes ? bytes : 1;
+    if (bytes > SIZE_MAX - LOAD_BYTES)
+        return NULL;
+    bytes = bytes ? (bytes + LOAD_BYTES - 1) / LOAD_BYTES * LOAD_BYTES : LOAD_BYTES;
     if (wastes_pages(gpu, bytes)) {
         const uintptr_t block = alloc_block(
             gpu, place, (bytes + ALIGNMENT_BYTES - 1) / ALIGNMENT_BYTES * ALIGNMENT_BYTES);

@@ -4,6 +4,7 @@
  * Device memory is plain allocations, shared memory is pinned; one stream.
  */
 #include "backend/gpu/cuda/cuda.h"
+#include "backend/gpu/cuda/overrides.h"
 
 #include <cuda_runtime.h>
 
@@ -54,6 +55,7 @@ static struct {
     unsigned n;
     kvf_cuda_times of[most_kernels];
 } times;
+static kvf_gpu *opened_last; /* what graphs are timed on; as times, for tests and tables */
 
 /* ---- Errors ------------------------------------------------------------------------------- */
 
@@ -67,6 +69,8 @@ static void complain(kvf_gpu *gpu, const char *what, const char *why)
 
 static void close_gpu(kvf_gpu *gpu)
 {
+    if (opened_last == gpu)
+        opened_last = nullptr;
     if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
     free(gpu);
@@ -90,6 +94,8 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     /* Metal's, so that nothing passes here that would not there. */
     limits->threadgroup_bytes = 32768;
     limits->threadgroup_threads = (uint32_t)properties->maxThreadsPerBlock;
+    if (properties->major >= 8)
+        limits->isas[0] = "sm80";
     return kvf_ok(error);
 }
 
@@ -136,7 +142,7 @@ static kvf_status open_gpu(kvf_gpu **out, kvf_error *error)
         close_gpu(gpu);
         return status;
     }
-    *out = gpu;
+    *out = opened_last = gpu;
     return KVF_OK;
 }
 
@@ -275,6 +281,71 @@ static void end_timings(kvf_gpu *gpu)
     gpu->n_running = 0;
 }
 
+/* Milliseconds of n calls of f, between two events; below 0: something failed. */
+template <class F> static double time_calls(kvf_gpu *gpu, unsigned n, F f)
+{
+    cudaEvent_t start = nullptr;
+    cudaEvent_t end = nullptr;
+    float ms = -1.0f;
+    bool good = cudaEventCreate(&start) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
+                cudaEventRecord(start, gpu->stream) == cudaSuccess;
+    for (unsigned i = 0; i < n && good; i++)
+        good = f() == cudaSuccess;
+    good = good && cudaEventRecord(end, gpu->stream) == cudaSuccess &&
+           cudaEventSynchronize(end) == cudaSuccess &&
+           cudaEventElapsedTime(&ms, start, end) == cudaSuccess;
+    if (start)
+        cudaEventDestroy(start);
+    if (end)
+        cudaEventDestroy(end);
+    return good ? (double)ms : -1.0;
+}
+
+extern "C" bool kvf_cuda_begin_graph(void)
+{
+    return opened_last &&
+           cudaStreamBeginCapture(opened_last->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+}
+
+extern "C" double kvf_cuda_time_graph(unsigned n)
+{
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    kvf_gpu *gpu = opened_last;
+    double ms = -1.0;
+    if (gpu && n && cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess &&
+        cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess) {
+        const auto launch = [=] { return cudaGraphLaunch(exec, gpu->stream); };
+        if (time_calls(gpu, 1, launch) >= 0)
+            ms = time_calls(gpu, n, launch) / n;
+    }
+    if (exec)
+        cudaGraphExecDestroy(exec);
+    if (graph)
+        cudaGraphDestroy(graph);
+    return ms;
+}
+
+extern "C" double kvf_cuda_copy_rate(size_t bytes)
+{
+    const unsigned repeats = 10;
+    kvf_gpu *gpu = opened_last;
+    void *from = nullptr;
+    void *to = nullptr;
+    double ms = -1.0;
+    if (gpu && cudaMalloc(&from, bytes) == cudaSuccess && cudaMalloc(&to, bytes) == cudaSuccess &&
+        cudaMemsetAsync(from, 0x5a, bytes, gpu->stream) == cudaSuccess) {
+        const auto copy = [=] {
+            return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, gpu->stream);
+        };
+        if (time_calls(gpu, 1, copy) >= 0)
+            ms = time_calls(gpu, repeats, copy) / repeats;
+    }
+    cudaFree(from);
+    cudaFree(to);
+    return ms > 0 ? 2.0 * (double)bytes / 1e6 / ms : -1.0;
+}
+
 /* ---- Dispatches ------------------------------------------------------------------------------ */
 
 static bool fits(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
@@ -325,5 +396,5 @@ static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 }
 
 extern "C" const kvf_gpu_driver kvf_gpu_driver_cuda = {
-    open_gpu,    close_gpu,      limits_of, compile, release_library, make_pipeline, release_pipeline,
+    kvf_cuda_overrides, open_gpu,    close_gpu,      limits_of, compile, release_library, make_pipeline, release_pipeline,
     make_buffer, release_buffer, run,       wait};
