@@ -11,10 +11,10 @@ enum { ROWS = 7, COLS = 32, NORM_ROWS = 3 };
 
 /* "new" has norm; what it lacks is "old"'s, whose norm it hides. */
 static const kvf_gpu_override overrides[] = {
-    {"old", "kvf_norm", NULL, "overrides.metal", "compiled before", {1, 1, 32, 0}},
+    {"old", "kvf_norm", NULL, "overrides.metal", "compiled before", {0}},
     {"old", "kvf_matmul_one", "q8_0", "overrides.metal", "compiled before", {1, 3, 32, 128}},
-    {"new", "kvf_norm", NULL, "others.metal", "compiled before", {1, 1, 32, 0}},
-    {"lost", "kvf_norm", NULL, "nowhere.metal", "compiled before", {1, 1, 32, 0}},
+    {"new", "kvf_norm", NULL, "others.metal", "compiled before", {0}},
+    {"lost", "kvf_norm", NULL, "nowhere.metal", "compiled before", {0}},
     {"lost", "kvf_matmul_one", "f32", "overrides.metal", "compiled before", {1, 3, 32, 128}},
     {0}};
 

@@ -128,7 +128,7 @@ kvf_gpu_shape kvf_gpu_shape_of(const kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                kvf_gpu_variant variant, kvf_gpu_shape generic)
 {
     const kvf_gpu_override *override = gpu->kernels[kernel][variant].override;
-    return override ? override->shape : generic;
+    return override && override->shape.threads ? override->shape : generic;
 }
 
 /* ---- The device ---------------------------------------------------------------------- */

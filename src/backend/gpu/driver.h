@@ -66,7 +66,7 @@ typedef struct kvf_gpu_shape {
 
 /*
  * A kernel that runs in the place of the generic one of the same name, where its ISA is chosen:
- * the same arguments and results, a shape of its own.
+ * the same arguments and results. Those of products.metal may have a shape of their own.
  */
 typedef struct kvf_gpu_override {
     const char *isa;     /* one of limits.isas; NULL ends a table */
@@ -74,7 +74,7 @@ typedef struct kvf_gpu_override {
     const char *variant; /* the type of weights that it is for: "q8_0"; NULL: the kernel has none */
     const char *library; /* what `compile` is given as name */
     const char *source;  /* and as source; "" where kernels are compiled before */
-    kvf_gpu_shape shape;
+    kvf_gpu_shape shape; /* {0}: the generic one's */
 } kvf_gpu_override;
 
 typedef struct kvf_gpu_driver {

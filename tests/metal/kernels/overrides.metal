@@ -5,17 +5,18 @@
 
 using namespace metal;
 
-/* group.x: rows, one at a time. */
+/* In the generic one's shape. */
 kernel void kvf_norm(constant kvf_norm_kernel_args &args [[buffer(0)]],
                      uint3 group [[threadgroup_position_in_grid]],
-                     uint lane [[thread_index_in_simdgroup]])
+                     uint thread_index [[thread_index_in_threadgroup]])
 {
     device float *out = reinterpret_cast<device float *>(args.out);
-    if (lane == 0)
-        out[ulong(group.x) * args.out_stride] = 100.0f + float(group.x);
+    const uint row = group.x * KVF_NORM_ROWS + thread_index;
+    if (thread_index < KVF_NORM_ROWS && row < args.n)
+        out[ulong(row) * args.out_stride] = 100.0f + float(row);
 }
 
-/* group.y: rows, three at a time. */
+/* In a shape of its own: group.y: rows, three at a time. */
 kernel void kvf_matmul_one(constant kvf_matmul_kernel_args &args [[buffer(0)]],
                            threadgroup float *shared [[threadgroup(0)]],
                            uint3 group [[threadgroup_position_in_grid]],

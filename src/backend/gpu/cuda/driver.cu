@@ -4,6 +4,7 @@
  * Device memory is plain allocations, shared memory is pinned; one stream.
  */
 #include "backend/gpu/cuda/cuda.h"
+#include "backend/gpu/cuda/graphs.h"
 #include "backend/gpu/cuda/overrides.h"
 
 #include <cuda_runtime.h>
@@ -45,6 +46,8 @@ struct timed {
 struct kvf_gpu {
     kvf_gpu_limits limits;
     cudaStream_t stream;
+    kvf_cuda_graphs *graphs;
+    bool captures;       /* launches go to the stream, which is being made a graph of */
     char complaint[256]; /* of what was not launched; "": all was */
     timed running[most_timed];
     unsigned n_running;
@@ -71,6 +74,7 @@ static void close_gpu(kvf_gpu *gpu)
 {
     if (opened_last == gpu)
         opened_last = nullptr;
+    kvf_cuda_graphs_close(gpu->graphs);
     if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
     free(gpu);
@@ -86,6 +90,9 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     if (found != cudaSuccess)
         return kvf_fail(error, KVF_UNSUPPORTED, "%s: %s", properties->name,
                         cudaGetErrorString(found));
+    gpu->graphs = kvf_cuda_graphs_open(gpu->stream);
+    if (!gpu->graphs)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for graphs");
     kvf_gpu_limits *limits = &gpu->limits;
     snprintf(limits->name, sizeof(limits->name), "%.63s", properties->name);
     limits->working_set_bytes = free_bytes > left_bytes ? free_bytes - left_bytes : 0;
@@ -260,13 +267,21 @@ static void add_time(const kvf_gpu_pipeline *pipeline, double ms)
     of->least_ms = ms < of->least_ms ? ms : of->least_ms;
 }
 
-static void begin_timing(kvf_gpu *gpu, const kvf_gpu_pipeline *pipeline)
+/* With two events around it, while there is room for them. */
+static cudaError_t run_timed(kvf_gpu *gpu, const kvf_gpu_pipeline *pipeline,
+                             const kvf_cuda_launch *launch)
 {
-    timed *t = &gpu->running[gpu->n_running];
+    const cudaError_t before = kvf_cuda_graphs_end(gpu->graphs); /* what came before it */
+    if (before != cudaSuccess || gpu->n_running == most_timed)
+        return before != cudaSuccess ? before : kvf_cuda_launch_now(launch, gpu->stream);
+    timed *t = &gpu->running[gpu->n_running++];
     t->pipeline = pipeline;
     cudaEventCreate(&t->start);
     cudaEventCreate(&t->end);
     cudaEventRecord(t->start, gpu->stream);
+    const cudaError_t launched = kvf_cuda_launch_now(launch, gpu->stream);
+    cudaEventRecord(t->end, gpu->stream);
+    return launched;
 }
 
 static void end_timings(kvf_gpu *gpu)
@@ -303,8 +318,11 @@ template <class F> static double time_calls(kvf_gpu *gpu, unsigned n, F f)
 
 extern "C" bool kvf_cuda_begin_graph(void)
 {
-    return opened_last &&
-           cudaStreamBeginCapture(opened_last->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    opened_last->captures =
+        kvf_cuda_graphs_end(opened_last->graphs) == cudaSuccess &&
+        cudaStreamBeginCapture(opened_last->stream, cudaStreamCaptureModeThreadLocal) ==
+            cudaSuccess;
+    return opened_last->captures;
 }
 
 extern "C" double kvf_cuda_time_graph(unsigned n)
@@ -313,7 +331,9 @@ extern "C" double kvf_cuda_time_graph(unsigned n)
     cudaGraphExec_t exec = nullptr;
     kvf_gpu *gpu = opened_last;
     double ms = -1.0;
-    if (gpu && n && cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess &&
+    const bool captured = gpu->captures;
+    gpu->captures = false;
+    if (captured && n && cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess &&
         cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess) {
         const auto launch = [=] { return cudaGraphLaunch(exec, gpu->stream); };
         if (time_calls(gpu, 1, launch) >= 0)
@@ -371,22 +391,26 @@ static void run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
         call.offsets[i] = shared_bytes;
         shared_bytes += d->threadgroup_bytes[i];
     }
-    const bool is_timed = times.on && gpu->n_running < most_timed;
-    if (is_timed)
-        begin_timing(gpu, d->pipeline);
-    void *parameters[] = {const_cast<void *>(d->arguments), &call}; /* the launch copies them */
-    const cudaError_t launched = cudaLaunchKernel(
-        k->entry, dim3(d->groups[0], d->groups[1], d->groups[2]),
-        dim3(d->threads[0], d->threads[1], d->threads[2]), parameters, shared_bytes, gpu->stream);
-    if (is_timed)
-        cudaEventRecord(gpu->running[gpu->n_running++].end, gpu->stream);
+    const kvf_cuda_launch launch = {k,
+                                    dim3(d->groups[0], d->groups[1], d->groups[2]),
+                                    dim3(d->threads[0], d->threads[1], d->threads[2]),
+                                    shared_bytes,
+                                    call,
+                                    d->arguments};
+    const cudaError_t launched = times.on        ? run_timed(gpu, d->pipeline, &launch)
+                                 : gpu->captures ? kvf_cuda_launch_now(&launch, gpu->stream)
+                                                 : kvf_cuda_graphs_run(gpu->graphs, &launch);
     if (launched != cudaSuccess)
         complain(gpu, k->name, cudaGetErrorString(launched));
 }
 
 static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 {
-    const cudaError_t ended = cudaStreamSynchronize(gpu->stream);
+    cudaError_t ended = kvf_cuda_graphs_end(gpu->graphs);
+    if (ended == cudaSuccess)
+        ended = cudaStreamSynchronize(gpu->stream);
+    if (ended == cudaSuccess)
+        kvf_cuda_graphs_done(gpu->graphs);
     end_timings(gpu);
     if (ended != cudaSuccess)
         complain(gpu, "the GPU stopped", cudaGetErrorString(ended));
