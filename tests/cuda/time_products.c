@@ -2,7 +2,10 @@
  * Products of a few tokens with weights as they are stored, at V4-Flash's widths, against what the
  * GPU's memory gives in a large copy.
  *
- *     time_products [ISA..]      by default the GPU's best one, then generic
+ *     time_products [--cached] [ISA..]      by default the GPU's best one, then generic
+ *
+ * With --cached all products have the same weights, so that those of most types come from the cache:
+ * what their decoding takes. Experts are left out.
  *
  * A time is that of one graph of many products, none of which has weights that another has and that
  * could still be in the cache, over their number: so the time of a launch is in it.
@@ -41,6 +44,7 @@ struct bench {
     int32_t *experts;
     float *weights;
     double copy_rate;
+    bool cached;
 };
 
 static void need(kvf_status status, const kvf_error *error)
@@ -85,10 +89,10 @@ static void fill(kvf_device *device, void *to, size_t bytes, uint32_t mask)
     free(words);
 }
 
-static void open_bench(struct bench *b, const char *isa)
+static void open_bench(struct bench *b, const char *isa, bool cached)
 {
     kvf_error error;
-    *b = (struct bench){0};
+    *b = (struct bench){.cached = cached};
     need(kvf_device_open(&(kvf_device_options){.backend = "cuda", .isa = isa}, &b->device, &error),
          &error);
     b->copy_rate = kvf_cuda_copy_rate((size_t)1 << 30);
@@ -163,6 +167,8 @@ static void time_product(struct bench *b, kvf_weight_id id, uint32_t rows, uint3
                                     .in_stride = cols,
                                     .out = b->out,
                                     .out_stride = rows};
+    for (int i = 1; i < LAUNCHES && b->cached; i++)
+        args[i].weight = args[0].weight;
     b->device->backend->matmul(b->device, &args[0]);
     need(b->device->backend->wait(b->device, &error), &error);
     kvf_cuda_begin_graph();
@@ -219,10 +225,20 @@ static void time_experts(struct bench *b, kvf_weight_id up, kvf_weight_id down)
     kvf_cuda_time(false);
 }
 
-static void run(const char *isa)
+static void time_all_experts(struct bench *b)
+{
+    time_experts(b, KVF_WEIGHT_IQ2_XXS, KVF_WEIGHT_Q2_K);
+    time_experts(b, KVF_WEIGHT_Q2_K, KVF_WEIGHT_Q2_K);
+    time_experts(b, KVF_WEIGHT_Q4_K, KVF_WEIGHT_Q4_K);
+    time_experts(b, KVF_WEIGHT_FP4, KVF_WEIGHT_FP4);
+    time_experts(b, KVF_WEIGHT_MXFP4, KVF_WEIGHT_MXFP4);
+    time_experts(b, KVF_WEIGHT_Q8_0, KVF_WEIGHT_Q8_0);
+}
+
+static void run(const char *isa, bool cached)
 {
     struct bench b;
-    open_bench(&b, isa);
+    open_bench(&b, isa, cached);
     printf("\nisa %s; a copy of 1 GiB within the memory: %.0f GB/s\n\n"
            "| isa | product | MB of weights | us | GB/s | of the copy |\n"
            "|---|---|---:|---:|---:|---:|\n",
@@ -234,22 +250,20 @@ static void run(const char *isa)
     time_product(&b, KVF_WEIGHT_Q8_0, HIDDEN, 8192, 1); /* wo_b */
     time_product(&b, KVF_WEIGHT_Q8_0, HIDDEN, HIDDEN, MOST_TOKENS);
     time_product(&b, KVF_WEIGHT_FP8_E8M0, HIDDEN, HIDDEN, MOST_TOKENS);
-    time_experts(&b, KVF_WEIGHT_IQ2_XXS, KVF_WEIGHT_Q2_K);
-    time_experts(&b, KVF_WEIGHT_Q2_K, KVF_WEIGHT_Q2_K);
-    time_experts(&b, KVF_WEIGHT_Q4_K, KVF_WEIGHT_Q4_K);
-    time_experts(&b, KVF_WEIGHT_FP4, KVF_WEIGHT_FP4);
-    time_experts(&b, KVF_WEIGHT_MXFP4, KVF_WEIGHT_MXFP4);
-    time_experts(&b, KVF_WEIGHT_Q8_0, KVF_WEIGHT_Q8_0);
+    if (!cached)
+        time_all_experts(&b);
     kvf_device_close(b.device);
 }
 
 int main(int argc, char **argv)
 {
-    for (int i = 1; i < argc; i++)
-        run(argv[i]);
-    if (argc == 1) {
-        run(NULL);
-        run("generic");
+    const bool cached = argc > 1 && strcmp(argv[1], "--cached") == 0;
+    const int first = cached ? 2 : 1;
+    for (int i = first; i < argc; i++)
+        run(argv[i], cached);
+    if (argc == first) {
+        run(NULL, cached);
+        run("generic", cached);
     }
     return 0;
 }
