@@ -2,10 +2,11 @@
  * Products of a few tokens with weights as they are stored, at V4-Flash's widths, against what the
  * GPU's memory gives in a large copy.
  *
- *     time_products [--cached] [ISA..]      by default the GPU's best one, then generic
+ *     time_products [--cached | --apart] [ISA..]      by default the GPU's best one, then generic
  *
  * With --cached all products have the same weights, so that those of most types come from the cache:
- * what their decoding takes. Experts are left out.
+ * what their decoding takes. Experts are left out. With --apart no kernel begins before the one
+ * before it has ended.
  *
  * A time is that of one graph of many products, none of which has weights that another has and that
  * could still be in the cache, over their number: so the time of a launch is in it.
@@ -258,7 +259,9 @@ static void run(const char *isa, bool cached)
 int main(int argc, char **argv)
 {
     const bool cached = argc > 1 && strcmp(argv[1], "--cached") == 0;
-    const int first = cached ? 2 : 1;
+    const bool apart = argc > 1 && strcmp(argv[1], "--apart") == 0;
+    const int first = cached || apart ? 2 : 1;
+    kvf_cuda_overlap(!apart);
     for (int i = first; i < argc; i++)
         run(argv[i], cached);
     if (argc == first) {

@@ -287,6 +287,7 @@ kvf_status kvf_gpu_open_device(const kvf_backend *backend, const kvf_gpu_driver 
     gpu->base.backend = backend;
     gpu->base.n_threads = 1; /* of the host; whatever was asked */
     gpu->driver = driver;
+    gpu->n_waits = 1;
     const kvf_status status = open_parts(gpu, options->isa, error);
     if (status != KVF_OK) {
         kvf_gpu_close_device(&gpu->base);

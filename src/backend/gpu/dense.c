@@ -31,7 +31,9 @@ void kvf_gpu_matmul(kvf_device *device, const kvf_matmul_args *args)
                                       .out_stride = args->out_stride,
                                       .n = args->n,
                                       .rows = args->weight.rows / parts,
-                                      .cols = args->weight.cols};
+                                      .cols = args->weight.cols,
+                                      .old_weight = kvf_gpu_is_old(gpu, args->weight.data) &&
+                                                    kvf_gpu_is_old(gpu, args->weight.scales)};
     const kvf_gpu_variant variant = kvf_gpu_variant_of(args->weight.type);
     kvf_gpu_kernel kernel = KVF_KERNEL_matmul_tile;
     kvf_gpu_shape shape = {KVF_TILE_TOKENS, KVF_TILE_ROWS, KVF_TILE_THREADS, KVF_TILE_BYTES};

@@ -61,6 +61,7 @@ typedef struct kvf_gpu_region {
     uintptr_t given;      /* what alloc returns for its first byte */
     size_t block_bytes;   /* 0: as a whole */
     uint64_t free_blocks; /* a bit each */
+    uint64_t n_waits;     /* of the device, when bytes were last brought there */
 } kvf_gpu_region;
 
 /* Regions of one place, by ascending address. */
@@ -134,6 +135,7 @@ typedef struct kvf_gpu_device {
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
+    uint64_t n_waits; /* done, and one more */
     bool is_busy;   /* something was encoded since the last wait */
     kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
 } kvf_gpu_device;
@@ -174,6 +176,13 @@ void kvf_gpu_close_memory(kvf_gpu_device *gpu);
  * the caller, and ends the device.
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
+
+/*
+ * Whether nothing that is encoded since the last wait brings bytes to where this memory is: zero,
+ * write or copy, which say so by kvf_gpu_note. Operations do not write weights. NULL: yes.
+ */
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory);
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory);
 
 /* Bytes for the running operation, aligned to 256, undefined: one piece an operation. */
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes);

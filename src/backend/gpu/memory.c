@@ -113,6 +113,7 @@ static kvf_gpu_region *add_region(kvf_gpu_device *gpu, kvf_place place, size_t b
         return NULL;
     }
     gpu->region_bytes += region->buffer.bytes;
+    region->n_waits = gpu->n_waits;
     region->given = place == KVF_PLACE_STAGING
                         ? (uintptr_t)region->buffer.contents
                         : (uintptr_t)(region->buffer.gpu_address | KVF_DEVICE_BIT);
@@ -269,6 +270,25 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory)
     kvf_gpu_lose(gpu, KVF_INVALID_ARGUMENT,
                  "an operation was given memory that the device did not give");
     return 0;
+}
+
+static kvf_gpu_region *region_of(kvf_gpu_device *gpu, const void *memory)
+{
+    uint32_t at;
+    return find_region(&gpu->regions[place_of(memory)], (uintptr_t)memory, &at);
+}
+
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory)
+{
+    const kvf_gpu_region *region = memory ? region_of(gpu, memory) : NULL;
+    return !memory || (region && region->n_waits < gpu->n_waits);
+}
+
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory)
+{
+    kvf_gpu_region *region = region_of(gpu, memory);
+    if (region)
+        region->n_waits = gpu->n_waits;
 }
 
 /* ---- Scratch --------------------------------------------------------------------------- */

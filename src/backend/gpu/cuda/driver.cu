@@ -36,6 +36,7 @@ struct kvf_gpu_pipeline {
     const kvf_cuda_kernel *kernel;
     const char *library;
     unsigned max_threads;
+    bool begins_early;
 };
 
 struct timed {
@@ -58,6 +59,7 @@ static struct {
     unsigned n;
     kvf_cuda_times of[most_kernels];
 } times;
+static bool overlaps = true;
 static kvf_gpu *opened_last; /* what graphs are timed on; as times, for tests and tables */
 
 /* ---- Errors ------------------------------------------------------------------------------- */
@@ -197,7 +199,8 @@ static kvf_status make_pipeline(kvf_gpu *, kvf_gpu_library *library, const char 
         *pipeline = static_cast<kvf_gpu_pipeline *>(calloc(1, sizeof(kvf_gpu_pipeline)));
         if (!*pipeline)
             return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
-        **pipeline = {k, l->name, (unsigned)attributes.maxThreadsPerBlock};
+        **pipeline = {k, l->name, (unsigned)attributes.maxThreadsPerBlock,
+                      l->begins_early && attributes.binaryVersion >= 90};
         return kvf_ok(error);
     }
     return kvf_fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
@@ -294,6 +297,11 @@ static void end_timings(kvf_gpu *gpu)
         cudaEventDestroy(gpu->running[i].end);
     }
     gpu->n_running = 0;
+}
+
+extern "C" void kvf_cuda_overlap(bool on)
+{
+    overlaps = on;
 }
 
 /* Milliseconds of n calls of f, between two events; below 0: something failed. */
@@ -396,7 +404,8 @@ static void run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
                                     dim3(d->threads[0], d->threads[1], d->threads[2]),
                                     shared_bytes,
                                     call,
-                                    d->arguments};
+                                    d->arguments,
+                                    d->pipeline->begins_early && overlaps};
     const cudaError_t launched = times.on        ? run_timed(gpu, d->pipeline, &launch)
                                  : gpu->captures ? kvf_cuda_launch_now(&launch, gpu->stream)
                                                  : kvf_cuda_graphs_run(gpu->graphs, &launch);

@@ -45,8 +45,20 @@ cudaError_t kvf_cuda_launch_now(const kvf_cuda_launch *l, cudaStream_t stream)
 {
     kvf_cuda_call call = l->call;
     void *parameters[] = {const_cast<void *>(l->arguments), &call}; /* the launch copies them */
-    return cudaLaunchKernel(l->kernel->entry, l->groups, l->threads, parameters, l->shared_bytes,
-                            stream);
+    if (!l->early)
+        return cudaLaunchKernel(l->kernel->entry, l->groups, l->threads, parameters,
+                                l->shared_bytes, stream);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = l->groups;
+    config.blockDim = l->threads;
+    config.dynamicSmemBytes = l->shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return cudaLaunchKernelExC(&config, l->kernel->entry, parameters);
 }
 
 static bool same_launch(const kvf_cuda_launch *a, const kvf_cuda_launch *b)
@@ -169,11 +181,18 @@ static graph *make_graph(kvf_cuda_graphs *graphs)
     graphs->running = {};
     g->nodes = static_cast<cudaGraphNode_t *>(calloc(g->now.n, sizeof(cudaGraphNode_t)));
     bool good = g->nodes && cudaGraphCreate(&g->graph, 0) == cudaSuccess;
-    for (unsigned i = 0; i < g->now.n && good; i++)
-        good = with_node(&g->now.launches[i], [=](const cudaKernelNodeParams *node) {
-                   return cudaGraphAddKernelNode(&g->nodes[i], g->graph,
-                                                 i ? &g->nodes[i - 1] : nullptr, i ? 1 : 0, node);
+    cudaGraphEdgeData early = {};
+    early.from_port = cudaGraphKernelNodePortProgrammatic;
+    early.type = cudaGraphDependencyTypeProgrammatic;
+    for (unsigned i = 0; i < g->now.n && good; i++) {
+        const kvf_cuda_launch *l = &g->now.launches[i];
+        good = with_node(l, [=](const cudaKernelNodeParams *node) {
+                   return cudaGraphAddKernelNode(&g->nodes[i], g->graph, nullptr, 0, node);
                }) == cudaSuccess;
+        if (good && i)
+            good = cudaGraphAddDependencies(g->graph, &g->nodes[i - 1], &g->nodes[i],
+                                            l->early ? &early : nullptr, 1) == cudaSuccess;
+    }
     if (good && cudaGraphInstantiate(&g->exec, g->graph, 0) == cudaSuccess)
         return g;
     cudaGetLastError();

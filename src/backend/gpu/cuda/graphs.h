@@ -23,6 +23,7 @@ struct kvf_cuda_launch {
     unsigned shared_bytes;
     kvf_cuda_call call;
     const void *arguments; /* kernel->argument_bytes */
+    bool early;            /* it may begin before the one before it has ended */
 };
 
 struct kvf_cuda_graphs;

@@ -47,6 +47,24 @@ static inline void kvf_wait_for_stage()
     simdgroup_barrier(mem_flags::mem_threadgroup);
 }
 
+/* ---- Kernels that begin before the one before them has ended ---------------------------- */
+
+/* The next kernel may begin: it waits by itself for what this one does. */
+static inline void kvf_let_next_begin()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/* Until all earlier kernels have ended, and what they wrote can be read. */
+static inline void kvf_wait_for_earlier()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /* ---- Bits -------------------------------------------------------------------------------- */
 
 /* 32 bits of high:low from bit `bits` < 32 on. */
@@ -148,6 +166,7 @@ struct kvf_lane_values {
  *   SLOT, SCALES_AT      bytes of a slot, and where in it the scales begin
  *   BLOCK, BLOCK_BYTES   values of a block of a row
  *   SCALE_ROWS           that share scales of a plane, 0: there is none; SCALE_COLS
+ *   COPIES_SCALES        scales go to the slot too; else `scales` is the lane's, one byte
  *   HAS_BOOK             it is iq2_xxs
  *   PLAIN                rows may end within a lane's values: value() takes them one by one
  *   take()               a lane's values, the first of which the row has; `at` and `scales`: of
@@ -161,7 +180,7 @@ template <typename W> struct kvf_staged;
     {                                                                                              \
         return 8 * lane + 4 * four;                                                                \
     }
-#define KVF_NO_SCALES enum { SCALE_ROWS = 0, SCALE_COLS = 1, SCALES_AT = 0 };
+#define KVF_NO_SCALES enum { SCALE_ROWS = 0, SCALE_COLS = 1, SCALES_AT = 0, COPIES_SCALES = 0 };
 #define KVF_NO_VALUES                                                                              \
     enum { PLAIN = 0 };                                                                            \
     static inline float value(threadgroup const uchar *, uint, uint, uint)                         \
@@ -213,6 +232,10 @@ template <> struct kvf_staged<kvf_weight_f16> {
     }
 };
 
+/*
+ * A scale for 128 rows: all threadgroups read the same few bytes, so they are left to the cache and
+ * `scales` is the byte itself.
+ */
 template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
     enum { HAS_BOOK = 0 };
     KVF_EIGHT_IN_ORDER
@@ -222,23 +245,20 @@ template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
         BLOCK_BYTES = 1,
         SCALE_ROWS = KVF_FP8_WEIGHT_TILE,
         SCALE_COLS = KVF_FP8_WEIGHT_TILE,
-        SCALES_AT = KVF_SLOT_PART(KVF_PIECE_WIDE),
+        SCALES_AT = 0,
+        COPIES_SCALES = 0,
         PLAIN = 1
     };
 
-    static inline float scale(threadgroup const uchar *shared, uint scales, uint i)
-    {
-        return kvf_float_of(kvf_ue8m0_decode(shared[scales + i / KVF_FP8_WEIGHT_TILE]));
-    }
     static inline float value(threadgroup const uchar *shared, uint at, uint scales, uint i)
     {
-        return kvf_e4m3_value(shared[at + i]) * scale(shared, scales, i);
+        return kvf_e4m3_value(shared[at + i]) * kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
     }
     static inline void take(threadgroup const uchar *shared, uint at, uint scales, uint lane,
                             uint, thread kvf_lane_values &values)
     {
         const kvf_words<2> words = kvf_take_words<2>(shared, at + 8 * lane);
-        const float s = scale(shared, scales, 8 * lane);
+        const float s = kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
         KVF_UNROLLED
         for (uint i = 0; i < 4; i++) {
             const float2 pair = kvf_take_e4m3(words.at[i / 2], i % 2 * 2);
@@ -284,7 +304,8 @@ template <> struct kvf_staged<kvf_weight_fp4> {
         BLOCK_BYTES = KVF_FP4_WEIGHT_BYTES,
         SCALE_ROWS = 1,
         SCALE_COLS = KVF_FP4_WEIGHT_VALUES,
-        SCALES_AT = KVF_SLOT_PART(KVF_PIECE_NARROW / 2)
+        SCALES_AT = KVF_SLOT_PART(KVF_PIECE_NARROW / 2),
+        COPIES_SCALES = 1
     };
 
     /* Eight in each half of the piece. */

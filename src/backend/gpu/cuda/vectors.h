@@ -16,7 +16,7 @@
 #define KVF_SLOT_PART(bytes) (((bytes) + 15) / 16 * 16 + 16)
 
 enum {
-    KVF_STAGES = 3,
+    KVF_STAGES = 2,
     KVF_VECTOR_UP_ROWS = 8, /* of gate and up together; 4 of types with two bytes a value */
 
     /*
@@ -28,8 +28,7 @@ enum {
 
     KVF_SLOT_bf16 = KVF_SLOT_PART(2 * KVF_PIECE_WIDE),
     KVF_SLOT_f16 = KVF_SLOT_bf16,
-    KVF_SLOT_fp8_e8m0 =
-        KVF_SLOT_PART(KVF_PIECE_WIDE) + KVF_SLOT_PART(KVF_PIECE_WIDE / KVF_FP8_WEIGHT_TILE),
+    KVF_SLOT_fp8_e8m0 = KVF_SLOT_PART(KVF_PIECE_WIDE),
     KVF_SLOT_q8_0 = KVF_SLOT_PART(KVF_PIECE_WIDE / KVF_Q8_0_VALUES * KVF_Q8_0_BYTES),
     KVF_SLOT_fp4 =
         KVF_SLOT_PART(KVF_PIECE_NARROW / 2) + KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_FP4_WEIGHT_VALUES),

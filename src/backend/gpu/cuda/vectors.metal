@@ -27,22 +27,33 @@ struct staged_matrix {
     uint scale_stride;
 };
 
-/* A row's 16-byte parts in a slot: of its data, of its scales. */
+/* A row's 16-byte parts in a slot: of its data, of scales that are copied as well. */
 enum {
-    DATA_PARTS = (staged::SCALE_ROWS ? int(staged::SCALES_AT) : int(staged::SLOT)) / 16,
-    SCALE_PARTS = staged::SCALE_ROWS ? (int(staged::SLOT) - int(staged::SCALES_AT)) / 16 : 0
+    DATA_PARTS = (staged::COPIES_SCALES ? int(staged::SCALES_AT) : int(staged::SLOT)) / 16,
+    SCALE_PARTS = staged::COPIES_SCALES ? (int(staged::SLOT) - int(staged::SCALES_AT)) / 16 : 1,
+    /* From a simdgroup's piece to its next one: a multiple of 16 bytes, so that rows stay aligned. */
+    STEP = KVF_VECTOR_SIMDS * staged::PIECE,
+    DATA_STEP = STEP / staged::BLOCK * staged::BLOCK_BYTES,
+    SCALES_STEP = STEP / staged::SCALE_COLS
 };
+static_assert(DATA_STEP % 16 == 0, "rows stay aligned");
+static_assert(!staged::COPIES_SCALES || SCALES_STEP % 16 == 0, "so do their scales");
 
-/* ROWS rows whose pieces are copied: what a lane copies of each, and how each row is aligned. */
+/* ROWS rows whose pieces are copied: what a lane copies of each, and where a row is in its slot. */
 template <uint ROWS> struct staged_rows {
     enum {
         COPIES = (ROWS * DATA_PARTS + KVF_SIMD_WIDTH - 1) / KVF_SIMD_WIDTH,
         SLOTS_BYTES = ROWS * staged::SLOT
     };
-    ulong data[COPIES]; /* of the row that the lane has a part of */
-    ulong scales;
-    uint data_low[ROWS]; /* the lowest bits of the rows' addresses */
-    uint scales_low[ROWS];
+    ulong data[COPIES]; /* the lane's part of the first piece */
+    int limit[COPIES];  /* it is copied if the piece has more bytes */
+    uint to[COPIES];    /* in the slots */
+    ulong scales;       /* the same of scales */
+    int scales_limit;
+    uint scales_to;
+    uint at[ROWS]; /* of the row's piece in the slots */
+    uint scales_at[ROWS];
+    ulong scale_bytes[ROWS]; /* of scales that are not copied: the lane's own */
 };
 
 static inline ulong data_of(thread const staged_matrix &matrix, uint row)
@@ -56,68 +67,103 @@ static inline ulong scales_of(thread const staged_matrix &matrix, uint row)
     return matrix.scales + ulong(row / rows) * matrix.scale_stride;
 }
 
-/*
- * Rows first .. of `a`, A_ROWS of them, then as many of `b`; `last` stands in for rows past it.
- * `base` is added to all.
- */
-template <uint ROWS, uint A_ROWS>
-static inline void find_rows(thread const staged_matrix &a, thread const staged_matrix &b,
-                             uint base, uint first, uint last, uint lane,
-                             thread staged_rows<ROWS> &rows)
-{
-    KVF_UNROLLED
-    for (uint c = 0; c < staged_rows<ROWS>::COPIES; c++) {
-        const uint r = min((c * KVF_SIMD_WIDTH + lane) / DATA_PARTS, ROWS - 1);
-        const uint row = base + min(first + r % A_ROWS, last);
-        rows.data[c] = ROWS == A_ROWS || r < A_ROWS ? data_of(a, row) : data_of(b, row);
-    }
-    KVF_UNROLLED
-    for (uint r = 0; r < ROWS; r++) {
-        const uint row = base + min(first + r % A_ROWS, last);
-        rows.data_low[r] = uint(r < A_ROWS ? data_of(a, row) : data_of(b, row));
-        rows.scales_low[r] = uint(r < A_ROWS ? scales_of(a, row) : scales_of(b, row));
-    }
-    if (staged::SCALE_ROWS != 0) {
-        const uint r = min(lane / (SCALE_PARTS ? SCALE_PARTS : 1), ROWS - 1);
-        const uint row = base + min(first + r % A_ROWS, last);
-        rows.scales = r < A_ROWS ? scales_of(a, row) : scales_of(b, row);
-    }
-}
-
 /* Bytes of so many values of a row. */
 static inline uint data_bytes(uint n)
 {
     return n / staged::BLOCK * staged::BLOCK_BYTES;
 }
 
-/* One part of a slot: bytes from .. + n, from the multiple of 16 before them on. */
-static inline void copy_part(ulong from, uint n, uint part, threadgroup uchar *to)
-{
-    if (16 * part < (uint(from) & 15) + n)
-        kvf_copy_16(to + 16 * part, (from & ~15ul) + 16 * part);
-}
-
-/* Values k .. k + n of the rows, k a multiple of a piece, to slots at `to`. */
-template <uint ROWS>
-static inline void copy_piece(thread const staged_rows<ROWS> &rows, uint k, uint n,
-                              threadgroup uchar *to, uint lane)
+/*
+ * Rows first .. of `a`, A_ROWS of them, then as many of `b`; `last` stands in for rows past it, and
+ * `base` is added to all. k: the first value of the first piece.
+ */
+template <uint ROWS, uint A_ROWS>
+static inline void find_rows(thread const staged_matrix &a, thread const staged_matrix &b,
+                             uint base, uint first, uint last, uint k, uint lane,
+                             thread staged_rows<ROWS> &rows)
 {
     KVF_UNROLLED
     for (uint c = 0; c < staged_rows<ROWS>::COPIES; c++) {
         const uint i = c * KVF_SIMD_WIDTH + lane;
-        if (i < ROWS * DATA_PARTS)
-            copy_part(rows.data[c] + data_bytes(k), data_bytes(n), i % DATA_PARTS,
-                      to + i / DATA_PARTS * staged::SLOT);
+        const uint r = min(i / DATA_PARTS, ROWS - 1);
+        const uint part = i % DATA_PARTS;
+        const uint row = base + min(first + r % A_ROWS, last);
+        const ulong from =
+            (ROWS == A_ROWS || r < A_ROWS ? data_of(a, row) : data_of(b, row)) + data_bytes(k);
+        rows.data[c] = (from & ~15ul) + 16 * part;
+        rows.limit[c] = i < ROWS * DATA_PARTS ? int(16 * part) - int(from & 15) : INT_MAX;
+        rows.to[c] = r * staged::SLOT + 16 * part;
     }
-    if (staged::SCALE_ROWS != 0 && lane < ROWS * SCALE_PARTS) {
-        const uint parts = SCALE_PARTS ? SCALE_PARTS : 1;
-        copy_part(rows.scales + k / staged::SCALE_COLS,
-                  (n + staged::SCALE_COLS - 1) / staged::SCALE_COLS, lane % parts,
-                  to + lane / parts * staged::SLOT + staged::SCALES_AT);
+    KVF_UNROLLED
+    for (uint r = 0; r < ROWS; r++) {
+        const uint row = base + min(first + r % A_ROWS, last);
+        const ulong scales =
+            (r < A_ROWS ? scales_of(a, row) : scales_of(b, row)) + k / staged::SCALE_COLS;
+        const uint data = uint(r < A_ROWS ? data_of(a, row) : data_of(b, row)) + data_bytes(k);
+        rows.at[r] = r * staged::SLOT + (data & 15);
+        rows.scales_at[r] = r * staged::SLOT + staged::SCALES_AT + (uint(scales) & 15);
+        rows.scale_bytes[r] = scales + staged::column(lane, 0) / staged::SCALE_COLS;
+    }
+    if (staged::COPIES_SCALES != 0) {
+        const uint r = min(lane / SCALE_PARTS, ROWS - 1);
+        const uint part = lane % SCALE_PARTS;
+        const uint row = base + min(first + r % A_ROWS, last);
+        const ulong from =
+            (r < A_ROWS ? scales_of(a, row) : scales_of(b, row)) + k / staged::SCALE_COLS;
+        rows.scales = (from & ~15ul) + 16 * part;
+        rows.scales_limit =
+            lane < ROWS * SCALE_PARTS ? int(16 * part) - int(from & 15) : INT_MAX;
+        rows.scales_to = r * staged::SLOT + staged::SCALES_AT + 16 * part;
     }
 }
 
+/* n values of the rows' piece `piece` to the slots at `to`. */
+template <uint ROWS>
+static inline void copy_piece(thread const staged_rows<ROWS> &rows, uint piece, uint n,
+                              threadgroup uchar *to)
+{
+    const int bytes = int(data_bytes(n));
+    KVF_UNROLLED
+    for (uint c = 0; c < staged_rows<ROWS>::COPIES; c++)
+        if (rows.limit[c] < bytes)
+            kvf_copy_16(to + rows.to[c], rows.data[c] + ulong(piece) * DATA_STEP);
+    if (staged::COPIES_SCALES != 0 &&
+        rows.scales_limit < int((n + staged::SCALE_COLS - 1) / staged::SCALE_COLS))
+        kvf_copy_16(to + rows.scales_to, rows.scales + ulong(piece) * SCALES_STEP);
+}
+
 /* ---- Products of a piece ---------------------------------------------------------------------- */
+
+/* What a lane needs for a piece besides its weights: read while they are on their way. */
+template <uint ROWS, uint TOKENS> struct piece_inputs {
+    float4 x[TOKENS * staged::VALUES / 4];
+    uint scales[ROWS]; /* bytes, of scales that are not copied */
+};
+
+/* Of values k .. k + n. */
+template <uint ROWS, uint TOKENS>
+static inline void read_inputs(thread const staged_rows<ROWS> &rows,
+                               thread const kvf_input_rows<TOKENS> &in, uint piece, uint k, uint n,
+                               uint lane, thread piece_inputs<ROWS, TOKENS> &inputs)
+{
+    if (staged::column(lane, 0) >= n)
+        return;
+    if (staged::SCALE_ROWS != 0 && staged::COPIES_SCALES == 0) {
+        KVF_UNROLLED
+        for (uint r = 0; r < ROWS; r++)
+            inputs.scales[r] = *reinterpret_cast<device const uchar *>(rows.scale_bytes[r] +
+                                                                       piece * SCALES_STEP);
+    }
+    KVF_UNROLLED
+    for (uint t = 0; t < TOKENS; t++) {
+        KVF_UNROLLED
+        for (uint i = 0; i < staged::VALUES / 4; i++) {
+            const uint column = staged::column(lane, i);
+            inputs.x[t * (staged::VALUES / 4) + i] =
+                column < n ? kvf_input_four(in.at[t], k + column) : float4(0.0f);
+        }
+    }
+}
 
 /* This lane's values of a row's piece, n of which there are; zeros past its end. */
 static inline void take_values(threadgroup const uchar *shared, uint at, uint scales, uint lane,
@@ -133,32 +179,21 @@ static inline void take_values(threadgroup const uchar *shared, uint at, uint sc
         values.at[i] = first + i < n ? staged::value(shared, at, scales, first + i) : 0.0f;
 }
 
-/* Adds the products of values k .. k + n, which are in slots at `slots` of `shared`. */
+/* Adds the products of n values, which are in slots at `slots` of `shared`. */
 template <uint ROWS, uint TOKENS>
 static inline void add_piece(thread const staged_rows<ROWS> &rows,
-                             thread const kvf_input_rows<TOKENS> &in, uint k, uint n,
+                             thread const piece_inputs<ROWS, TOKENS> &inputs, uint n,
                              threadgroup const uchar *shared, uint slots, uint lane,
                              thread kvf_dot_sums<ROWS, TOKENS> &sums)
 {
     if (staged::column(lane, 0) >= n)
         return;
-    float4 x[TOKENS * staged::VALUES / 4];
-    KVF_UNROLLED
-    for (uint t = 0; t < TOKENS; t++) {
-        KVF_UNROLLED
-        for (uint i = 0; i < staged::VALUES / 4; i++) {
-            const uint column = staged::column(lane, i);
-            x[t * (staged::VALUES / 4) + i] =
-                column < n ? kvf_input_four(in.at[t], k + column) : float4(0.0f);
-        }
-    }
     KVF_UNROLLED
     for (uint r = 0; r < ROWS; r++) {
         kvf_lane_values w;
-        const uint slot = slots + r * staged::SLOT;
-        take_values(shared, slot + ((rows.data_low[r] + data_bytes(k)) & 15),
-                    slot + staged::SCALES_AT +
-                        ((rows.scales_low[r] + k / staged::SCALE_COLS) & 15),
+        take_values(shared, slots + rows.at[r],
+                    staged::SCALE_ROWS != 0 && staged::COPIES_SCALES == 0 ? inputs.scales[r]
+                                                                          : slots + rows.scales_at[r],
                     lane, n, w);
         KVF_UNROLLED
         for (uint t = 0; t < TOKENS; t++) {
@@ -166,7 +201,7 @@ static inline void add_piece(thread const staged_rows<ROWS> &rows,
             for (uint i = 0; i < staged::VALUES / 4; i++)
                 sums.sum[r][t] = kvf_fma4(float4(w.at[4 * i], w.at[4 * i + 1], w.at[4 * i + 2],
                                                  w.at[4 * i + 3]),
-                                          x[t * (staged::VALUES / 4) + i], sums.sum[r][t]);
+                                          inputs.x[t * (staged::VALUES / 4) + i], sums.sum[r][t]);
         }
     }
 }
@@ -180,10 +215,10 @@ static inline uint pieces_of(uint cols, uint simd)
 
 static inline uint piece_column(uint piece, uint simd)
 {
-    return (piece * KVF_VECTOR_SIMDS + simd) * staged::PIECE;
+    return piece * STEP + simd * staged::PIECE;
 }
 
-/* Where a simdgroup's slots of a stage begin in threadgroup memory. */
+/* Where a simdgroup's slots of a piece begin in threadgroup memory: the stages take turns. */
 template <uint ROWS> static inline uint slots_at(uint piece, uint simd)
 {
     return KVF_SLOTS_AT +
@@ -192,35 +227,76 @@ template <uint ROWS> static inline uint slots_at(uint piece, uint simd)
 
 template <uint ROWS>
 static inline void begin_piece(thread const staged_rows<ROWS> &rows, uint piece, uint n_pieces,
-                               uint cols, threadgroup uchar *shared, uint lane, uint simd)
+                               uint cols, threadgroup uchar *shared, uint simd)
 {
-    if (piece < n_pieces) {
-        const uint k = piece_column(piece, simd);
-        copy_piece(rows, k, min(uint(staged::PIECE), cols - k),
-                   shared + slots_at<ROWS>(piece, simd), lane);
-    }
+    if (piece < n_pieces)
+        copy_piece(rows, piece, min(uint(staged::PIECE), cols - piece_column(piece, simd)),
+                   shared + slots_at<ROWS>(piece, simd));
     kvf_end_stage();
 }
 
-/* This simdgroup's share of the dots of the rows with the inputs. */
+/*
+ * This simdgroup's share of the dots of the rows with the inputs. The first pieces are begun before
+ * earlier kernels have ended, if they are `old`: only the inputs come from those.
+ */
 template <uint ROWS, uint TOKENS>
 static inline void add_rows(thread const staged_rows<ROWS> &rows,
                             thread const kvf_input_rows<TOKENS> &in, uint cols,
-                            threadgroup uchar *shared, uint lane, uint simd,
+                            bool old, threadgroup uchar *shared, uint lane, uint simd,
                             thread kvf_dot_sums<ROWS, TOKENS> &sums)
 {
     const uint n_pieces = pieces_of(cols, simd);
+    if (!old)
+        kvf_wait_for_earlier();
     for (uint p = 0; p < KVF_STAGES - 1; p++)
-        begin_piece(rows, p, n_pieces, cols, shared, lane, simd);
+        begin_piece(rows, p, n_pieces, cols, shared, simd);
+    if (old)
+        kvf_wait_for_earlier();
     for (uint p = 0; p < n_pieces; p++) {
-        begin_piece(rows, p + KVF_STAGES - 1, n_pieces, cols, shared, lane, simd);
-        kvf_wait_for_stage();
         const uint k = piece_column(p, simd);
-        add_piece(rows, in, k, min(uint(staged::PIECE), cols - k), shared, slots_at<ROWS>(p, simd),
-                  lane, sums);
+        const uint n = min(uint(staged::PIECE), cols - k);
+        piece_inputs<ROWS, TOKENS> inputs;
+        begin_piece(rows, p + KVF_STAGES - 1, n_pieces, cols, shared, simd);
+        read_inputs(rows, in, p, k, n, lane, inputs);
+        kvf_wait_for_stage();
+        add_piece(rows, inputs, n, shared, slots_at<ROWS>(p, simd), lane, sums);
         /* The next stage overwrites these slots. */
         simdgroup_barrier(mem_flags::mem_threadgroup);
     }
+}
+
+/*
+ * Puts all lanes' sums together and leaves them where kvf_total_dot finds them: pairs of lanes as in
+ * simd_sum, but each gives away half of the sums that it still has.
+ */
+template <uint ROWS, uint TOKENS>
+static inline void share_sums(thread const kvf_dot_sums<ROWS, TOKENS> &sums,
+                              threadgroup float *shared, uint lane, uint simd)
+{
+    enum { ALL = ROWS * TOKENS };
+    float v[ALL];
+    KVF_UNROLLED
+    for (uint i = 0; i < ALL; i++)
+        v[i] = sums.sum[i / TOKENS][i % TOKENS];
+    uint mine = 0;
+    KVF_UNROLLED
+    for (uint step = 1; step <= 5; step++) { /* 32 lanes */
+        const uint apart = KVF_SIMD_WIDTH >> step;
+        const uint left = ALL >> step;
+        const bool upper = (lane & apart) != 0;
+        KVF_UNROLLED
+        for (uint i = 0; i < left; i++) {
+            const float given = upper ? v[i] : v[i + left];
+            const float kept = upper ? v[i + left] : v[i];
+            v[i] = kept + simd_shuffle_xor(given, ushort(apart));
+        }
+        if (left == 0)
+            v[0] += simd_shuffle_xor(v[0], ushort(apart));
+        mine += upper ? left : 0;
+    }
+    if (lane % (KVF_SIMD_WIDTH / ALL) == 0)
+        shared[simd * ALL + mine] = v[0];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 
 /* What a threadgroup needs besides its rows. */
@@ -239,6 +315,7 @@ template <uint TOKENS>
 static inline void matmul(constant kvf_matmul_kernel_args &args, threadgroup float *sums_shared,
                           uint3 group, uint lane, uint simd)
 {
+    kvf_let_next_begin();
     threadgroup uchar *shared = reinterpret_cast<threadgroup uchar *>(sums_shared);
     device const float *first =
         reinterpret_cast<device const float *>(args.in) + ulong(group.z) * args.cols;
@@ -253,14 +330,14 @@ static inline void matmul(constant kvf_matmul_kernel_args &args, threadgroup flo
     kvf_input_rows<TOKENS> in;
     kvf_dot_sums<KVF_VECTOR_ROWS, TOKENS> sums;
     find_rows<KVF_VECTOR_ROWS, KVF_VECTOR_ROWS>(matrix, matrix, group.z * args.rows, row,
-                                                args.rows - 1, lane, rows);
+                                                args.rows - 1, simd * staged::PIECE, lane, rows);
     for (uint t = 0; t < TOKENS; t++)
         in.at[t] = kvf_find_input(first, min(token + t, args.n - 1), args.in_stride, args.cols);
 
     open_tables(shared, lane, simd);
     kvf_clear_dots(sums);
-    add_rows(rows, in, args.cols, shared, lane, simd, sums);
-    kvf_share_dots(sums, sums_shared, lane, simd);
+    add_rows(rows, in, args.cols, args.old_weight != 0, shared, lane, simd, sums);
+    share_sums(sums, sums_shared, lane, simd);
     if (simd != 0 || lane >= KVF_VECTOR_ROWS * TOKENS)
         return;
     const uint r = lane % KVF_VECTOR_ROWS;
@@ -313,6 +390,8 @@ kernel void kvf_experts_gate_up_vector(constant kvf_experts_kernel_args &args [[
                                                            : KVF_VECTOR_UP_ROWS,
         HALF = UP_ROWS / 2
     };
+    kvf_let_next_begin();
+    kvf_wait_for_earlier(); /* one of them chose the experts */
     threadgroup uchar *bytes = reinterpret_cast<threadgroup uchar *>(shared);
     const uint row = group.y * HALF;
     device const kvf_expert_entry &expert = kvf_chosen_expert(args, group.x);
@@ -321,14 +400,14 @@ kernel void kvf_experts_gate_up_vector(constant kvf_experts_kernel_args &args [[
     staged_rows<UP_ROWS> rows;
     kvf_input_rows<1> in;
     kvf_dot_sums<UP_ROWS, 1> sums;
-    find_rows<UP_ROWS, HALF>(gates, ups, 0, row, args.ffn - 1, lane, rows);
+    find_rows<UP_ROWS, HALF>(gates, ups, 0, row, args.ffn - 1, simd * staged::PIECE, lane, rows);
     in.at[0] = kvf_find_input(reinterpret_cast<device const float *>(args.in),
                               group.x / args.top_k, args.hidden, args.hidden);
 
     open_tables(bytes, lane, simd);
     kvf_clear_dots(sums);
-    add_rows(rows, in, args.hidden, bytes, lane, simd, sums);
-    kvf_share_dots(sums, shared, lane, simd);
+    add_rows(rows, in, args.hidden, false, bytes, lane, simd, sums);
+    share_sums(sums, shared, lane, simd);
     if (simd != 0 || lane >= HALF || row + lane >= args.ffn)
         return;
     const float gate = kvf_total_dot<UP_ROWS, 1>(shared, lane, 0);
@@ -347,40 +426,60 @@ struct staged_choice {
 };
 static_assert(sizeof(staged_choice) == KVF_CHOICE_BYTES, "vectors.h has room for it");
 
-/* A token's choices first .. first + n, of which `per` pieces each are this simdgroup's. */
+/* Pieces of the choices first .. first + n of a token, one choice after another. */
 struct staged_choices {
     uint first;
     uint n;
-    uint per;
+    uint per; /* pieces of one that are this simdgroup's */
     uint row;
 };
 
+/* One of them. */
+struct choice_piece {
+    uint choice;
+    uint piece;
+    uint stage;
+};
+
+static inline void next_piece(thread const staged_choices &choices, thread choice_piece &at)
+{
+    at.stage = at.stage + 1 < KVF_STAGES ? at.stage + 1 : 0;
+    at.piece++;
+    if (at.piece == choices.per) {
+        at.piece = 0;
+        at.choice++;
+    }
+}
+
+/* The rows of a choice, from the piece on. */
 static inline void find_choice(constant kvf_experts_kernel_args &args,
-                               threadgroup const uchar *shared, uint choice, uint row, uint lane,
+                               threadgroup const uchar *shared, thread const choice_piece &at,
+                               uint row, uint lane, uint simd,
                                thread staged_rows<KVF_VECTOR_ROWS> &rows)
 {
     threadgroup const staged_choice *choices =
         reinterpret_cast<threadgroup const staged_choice *>(shared + KVF_CHOICES_AT);
     staged_matrix matrix;
-    matrix.data = choices[choice].data;
-    matrix.scales = choices[choice].scales;
-    matrix.row_bytes = choices[choice].row_bytes;
-    matrix.scale_stride = choices[choice].scale_stride;
-    find_rows<KVF_VECTOR_ROWS, KVF_VECTOR_ROWS>(matrix, matrix, 0, row, args.hidden - 1, lane,
-                                                rows);
+    matrix.data = choices[at.choice].data;
+    matrix.scales = choices[at.choice].scales;
+    matrix.row_bytes = choices[at.choice].row_bytes;
+    matrix.scale_stride = choices[at.choice].scale_stride;
+    find_rows<KVF_VECTOR_ROWS, KVF_VECTOR_ROWS>(matrix, matrix, 0, row, args.hidden - 1,
+                                                piece_column(at.piece, simd), lane, rows);
 }
 
-/* Piece i of those of all choices, one choice after another. */
 static inline void begin_choice_piece(constant kvf_experts_kernel_args &args,
-                                      thread const staged_choices &choices, uint i,
-                                      threadgroup uchar *shared, uint lane, uint simd)
+                                      thread const staged_choices &choices,
+                                      thread choice_piece &at, threadgroup uchar *shared,
+                                      uint lane, uint simd)
 {
-    if (i < choices.n * choices.per) {
+    if (choices.per > 0 && at.choice < choices.n) {
         staged_rows<KVF_VECTOR_ROWS> rows;
-        find_choice(args, shared, i / choices.per, choices.row, lane, rows);
-        const uint k = piece_column(i % choices.per, simd);
-        copy_piece(rows, k, min(uint(staged::PIECE), args.ffn - k),
-                   shared + slots_at<KVF_VECTOR_ROWS>(i, simd), lane);
+        find_choice(args, shared, at, choices.row, lane, simd, rows);
+        copy_piece(rows, 0,
+                   min(uint(staged::PIECE), args.ffn - piece_column(at.piece, simd)),
+                   shared + slots_at<KVF_VECTOR_ROWS>(at.stage, simd));
+        next_piece(choices, at);
     }
     kvf_end_stage();
 }
@@ -392,26 +491,33 @@ static inline void add_choices(constant kvf_experts_kernel_args &args,
 {
     threadgroup const staged_choice *list =
         reinterpret_cast<threadgroup const staged_choice *>(shared + KVF_CHOICES_AT);
+    choice_piece ahead;
+    choice_piece at;
+    ahead.choice = ahead.piece = ahead.stage = 0;
+    at.choice = at.piece = at.stage = 0;
     for (uint i = 0; i < KVF_STAGES - 1; i++)
-        begin_choice_piece(args, choices, i, shared, lane, simd);
+        begin_choice_piece(args, choices, ahead, shared, lane, simd);
     for (uint i = 0; i < choices.n * choices.per; i++) {
-        const uint choice = i / choices.per;
+        const uint k = piece_column(at.piece, simd);
+        const uint n = min(uint(staged::PIECE), args.ffn - k);
         staged_rows<KVF_VECTOR_ROWS> rows;
         kvf_input_rows<1> in;
+        piece_inputs<KVF_VECTOR_ROWS, 1> inputs;
         kvf_dot_sums<KVF_VECTOR_ROWS, 1> sums;
-        begin_choice_piece(args, choices, i + KVF_STAGES - 1, shared, lane, simd);
-        find_choice(args, shared, choice, choices.row, lane, rows);
-        in.at[0] = kvf_find_input(reinterpret_cast<device const float *>(args.act),
-                                  token * args.top_k + choices.first + choice, args.ffn, args.ffn);
+        begin_choice_piece(args, choices, ahead, shared, lane, simd);
+        find_choice(args, shared, at, choices.row, lane, simd, rows);
+        in.at[0] =
+            kvf_find_input(reinterpret_cast<device const float *>(args.act),
+                           token * args.top_k + choices.first + at.choice, args.ffn, args.ffn);
+        read_inputs(rows, in, 0, k, n, lane, inputs);
         kvf_wait_for_stage();
-        const uint k = piece_column(i % choices.per, simd);
         kvf_clear_dots(sums);
-        add_piece(rows, in, k, min(uint(staged::PIECE), args.ffn - k), shared,
-                  slots_at<KVF_VECTOR_ROWS>(i, simd), lane, sums);
+        add_piece(rows, inputs, n, shared, slots_at<KVF_VECTOR_ROWS>(at.stage, simd), lane, sums);
         KVF_UNROLLED
         for (uint r = 0; r < KVF_VECTOR_ROWS; r++)
-            totals.sum[r][0] = fma(list[choice].weight, sums.sum[r][0], totals.sum[r][0]);
+            totals.sum[r][0] = fma(list[at.choice].weight, sums.sum[r][0], totals.sum[r][0]);
         simdgroup_barrier(mem_flags::mem_threadgroup);
+        next_piece(choices, at);
     }
 }
 
@@ -425,6 +531,8 @@ kernel void kvf_experts_down_vector(constant kvf_experts_kernel_args &args [[buf
                                     uint lane [[thread_index_in_simdgroup]],
                                     uint simd [[simdgroup_index_in_threadgroup]])
 {
+    kvf_let_next_begin();
+    kvf_wait_for_earlier();
     threadgroup uchar *bytes = reinterpret_cast<threadgroup uchar *>(shared);
     threadgroup staged_choice *list =
         reinterpret_cast<threadgroup staged_choice *>(bytes + KVF_CHOICES_AT);
@@ -450,7 +558,7 @@ kernel void kvf_experts_down_vector(constant kvf_experts_kernel_args &args [[buf
         threadgroup_barrier(mem_flags::mem_threadgroup);
         add_choices(args, choices, group.x, bytes, lane, simd, totals);
     }
-    kvf_share_dots(totals, shared, lane, simd);
+    share_sums(totals, shared, lane, simd);
     if (simd != 0 || lane >= KVF_VECTOR_ROWS || choices.row + lane >= args.hidden)
         return;
     const float sum = kvf_total_dot<KVF_VECTOR_ROWS, 1>(shared, lane, 0);
