@@ -136,8 +136,8 @@ typedef struct kvf_gpu_device {
     uint32_t n_tables;
     uint32_t tables_capacity;
     uint64_t n_waits; /* done, and one more */
-    bool is_busy;   /* something was encoded since the last wait */
-    kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
+    bool is_busy;     /* something was encoded since the last wait */
+    kvf_error lost;   /* not KVF_OK: what ended this device, or what the next wait will tell */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)

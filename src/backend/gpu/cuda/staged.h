@@ -21,10 +21,10 @@ using namespace metal;
 static inline void kvf_copy_16(threadgroup uchar *to, ulong from)
 {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     (uint)__cvta_generic_to_shared(to)),
-                 "l"(from)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
 #else
     *reinterpret_cast<threadgroup uint4 *>(to) = *reinterpret_cast<device const uint4 *>(from);
 #endif
@@ -67,13 +67,13 @@ static inline void kvf_wait_for_earlier()
 
 /* ---- Bits -------------------------------------------------------------------------------- */
 
-/* 32 bits of high:low from bit `bits` < 32 on. */
+/* 32 bits of high:low from bit `bits` % 32 on. */
 static inline uint kvf_funnel(uint low, uint high, uint bits)
 {
 #if defined(__CUDACC__)
     return __funnelshift_r(low, high, bits);
 #else
-    return uint((ulong(high) << 32 | low) >> bits);
+    return uint((ulong(high) << 32 | low) >> bits % 32);
 #endif
 }
 
@@ -87,7 +87,7 @@ static inline kvf_words<N> kvf_take_words(threadgroup const uchar *shared, uint 
 {
     threadgroup const uint *words = reinterpret_cast<threadgroup const uint *>(shared);
     const uint first = at / 4;
-    const uint bits = at % 4 * 8;
+    const uint bits = at * 8; /* modulo 32 */
     kvf_words<N> taken;
     uint low = words[first];
     KVF_UNROLLED
@@ -114,7 +114,8 @@ static inline float kvf_magic_byte(uint word, uint i)
 #endif
 }
 
-/* `bits` < 20 bits of a word from bit `at` on, at + bits <= 23: a sum that is exact, and no shift. */
+/* `bits` < 20 bits of a word from bit `at` on, at + bits <= 23: a sum that is exact, and no shift.
+ */
 static inline float kvf_magic_bits(uint word, uint mask, uint at)
 {
     return as_type<float>((word & mask << at) | (150 - at) << 23) - float(1u << (23 - at));
@@ -133,7 +134,8 @@ static inline float2 kvf_take_e2m1(uint word, uint i, bool doubled)
                    : __hmul2(pair, __float2half2_rn(16384.0f));
     return float2(__low2float(pair), __high2float(pair));
 #else
-    const float2 pair = float2(float(as_type<half>(ushort(bits))), float(as_type<half>(ushort(bits >> 16))));
+    const float2 pair =
+        float2(float(as_type<half>(ushort(bits))), float(as_type<half>(ushort(bits >> 16))));
     return doubled ? fma(pair, float2(0x1p15f), float2(0.0f)) : pair * float2(0x1p14f);
 #endif
 }
@@ -169,8 +171,10 @@ struct kvf_lane_values {
  *   COPIES_SCALES        scales go to the slot too; else `scales` is the lane's, one byte
  *   HAS_BOOK             it is iq2_xxs
  *   PLAIN                rows may end within a lane's values: value() takes them one by one
- *   take()               a lane's values, the first of which the row has; `at` and `scales`: of
- *                        the piece and of its scales in `shared`; n: values that the row has of it
+ *   KEEPS_PLACES         places of rows in a piece's slots, which are those of all pieces, are
+ * worth their registers: measured take()               a lane's values, the first of which the row
+ * has; `at` and `scales`: of the row and of its scales from `piece` on; n: values that the row has
+ * of it
  */
 template <typename W> struct kvf_staged;
 
@@ -189,19 +193,19 @@ template <typename W> struct kvf_staged;
     }
 
 template <> struct kvf_staged<kvf_weight_bf16> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_EIGHT_IN_ORDER
     KVF_NO_SCALES
     enum { SLOT = KVF_SLOT_bf16, BLOCK = 1, BLOCK_BYTES = 2, PLAIN = 1 };
 
-    static inline float value(threadgroup const uchar *shared, uint at, uint, uint i)
+    static inline float value(threadgroup const uchar *piece, uint at, uint, uint i)
     {
-        return as_type<float>((uint(shared[at + 2 * i]) | uint(shared[at + 2 * i + 1]) << 8) << 16);
+        return as_type<float>((uint(piece[at + 2 * i]) | uint(piece[at + 2 * i + 1]) << 8) << 16);
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
-        const kvf_words<4> words = kvf_take_words<4>(shared, at + 16 * lane);
+        const kvf_words<4> words = kvf_take_words<4>(piece, at + 16 * lane);
         KVF_UNROLLED
         for (uint i = 0; i < 4; i++) {
             values.at[2 * i] = as_type<float>(words.at[i] << 16);
@@ -211,19 +215,19 @@ template <> struct kvf_staged<kvf_weight_bf16> {
 };
 
 template <> struct kvf_staged<kvf_weight_f16> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_EIGHT_IN_ORDER
     KVF_NO_SCALES
     enum { SLOT = KVF_SLOT_f16, BLOCK = 1, BLOCK_BYTES = 2, PLAIN = 1 };
 
-    static inline float value(threadgroup const uchar *shared, uint at, uint, uint i)
+    static inline float value(threadgroup const uchar *piece, uint at, uint, uint i)
     {
-        return kvf_take_f16(shared, at + 2 * i);
+        return kvf_take_f16(piece, at + 2 * i);
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
-        const kvf_words<4> words = kvf_take_words<4>(shared, at + 16 * lane);
+        const kvf_words<4> words = kvf_take_words<4>(piece, at + 16 * lane);
         KVF_UNROLLED
         for (uint i = 0; i < 4; i++) {
             values.at[2 * i] = float(as_type<half>(ushort(words.at[i] & 0xffff)));
@@ -237,7 +241,7 @@ template <> struct kvf_staged<kvf_weight_f16> {
  * `scales` is the byte itself.
  */
 template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_EIGHT_IN_ORDER
     enum {
         SLOT = KVF_SLOT_fp8_e8m0,
@@ -250,14 +254,14 @@ template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
         PLAIN = 1
     };
 
-    static inline float value(threadgroup const uchar *shared, uint at, uint scales, uint i)
+    static inline float value(threadgroup const uchar *piece, uint at, uint scales, uint i)
     {
-        return kvf_e4m3_value(shared[at + i]) * kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
+        return kvf_e4m3_value(piece[at + i]) * kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint scales, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint scales, uint lane, uint, thread kvf_lane_values &values)
     {
-        const kvf_words<2> words = kvf_take_words<2>(shared, at + 8 * lane);
+        const kvf_words<2> words = kvf_take_words<2>(piece, at + 8 * lane);
         const float s = kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
         KVF_UNROLLED
         for (uint i = 0; i < 4; i++) {
@@ -269,19 +273,18 @@ template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
 };
 
 template <> struct kvf_staged<kvf_weight_q8_0> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 1 };
     KVF_EIGHT_IN_ORDER
     KVF_NO_SCALES
     KVF_NO_VALUES
     enum { SLOT = KVF_SLOT_q8_0, BLOCK = KVF_Q8_0_VALUES, BLOCK_BYTES = KVF_Q8_0_BYTES };
 
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
         const uint block = at + lane / 4 * KVF_Q8_0_BYTES;
-        const float d = kvf_take_f16(shared, block + KVF_Q8_0_D);
-        const kvf_words<2> words =
-            kvf_take_words<2>(shared, block + KVF_Q8_0_CODES + lane % 4 * 8);
+        const float d = kvf_take_f16(piece, block + KVF_Q8_0_D);
+        const kvf_words<2> words = kvf_take_words<2>(piece, block + KVF_Q8_0_CODES + lane % 4 * 8);
         KVF_UNROLLED
         for (uint i = 0; i < 8; i++) {
             /* Of i8: an exclusive or with 128, less 128. */
@@ -294,7 +297,7 @@ template <> struct kvf_staged<kvf_weight_q8_0> {
 /* ---- 16 values a lane ----------------------------------------------------------------------- */
 
 template <> struct kvf_staged<kvf_weight_fp4> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_NO_VALUES
     enum {
         PIECE = KVF_PIECE_NARROW,
@@ -313,8 +316,8 @@ template <> struct kvf_staged<kvf_weight_fp4> {
     {
         return four / 2 * 256 + 8 * lane + four % 2 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint scales, uint lane,
-                            uint n, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint scales, uint lane, uint n, thread kvf_lane_values &values)
     {
         KVF_UNROLLED
         for (uint h = 0; h < 2; h++) {
@@ -324,8 +327,8 @@ template <> struct kvf_staged<kvf_weight_fp4> {
                     values.at[i] = 0.0f;
                 return;
             }
-            const uint word = kvf_take_words<1>(shared, at + 128 * h + 4 * lane).at[0];
-            const float s = kvf_float_of(kvf_ue8m0_decode(shared[scales + 8 * h + lane / 4]));
+            const uint word = kvf_take_words<1>(piece, at + 128 * h + 4 * lane).at[0];
+            const float s = kvf_float_of(kvf_ue8m0_decode(piece[scales + 8 * h + lane / 4]));
             KVF_UNROLLED
             for (uint i = 0; i < 4; i++) {
                 const float2 pair = kvf_take_e2m1(word, i, false);
@@ -337,7 +340,7 @@ template <> struct kvf_staged<kvf_weight_fp4> {
 };
 
 template <> struct kvf_staged<kvf_weight_mxfp4> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_NO_SCALES
     KVF_NO_VALUES
     enum {
@@ -353,15 +356,15 @@ template <> struct kvf_staged<kvf_weight_mxfp4> {
     {
         return lane / 2 * 32 + lane % 2 * 8 + four / 2 * 16 + four % 2 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
         const uint block = at + lane / 2 * KVF_MXFP4_BYTES;
-        const float s = kvf_float_of(kvf_ue8m0_decode_half(shared[block + KVF_MXFP4_SCALE]));
-        const kvf_words<2> words =
-            kvf_take_words<2>(shared, block + KVF_MXFP4_CODES + lane % 2 * 8);
+        const float s = kvf_float_of(kvf_ue8m0_decode_half(piece[block + KVF_MXFP4_SCALE]));
+        const kvf_words<2> words = kvf_take_words<2>(piece, block + KVF_MXFP4_CODES + lane % 2 * 8);
         KVF_UNROLLED
-        for (uint i = 0; i < 8; i++) { /* bytes i % 2 and i % 2 + 2 of a word, its nibble i / 2 % 2 */
+        for (uint i = 0; i < 8;
+             i++) { /* bytes i % 2 and i % 2 + 2 of a word, its nibble i / 2 % 2 */
             const float2 pair = kvf_take_e2m1(words.at[i / 4], i % 2 * 2 + i / 2 % 2, true);
             const uint first = i / 2 % 2 * 8 + i / 4 * 4 + i % 2;
             values.at[first] = s * pair.x;
@@ -371,7 +374,7 @@ template <> struct kvf_staged<kvf_weight_mxfp4> {
 };
 
 template <> struct kvf_staged<kvf_weight_q4_k> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_NO_SCALES
     KVF_NO_VALUES
     enum {
@@ -388,15 +391,14 @@ template <> struct kvf_staged<kvf_weight_q4_k> {
         const uint i = lane % 16;
         return lane / 16 * KVF_K_VALUES + i / 4 * 64 + four / 2 * 32 + i % 4 * 8 + four % 2 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
         const uint block = at + lane / 16 * KVF_Q4_K_BYTES;
-        const float d = kvf_take_f16(shared, block + KVF_Q4_K_D);
-        const float dmin = kvf_take_f16(shared, block + KVF_Q4_K_DMIN);
-        const kvf_words<3> s = kvf_take_words<3>(shared, block + KVF_Q4_K_SCALES);
-        const kvf_words<2> codes =
-            kvf_take_words<2>(shared, block + KVF_Q4_K_CODES + lane % 16 * 8);
+        const float d = kvf_take_f16(piece, block + KVF_Q4_K_D);
+        const float dmin = kvf_take_f16(piece, block + KVF_Q4_K_DMIN);
+        const kvf_words<3> s = kvf_take_words<3>(piece, block + KVF_Q4_K_SCALES);
+        const kvf_words<2> codes = kvf_take_words<2>(piece, block + KVF_Q4_K_CODES + lane % 16 * 8);
         KVF_UNROLLED
         for (uint h = 0; h < 2; h++) {
             const uint j = lane % 16 / 4 * 2 + h;
@@ -421,7 +423,7 @@ template <> struct kvf_staged<kvf_weight_q4_k> {
 };
 
 template <> struct kvf_staged<kvf_weight_q2_k> {
-    enum { HAS_BOOK = 0 };
+    enum { HAS_BOOK = 0, KEEPS_PLACES = 0 };
     KVF_NO_SCALES
     KVF_NO_VALUES
     enum {
@@ -438,17 +440,17 @@ template <> struct kvf_staged<kvf_weight_q2_k> {
         const uint i = lane % 16;
         return lane / 16 * KVF_K_VALUES + i / 8 * 128 + four * 32 + i % 8 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *, threadgroup const uchar *piece, uint at,
+                            uint, uint lane, uint, thread kvf_lane_values &values)
     {
         const uint block = at + lane / 16 * KVF_Q2_K_BYTES;
         const uint i = lane % 16;
-        const float d = kvf_take_f16(shared, block + KVF_Q2_K_D);
-        const float dmin = kvf_take_f16(shared, block + KVF_Q2_K_DMIN);
+        const float d = kvf_take_f16(piece, block + KVF_Q2_K_D);
+        const float dmin = kvf_take_f16(piece, block + KVF_Q2_K_DMIN);
         /* Eight bytes are of this half; of those that are 16 values apart, these or those. */
-        const kvf_words<2> both = kvf_take_words<2>(shared, block + KVF_Q2_K_SCALES + i / 8 * 8);
+        const kvf_words<2> both = kvf_take_words<2>(piece, block + KVF_Q2_K_SCALES + i / 8 * 8);
         const uint odd = i % 8 / 4 * 8;
-        const uint word = kvf_take_words<1>(shared, block + KVF_Q2_K_CODES + 4 * i).at[0];
+        const uint word = kvf_take_words<1>(piece, block + KVF_Q2_K_CODES + 4 * i).at[0];
         KVF_UNROLLED
         for (uint j = 0; j < 4; j++) {
             const uint s = both.at[j / 2] >> (odd + j % 2 * 16);
@@ -463,7 +465,7 @@ template <> struct kvf_staged<kvf_weight_q2_k> {
 };
 
 template <> struct kvf_staged<kvf_weight_iq2_xxs> {
-    enum { HAS_BOOK = 1 };
+    enum { HAS_BOOK = 1, KEEPS_PLACES = 0 };
     KVF_NO_SCALES
     KVF_NO_VALUES
     enum {
@@ -479,19 +481,20 @@ template <> struct kvf_staged<kvf_weight_iq2_xxs> {
     {
         return 16 * lane + 4 * four;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, threadgroup const uchar *piece,
+                            uint at, uint, uint lane, uint, thread kvf_lane_values &values)
     {
-        threadgroup const uint *book = reinterpret_cast<threadgroup const uint *>(shared + KVF_BOOK_AT);
+        threadgroup const uint *book =
+            reinterpret_cast<threadgroup const uint *>(shared + KVF_BOOK_AT);
         const uint block = at + lane / 16 * KVF_IQ2_XXS_BYTES;
         const uint group = block + KVF_IQ2_XXS_GROUPS + lane % 16 / 2 * KVF_IQ2_XXS_GROUP_BYTES;
-        const uint word = kvf_take_words<1>(shared, group + 4).at[0];
+        const uint word = kvf_take_words<1>(piece, group + 4).at[0];
         const float scale =
-            kvf_take_f16(shared, block + KVF_IQ2_XXS_D) * (0.5f + float(word >> 28)) * 0.25f;
+            kvf_take_f16(piece, block + KVF_IQ2_XXS_D) * (0.5f + float(word >> 28)) * 0.25f;
         KVF_UNROLLED
         for (uint e = 0; e < 2; e++) {
             const uint eight = lane % 2 * 2 + e;
-            const uint entry = shared[group + eight];
+            const uint entry = piece[group + eight];
             const uint signs = kvf_iq_signs(word >> 7 * eight & 127);
             KVF_UNROLLED
             for (uint h = 0; h < 2; h++) {

@@ -166,17 +166,18 @@ static inline void read_inputs(thread const staged_rows<ROWS> &rows,
 }
 
 /* This lane's values of a row's piece, n of which there are; zeros past its end. */
-static inline void take_values(threadgroup const uchar *shared, uint at, uint scales, uint lane,
-                               uint n, thread kvf_lane_values &values)
+static inline void take_values(threadgroup const uchar *shared, threadgroup const uchar *piece,
+                               uint at, uint scales, uint lane, uint n,
+                               thread kvf_lane_values &values)
 {
     const uint first = staged::column(lane, 0);
     if (!staged::PLAIN || first + staged::VALUES <= n) {
-        staged::take(shared, at, scales, lane, n, values);
+        staged::take(shared, piece, at, scales, lane, n, values);
         return;
     }
     KVF_UNROLLED
     for (uint i = 0; i < staged::VALUES; i++)
-        values.at[i] = first + i < n ? staged::value(shared, at, scales, first + i) : 0.0f;
+        values.at[i] = first + i < n ? staged::value(piece, at, scales, first + i) : 0.0f;
 }
 
 /* Adds the products of n values, which are in slots at `slots` of `shared`. */
@@ -188,12 +189,14 @@ static inline void add_piece(thread const staged_rows<ROWS> &rows,
 {
     if (staged::column(lane, 0) >= n)
         return;
+    const uint piece = staged::KEEPS_PLACES ? slots : 0;
     KVF_UNROLLED
     for (uint r = 0; r < ROWS; r++) {
         kvf_lane_values w;
-        take_values(shared, slots + rows.at[r],
-                    staged::SCALE_ROWS != 0 && staged::COPIES_SCALES == 0 ? inputs.scales[r]
-                                                                          : slots + rows.scales_at[r],
+        take_values(shared, shared + piece, slots - piece + rows.at[r],
+                    staged::SCALE_ROWS != 0 && staged::COPIES_SCALES == 0
+                        ? inputs.scales[r]
+                        : slots - piece + rows.scales_at[r],
                     lane, n, w);
         KVF_UNROLLED
         for (uint t = 0; t < TOKENS; t++) {
@@ -266,6 +269,27 @@ static inline void add_rows(thread const staged_rows<ROWS> &rows,
 }
 
 /*
+ * Of 2 LEFT sums that lanes `apart` from each other have, each gets LEFT and gives the others away;
+ * of one, both get it. Returns the number of sums before those that the lane has.
+ */
+template <uint LEFT>
+static inline uint give_half(thread float *sums, uint apart, uint lane)
+{
+    const bool upper = (lane & apart) != 0;
+    if (LEFT == 0) {
+        sums[0] += simd_shuffle_xor(sums[0], ushort(apart));
+        return 0;
+    }
+    KVF_UNROLLED
+    for (uint i = 0; i < LEFT; i++) {
+        const float given = upper ? sums[i] : sums[i + LEFT];
+        const float kept = upper ? sums[i + LEFT] : sums[i];
+        sums[i] = kept + simd_shuffle_xor(given, ushort(apart));
+    }
+    return upper ? LEFT : 0;
+}
+
+/*
  * Puts all lanes' sums together and leaves them where kvf_total_dot finds them: pairs of lanes as in
  * simd_sum, but each gives away half of the sums that it still has.
  */
@@ -276,24 +300,16 @@ static inline void share_sums(thread const kvf_dot_sums<ROWS, TOKENS> &sums,
     enum { ALL = ROWS * TOKENS };
     float v[ALL];
     KVF_UNROLLED
-    for (uint i = 0; i < ALL; i++)
-        v[i] = sums.sum[i / TOKENS][i % TOKENS];
-    uint mine = 0;
-    KVF_UNROLLED
-    for (uint step = 1; step <= 5; step++) { /* 32 lanes */
-        const uint apart = KVF_SIMD_WIDTH >> step;
-        const uint left = ALL >> step;
-        const bool upper = (lane & apart) != 0;
+    for (uint r = 0; r < ROWS; r++) {
         KVF_UNROLLED
-        for (uint i = 0; i < left; i++) {
-            const float given = upper ? v[i] : v[i + left];
-            const float kept = upper ? v[i + left] : v[i];
-            v[i] = kept + simd_shuffle_xor(given, ushort(apart));
-        }
-        if (left == 0)
-            v[0] += simd_shuffle_xor(v[0], ushort(apart));
-        mine += upper ? left : 0;
+        for (uint t = 0; t < TOKENS; t++)
+            v[r * TOKENS + t] = sums.sum[r][t];
     }
+    uint mine = give_half<ALL / 2>(v, 16, lane);
+    mine += give_half<ALL / 4>(v, 8, lane);
+    mine += give_half<ALL / 8>(v, 4, lane);
+    mine += give_half<ALL / 16>(v, 2, lane);
+    mine += give_half<ALL / 32>(v, 1, lane);
     if (lane % (KVF_SIMD_WIDTH / ALL) == 0)
         shared[simd * ALL + mine] = v[0];
     threadgroup_barrier(mem_flags::mem_threadgroup);
