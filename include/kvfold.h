@@ -353,7 +353,8 @@ typedef enum kvf_memory_class {
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
     KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
-    KVF_MEMORY_CLASS_COUNT = 5
+    KVF_MEMORY_TABLE = 5,      /* addresses of pages, for the whole context, of every session */
+    KVF_MEMORY_CLASS_COUNT = 6
 } kvf_memory_class;
 
 typedef struct kvf_plan_buffer {
@@ -373,6 +374,8 @@ typedef struct kvf_plan {
     /* A first file that saves them, with the checkpoints that commit took. */
     uint64_t snapshot_bytes;
     uint64_t scratch_bytes; /* of a batch, which any number of sessions take turns in */
+    /* Addresses of all pages that the context may have: taken at open, never shared. */
+    uint64_t table_bytes;
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */

@@ -40,7 +40,8 @@ static kvf_status need_of(asker who, const kvf_geometry *geometry,
         return status;
     *need = (struct need){.bytes = plan.scratch_bytes};
     if (who == A_SESSION)
-        need->bytes = plan.allocated_bytes + plan.checkpoint_bytes + plan.chunk_undo_bytes;
+        need->bytes =
+            plan.allocated_bytes + plan.table_bytes + plan.checkpoint_bytes + plan.chunk_undo_bytes;
     for (uint32_t i = 0; who == A_BATCH && i < plan.n_buffers; i++)
         if (plan.buffers[i].klass == KVF_MEMORY_SCRATCH &&
             plan.buffers[i].bytes > need->largest.bytes)

@@ -165,11 +165,6 @@ uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows)
     return kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
 }
 
-static size_t table_bytes(const kvf_paged_rows *rows)
-{
-    return (rows->max_pages ? rows->max_pages : 1) * sizeof *rows->table;
-}
-
 kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_format_id format,
                                uint32_t width, uint64_t max_rows, kvf_error *error)
 {
@@ -178,10 +173,10 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
     rows->width = width;
     rows->max_pages = kvf_ceil_div(max_rows, KVF_PAGE_ROWS);
     const size_t n = rows->max_pages ? rows->max_pages : 1;
-    const kvf_backend *backend = session->device->backend;
     rows->memory = calloc(n, sizeof *rows->memory);
     rows->pages = calloc(n, sizeof *rows->pages);
-    rows->table = backend->alloc(session->device, table_bytes(rows), KVF_PLACE_DEVICE);
+    rows->table = kvf_device_alloc(session->device, KVF_MEMORY_TABLE, KVF_PLACE_DEVICE,
+                                   kvf_table_bytes(rows->max_pages));
     if (!rows->memory || !rows->pages || !rows->table)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a table of %llu pages",
                         (unsigned long long)rows->max_pages);
@@ -191,8 +186,8 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
 {
     kvf_paged_rows_shrink(session, rows, rows->first_row);
-    if (rows->table)
-        session->device->backend->release(session->device, rows->table, table_bytes(rows));
+    kvf_device_release(session->device, KVF_MEMORY_TABLE, rows->table,
+                       kvf_table_bytes(rows->max_pages));
     free(rows->memory);
     free(rows->pages);
     memset(rows, 0, sizeof *rows);

@@ -225,6 +225,26 @@ static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tok
     set_shape(buffer, 1, tokens_allocated, 0, 0);
 }
 
+/* As session.c opens them: for all pages that the session may come to hold. */
+static void add_tables(builder *b, const kvf_geometry *geometry, const kvf_session_options *options)
+{
+    const uint64_t window_pages =
+        kvf_window_most_pages(geometry->window_tokens, options->chunk_tokens);
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < geometry->n_layers; i++) {
+        const kvf_layer layer = geometry->layers[i];
+        const uint64_t pages =
+            kvf_ceil_div(kvf_layer_rows(layer, options->max_tokens), KVF_PAGE_ROWS);
+        bytes += kvf_table_bytes(window_pages);
+        if (layer.kind != KVF_LAYER_WINDOW)
+            bytes += kvf_table_bytes(pages);
+        if (layer.kind == KVF_LAYER_CSA) /* index rows: as many */
+            bytes += kvf_table_bytes(pages);
+    }
+    set_shape(add(b, KVF_MEMORY_TABLE, "u64", bytes, "tables"), 1, bytes / kvf_table_bytes(1), 0,
+              0);
+}
+
 /* Workspace of attend in one layer, for the longest chunk at the context's end. */
 static uint64_t attend_bytes_of(const kvf_geometry *geometry, const kvf_session_options *options,
                                 const kvf_backend *backend, kvf_layer layer)
@@ -345,19 +365,22 @@ kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_opti
     if (n_tokens > resolved.max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%llu tokens do not fit a context of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)resolved.max_tokens);
-    /* At most 5 buffers a layer, 3 of the session, 9 of scratch. */
-    builder b = {plan, geometry->n_layers * 5 + 3 + 9};
+    /* At most 5 buffers a layer, 4 of the session, 9 of scratch. */
+    builder b = {plan, geometry->n_layers * 5 + 4 + 9};
     plan->buffers = malloc(b.capacity * sizeof *plan->buffers);
     if (!plan->buffers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a plan of %u buffers", b.capacity);
     add_session(&b, geometry, n_tokens);
     for (uint32_t i = 0; i < geometry->n_layers; i++)
         add_layer(&b, geometry, kvf_profile_get(resolved.profile), i, n_tokens);
+    add_tables(&b, geometry, &resolved);
     add_scratch(&b, geometry, &resolved);
     for (uint32_t i = 0; i < plan->n_buffers; i++) {
         plan->session_bytes += plan->buffers[i].held_bytes;
         if (plan->buffers[i].klass == KVF_MEMORY_CACHE)
             plan->allocated_bytes += plan->buffers[i].bytes;
+        else if (plan->buffers[i].klass == KVF_MEMORY_TABLE)
+            plan->table_bytes += plan->buffers[i].bytes;
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }

@@ -23,7 +23,8 @@ typedef struct totals {
     uint64_t allocated_bytes;
     uint64_t snapshot_bytes;
     uint64_t scratch_bytes;
-    uint64_t total_bytes;      /* allocated + scratch + activations */
+    uint64_t table_bytes;
+    uint64_t total_bytes;      /* allocated + tables + scratch + activations */
     uint64_t checkpoint_bytes; /* in no other number, like the next */
     uint64_t chunk_undo_bytes;
 } totals;
@@ -138,6 +139,7 @@ static const char *class_name(kvf_memory_class klass)
     switch (klass) {
     case KVF_MEMORY_CACHE: return "cache";
     case KVF_MEMORY_SCRATCH: return "scratch";
+    case KVF_MEMORY_TABLE: return "table";
     case KVF_MEMORY_ACTIVATION: return "activation";
     default: return "weight";
     }
@@ -167,7 +169,8 @@ static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context
                   .allocated_bytes = plan->allocated_bytes,
                   .snapshot_bytes = plan->snapshot_bytes,
                   .scratch_bytes = plan->scratch_bytes,
-                  .total_bytes = plan->allocated_bytes + plan->scratch_bytes,
+                  .table_bytes = plan->table_bytes,
+                  .total_bytes = plan->allocated_bytes + plan->table_bytes + plan->scratch_bytes,
                   .checkpoint_bytes = plan->checkpoint_bytes,
                   .chunk_undo_bytes = plan->chunk_undo_bytes};
     for (uint32_t i = n_session; i < plan->n_buffers; i++)
@@ -209,6 +212,7 @@ static int print_record(planning *p, kvf_profile_id profile, uint64_t context_to
     cli_record_count(&record, "allocated_bytes", t->allocated_bytes);
     cli_record_count(&record, "snapshot_bytes", t->snapshot_bytes);
     cli_record_count(&record, "scratch_bytes", t->scratch_bytes);
+    cli_record_count(&record, "table_bytes", t->table_bytes);
     cli_record_count(&record, "total_bytes", t->total_bytes);
     cli_record_count(&record, "checkpoint_bytes", t->checkpoint_bytes);
     cli_record_count(&record, "chunk_undo_bytes", t->chunk_undo_bytes);
@@ -275,7 +279,7 @@ static uint64_t shown_bytes(const totals *t, shown what)
     switch (what) {
     case SHOW_SESSION: return t->session_bytes;
     case SHOW_TOTAL: return t->total_bytes;
-    case SHOW_ONCE: return t->total_bytes - t->allocated_bytes;
+    case SHOW_ONCE: return t->total_bytes - t->allocated_bytes - t->table_bytes;
     default: return t->checkpoint_bytes + t->chunk_undo_bytes;
     }
 }
@@ -338,7 +342,7 @@ static int print_tables(const planning *p)
     printf("Session bytes: rows held, no page padding\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_SESSION);
-    printf("\nMemory in all without weights: pages, scratch and activations "
+    printf("\nMemory in all without weights: pages, tables, scratch and activations "
            "(1 MB = 1,000,000 bytes)\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_TOTAL);

@@ -42,7 +42,7 @@ static kvf_status count(const kvf_needs *needs, uint64_t n_tokens, session_bytes
         const kvf_plan_buffer *buffer = &plan.buffers[i];
         const char *name = strrchr(buffer->name, '.');
         const bool rows = name && (strcmp(name, ".rows") == 0 || strcmp(name, ".index_rows") == 0);
-        if (buffer->klass != KVF_MEMORY_CACHE)
+        if (buffer->klass != KVF_MEMORY_CACHE && buffer->klass != KVF_MEMORY_TABLE)
             continue;
         *(rows ? &bytes->rows : &bytes->rest) += buffer->bytes;
         if (rows && buffer->shape[0] > 0)

@@ -82,7 +82,7 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
 uint64_t kvf_work_live_bytes(const kvf_work *work)
 {
     const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_TABLE];
 }
 
 /* A save writes all that it has before it returns: as much as is no pause to speak of. */

@@ -96,6 +96,7 @@ static void check_bytes(kvf_session *session, kvf_profile_id profile, uint64_t m
     assert_int_equal(kvf_session_held_bytes(session), plan.session_bytes);
     assert_int_equal(kvf_session_allocated_bytes(session), plan.allocated_bytes);
     assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], plan.allocated_bytes);
+    assert_int_equal(device->live_bytes[KVF_MEMORY_TABLE], plan.table_bytes);
     assert_int_equal(kvf_session_scratch_bytes(session), has_scratch ? plan.scratch_bytes : 0);
     assert_int_equal(device->live_bytes[KVF_MEMORY_SCRATCH], has_scratch ? plan.scratch_bytes : 0);
     kvf_plan_free(&plan);

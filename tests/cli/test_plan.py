@@ -23,7 +23,7 @@ FORMAT_TABLE = {
 
 PLAN_KEYS = [
     "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
-    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "weights_mapped_bytes",
+    "table_bytes", "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "weights_mapped_bytes",
     "weights_copied_bytes", "weights", "buffers",
 ]
 
@@ -104,7 +104,10 @@ class PlanTest(CliTest):
             for buffer in line["buffers"]:
                 self.assertEqual(list(buffer), ["name", "dtype", "shape", "bytes"])
             self.assertEqual(sum(b["bytes"] for b in line["buffers"]), line["total_bytes"])
-            self.assertGreater(line["total_bytes"], line["allocated_bytes"] + line["scratch_bytes"])
+            self.assertGreater(line["total_bytes"],
+                               line["allocated_bytes"] + line["table_bytes"] + line["scratch_bytes"])
+            self.assertEqual([b["bytes"] for b in line["buffers"] if b["name"] == "tables"],
+                             [line["table_bytes"]])
             self.assertGreaterEqual(line["allocated_bytes"], line["session_bytes"])
 
     def test_checkpoints_are_counted_beside_the_totals(self):
