@@ -6,15 +6,12 @@
 #include "cache/session.h"
 #include "error.h"
 
-void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes)
+void *kvf_session_alloc(kvf_session *session, uint64_t bytes)
 {
-    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, place, bytes);
+    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, KVF_PLACE_STAGING, bytes);
     if (!memory)
         return NULL;
-    if (place == KVF_PLACE_STAGING)
-        memset(memory, 0, bytes);
-    else
-        session->device->backend->zero(session->device, memory, bytes);
+    memset(memory, 0, bytes);
     session->allocated_bytes += bytes;
     return memory;
 }
@@ -35,12 +32,23 @@ void kvf_page_owner_release(kvf_page_owner *owner)
         owner->release(owner);
 }
 
+static void *take_device_page(kvf_session *session, uint64_t bytes, kvf_slab **slab)
+{
+    void *memory = kvf_device_take_page(session->device, KVF_MEMORY_CACHE, bytes, slab);
+    if (!memory)
+        return NULL;
+    session->device->backend->zero(session->device, memory, bytes);
+    session->allocated_bytes += bytes;
+    return memory;
+}
+
 kvf_page *kvf_session_new_page(kvf_session *session, kvf_place place, uint64_t bytes)
 {
     kvf_page *page = calloc(1, sizeof *page);
     if (!page)
         return NULL;
-    page->memory = kvf_session_alloc(session, place, bytes);
+    page->memory = place == KVF_PLACE_STAGING ? kvf_session_alloc(session, bytes)
+                                              : take_device_page(session, bytes, &page->slab);
     if (!page->memory) {
         free(page);
         return NULL;
@@ -81,7 +89,7 @@ static void close_page(kvf_device *device, kvf_page *page, kvf_memory_class klas
     if (page->owner)
         kvf_page_owner_release(page->owner);
     else
-        kvf_device_release(device, klass, page->memory, page->bytes);
+        kvf_device_give_page(device, klass, page->memory, page->bytes, page->slab);
     free(page);
 }
 

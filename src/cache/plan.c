@@ -178,6 +178,7 @@ static void add_rows(builder *b, uint32_t layer, const char *what, kvf_format_id
                                   n_pages * kvf_format_page_bytes(format, width, KVF_PAGE_ROWS),
                                   "layer.%u.%s", layer, what);
     buffer->held_bytes = n_rows * kvf_format_row_bytes(format, width);
+    buffer->page_bytes = kvf_format_page_bytes(format, width, KVF_PAGE_ROWS);
     set_shape(buffer, 3, n_pages, KVF_PAGE_ROWS, width);
 }
 
@@ -186,6 +187,7 @@ static void add_state(builder *b, uint32_t i, const char *what, kvf_layer layer,
     const uint64_t bytes = 4 * kvf_layer_state_floats(layer, width);
     kvf_plan_buffer *buffer = add(b, KVF_MEMORY_CACHE, "f32", bytes, "layer.%u.%s", i, what);
     buffer->held_bytes = bytes;
+    buffer->page_bytes = bytes;
     set_shape(buffer, 3, kvf_layer_slots(layer), 2, (uint64_t)kvf_layer_parts(layer) * width);
 }
 
@@ -354,6 +356,33 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
+/*
+ * The most that slabs have free while a session takes pages: a slab is opened where no page of the
+ * size is free, so all but one page of one slab of each size.
+ */
+static uint64_t pool_bytes_of(const kvf_plan *plan, uint64_t halves_bytes, size_t slab_bytes)
+{
+    uint64_t sizes[KVF_SLAB_SIZES];
+    uint32_t n = 0;
+    uint64_t bytes = 0;
+    /* Checkpoints have pages too, of halves: the last one here. */
+    for (uint32_t i = 0; i <= plan->n_buffers; i++) {
+        const uint64_t page_bytes =
+            i < plan->n_buffers ? plan->buffers[i].page_bytes : halves_bytes;
+        const uint32_t n_pages = kvf_slab_pages(slab_bytes, page_bytes);
+        uint32_t at = 0;
+        while (at < n && sizes[at] != page_bytes)
+            at++;
+        if (n_pages == 0 || at < n)
+            continue;
+        if (n == KVF_SLAB_SIZES) /* those that come first have slabs, whichever they are */
+            return n * slab_bytes;
+        sizes[n++] = page_bytes;
+        bytes += (n_pages - 1) * page_bytes;
+    }
+    return bytes;
+}
+
 kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
                             uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
@@ -386,6 +415,10 @@ kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_opti
     }
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
+    const kvf_backend *backend;
+    kvf_backend_find(resolved.backend, &backend, NULL); /* as it was resolved */
+    plan->pool_bytes =
+        pool_bytes_of(plan, kvf_checkpoint_halves_bytes(geometry), backend->slab_bytes);
     return kvf_ok(error);
 }
 

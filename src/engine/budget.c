@@ -51,7 +51,8 @@ kvf_status kvf_budget_total_bytes(const kvf_budget *budget, kvf_profile_id profi
     if (status != KVF_OK)
         return status;
     *bytes = plan.allocated_bytes + plan.table_bytes + plan.scratch_bytes + plan.checkpoint_bytes +
-             plan.chunk_undo_bytes + kvf_budget_activation_bytes(budget, context_tokens);
+             plan.chunk_undo_bytes + plan.pool_bytes +
+             kvf_budget_activation_bytes(budget, context_tokens);
     kvf_plan_free(&plan);
     return KVF_OK;
 }
@@ -76,16 +77,17 @@ uint64_t kvf_budget_largest_context(const kvf_budget *budget, kvf_profile_id pro
 /* ---- A process that runs a model ------------------------------------------------------- */
 
 /*
- * What no plan has: page tables (8 bytes a page of 4096), pages of f32 rows, which an
- * allocator with a header a block rounds up from 128 KiB by a page of 4096, and the rest of a
+ * What no plan has: page tables (8 bytes a page of 4096), what is larger than 128 KiB (states,
+ * slabs), which an allocator with a header a block rounds up by a page of 4096, and the rest of a
  * process: libraries' data, headers of files as trees, buffers of streams.
  */
 enum { PAGE_TABLE_SHARE = 512, ROUNDING_SHARE = 32 };
 static const uint64_t process_bytes = 24u << 20;
 
 /*
- * Pages of forks come and go, and a freed block is seldom taken again for an aligned one of its
- * size (glibc's posix_memalign looks for a larger one): as much again lies between.
+ * Pages of forks come and go, and of a slab that others hold pages of they leave room that only
+ * pages of the same size can take; a freed block of another size is seldom taken again for an
+ * aligned one (glibc's posix_memalign looks for a larger one): as much again lies between.
  */
 enum { FORK_SHARE = 2 };
 

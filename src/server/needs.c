@@ -18,6 +18,7 @@ kvf_status kvf_needs_open(const kvf_geometry *geometry, const kvf_session_option
         return status;
     needs->checkpoint_bytes = plan.checkpoint_bytes;
     needs->undo_bytes = plan.chunk_undo_bytes;
+    needs->pool_bytes = plan.pool_bytes;
     kvf_plan_free(&plan);
     return KVF_OK;
 }

@@ -23,8 +23,8 @@ FORMAT_TABLE = {
 
 PLAN_KEYS = [
     "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
-    "table_bytes", "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "weights_mapped_bytes",
-    "weights_copied_bytes", "weights", "buffers",
+    "table_bytes", "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "pool_bytes",
+    "weights_mapped_bytes", "weights_copied_bytes", "weights", "buffers",
 ]
 
 
@@ -117,6 +117,8 @@ class PlanTest(CliTest):
             self.assertEqual(line["checkpoint_bytes"], count * (windows + halves + logits))
             # Both ends of a long chunk may lie inside pages: 3 before it, 3 behind it, of which 2 are the plan's.
             self.assertEqual(line["chunk_undo_bytes"], 2 * windows + state + halves + logits)
+            # As many pages as fit into 1 MiB, but one, of rows, of index rows and of two states.
+            self.assertEqual(line["pool_bytes"], 27 * 37440 + 239 * 4352 + 15 * 65536 + 63 * 16384)
 
     def test_scratch_is_what_the_format_promises(self):
         lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "1M", "--chunk", "4096")
@@ -176,7 +178,8 @@ class PlanTest(CliTest):
         self.assertEqual(line["memory_bytes"], memory)
         self.assertEqual(line["weights_bytes"], weights)
         largest = line["largest_ctx"]
-        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes"))
+        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes",
+                                            "pool_bytes"))
                   for line in self.json_lines(
             "plan", "-m", "v4-flash", "--profile", "legacy", "--ctx", f"{largest},{largest + 1}")]
         self.assertLessEqual(totals[0], memory - weights)

@@ -66,6 +66,25 @@ def table_bytes(layers, window_tokens, max_tokens, chunk):
     return total
 
 
+SLAB_BYTES = 1 << 20
+
+
+def pool_bytes(profile, layers):
+    """docs/MEMORY.md, Slabs: of each size of page all but one of those that fit into a slab. The last
+    sizes are of states (9.3) and of what checkpoints keep of them: the first halves of a window."""
+    rows, index, window = PROFILE_FORMATS[profile]
+    sizes = {oracle.page_bytes(window, 512, 64)}
+    halves = 0
+    for kind, ratio in layers:
+        parts = 2 if kind == LAYER_CSA else 1
+        if kind != LAYER_WINDOW:
+            sizes |= {oracle.page_bytes(rows, 512, 64), ratio * parts * 2 * parts * 512 * 4}
+        if kind == LAYER_CSA:
+            sizes |= {oracle.page_bytes(index, 128, 64), ratio * parts * 2 * parts * 128 * 4}
+            halves += ratio * 2 * (512 + 128) * 4
+    return sum((SLAB_BYTES // size - 1) * size for size in sizes | {halves} if 0 < size <= SLAB_BYTES // 8)
+
+
 def compressor_state_bytes(layers):
     """Section 9.3: a ring of slots, each kv and gate of parts * width values."""
     total = 0
@@ -87,7 +106,7 @@ FLASH_LAYERS = [(LAYER_WINDOW, 0)] * 2 + [(LAYER_CSA, 4), (LAYER_HCA, 128)] * 20
 class Plan:
     def __init__(self, response):
         (self.session_bytes, self.allocated_bytes, self.snapshot_bytes, self.scratch_bytes,
-         self.table_bytes) = response.fields
+         self.table_bytes, self.pool_bytes) = response.fields
         self.buffers = []
         for name, dtype, klass, n_dims, *rest in BUFFER.iter_unpack(response.blobs[0]):
             shape, (bytes_, held_bytes) = rest[:4][:n_dims], rest[4:]
@@ -176,6 +195,18 @@ class Flash(LibraryTest):
                         self.assertEqual(Plan(response).table_bytes,
                                          table_bytes(FLASH_LAYERS, window_tokens, max_tokens, chunk),
                                          "%d tokens, chunks of %d" % (max_tokens, chunk))
+
+    def test_slabs_have_less_than_one_slab_of_each_size_free(self):
+        csa, hca = LAYER_CSA, LAYER_HCA
+        mixed = [(LAYER_WINDOW, 0), (csa, 4), (hca, 128), (csa, 4), (hca, 16), (csa, 8)]
+        for probe in self.targets():
+            for profile in PROFILE_FORMATS:
+                for layers in (FLASH, FLASH_LAYERS[:2], [(csa, 4)], [(hca, 128)], [(csa, 1), (hca, 32)], mixed):
+                    for n_tokens in (0, 1000):
+                        response = ask_plan(probe, profile, n_tokens, layers, max_tokens=4096)
+                        self.check_status(response, OK)
+                        self.assertEqual(Plan(response).pool_bytes, pool_bytes(profile, layers or FLASH_LAYERS),
+                                         "%d %s" % (profile, layers))
 
     def test_padding_is_what_the_pages_add(self):
         for profile, n_tokens, plan in self.plans():
