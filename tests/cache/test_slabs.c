@@ -444,71 +444,85 @@ static void slabs_go_when_sessions_are_cut_back_or_closed(void **state)
     assert_int_equal(live_bytes(), 0);
 }
 
-static kvf_session_options context_of(uint64_t max_tokens)
+/* ---- Devices with a limit ------------------------------------------------------------ */
+
+typedef struct limited {
+    uint32_t chunk_tokens; /* 1: nothing is kept to go back to but windows' last pages */
+    uint64_t max_tokens;
+    bool alone;
+} limited;
+
+static kvf_session_options options_of(const limited *l, uint64_t max_tokens)
 {
     return (kvf_session_options){.profile = KVF_PROFILE_LEGACY,
                                  .max_tokens = max_tokens,
-                                 .chunk_tokens = SMALL_CHUNK,
+                                 .chunk_tokens = l->chunk_tokens,
                                  .backend = kvf_device_backend_name(small_device),
-                                 .checkpoint_count = 2};
+                                 .checkpoint_count = l->chunk_tokens > 1 ? 2 : KVF_NO_CHECKPOINTS};
 }
 
-static kvf_status open_for(uint64_t max_tokens, kvf_session **session, kvf_error *error)
+static kvf_status open_limited(const limited *l, uint64_t max_tokens, kvf_session **session,
+                               kvf_error *error)
 {
-    const kvf_session_options options = context_of(max_tokens);
+    const kvf_session_options options = options_of(l, max_tokens);
     return kvf_session_open(small_device, &small_geometry, &options, session, error);
 }
 
-static uint64_t planned_bytes(uint64_t max_tokens)
+static uint64_t planned_bytes(const limited *l)
 {
-    const kvf_session_options options = context_of(max_tokens);
+    const kvf_session_options options = options_of(l, l->max_tokens);
     kvf_plan plan;
-    assert_int_equal(kvf_plan_make(&small_geometry, &options, max_tokens, &plan, NULL), KVF_OK);
+    assert_int_equal(kvf_plan_make(&small_geometry, &options, l->max_tokens, &plan, NULL), KVF_OK);
     const uint64_t bytes = plan.allocated_bytes + plan.table_bytes + plan.checkpoint_bytes +
                            plan.chunk_undo_bytes + plan.pool_bytes;
     kvf_plan_free(&plan);
     return bytes;
 }
 
-/* On a device with a limit: the largest context that opens can be filled, beside what others have.
- */
+/* Opens the largest context that fits, and fills it; the limit holds, scratch aside. */
+static void fill_what_fits(const limited *l)
+{
+    kvf_session *session;
+    kvf_error error;
+    unsigned long long fits = 0;
+    small_device->memory_bytes = live_bytes() + planned_bytes(l);
+    assert_int_equal(open_limited(l, 1 << 20, &session, &error), KVF_OUT_OF_MEMORY);
+    assert_int_equal(sscanf(strstr(error.message, "fits is"), "fits is %llu", &fits), 1);
+    assert_true(l->alone ? fits >= l->max_tokens : fits > l->max_tokens); /* in free pages */
+    assert_int_equal(open_limited(l, fits + 1, &session, &error), KVF_OUT_OF_MEMORY);
+    assert_int_equal(open_limited(l, fits, &session, &error), KVF_OK);
+    small_device->memory_bytes += 8 << 20;
+    small_feed(session, 1, 0);
+    small_device->memory_bytes -= (8 << 20) - kvf_session_scratch_bytes(session);
+    while (kvf_session_n_tokens(session) < fits) {
+        const uint64_t left = fits - kvf_session_n_tokens(session);
+        small_feed(session, left < l->chunk_tokens ? (uint32_t)left : l->chunk_tokens, 0);
+    }
+    kvf_session_close(session);
+    small_device->memory_bytes = 0;
+}
+
 static void what_a_device_promises_it_has(void **state)
 {
     (void)state;
-    static const uint64_t tokens[] = {500, 1300};
-    kvf_session *others[4] = {NULL};
+    static const limited beside = {SMALL_CHUNK, 500, false};
+    static const limited alone = {1, 250, true};
+    kvf_session *others[4];
     small_device->slab_bytes = small_device->backend->slab_bytes; /* which the plan counts with */
-    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+    fill_what_fits(&alone);
+    assert_int_equal(live_bytes(), 0);
+    for (int j = 0; j < 4; j++)
+        others[j] = small_open(KVF_PROFILE_LEGACY, 2);
+    for (int k = 0; k < 5; k++)
         for (int j = 0; j < 4; j++)
-            others[j] = small_open(KVF_PROFILE_LEGACY, 2);
-        for (int k = 0; k < 5; k++)
-            for (int j = 0; j < 4; j++)
-                small_feed(others[j], 64, (uint32_t)j);
-        kvf_session_close(others[1]);
-        kvf_session_close(others[3]);
-        assert_true(small_device->live_bytes[KVF_MEMORY_POOL] > 0);
-        kvf_session *session;
-        kvf_error error;
-        unsigned long long fits = 0;
-        small_device->memory_bytes = live_bytes() + planned_bytes(tokens[i]);
-        assert_int_equal(open_for(1 << 20, &session, &error), KVF_OUT_OF_MEMORY);
-        assert_int_equal(sscanf(strstr(error.message, "fits is"), "fits is %llu", &fits), 1);
-        assert_true(fits > tokens[i]); /* in pages that are free */
-        assert_int_equal(open_for(fits + 1, &session, &error), KVF_OUT_OF_MEMORY);
-        assert_int_equal(open_for(fits, &session, &error), KVF_OK);
-        small_device->memory_bytes += 8 << 20; /* its batch's scratch .. */
-        small_feed(session, 1, 0);
-        small_device->memory_bytes -= (8 << 20) - kvf_session_scratch_bytes(session);
-        while (kvf_session_n_tokens(session) < fits) { /* .. and no more */
-            const uint64_t left = fits - kvf_session_n_tokens(session);
-            small_feed(session, left < SMALL_CHUNK ? (uint32_t)left : SMALL_CHUNK, 0);
-        }
-        kvf_session_close(session);
-        small_device->memory_bytes = 0;
-        kvf_session_close(others[0]);
-        kvf_session_close(others[2]);
-        assert_int_equal(live_bytes(), 0);
-    }
+            small_feed(others[j], 64, (uint32_t)j);
+    kvf_session_close(others[1]);
+    kvf_session_close(others[3]);
+    assert_true(small_device->live_bytes[KVF_MEMORY_POOL] > 0);
+    fill_what_fits(&beside);
+    kvf_session_close(others[0]);
+    kvf_session_close(others[2]);
+    assert_int_equal(live_bytes(), 0);
     small_device->slab_bytes = SLAB_BYTES;
 }
 
