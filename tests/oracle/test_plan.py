@@ -189,7 +189,7 @@ class Flash(LibraryTest):
             for max_tokens in (0, 1, 3, 4, 255, 256, 257, 4096, 8193, FLASH_TOKENS):
                 for window_tokens in (64, 128):
                     for chunk in (1, 2, 64, 65, 66, 4096):
-                        response = ask_plan(probe, FOLD, 0, max_tokens=max_tokens, chunk=chunk,
+                        response = ask_plan(probe, FOLD, 0, FLASH_LAYERS, max_tokens=max_tokens, chunk=chunk,
                                             window_tokens=window_tokens)
                         self.check_status(response, OK)
                         self.assertEqual(Plan(response).table_bytes,
