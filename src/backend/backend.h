@@ -30,6 +30,22 @@ typedef enum kvf_place {
  */
 typedef void kvf_task(void *context, size_t first, size_t end, uint32_t thread);
 
+/* Memory of a device in which pages of one size lie. */
+typedef struct kvf_slab kvf_slab;
+
+/* Slabs of a device with pages of one size. */
+typedef struct kvf_slab_size {
+    size_t page_bytes;
+    uint64_t n_slabs; /* 0: the entry is not used */
+    uint64_t n_free;  /* pages that nobody holds, of all slabs */
+    kvf_slab *partly; /* those with pages that are held and pages that are free */
+    kvf_slab *empty;  /* those of which no page is held */
+} kvf_slab_size;
+
+/* Pages of a model have at most 9 sizes: 5 of rows over all profiles, 3 of states, of checkpoints.
+ */
+#define KVF_SLAB_SIZES 16
+
 /* First member of every backend's own device struct. */
 struct kvf_device {
     const kvf_backend *backend;
@@ -39,6 +55,8 @@ struct kvf_device {
     uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+    size_t slab_bytes; /* the backend's */
+    kvf_slab_size slab_sizes[KVF_SLAB_SIZES];
     kvf_finding *finding; /* of the public stages, staging memory */
 };
 
@@ -57,6 +75,9 @@ struct kvf_backend {
      * gave. Where not, a matrix is f32 in memory that alloc gave.
      */
     bool takes_stored_weights;
+
+    /* The most that a slab of pages takes; 0: every page is an allocation of its own. */
+    size_t slab_bytes;
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
@@ -154,8 +175,8 @@ void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
                     void *context);
 
 /*
- * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
- * give a valid pointer. Release with the same size and class.
+ * Counted allocation on a device. NULL when the memory cannot be had, not even after
+ * kvf_device_trim. Zero bytes give a valid pointer. Release with the same size and class.
  */
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
@@ -163,12 +184,40 @@ void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes);
 
+/*
+ * A page out of a slab of pages of that size, undefined at first, 64-byte aligned, of the device;
+ * counted in that class, and the rest of the slab in KVF_MEMORY_POOL. Where such pages are not put
+ * into slabs it is an allocation of its own, and *slab NULL. NULL when there is no memory.
+ */
+void *kvf_device_take_page(kvf_device *device, kvf_memory_class klass, size_t bytes,
+                           kvf_slab **slab);
+/* With what take_page gave; the class may be another by now. Work that uses it may be queued. */
+void kvf_device_give_page(kvf_device *device, kvf_memory_class klass, void *page, size_t bytes,
+                          kvf_slab *slab);
+/* Releases the slabs of which no page is held. */
+void kvf_device_trim(kvf_device *device);
+
+/*
+ * Pages of that size in a slab; 0: they are not put into any. Fewer than eight to a slab are so
+ * large that each is worth a call, and what they would leave over of slab_bytes up to an eighth.
+ */
+static inline uint32_t kvf_slab_pages(size_t slab_bytes, uint64_t page_bytes)
+{
+    const bool fits = page_bytes > 0 && page_bytes % 64 == 0 && page_bytes <= slab_bytes / 8;
+    return fits ? (uint32_t)(slab_bytes / page_bytes) : 0;
+}
+
 /* ---- For backends whose memory the host addresses, and that do what is asked at once ------ */
 
 void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
 void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
 void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
+/*
+ * Their slabs: eight pages of the largest rows (64 of 512 f32, 131,072 bytes). An allocator takes
+ * what is larger than 128 KiB from the system and has it back, page by page of 4096, as it is used.
+ */
+#define KVF_HOST_SLAB_BYTES ((size_t)1 << 20)
 /* For those that cannot be lost. */
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
 

@@ -53,8 +53,8 @@ struct kvf_session {
 /* Of a layer: row_state, index_state. */
 #define KVF_LAYER_STATES 2
 
-/* pages.c: counted allocation of what belongs to the session, zeroed. */
-void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);
+/* pages.c: staging memory that belongs to the session, counted, zeroed. NULL: there is none. */
+void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
 /* Bytes of the header with its row counts. */
 uint64_t kvf_session_header_bytes(const kvf_session *session);

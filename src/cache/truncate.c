@@ -187,5 +187,6 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
         return status;
     go_back(session, checkpoint);
     kvf_session_forget_before(session);
+    kvf_device_trim(session->device);
     return kvf_ok(error);
 }

@@ -82,7 +82,26 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
 uint64_t kvf_work_live_bytes(const kvf_work *work)
 {
     const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_TABLE];
+}
+
+/*
+ * Pages that are free in slabs, but for the last slab of each size, which is nobody's in
+ * particular: memory that is taken already, by sessions that have left it, and that the next ones
+ * take first.
+ */
+static uint64_t free_bytes(const kvf_work *work)
+{
+    const uint64_t pool = work->engine->device->live_bytes[KVF_MEMORY_POOL];
+    return pool > work->needs.pool_bytes ? pool - work->needs.pool_bytes : 0;
+}
+
+/* Whether what there is, and what may come to it, is no more than there may be. */
+static bool fits(const kvf_work *work, uint64_t growth_bytes)
+{
+    const uint64_t left_over = free_bytes(work);
+    const uint64_t more = growth_bytes > left_over ? growth_bytes : left_over;
+    return kvf_work_live_bytes(work) + more <= work->options.memory_bytes;
 }
 
 /* A save writes all that it has before it returns: as much as is no pause to speak of. */
@@ -186,7 +205,7 @@ kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume
     const uint64_t memory = work->options.memory_bytes;
     const bool is_vain = work->running && least_live_bytes(work) + running + needed > memory;
     for (;;) {
-        if (kvf_work_live_bytes(work) + running + needed <= memory)
+        if (fits(work, running + needed))
             return KVF_ROOM;
         if (is_vain || !kvf_work_evict(work, resume->held))
             break;

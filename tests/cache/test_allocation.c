@@ -48,6 +48,7 @@ static uint64_t fail_chunk(kvf_session *session, kvf_session *clean, uint32_t n_
     for (uint32_t i = 0; i < n_tokens; i++)
         tokens[i] = small_token(first + i, text);
     for (;; n++) {
+        kvf_device_trim(small_device); /* no empty slab helps out */
         failing_malloc_begin(n);
         status = small_chunk(session, tokens, n_tokens, &error);
         if (!failing_malloc_end())

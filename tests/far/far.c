@@ -420,6 +420,8 @@ void far_expose(kvf_device *device)
 
 const kvf_backend kvf_backend_far = {
     .name = "far",
+    /* Of small pages alone: those of rows keep a closed page of the system's behind each. */
+    .slab_bytes = 64 << 10,
     .open = far_open,
     .close = far_close,
     .alloc = far_alloc,

@@ -70,6 +70,7 @@ static void an_item_without_memory_fails_alone(void **state)
         uint32_t n_failed = 0;
         open_sessions(parts);
         small_items(parts, N_ITEMS, items);
+        kvf_device_trim(small_device); /* no empty slab helps out */
         far_fail_alloc(small_device, nth);
         assert_int_equal(small_batch(batch, items, N_ITEMS, 300, &error), KVF_OK);
         far_fail_alloc(small_device, 0);

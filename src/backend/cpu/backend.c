@@ -170,6 +170,7 @@ const kvf_backend kvf_backend_cpu = {
     .name = "cpu",
     .addresses_host_memory = true,
     .takes_stored_weights = true,
+    .slab_bytes = KVF_HOST_SLAB_BYTES,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,

@@ -276,11 +276,14 @@ void kvf_gpu_compact(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32_t 
 void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args);
 size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
-/* What the backends have in common: all but name and open. */
+/*
+ * What the backends have in common: all but name and open. A slab is two of the largest pages that
+ * a driver gives, 2 MiB, and eight of V4-Flash's largest states.
+ */
 #define KVF_GPU_OPERATIONS                                                                         \
-    .takes_stored_weights = true, .close = kvf_gpu_close_device, .alloc = kvf_gpu_alloc,           \
-    .release = kvf_gpu_release, .zero = kvf_gpu_zero, .write = kvf_gpu_write,                      \
-    .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,                              \
+    .takes_stored_weights = true, .slab_bytes = (size_t)4 << 20, .close = kvf_gpu_close_device,    \
+    .alloc = kvf_gpu_alloc, .release = kvf_gpu_release, .zero = kvf_gpu_zero,                      \
+    .write = kvf_gpu_write, .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,      \
     .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \
