@@ -34,7 +34,8 @@ struct kvf_batch {
     kvf_session **sessions; /* [batch_sessions] of the items; NULL: it failed */
     kvf_item_span *spans;   /* [batch_sessions] */
     uint32_t n_items;
-    uint32_t n_tokens; /* 0: nothing is open */
+    uint32_t n_tokens;    /* 0: nothing is open */
+    uint64_t n_shortages; /* the device's, when it began */
     /* Until the next begins, for kvf_batch_selection: of the layer that was selected last. */
     uint32_t select_tokens; /* 0: none was */
     uint32_t select_ratio;
