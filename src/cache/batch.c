@@ -300,14 +300,25 @@ static kvf_status check_open(const kvf_batch *batch, kvf_error *error)
                : kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
 }
 
-/* Until all is done. Another wait may have been told of what operations of the batch lacked. */
-static kvf_status wait_for_all(const kvf_batch *batch, kvf_error *error)
+/* Another wait may have been told of what operations of the batch lacked. */
+static kvf_status check_shortages(const kvf_batch *batch, kvf_error *error)
 {
-    kvf_device *device = batch->device;
-    const kvf_status status = device->backend->wait(device, error);
-    if (status != KVF_OK || device->n_shortages == batch->n_shortages)
-        return status;
+    if (batch->device->n_shortages == batch->n_shortages)
+        return KVF_OK;
     return kvf_fail(error, KVF_OUT_OF_MEMORY, "an operation of the batch had no memory");
+}
+
+kvf_status kvf_batch_check_done(kvf_batch *batch, kvf_error *error)
+{
+    kvf_error why;
+    if (check_shortages(batch, &why) == KVF_OK)
+        return KVF_OK;
+    for (uint32_t i = 0; i < batch->n_items; i++)
+        if (batch->sessions[i]) {
+            batch->items[i].error = why;
+            kvf_batch_fail(batch, i, why.status);
+        }
+    return kvf_batch_left(batch, error);
 }
 
 kvf_status kvf_batch_settle(kvf_batch *batch, kvf_error *error)
@@ -319,7 +330,9 @@ kvf_status kvf_batch_settle(kvf_batch *batch, kvf_error *error)
         return status == KVF_OK ? kvf_ok(error) : status;
     device->backend->read(device, batch->found, batch->scratch.found,
                           batch->n_items * kvf_batch_item_found_bytes(batch));
-    status = wait_for_all(batch, &why);
+    status = device->backend->wait(device, &why);
+    if (status == KVF_OK)
+        status = check_shortages(batch, &why);
     for (uint32_t i = 0; i < batch->n_items; i++) {
         if (!batch->sessions[i])
             continue;

@@ -51,6 +51,12 @@ void kvf_batch_fail(kvf_batch *batch, uint32_t item, kvf_status status);
 /* KVF_OK while an item is left; else the first one's status, and nothing is open. */
 kvf_status kvf_batch_left(kvf_batch *batch, kvf_error *error);
 
+/*
+ * Before more is queued: fails all items where a wait said since begin that an operation had no
+ * memory. Lists and counts that it did not write are not to be followed.
+ */
+kvf_status kvf_batch_check_done(kvf_batch *batch, kvf_error *error);
+
 /* found.c: bytes of an item's findings. */
 size_t kvf_batch_item_found_bytes(const kvf_batch *batch);
 /* Queues that nothing is found in any item, for a batch that begins. */
