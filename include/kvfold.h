@@ -684,8 +684,8 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
  * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
- * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
- * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged),
+ * KVF_OUT_OF_MEMORY and KVF_DEVICE_LOST. Truncating to 0 is always covered.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);
@@ -698,7 +698,8 @@ KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
  * kvf_session_checkpoint_alignment (a caller ends a chunk there), and no chunk be open. The last
  * KVF_REQUESTED_CHECKPOINTS are kept, whatever the options say; one that is there already is
  * marked. Forks that are made later have it too.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, the session unchanged.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, KVF_DEVICE_LOST, the
+ * session unchanged.
  */
 KVF_API kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error);
 /* The least common multiple of the ratios; more than any context: there are no checkpoints. */

@@ -57,6 +57,7 @@ struct kvf_device {
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
     size_t slab_bytes; /* the backend's */
     kvf_slab_size slab_sizes[KVF_SLAB_SIZES];
+    uint64_t n_shortages; /* waits that said KVF_OUT_OF_MEMORY; counted by the backend */
     kvf_finding *finding; /* of the public stages, staging memory */
 };
 
@@ -97,15 +98,17 @@ struct kvf_backend {
 
     /*
      * Queued, in order with the operations; `device` memory is of either place. What write
-     * reads may be reused at once; what read writes may be looked at after wait.
+     * reads may be reused at once; what read writes may be looked at after wait. They lack no
+     * memory: what they need is the device's from the start, where more cannot be had.
      */
     void (*zero)(kvf_device *device, void *to, size_t bytes);
     void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
     void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
     void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
     /*
-     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
-     * nothing that is asked for is done then.
+     * Until all that was queued is done. KVF_OK; or what ended the device, with its message:
+     * nothing that is asked for is done then; or, once, KVF_OUT_OF_MEMORY of an operation: neither
+     * it was done nor any operation after it. Bytes are moved in every case but the second.
      */
     kvf_status (*wait)(kvf_device *device, kvf_error *error);
 

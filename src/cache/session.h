@@ -79,6 +79,8 @@ void kvf_chunk_commit(kvf_session *session);
 void kvf_chunk_drop(kvf_session *session);
 /* KVF_INVALID_ARGUMENT where the session is in an open batch; `what` cannot be done then. */
 kvf_status kvf_session_check_free(const kvf_session *session, const char *what, kvf_error *error);
+/* The same; and KVF_DEVICE_LOST where what it holds is nothing to go on with. Waits. */
+kvf_status kvf_session_check_ready(const kvf_session *session, const char *what, kvf_error *error);
 /* n_tokens and the row counts that follow from it. */
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);
 /* Puts back the pages that session->before keeps, or forgets them. */

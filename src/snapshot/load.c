@@ -381,14 +381,16 @@ static kvf_status open_checkpoints(loading *load, kvf_error *error)
     const uint32_t n = load->shape.n_checkpoints;
     load->content = (kvf_snapshot_content){.session = load->session, .shape = load->shape};
     load->content.checkpoints = calloc(n + 1, sizeof *load->content.checkpoints);
-    for (uint32_t i = 0; load->content.checkpoints && i < n; i++) {
+    bool memory = load->content.checkpoints != NULL;
+    for (uint32_t i = 0; memory && i < n; i++) {
         kvf_checkpoint *checkpoint =
             kvf_checkpoint_new(load->session, load->shape.checkpoints[i].n_tokens);
         load->content.checkpoints[i] = checkpoint;
-        if (checkpoint)
+        memory = checkpoint != NULL;
+        if (memory)
             checkpoint->inexact_rows = load->shape.checkpoints[i].inexact_rows;
     }
-    if (!load->content.checkpoints || (n > 0 && !load->content.checkpoints[n - 1]))
+    if (!memory)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
                         kvf_printable(load->map->path).text, n);
     return KVF_OK;

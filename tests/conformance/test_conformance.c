@@ -227,6 +227,20 @@ static bool machine_has(const char *backend)
     return status != KVF_UNSUPPORTED;
 }
 
+/* One without an operation does not open, which is not to be taken for a machine without it. */
+static bool all_complete(void)
+{
+    bool complete = true;
+    for (uint32_t i = 0; kvf_backend_get(i); i++) {
+        kvf_error error;
+        if (kvf_backend_check(kvf_backend_get(i), &error) == KVF_OK)
+            continue;
+        fprintf(stderr, "%s\n", error.message);
+        complete = false;
+    }
+    return complete;
+}
+
 int main(int argc, char **argv)
 {
     const char *backend = NULL;
@@ -251,6 +265,8 @@ int main(int argc, char **argv)
         }
     }
 
+    if (!all_complete())
+        return EXIT_FAILURE;
     if (may_skip && backend && !machine_has(backend))
         return SKIPPED;
     kvf_device *reference;

@@ -70,8 +70,11 @@ typedef struct far_device {
     uint64_t n_works;   /* queued since the device was opened */
     uint64_t n_done;    /* of these, done or given up */
     uint32_t allocations_to_failure;
+    uint64_t n_given; /* allocations that were not released */
+    uint32_t operations_to_lack;
     uint64_t n_waits;
     bool exposed;
+    bool lacks; /* operations are not done until a wait has said so */
     bool lost;
 } far_device;
 
@@ -168,6 +171,7 @@ static void far_release(kvf_device *device, void *memory, size_t bytes)
     command *queued = queue(device, RUN_release);
     queued->to = memory;
     queued->bytes = bytes;
+    far_of(device)->n_given--;
 }
 
 /* ---- Memory ---------------------------------------------------------------------------- */
@@ -205,8 +209,11 @@ static void *far_alloc(kvf_device *device, size_t bytes, kvf_place place)
     if (far->allocations_to_failure && --far->allocations_to_failure == 0)
         return NULL;
     if (place == KVF_PLACE_DEVICE)
-        return alloc_device(far, bytes);
-    return posix_memalign(&memory, ALIGNMENT_BYTES, bytes) == 0 ? memory : NULL;
+        memory = alloc_device(far, bytes);
+    else if (posix_memalign(&memory, ALIGNMENT_BYTES, bytes) != 0)
+        memory = NULL;
+    far->n_given += memory != NULL;
+    return memory;
 }
 
 static void run_release(far_device *far, void *memory)
@@ -289,6 +296,15 @@ static void run_operation(kvf_device *inner, command *c)
     }
 }
 
+/* Whether the operation is done: it has the memory that it needs, as all before it had. */
+static bool has_memory(far_device *far, const command *c)
+{
+    const bool is_operation = c->id < RUN_zero;
+    if (is_operation && far->operations_to_lack && --far->operations_to_lack == 0)
+        far->lacks = true;
+    return !is_operation || !far->lacks;
+}
+
 /* Does the first n commands; memory is released in every case. */
 static void run_queue(far_device *far, size_t n)
 {
@@ -296,7 +312,7 @@ static void run_queue(far_device *far, size_t n)
     open_needed(far);
     for (size_t i = 0; i < far->n_queued; i++) {
         command *c = &far->queue[i];
-        if (i < n)
+        if (i < n && has_memory(far, c))
             run_operation(far->inner, c);
         if (c->id == RUN_release)
             run_release(far, c->to);
@@ -321,8 +337,13 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
         far->lost = true;
     }
     run_queue(far, far->lost ? 0 : far->n_queued);
-    return far->lost ? kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)")
-                     : kvf_ok(error);
+    if (far->lost)
+        return kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)");
+    if (!far->lacks)
+        return kvf_ok(error);
+    far->lacks = false;
+    device->n_shortages++;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "far: no memory for an operation (injected)");
 }
 
 /* ---- The device ---------------------------------------------------------------------------- */
@@ -405,6 +426,16 @@ uint64_t far_works(const kvf_device *device)
 void far_fail_alloc(kvf_device *device, uint32_t nth)
 {
     far_of(device)->allocations_to_failure = nth;
+}
+
+void far_lack_at(kvf_device *device, uint32_t nth_operation)
+{
+    far_of(device)->operations_to_lack = nth_operation;
+}
+
+uint64_t far_given(const kvf_device *device)
+{
+    return ((const far_device *)device)->n_given;
 }
 
 uint64_t far_waits(const kvf_device *device)

@@ -194,6 +194,8 @@ static kvf_status open_parts(kvf_gpu_device *gpu, kvf_error *error)
     if (status == KVF_OK)
         status = compile_all(gpu, error);
     if (status == KVF_OK)
+        status = kvf_gpu_open_queue(gpu, error);
+    if (status == KVF_OK)
         status = make_found(gpu, error);
     return status;
 }

@@ -127,8 +127,9 @@ typedef struct kvf_gpu_device {
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
-    bool is_busy;   /* something was encoded since the last wait */
-    kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
+    bool is_busy;    /* something was encoded since the last wait */
+    kvf_error lost;  /* not KVF_OK: what ended this device */
+    kvf_error lacks; /* not KVF_OK: what memory an operation could not have; the next wait tells */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)
@@ -198,9 +199,14 @@ void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes);
 kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error);
 /* Until all that was encoded is done; errors stay for the caller's wait. */
 kvf_status kvf_gpu_flush(kvf_gpu_device *gpu);
+/* What bytes need on their way where no more memory can be had. */
+kvf_status kvf_gpu_open_queue(kvf_gpu_device *gpu, kvf_error *error);
 void kvf_gpu_close_queue(kvf_gpu_device *gpu);
 
-/* Nothing is encoded from now on; the first error stays. */
+/*
+ * Nothing is encoded from now on; the first error stays. KVF_OUT_OF_MEMORY: no operation is, until
+ * a wait has told it.
+ */
 void kvf_gpu_lose(kvf_gpu_device *gpu, kvf_status status, const char *what);
 
 /* ---- Arguments ------------------------------------------------------------------------ */

@@ -271,7 +271,7 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory)
 
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes)
 {
-    if (gpu->lost.status != KVF_OK)
+    if (gpu->lost.status != KVF_OK || gpu->lacks.status != KVF_OK)
         return 0;
     if (bytes <= gpu->scratch.bytes)
         return gpu->scratch.gpu_address;
