@@ -309,6 +309,21 @@ uint32_t cf_n_rows(uint32_t i)
     return sizes[i % CF_N_SIZES];
 }
 
+uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1])
+{
+    const uint32_t n_sessions = CF_ONE_OF(random, 2, 3, 7, CF_MOST_SESSIONS);
+    firsts[0] = 0;
+    for (uint32_t i = 1; i < n_sessions; i++) {
+        uint32_t at = i;
+        const uint32_t first = cf_pick(random, n + 1);
+        for (; firsts[at - 1] > first; at--)
+            firsts[at] = firsts[at - 1];
+        firsts[at] = first;
+    }
+    firsts[n_sessions] = n;
+    return n_sessions;
+}
+
 /* ---- Views ------------------------------------------------------------------------ */
 
 kvf_grid cf_grid(uint32_t width)
@@ -353,7 +368,7 @@ void cf_store(const kvf_rows *view, kvf_grid grid, const float *values)
     const kvf_pack_args args = {
         .rows = values, .stride = view->width, .n_rows = view->n_rows, .grid = grid, .out = *view};
     kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
-    kvf_ref_pack(NULL, &args, (kvf_findings){.place = &finding});
+    kvf_ref_pack(NULL, &args, &(kvf_findings){.place = &finding}, 1);
     assert_true(finding.first_bad == KVF_NOTHING_FOUND);
 }
 
