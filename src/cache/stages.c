@@ -285,17 +285,20 @@ static void select_by_mask(const kvf_batch *batch, const kvf_select_args *select
 static kvf_select_args select_args(const kvf_batch *batch, const part *p, uint32_t layer,
                                    const float *head_weights)
 {
-    return (kvf_select_args){.n_queries = p->n,
-                             .n_heads = batch->geometry.n_index_heads,
-                             .top_k = batch->geometry.top_k,
-                             .head_weights = head_weights,
-                             .keys = kvf_session_index_rows(p->session, layer),
-                             .first_token = p->position,
-                             .ratio = batch->geometry.layers[layer].ratio,
-                             .list = batch->scratch.list + (size_t)p->first * batch->geometry.top_k,
-                             .list_len = batch->scratch.list_len + p->first,
-                             .workspace = batch->scratch.select_workspace,
-                             .workspace_bytes = batch->size.select_bytes};
+    kvf_select_args args = {.n_queries = p->n,
+                            .n_heads = batch->geometry.n_index_heads,
+                            .top_k = batch->geometry.top_k,
+                            .head_weights = head_weights,
+                            .keys = kvf_session_index_rows(p->session, layer),
+                            .first_token = p->position,
+                            .ratio = batch->geometry.layers[layer].ratio,
+                            .workspace = batch->scratch.select_workspace,
+                            .workspace_bytes = batch->size.select_bytes};
+    if (batch->profile->mask == KVF_MASK_NONE) { /* with a mask there are no lists */
+        args.list = batch->scratch.list + (size_t)p->first * args.top_k;
+        args.list_len = batch->scratch.list_len + p->first;
+    }
+    return args;
 }
 
 /* All of the span's, but for queries. An item that cannot be read fails; how many are left. */
