@@ -103,8 +103,9 @@ struct kvf_backend {
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
 
     /*
-     * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, and what is
-     * done for it does not depend on the others, to the bit. Of all n the same are: widths, strides,
+     * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, which of
+     * several brings some rows, tokens or queries, and what is done for it does not depend on the
+     * others, to the bit. Of all n the same are: widths, strides,
      * grids, ratios and formats; heads, top k, scale, sinks and the length of the window; weights
      * of the compressor; whether there is a list or which mask, and lse; the workspace, which is
      * large enough for each. No two write to the same memory.

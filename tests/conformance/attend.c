@@ -247,7 +247,8 @@ static void check_sessions(cf_run *run, const kvf_attend_args *args)
     cf_wait(run);
     if (memcmp(out, args->out, out_bytes(args)) != 0 ||
         (args->lse && memcmp(lse, args->lse, n_heads * sizeof *lse) != 0))
-        fail_msg("case %u: queries of %u sessions differ from those of one", run->index, n);
+        fail_msg("case %u on %s: queries of %u sessions differ from those of one", run->index,
+                 run->target, n);
 }
 
 static void run_attend(cf_run *run)

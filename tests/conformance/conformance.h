@@ -150,8 +150,8 @@ kvf_rope_table cf_rope_table(cf_run *run, uint64_t n);
 uint32_t cf_n_rows(uint32_t i);
 
 /*
- * Cuts n elements into those of several sessions, which may have none; returns how many there
- * are. Session i has the elements firsts[i] .. firsts[i + 1]. More than a simdgroup at most.
+ * Cuts n elements, one at least, into those of several sessions; returns how many there are.
+ * Session i has the elements firsts[i] .. firsts[i + 1]. More than a simdgroup at most.
  */
 #define CF_MOST_SESSIONS 40
 uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1]);

@@ -296,7 +296,7 @@ static void check_sessions(cf_run *run, const kvf_select_args *args)
         if (args->ratio) {
             one->first_token = cf_pick(&run->random, (uint32_t)args->first_token + 1);
         } else {
-            one->keys.n_rows = cf_pick(&run->random, (uint32_t)args->keys.n_rows + 1);
+            one->keys.n_rows = 1 + cf_pick(&run->random, (uint32_t)args->keys.n_rows);
             one->n_visible = make_visible(run, one->n_queries, (uint32_t)one->keys.n_rows);
         }
         select_into(run, one);

@@ -311,16 +311,14 @@ uint32_t cf_n_rows(uint32_t i)
 
 uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1])
 {
-    const uint32_t n_sessions = CF_ONE_OF(random, 2, 3, 7, CF_MOST_SESSIONS);
+    const uint32_t wanted = CF_ONE_OF(random, 2, 3, 7, CF_MOST_SESSIONS);
+    const uint32_t n_sessions = wanted < n ? wanted : n;
     firsts[0] = 0;
-    for (uint32_t i = 1; i < n_sessions; i++) {
-        uint32_t at = i;
-        const uint32_t first = cf_pick(random, n + 1);
-        for (; firsts[at - 1] > first; at--)
-            firsts[at] = firsts[at - 1];
-        firsts[at] = first;
+    for (uint32_t i = 1; i <= n_sessions; i++) {
+        const uint32_t spare = n - firsts[i - 1] - (n_sessions - i + 1); /* one for each to come */
+        const uint32_t most = cf_chance(random, 2) ? spare : 0;
+        firsts[i] = i == n_sessions ? n : firsts[i - 1] + 1 + cf_pick(random, most + 1);
     }
-    firsts[n_sessions] = n;
     return n_sessions;
 }
 

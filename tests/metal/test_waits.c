@@ -34,7 +34,7 @@ static void pass(engine *e, kvf_batch *batch, kvf_session **sessions, const uint
 static void a_pass_is_one_wait_and_the_host_stays_away(void **state)
 {
     (void)state;
-    static const uint32_t steps[][MOST_SESSIONS] = {{9, 1, 2}, {1, 1, 1}};
+    static const uint32_t steps[][MOST_SESSIONS] = {{6, 1, 2}, {1, 1, 1}};
     engine e = engine_open("emulated", 16);
     kvf_session *sessions[MOST_SESSIONS];
     kvf_batch *batch;

@@ -26,13 +26,12 @@ static bool are_codes(const kvf_select_args *args)
     return args->queries.format == KVF_FORMAT_FP4 && args->keys.format == KVF_FORMAT_FP4;
 }
 
+/* But for the list, which score has not. */
 static kvf_select_span make_span(kvf_gpu_device *gpu, const kvf_select_args *args, uint32_t first)
 {
     return (kvf_select_span){.weights = kvf_gpu_at(gpu, args->head_weights),
                              .n_visible = kvf_gpu_at(gpu, args->n_visible),
                              .first_token = args->first_token,
-                             .list = kvf_gpu_at(gpu, args->list),
-                             .list_len = kvf_gpu_at(gpu, args->list_len),
                              .queries = kvf_gpu_rows(gpu, &args->queries),
                              .keys = kvf_gpu_rows(gpu, &args->keys),
                              .first = first};
@@ -124,6 +123,8 @@ static bool set_scratch(kvf_gpu_device *gpu, const kvf_select_args *args, uint32
     kvf_select_span *spans = kvf_gpu_add_spans(&table, n, sizeof *spans, 1, &k->spans, &firsts);
     for (uint32_t i = 0; i < n; i++) {
         spans[i] = make_span(gpu, &args[i], first);
+        spans[i].list = kvf_gpu_at(gpu, args[i].list);
+        spans[i].list_len = kvf_gpu_at(gpu, args[i].list_len);
         firsts[i] = first;
         first += args[i].n_queries;
     }
