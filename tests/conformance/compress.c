@@ -186,8 +186,8 @@ static void check_sessions(cf_run *run, const struct sequence *s, const float *s
             continue;
         assert_int_equal(found[i].place->inexact_rows, found_alone[i].place->inexact_rows);
         assert_memory_equal(together[i].state, alone[i].state, s->state_bytes);
-        const uint64_t n_rows = (s->first_token + sessions[i].n) / s->kind->ratio -
-                                s->first_token / s->kind->ratio;
+        const uint64_t n_rows =
+            (s->first_token + sessions[i].n) / s->kind->ratio - s->first_token / s->kind->ratio;
         const float *a = decode(run, s, &together[i].rows, n_rows);
         const float *b = decode(run, s, &alone[i].rows, n_rows);
         if (n_rows)

@@ -271,8 +271,7 @@ static kvf_compress_args compress_there(kvf_mirror *m, const kvf_compress_args *
     const size_t columns = parts * args->width;
     const uint64_t n_rows =
         (args->first_token + args->n) / args->ratio - args->first_token / args->ratio;
-    there.state =
-        kvf_mirror_out(m, args->state, parts * args->ratio * 2 * columns * sizeof(float));
+    there.state = kvf_mirror_out(m, args->state, parts * args->ratio * 2 * columns * sizeof(float));
     there.out = kvf_mirror_rows(m, &args->out, true);
     there.input.kv = kvf_mirror_in(m, args->input.kv, args->n * columns * sizeof(float));
     there.input.gate = kvf_mirror_in(m, args->input.gate, args->n * columns * sizeof(float));

@@ -53,10 +53,9 @@ static void check_sessions_of_check(cf_run *run, const kvf_check_args *args)
     make_findings(run, n, firsts, found);
     make_findings(run, 1, firsts, &all);
     for (uint32_t i = 0; i < n; i++)
-        sessions[i] =
-            (kvf_check_args){.n_rows = firsts[i + 1] - firsts[i],
-                             .width = args->width,
-                             .values = args->values + (size_t)firsts[i] * args->width};
+        sessions[i] = (kvf_check_args){.n_rows = firsts[i + 1] - firsts[i],
+                                       .width = args->width,
+                                       .values = args->values + (size_t)firsts[i] * args->width};
     run->device->backend->check(run->device, args, &all, 1);
     run->device->backend->check(run->device, sessions, found, n);
     cf_wait(run);

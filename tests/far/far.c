@@ -38,7 +38,7 @@ typedef struct command {
     command_id id;
     void *to;
     const void *from;
-    void *own; /* malloc'd source of a write, or arguments of the sessions of a stage */
+    void *own;           /* malloc'd source of a write, or arguments of the sessions of a stage */
     kvf_findings *found; /* malloc'd */
     uint32_t n;          /* sessions */
     size_t bytes;

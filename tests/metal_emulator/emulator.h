@@ -21,7 +21,7 @@ typedef struct kvf_emulator_counters {
     uint64_t threadgroups;
     uint64_t waits;
     uint64_t compiles;
-    uint64_t violations; /* dispatches that broke a rule */
+    uint64_t violations;   /* dispatches that broke a rule */
     uint64_t host_touches; /* see kvf_emulator_watch_host */
     uint64_t live_buffers;
     uint64_t live_bytes;

@@ -29,18 +29,27 @@ static const bug bugs[] = {
     {"write_after_read", 0, {}, false},
     {"write_after_read", 1, {"data race: write of byte", "after a read by thread"}, false},
     {"atomic_sum", 0, {}, false},
-    {"plain_sum", 0, {"data race", "byte 0 of the memory of argument byte 16", "by thread 0"}, false},
+    {"plain_sum",
+     0,
+     {"data race", "byte 0 of the memory of argument byte 16", "by thread 0"},
+     false},
     {"bytes_of_a_word", 1, {}, false},
     {"bytes_of_a_word", 2, {"data race: write of byte 0", "after a write by thread 0"}, false},
     {"across_threadgroups", 1, {}, false},
     {"across_threadgroups", 0, {"data race", "by threadgroup 0 of the grid"}, false},
     {"read_beyond", 0, {}, false},
-    {"read_beyond", 1, {"read of 4 bytes out of bounds: 0 bytes past the end", "argument byte 16"}, false},
+    {"read_beyond",
+     1,
+     {"read of 4 bytes out of bounds: 0 bytes past the end", "argument byte 16"},
+     false},
     {"read_beyond", 4096, {"out of bounds", "past the end"}, true},
     {"read_before", 0, {}, false},
     {"read_before", 1, {"out of bounds: 4 bytes before the start", "argument byte 16"}, true},
     {"write_beyond", 0, {}, false},
-    {"write_beyond", 193, {"write of 1 bytes out of bounds: 0 bytes past", "argument byte 16"}, false},
+    {"write_beyond",
+     193,
+     {"write of 1 bytes out of bounds: 0 bytes past", "argument byte 16"},
+     false},
     {"write_beyond", 8192, {"out of bounds", "past the end"}, true},
     {"shared_beyond", 0, {}, false},
     {"shared_beyond", 1, {"write of 4 bytes out of bounds", "byte 256 of threadgroup(0)"}, false},
@@ -277,7 +286,8 @@ static void test_faults(void)
     expect(test_driver->make_pipeline(gpu, library, "none", &pipeline, &error) == KVF_UNSUPPORTED,
            "a kernel that is not there", "");
     kvf_emulator_fail_wait(1);
-    expect(test_driver->wait(gpu, &error) == KVF_DEVICE_LOST && error.message[0], "a lost device", "");
+    expect(test_driver->wait(gpu, &error) == KVF_DEVICE_LOST && error.message[0], "a lost device",
+           "");
     expect(test_driver->wait(gpu, &error) == KVF_OK, "the wait after it", error.message);
     test_driver->release_library(gpu, library);
     test_driver->close(gpu);

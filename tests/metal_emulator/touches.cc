@@ -222,16 +222,17 @@ void touches_access(uint64_t offset, uint64_t bytes, bool writes, const char *ke
 {
     for (uint32_t i = 0; i < state.touches.n; i++) {
         touch *t = &state.touches.at[i];
-        if (t->told || t->queued < state.running || offset >= t->end || offset + bytes <= t->offset ||
-            !(t->wrote || writes))
+        if (t->told || t->queued < state.running || offset >= t->end ||
+            offset + bytes <= t->offset || !(t->wrote || writes))
             continue;
         t->told = true;
         state.n_told++;
         snprintf(state.last, sizeof(state.last),
                  "the host %s byte %lu of a buffer that kernel %s, queued before, %s",
                  t->wrote ? "wrote" : "read",
-                 (unsigned long)(t->offset - memory_find(reinterpret_cast<uintptr_t>(memory().gpu) +
-                                                         t->offset)->offset),
+                 (unsigned long)(t->offset -
+                                 memory_find(reinterpret_cast<uintptr_t>(memory().gpu) + t->offset)
+                                     ->offset),
                  kernel, writes ? "writes" : "reads");
     }
 }

@@ -119,9 +119,8 @@ static bool set_scratch(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32
     kvf_gpu_table table;
     uint32_t *firsts;
     uint32_t first = 0;
-    k->partial_sums =
-        kvf_gpu_scratch(gpu, cut->partial_sum_bytes + cut->partial_softmax_bytes + cut->list_bytes +
-                                 count_bytes + table_bytes);
+    k->partial_sums = kvf_gpu_scratch(gpu, cut->partial_sum_bytes + cut->partial_softmax_bytes +
+                                               cut->list_bytes + count_bytes + table_bytes);
     k->partial_softmax = k->partial_sums + cut->partial_sum_bytes;
     k->lists = k->partial_softmax + cut->partial_softmax_bytes;
     k->counts = k->lists + cut->list_bytes;

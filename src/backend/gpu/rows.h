@@ -188,8 +188,8 @@ static inline void kvf_read_fp8(device const uint *words, device const uint *sca
  * lane + 32, ... Space: device or threadgroup.
  */
 template <typename Pointer>
-static inline void kvf_read_row(thread const kvf_kernel_rows &rows, ulong row, uint width, uint lane,
-                                Pointer to)
+static inline void kvf_read_row(thread const kvf_kernel_rows &rows, ulong row, uint width,
+                                uint lane, Pointer to)
 {
     const kvf_row_place place = kvf_find_row(rows, row);
     device const uint *words =
