@@ -127,23 +127,28 @@ struct kvf_backend {
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
 
     /*
-     * The four stages. pack leaves rows that cannot be stored as they were; what it has to say
-     * is in `found`, not in the fields of its arguments, and so for compress.
+     * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, which of
+     * several brings some rows, tokens or queries, and what is done for it does not depend on the
+     * others, to the bit. Of all n the same are: widths, strides,
+     * grids, ratios and formats; heads, top k, scale, sinks and the length of the window; weights
+     * of the compressor; whether there is a list or which mask, and lse; the workspace, which is
+     * large enough for each. No two write to the same memory.
+     *
+     * pack leaves rows that cannot be stored as they were; what it has to say is in `found`, not
+     * in the fields of its arguments, and so for compress.
      */
-    void (*check)(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-    void (*compress)(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
-    void (*pack)(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+    void (*check)(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                  uint32_t n);
+    void (*compress)(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                     uint32_t n);
+    void (*pack)(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                 uint32_t n);
+    void (*select)(kvf_device *device, const kvf_select_args *args, uint32_t n);
+    void (*attend)(kvf_device *device, const kvf_attend_args *args, uint32_t n);
+    /* Of one session: the masked profiles', and what is no stage. */
     void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
-    void (*select)(kvf_device *device, const kvf_select_args *args);
     void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
-    void (*attend)(kvf_device *device, const kvf_attend_args *args);
-    /*
-     * select and attend of n_args sessions at once: the same geometry and formats, one workspace
-     * that is large enough for each. NULL: one after the other.
-     */
-    void (*select_batch)(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
-    void (*attend_batch)(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 
     /*
      * Workspace that experts, select and attend ask of the caller. Those of select and attend are
@@ -166,8 +171,7 @@ static inline bool kvf_backend_maps_weights(const kvf_backend *backend)
     return backend->takes_stored_weights && backend->addresses_host_memory;
 }
 
-/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` and the two of batches may
- * be missing. */
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*

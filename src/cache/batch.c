@@ -15,11 +15,17 @@ static kvf_status open_host_side(kvf_batch *batch, kvf_error *error)
 {
     const size_t n = batch->options.batch_sessions;
     batch->found = malloc(batch->size.found_bytes);
-    batch->select = calloc(n, sizeof *batch->select);
-    batch->attend = calloc(n, sizeof *batch->attend);
+    kvf_stage_args *stage = &batch->stage;
+    stage->found = calloc(n, sizeof *stage->found);
+    stage->check = calloc(n, sizeof *stage->check);
+    stage->pack = calloc(n, sizeof *stage->pack);
+    stage->compress = calloc(n, sizeof *stage->compress);
+    stage->select = calloc(n, sizeof *stage->select);
+    stage->attend = calloc(n, sizeof *stage->attend);
     batch->sessions = calloc(n, sizeof *batch->sessions);
     batch->spans = calloc(n, sizeof *batch->spans);
-    if (!batch->found || !batch->select || !batch->attend || !batch->sessions || !batch->spans)
+    if (!batch->found || !stage->found || !stage->check || !stage->pack || !stage->compress ||
+        !stage->select || !stage->attend || !batch->sessions || !batch->spans)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a batch of %zu sessions", n);
     return KVF_OK;
 }
@@ -63,8 +69,12 @@ void kvf_batch_close(kvf_batch *batch)
     kvf_batch_drop(batch);
     kvf_scratch_close(batch);
     free(batch->found);
-    free(batch->select);
-    free(batch->attend);
+    free(batch->stage.found);
+    free(batch->stage.check);
+    free(batch->stage.pack);
+    free(batch->stage.compress);
+    free(batch->stage.select);
+    free(batch->stage.attend);
     free(batch->sessions);
     free(batch->spans);
     free(batch);

@@ -18,6 +18,16 @@ typedef struct kvf_scratch {
     void *attend_workspace;
 } kvf_scratch;
 
+/* What a stage asks of the backend at once, [batch_sessions] each: one operation at a time. */
+typedef struct kvf_stage_args {
+    kvf_findings *found; /* of check, pack and compress */
+    kvf_check_args *check;
+    kvf_pack_args *pack;
+    kvf_compress_args *compress;
+    kvf_select_args *select;
+    kvf_attend_args *attend;
+} kvf_stage_args;
+
 struct kvf_batch {
     kvf_device *device;
     const kvf_profile *profile;
@@ -26,9 +36,8 @@ struct kvf_batch {
     kvf_scratch_size size;
     kvf_scratch scratch;
     uint64_t scratch_bytes;
-    kvf_finding *found;      /* the host's copy of scratch.found */
-    kvf_select_args *select; /* [batch_sessions] of one call */
-    kvf_attend_args *attend; /* likewise */
+    kvf_finding *found; /* the host's copy of scratch.found */
+    kvf_stage_args stage;
     /* What is open. */
     kvf_batch_item *items;  /* the caller's */
     kvf_session **sessions; /* [batch_sessions] of the items; NULL: it failed */

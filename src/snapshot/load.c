@@ -133,7 +133,7 @@ static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_ro
                                 .first_row = first};
     const size_t bytes = (size_t)(end - first) * page.width * sizeof(float);
     device->backend->write(device, work->finding, &nothing, sizeof nothing);
-    device->backend->pack(device, &args, (kvf_findings){.place = work->finding});
+    device->backend->pack(device, &args, &(kvf_findings){.place = work->finding}, 1);
     unpack(device, page, first, end, work->repacked);
     device->backend->read(device, work->host_values, work->values, bytes);
     device->backend->read(device, work->host_repacked, work->repacked, bytes);

@@ -19,12 +19,14 @@
 #define PLAIN_OPERATIONS(X)                                                                        \
     X(embed)                                                                                       \
     X(matmul)                                                                                      \
-    X(norm) X(rope) X(mix) X(unmix) X(route) X(experts) X(unpack) X(select) X(mask) X(attend)
+    X(norm) X(rope) X(mix) X(unmix) X(route) X(experts) X(unpack) X(mask)
+/* Of several sessions at once. */
+#define STAGE_OPERATIONS(X) X(select) X(attend)
 #define FINDING_OPERATIONS(X) X(check) X(compress) X(pack)
 
 typedef enum command_id {
 #define X(name) RUN_##name,
-    PLAIN_OPERATIONS(X) FINDING_OPERATIONS(X)
+    PLAIN_OPERATIONS(X) STAGE_OPERATIONS(X) FINDING_OPERATIONS(X)
 #undef X
         RUN_score,
     RUN_zero,
@@ -34,16 +36,16 @@ typedef enum command_id {
 
 typedef struct command {
     command_id id;
-    kvf_findings found;
     void *to;
     const void *from;
-    void *own; /* malloc'd source of a write */
+    void *own;           /* malloc'd source of a write, or arguments of the sessions of a stage */
+    kvf_findings *found; /* malloc'd */
+    uint32_t n;          /* sessions */
     size_t bytes;
     kvf_select_args selected; /* what score points to */
     union {
 #define X(name) kvf_##name##_args name;
         PLAIN_OPERATIONS(X)
-        FINDING_OPERATIONS(X)
 #undef X
         kvf_score_args score;
     } args;
@@ -114,12 +116,37 @@ static command *queue(kvf_device *device, command_id id)
     }
 PLAIN_OPERATIONS(X)
 #undef X
+
+static void *copy_of(const void *from, size_t bytes)
+{
+    void *copy = malloc(bytes + 1);
+    require(copy != NULL);
+    memcpy(copy, from, bytes);
+    return copy;
+}
+
+static command *queue_stage(kvf_device *device, command_id id, const void *args, size_t args_bytes,
+                            uint32_t n)
+{
+    command *queued = queue(device, id);
+    queued->own = copy_of(args, n * args_bytes);
+    queued->n = n;
+    return queued;
+}
+
 #define X(name)                                                                                    \
-    static void far_##name(kvf_device *device, const kvf_##name##_args *args, kvf_findings found)  \
+    static void far_##name(kvf_device *device, const kvf_##name##_args *args, uint32_t n)          \
     {                                                                                              \
-        command *queued = queue(device, RUN_##name);                                               \
-        queued->args.name = *args;                                                                 \
-        queued->found = found;                                                                     \
+        queue_stage(device, RUN_##name, args, sizeof *args, n);                                    \
+    }
+STAGE_OPERATIONS(X)
+#undef X
+#define X(name)                                                                                    \
+    static void far_##name(kvf_device *device, const kvf_##name##_args *args,                      \
+                           const kvf_findings *found, uint32_t n)                                  \
+    {                                                                                              \
+        queue_stage(device, RUN_##name, args, sizeof *args, n)->found =                            \
+            copy_of(found, n * sizeof *found);                                                     \
     }
 FINDING_OPERATIONS(X)
 #undef X
@@ -141,9 +168,7 @@ static void far_zero(kvf_device *device, void *to, size_t bytes)
 static void far_write(kvf_device *device, void *to, const void *from_host, size_t bytes)
 {
     command *queued = queue(device, RUN_copy);
-    queued->own = malloc(bytes + 1);
-    require(queued->own != NULL);
-    memcpy(queued->own, from_host, bytes);
+    queued->own = copy_of(from_host, bytes);
     queued->to = to;
     queued->from = queued->own;
     queued->bytes = bytes;
@@ -283,7 +308,11 @@ static void run_operation(kvf_device *inner, command *c)
         PLAIN_OPERATIONS(X)
 #undef X
 #define X(name)                                                                                    \
-    case RUN_##name: inner->backend->name(inner, &c->args.name, c->found); break;
+    case RUN_##name: inner->backend->name(inner, c->own, c->n); break;
+        STAGE_OPERATIONS(X)
+#undef X
+#define X(name)                                                                                    \
+    case RUN_##name: inner->backend->name(inner, c->own, c->found, c->n); break;
         FINDING_OPERATIONS(X)
 #undef X
     case RUN_score:
@@ -317,6 +346,7 @@ static void run_queue(far_device *far, size_t n)
         if (c->id == RUN_release)
             run_release(far, c->to);
         free(c->own);
+        free(c->found);
     }
     far->n_done += far->n_queued;
     far->n_queued = 0;
@@ -464,7 +494,7 @@ const kvf_backend kvf_backend_far = {
     .is_device_memory = far_is_device_memory,
     .wait = far_wait,
 #define X(name) .name = far_##name,
-    PLAIN_OPERATIONS(X) FINDING_OPERATIONS(X)
+    PLAIN_OPERATIONS(X) STAGE_OPERATIONS(X) FINDING_OPERATIONS(X)
 #undef X
         .score = far_score,
     .experts_workspace_bytes = experts_workspace_bytes,

@@ -42,8 +42,10 @@ static kvf_device *must_open(void)
     return device;
 }
 
+/* In one line. */
 static void assert_says(const kvf_error *error, const char *part)
 {
+    assert_null(strchr(error->message, '\n'));
     if (!strstr(error->message, part))
         fail_msg("\"%s\" does not say \"%s\"", error->message, part);
 }
@@ -87,6 +89,24 @@ static void a_kernel_that_does_not_compile_is_named_with_its_line(void **state)
         kvf_emulator_fail_pipeline(kernel);
         assert_refused(KVF_UNSUPPORTED, "has no kernel kvf_");
     }
+}
+
+/* Kernels of a type of weights are compiled when it is first met. */
+static void a_kernel_of_the_weights_that_does_not_compile_is_named_too(void **state)
+{
+    (void)state;
+    engine e = engine_open("emulated", 64);
+    kvf_session *session = session_open(&e, KVF_PROFILE_FOLD, false, 256, 64);
+    const int32_t id = 97;
+    kvf_error error;
+    kvf_emulator_fail_compile(1);
+    assert_int_equal(forward_alone(e.model, session, &id, 1, NULL, &error), KVF_UNSUPPORTED);
+    assert_int_equal(error.status, KVF_UNSUPPORTED);
+    assert_says(&error, ".metal:12:5: error: ");
+    assert_says(&error, "products.");
+    assert_int_equal(kvf_session_n_tokens(session), 0);
+    kvf_session_close(session);
+    engine_close(&e);
 }
 
 static void an_isa_of_another_backend_is_refused(void **state)
@@ -398,6 +418,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_gpu_without_the_features_is_refused),
         CASE(a_kernel_that_does_not_compile_is_named_with_its_line),
+        CASE(a_kernel_of_the_weights_that_does_not_compile_is_named_too),
         CASE(an_isa_of_another_backend_is_refused),
         CASE(an_allocation_beyond_the_limits_is_refused),
         CASE(a_session_that_does_not_fit_names_the_context_that_would),

@@ -123,7 +123,10 @@ typedef struct kvf_gpu_device {
     kvf_gpu_staging staging;
     kvf_gpu_releases releases;
     kvf_gpu_buffer scratch; /* arrays of one operation; the next one uses it again */
-    kvf_gpu_buffer found;   /* KVF_FOUND_WORDS: what an operation's checks find */
+    kvf_gpu_buffer found;   /* what an operation's checks find: KVF_FOUND_WORDS a span .. */
+    uint32_t n_found;       /* .. of so many */
+    uint8_t *table;         /* spans of an operation, until they are on their way */
+    size_t table_bytes;
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
@@ -168,6 +171,8 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
 
 /* Bytes for the running operation, aligned to 256, undefined: one piece an operation. */
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes);
+/* Words for what checks find in n spans, as report leaves them. */
+uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n);
 
 /* A buffer within the working set; false where it cannot be had. */
 bool kvf_gpu_make_buffer(kvf_gpu_device *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer);
@@ -219,6 +224,35 @@ static inline uint32_t kvf_gpu_pieces(uint64_t n, uint32_t piece)
 /* A view of rows; rows.c. */
 kvf_kernel_rows kvf_gpu_rows(kvf_gpu_device *gpu, const kvf_rows *view);
 
+/*
+ * The spans of an operation (kernels.h: kvf_kernel_spans), spans.c. Begun in scratch of the
+ * operation, filled in the host's memory, sent as a whole:
+ *
+ *     kvf_gpu_table table;
+ *     if (!kvf_gpu_begin_table(gpu, there, kvf_gpu_spans_bytes(n, sizeof *spans, 1), &table))
+ *         return;
+ *     kvf_row_span *spans = kvf_gpu_add_spans(&table, n, sizeof *spans, 1, &k.spans, &firsts);
+ *     ..
+ *     kvf_gpu_send_table(gpu, &table);
+ *     k.one = spans[0];
+ */
+typedef struct kvf_gpu_table {
+    uint8_t *host;
+    uint64_t there;
+    size_t bytes; /* added so far */
+    uint32_t n;   /* spans */
+} kvf_gpu_table;
+
+/* What n structs take, with n_numberings arrays of numbers; a multiple of 16. */
+size_t kvf_gpu_spans_bytes(uint32_t n, size_t span_bytes, uint32_t n_numberings);
+/* False: the device is lost, or has no memory for this. */
+bool kvf_gpu_begin_table(kvf_gpu_device *gpu, uint64_t there, size_t bytes, kvf_gpu_table *table);
+/* The structs, to be filled, and their numbers [n_numberings][n]; until the table is sent. */
+void *kvf_gpu_add_spans(kvf_gpu_table *table, uint32_t n, size_t span_bytes, uint32_t n_numberings,
+                        kvf_kernel_spans *spans, uint32_t **firsts);
+/* Queues what several spans need; one is in the argument struct. */
+void kvf_gpu_send_table(kvf_gpu_device *gpu, const kvf_gpu_table *table);
+
 /* ---- Operations ------------------------------------------------------------------ */
 
 /* dense.c */
@@ -237,49 +271,36 @@ size_t kvf_gpu_experts_workspace_bytes(const kvf_device *device, const kvf_exper
 void kvf_gpu_close_experts(kvf_gpu_device *gpu);
 
 /* pack.c */
-void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-void kvf_gpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                   uint32_t n);
+void kvf_gpu_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n);
 void kvf_gpu_unpack(kvf_device *device, const kvf_unpack_args *args);
-/*
- * Encodes the checks of args->n_rows rows of f32 at args->rows, with args->words to say why,
- * and their stores, which do nothing if these or earlier checks find anything. args->found,
- * args->out and args->first_row are filled here.
- */
-void kvf_gpu_run_pack(kvf_gpu_device *gpu, const kvf_rows *out, uint64_t first_row,
-                      kvf_pack_kernel_args *args);
-/* Tells what was found; args->found and args->place are filled here. */
-void kvf_gpu_run_report(kvf_gpu_device *gpu, kvf_findings found, kvf_report_kernel_args *args);
+/* A span of rows that go to out, from row first_row of the view on; `first` is the caller's. */
+kvf_row_span kvf_gpu_row_span(kvf_gpu_device *gpu, const kvf_rows *out, uint64_t first_row,
+                              kvf_findings found);
+/* Encodes the checks of all rows and their stores, which spare spans with findings. */
+void kvf_gpu_run_pack(kvf_gpu_device *gpu, const kvf_row_kernel_args *args);
+/* Tells what was found. */
+void kvf_gpu_run_report(kvf_gpu_device *gpu, const kvf_row_kernel_args *args);
 
 /* compress.c */
-void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
+void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n);
 
 /* select.c */
-void kvf_gpu_select(kvf_device *device, const kvf_select_args *args);
+void kvf_gpu_select(kvf_device *device, const kvf_select_args *args, uint32_t n);
 void kvf_gpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_gpu_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_gpu_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
 
-/*
- * Ascending lists of rows, made on the GPU and read there: int32, query i's list begins i *
- * stride entries on, no list is longer; a uint32 a query, entries of its list.
- */
-typedef struct kvf_gpu_lists {
-    uint64_t rows;
-    uint64_t counts;
-    uint64_t stride;
-} kvf_gpu_lists;
-
-/*
- * Encodes the making of lists 0 .. n_queries of `out`, whose memory the caller gives (so
- * that batches can share it): query i's is what query first_query + i of args attends, the
- * entries of args->list that are not -1, or the rows < n_visible that mask_f32 or mask_f16
- * lets through (0, not -infinity). A longer list than out->stride is cut.
- */
-void kvf_gpu_compact(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32_t first_query,
-                     uint32_t n_queries, const kvf_gpu_lists *out);
-
 /* attend.c */
-void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args);
+void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n);
+/*
+ * Encodes the making of the lists of n queries from args->first_query on: what their spans
+ * choose, cut at list_stride; and how many entries each has.
+ */
+void kvf_gpu_run_compact(kvf_gpu_device *gpu, const kvf_attend_kernel_args *args, uint32_t n);
 size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
 /*
