@@ -18,9 +18,7 @@ typedef enum asker { A_SESSION, A_BATCH } asker;
 
 static struct room room_of(const kvf_device *device)
 {
-    uint64_t used = 0;
-    for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-        used += device->live_bytes[i];
+    const uint64_t used = kvf_device_used_bytes(device);
     return (struct room){device->memory_bytes > used ? device->memory_bytes - used : 0,
                          device->buffer_bytes ? device->buffer_bytes : UINT64_MAX};
 }

@@ -63,8 +63,7 @@ static bool grow_staging(kvf_gpu_device *gpu, size_t bytes)
     return true;
 }
 
-/* Shared memory until the next wait, which may come here. NULL: the device is lost. */
-static void *stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
+void *kvf_gpu_stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
 {
     kvf_gpu_staging *staging = &gpu->staging;
     if (staging->all_bytes + bytes > STAGING_MOST_BYTES)
@@ -149,7 +148,7 @@ void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t b
     for (size_t done = 0; done < bytes;) {
         const size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
         uint64_t from;
-        void *staged = stage(gpu, piece, &from);
+        void *staged = kvf_gpu_stage(gpu, piece, &from);
         if (!staged)
             return;
         memcpy(staged, (const uint8_t *)from_host + done, piece);
@@ -162,7 +161,7 @@ static bool fetch(kvf_gpu_device *gpu, uint8_t *to_host, uint64_t from, size_t b
 {
     kvf_gpu_staging *staging = &gpu->staging;
     uint64_t to;
-    void *staged = stage(gpu, bytes, &to);
+    void *staged = kvf_gpu_stage(gpu, bytes, &to);
     if (!staged)
         return false;
     if (!kvf_gpu_reserve((void **)&staging->fetches, staging->n_fetches, &staging->fetches_capacity,

@@ -83,6 +83,7 @@ static kvf_status open_device(kvf_gpu *gpu, kvf_error *error)
     gpu->limits.working_set_bytes = gpu->device.recommendedMaxWorkingSetSize;
     gpu->limits.buffer_bytes = gpu->device.maxBufferLength;
     gpu->limits.page_bytes = PAGE_BYTES;
+    gpu->limits.map_bytes = PAGE_BYTES;
     gpu->limits.threadgroup_bytes = (uint32_t)gpu->device.maxThreadgroupMemoryLength;
     gpu->limits.threadgroup_threads = (uint32_t)gpu->device.maxThreadsPerThreadgroup.width;
     return open_queue(gpu, error);
@@ -192,6 +193,27 @@ static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer 
     return true;
 }
 
+/*
+ * Apple asks for whole pages of one region of the virtual memory, which a mapped file is. The file
+ * must be mapped MAP_SHARED: of a private mapping the pages would be the process's own.
+ */
+static bool map_buffer(kvf_gpu *gpu, const void *pages, size_t bytes, kvf_gpu_buffer *buffer)
+{
+    id<MTLBuffer> made = nil;
+    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes && bytes % PAGE_BYTES == 0 &&
+        (uintptr_t)pages % PAGE_BYTES == 0)
+        made = [gpu->device newBufferWithBytesNoCopy:(void *)(uintptr_t)pages
+                                              length:bytes
+                                             options:MTLResourceStorageModeShared
+                                         deallocator:nil];
+    if (!made)
+        return false;
+    [gpu->residents addAllocation:made];
+    [gpu->residents commit];
+    *buffer = (kvf_gpu_buffer){made, NULL, made.gpuAddress, bytes};
+    return true;
+}
+
 static void release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
 {
     id<MTLBuffer> made = (id<MTLBuffer>)buffer->handle;
@@ -286,4 +308,5 @@ const kvf_gpu_driver kvf_gpu_driver_metal = {.open = open_gpu,
                                              .make_buffer = make_buffer,
                                              .release_buffer = release_buffer,
                                              .run = run,
-                                             .wait = wait};
+                                             .wait = wait,
+                                             .map_buffer = map_buffer};
