@@ -34,8 +34,10 @@ static uint32_t n_before(const kvf_gpu_device *gpu, uintptr_t address)
 
 uint64_t kvf_gpu_mapped_at(const kvf_gpu_device *gpu, uintptr_t address)
 {
-    /* The last one that begins before it: a part that two hold begins in the later one's first page
-     * and ends in it, or begins it. */
+    /*
+     * The last one that begins at or before it: it holds all of the part. One of the buffer before
+     * that begins in this one's first page ends there too, before this one's own first part.
+     */
     const uint32_t n = n_before(gpu, address);
     if (n == 0 || address - gpu->mappings[n - 1].start >= gpu->mappings[n - 1].buffer.bytes)
         return 0;
@@ -45,11 +47,12 @@ uint64_t kvf_gpu_mapped_at(const kvf_gpu_device *gpu, uintptr_t address)
 static kvf_status add_mapping(kvf_gpu_device *gpu, uintptr_t start, size_t bytes, kvf_error *error)
 {
     const uint64_t used = kvf_device_used_bytes(&gpu->base);
+    const uint64_t memory_bytes = gpu->base.memory_bytes;
     kvf_gpu_buffer buffer;
-    if (bytes > gpu->base.memory_bytes - (used < gpu->base.memory_bytes ? used : 0))
+    if (bytes > (used < memory_bytes ? memory_bytes - used : 0))
         return kvf_fail(error, KVF_OUT_OF_MEMORY,
                         "%s lets %llu bytes be used; %llu of the weights do not fit beside %llu",
-                        gpu->limits.name, (unsigned long long)gpu->base.memory_bytes,
+                        gpu->limits.name, (unsigned long long)memory_bytes,
                         (unsigned long long)bytes, (unsigned long long)used);
     if (!kvf_gpu_reserve((void **)&gpu->mappings, gpu->n_mappings, &gpu->mappings_capacity,
                          sizeof *gpu->mappings))
