@@ -98,7 +98,8 @@ static void run_sample(cf_run *run)
     kvf_sample_args args = {.n = 1 + cf_pick(random, MOST_ROWS), .vocab = vocab, .rows = rows};
     float *logits = cf_floats(run, (size_t)args.n * vocab);
     for (uint32_t i = 0; i < args.n; i++) {
-        make_row(run, logits + (size_t)i * vocab, vocab, (run->index / N_VOCABS + i) % KINDS);
+        make_row(run, logits + (size_t)i * vocab, vocab,
+                 (run->index / (uint32_t)N_VOCABS + i) % KINDS);
         rows[i] = (kvf_sample_row){NULL, 0.5f * (float)cf_pick(random, 4)};
         if (!cf_chance(random, 3))
             continue;

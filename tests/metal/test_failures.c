@@ -198,10 +198,10 @@ static void a_model_that_does_not_fit_says_why(void **state)
     kvf_device_close(device);
 
     kvf_emulator_reset();
-    kvf_emulator_set_buffer_bytes(8192);
+    kvf_emulator_set_buffer_bytes(1 << 18);
     device = must_open();
     assert_int_equal(kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error), KVF_OUT_OF_MEMORY);
-    assert_says(&error, "in one piece; a buffer of Emulated GPU has at most 8192");
+    assert_says(&error, "in one piece; a buffer of Emulated GPU has at most 262144");
     assert_int_equal(device->mapped_bytes, 0);
     kvf_device_close(device);
 
@@ -245,8 +245,11 @@ static void weights_are_read_where_they_are_mapped(void **state)
     engine_close(&e);
     assert_int_equal(kvf_emulator_get_counters()->mapped_bytes, 0);
 
-    /* By buffers that are smaller than a file: tensors on both sides of each border. */
-    kvf_emulator_set_buffer_bytes(1 << 20);
+    /*
+     * By buffers that are smaller than a file: tensors on both sides of each border. The largest
+     * matrix has 1 MiB, and need not begin with a page.
+     */
+    kvf_emulator_set_buffer_bytes((1 << 20) + (uint64_t)sysconf(_SC_PAGESIZE));
     e = engine_open("emulated", 64);
     assert_true(kvf_emulator_get_counters()->live_buffers > n_buffers + 16);
     assert_int_equal(e.device->live_bytes[KVF_MEMORY_WEIGHT], copied);

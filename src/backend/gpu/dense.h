@@ -222,8 +222,6 @@ typedef struct kvf_sample_part {
     float highest;
     float given_sum;
     float mass;
-    uint32_t n_kept;
-    uint32_t unused;
 } kvf_sample_part;
 
 /* Slots are [n][n_parts]. */
@@ -252,7 +250,7 @@ static_assert(sizeof(kvf_expert_entry) == 96, "the same in C and Metal");
 static_assert(sizeof(kvf_expert_block) == 16, "the same in C and Metal");
 static_assert(sizeof(kvf_experts_kernel_args) == 128, "the same in C and Metal");
 static_assert(sizeof(kvf_sample_kernel_row) == 56, "the same in C and Metal");
-static_assert(sizeof(kvf_sample_part) == 32, "the same in C and Metal");
+static_assert(sizeof(kvf_sample_part) == 24, "the same in C and Metal");
 static_assert(sizeof(kvf_sample_kernel_args) == 72, "the same in C and Metal");
 static_assert(sizeof(kvf_sampled) == 32 + 12 * KVF_SAMPLED_MOST, "the same in C and Metal");
 static_assert(KVF_TILE_TOKENS * KVF_TILE_OUT_STRIDE * 4 <= KVF_TILE_BYTES, "out fits");

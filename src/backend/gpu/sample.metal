@@ -42,32 +42,32 @@ struct kvf_logit_source {
 /* ---- Changes ----------------------------------------------------------------------- */
 
 /* The order of host_sample.c, a rounding a step. */
-static inline float penalised(thread const kvf_sample_kernel_row &row, uint count, float logit)
+static inline float penalised(device const kvf_sample_kernel_row *row, uint count, float logit)
 {
-    logit = logit > 0 ? logit / row.repeat_penalty : logit * row.repeat_penalty;
+    logit = logit > 0 ? logit / row->repeat_penalty : logit * row->repeat_penalty;
     if (count > 0) {
-        const float each = row.frequency_penalty * float(count);
-        logit = logit - (row.presence_penalty + each);
+        const float each = row->frequency_penalty * float(count);
+        logit = logit - (row->presence_penalty + each);
     }
     return logit;
 }
 
 /* A list has an id once, so that no two threads change one logit. Ends with a barrier. */
-static inline void change_part(thread const kvf_sample_kernel_row &row, device const float *given,
+static inline void change_part(device const kvf_sample_kernel_row *row, device const float *given,
                                device float *changed, uint first, uint n, kvf_at at)
 {
-    device const kvf_token_use *uses = reinterpret_cast<device const kvf_token_use *>(row.uses);
-    device const kvf_bias *bias = reinterpret_cast<device const kvf_bias *>(row.bias);
+    device const kvf_token_use *uses = reinterpret_cast<device const kvf_token_use *>(row->uses);
+    device const kvf_bias *bias = reinterpret_cast<device const kvf_bias *>(row->bias);
     for (uint i = at.thread_index; i < n; i += at.n_threads)
         changed[i] = given[i];
     threadgroup_barrier(mem_flags::mem_device);
-    for (uint i = at.thread_index; i < row.n_uses; i += at.n_threads) {
+    for (uint i = at.thread_index; i < row->n_uses; i += at.n_threads) {
         const uint place = uses[i].id - first;
         if (place < n)
             changed[place] = penalised(row, uses[i].count, changed[place]);
     }
     threadgroup_barrier(mem_flags::mem_device);
-    for (uint i = at.thread_index; i < row.n_bias; i += at.n_threads) {
+    for (uint i = at.thread_index; i < row->n_bias; i += at.n_threads) {
         const uint place = uint(bias[i].id) - first;
         if (place < n)
             changed[place] = changed[place] + bias[i].value;
@@ -91,8 +91,6 @@ static inline kvf_sample_part no_part()
     part.highest = -INFINITY;
     part.given_sum = 0.0f;
     part.mass = 0.0f;
-    part.unused = 0;
-    part.n_kept = 0;
     return part;
 }
 
@@ -179,8 +177,8 @@ static inline void find_sums(thread const kvf_logit_source &source, device const
     uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
 {
     const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
-    const kvf_sample_kernel_row row =
-        reinterpret_cast<device const kvf_sample_kernel_row *>(args.rows)[group.x];
+    device const kvf_sample_kernel_row *row =
+        reinterpret_cast<device const kvf_sample_kernel_row *>(args.rows) + group.x;
     const uint first = group.y * KVF_SAMPLE_PART_VALUES;
     const uint n = min(args.vocab - first, uint(KVF_SAMPLE_PART_VALUES));
     const ulong begin = ulong(group.x) * args.vocab + first;
@@ -190,17 +188,17 @@ static inline void find_sums(thread const kvf_logit_source &source, device const
     device uint *orders =
         reinterpret_cast<device uint *>(args.orders) + slot * KVF_SAMPLED_MOST;
     device uint *ids = reinterpret_cast<device uint *>(args.ids) + slot * KVF_SAMPLED_MOST;
-    if (row.has_changes)
+    if (row->has_changes)
         change_part(row, given, changed, first, n, at);
     kvf_logit_source source;
     source.values = given;
-    if (row.has_changes)
+    if (row->has_changes)
         source.values = changed;
-    source.allowed = reinterpret_cast<device const uint *>(row.allowed);
+    source.allowed = reinterpret_cast<device const uint *>(row->allowed);
     source.first = first;
     source.count = n;
     kvf_sample_part part = find_extremes(source, given, work, at);
-    find_sums(source, given, row.temperature, part, work, at);
+    find_sums(source, given, row->temperature, part, work, at);
     kvf_threshold threshold = {0, 0}; /* all that can be drawn */
     if (n > KVF_SAMPLED_MOST)
         threshold = kvf_find_kth(source, KVF_SAMPLED_MOST,
@@ -217,9 +215,14 @@ static inline void find_sums(thread const kvf_logit_source &source, device const
         }
     }
     if (thread_index == 0) {
-        part.n_kept = kvf_kept_total(kept, threshold.left);
-        reinterpret_cast<device kvf_sample_part *>(args.parts)[slot] = part;
-        reinterpret_cast<device uint *>(args.counts)[slot] = part.n_kept;
+        device kvf_sample_part *out = reinterpret_cast<device kvf_sample_part *>(args.parts) + slot;
+        out->n_drawable = part.n_drawable;
+        out->first_bad = part.first_bad;
+        out->highest_given = part.highest_given;
+        out->highest = part.highest;
+        out->given_sum = part.given_sum;
+        out->mass = part.mass;
+        reinterpret_cast<device uint *>(args.counts)[slot] = kvf_kept_total(kept, threshold.left);
     }
 }
 
