@@ -485,8 +485,8 @@ typedef struct kvf_batch_item {
     uint32_t n;         /* at least 1 */
     float *all_logits;  /* the caller's: [n][vocab], where logits of all tokens are wanted */
     struct kvf_sampling *sampling; /* of the model's forward pass alone (src/model/sample.h) */
-    kvf_status status;  /* out: KVF_OK, .. */
-    kvf_error error;    /* .. or why this one was, or will be, undone */
+    kvf_status status;             /* out: KVF_OK, .. */
+    kvf_error error;               /* .. or why this one was, or will be, undone */
 } kvf_batch_item;
 
 /* Where an item's tokens are. */

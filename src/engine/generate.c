@@ -31,8 +31,7 @@ kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t con
     generator->drawing.vocab = (uint32_t)vocab;
     generator->drawing.candidates = malloc(n_candidates * sizeof *generator->drawing.candidates);
     if (!generator->drawing.candidates)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %zu candidates",
-                        n_candidates);
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %zu candidates", n_candidates);
     kvf_status status =
         kvf_engine_open_batch(engine, options->profile, context_tokens, &generator->batch, error);
     if (status == KVF_OK)

@@ -495,10 +495,10 @@ static float *logits_of(const chunk *c, uint32_t item, uint32_t token)
 static kvf_status not_finite(const chunk *c, const head_part *part, uint32_t token,
                              const char *what)
 {
-    return kvf_fail(&c->items[part->item].error, KVF_NONFINITE, "%s of token %llu: %s", what,
-                    (unsigned long long)(kvf_batch_span(c->batch, part->item).position +
-                                         part->token + token),
-                    kvf_status_string(KVF_NONFINITE));
+    return kvf_fail(
+        &c->items[part->item].error, KVF_NONFINITE, "%s of token %llu: %s", what,
+        (unsigned long long)(kvf_batch_span(c->batch, part->item).position + part->token + token),
+        kvf_status_string(KVF_NONFINITE));
 }
 
 /* The last sublayers' values go into no row, where they would be looked at. */
@@ -569,11 +569,8 @@ static void sample_rows(const chunk *c, uint32_t n)
     const uint32_t vocab = c->config->geometry.vocab;
     kvf_sample_row *rows = c->model->forward->sample_rows;
     kvf_sampled *sampled = (kvf_sampled *)(void *)c->act[KVF_ACT_SAMPLED];
-    kvf_sample_args args = {.n = n,
-                            .vocab = vocab,
-                            .logits = c->act[KVF_ACT_LOGITS],
-                            .rows = rows,
-                            .out = sampled};
+    kvf_sample_args args = {
+        .n = n, .vocab = vocab, .logits = c->act[KVF_ACT_LOGITS], .rows = rows, .out = sampled};
     for (uint32_t i = 0, row = 0; i < c->n_items; row += head_rows_of(c, i++)) {
         const kvf_sampling *sampling = c->items[i].sampling;
         if (head_rows_of(c, i) == 0)

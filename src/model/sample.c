@@ -339,8 +339,7 @@ bool kvf_logprobs_few(const kvf_sampling *sampling, uint32_t id, float *logprob,
     if (!sampling->is_sampled || !isfinite(sampled->highest_given) || n_top > sampled->n ||
         (n_top > 0 && !kvf_logit_changes_none(&sampling->changes)))
         return false;
-    const double log_sum =
-        (double)sampled->highest_given + kvf_log_f64((double)sampled->given_sum);
+    const double log_sum = (double)sampled->highest_given + kvf_log_f64((double)sampled->given_sum);
     for (uint32_t i = 0; i < n_top; i++)
         top[i] = (kvf_logprob){(int32_t)sampled->tokens[i].id,
                                (float)((double)sampled->tokens[i].given - log_sum)};

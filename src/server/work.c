@@ -442,12 +442,11 @@ static void take_checkpoint(const kvf_job *job, kvf_session *session)
 static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
                      const int32_t *ids, uint32_t n)
 {
-    work->items[at] =
-        (kvf_batch_item){.session = choice->held->session,
-                         .ids = ids,
-                         .n = n,
-                         .sampling = &choice->sampling,
-                         .status = KVF_OK};
+    work->items[at] = (kvf_batch_item){.session = choice->held->session,
+                                       .ids = ids,
+                                       .n = n,
+                                       .sampling = &choice->sampling,
+                                       .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
 }

@@ -36,7 +36,8 @@ typedef struct kvf_sampled {
     float mass; /* of exp((logit - highest logit) / temperature); undefined unless both are finite,
                    and the temperature above 0 */
     uint32_t unused[2];
-    kvf_sampled_token tokens[KVF_SAMPLED_MOST]; /* drawable, highest first, then by id; then zeros */
+    kvf_sampled_token
+        tokens[KVF_SAMPLED_MOST]; /* drawable, highest first, then by id; then zeros */
 } kvf_sampled;
 
 /* How often a token was answered; 0: it is one of the prompt. */

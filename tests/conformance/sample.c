@@ -58,8 +58,8 @@ static const kvf_logit_changes *make_changes(cf_run *run, uint32_t vocab)
         uses[i] = (kvf_token_use){ids[i], cf_pick(random, 3)};
     changes->n_bias = pick_ids(random, vocab, CF_ONE_OF(random, 0, 1, 600), ids);
     for (uint32_t i = 0; i < changes->n_bias; i++)
-        bias[i] = (kvf_bias){(int32_t)ids[i],
-                             cf_chance(random, 5) ? -INFINITY : 8.0f * cf_unit(random)};
+        bias[i] =
+            (kvf_bias){(int32_t)ids[i], cf_chance(random, 5) ? -INFINITY : 8.0f * cf_unit(random)};
     for (uint32_t i = 0; i < (vocab + 31) / 32; i++)
         allowed[i] = (uint32_t)cf_random(random);
     changes->allowed = cf_chance(random, 2) ? allowed : NULL;
@@ -180,12 +180,8 @@ static void run_draw(cf_run *run)
     make_drawn_row(run, logits, vocab);
     const kvf_sample_row row = {cf_chance(random, 2) ? make_changes(run, vocab) : NULL,
                                 0.4f * (float)CF_ONE_OF(random, 0, 1, 2, 3, 25)};
-    const kvf_sample_args args = {.n = 1,
-                                  .vocab = vocab,
-                                  .logits = logits,
-                                  .rows = &row,
-                                  .changed = changed,
-                                  .out = sampled};
+    const kvf_sample_args args = {
+        .n = 1, .vocab = vocab, .logits = logits, .rows = &row, .changed = changed, .out = sampled};
     run->device->backend->sample(run->device, &args);
     cf_wait(run);
     const float *drawn = logits;

@@ -19,8 +19,8 @@
 #define PLAIN_OPERATIONS(X)                                                                        \
     X(embed)                                                                                       \
     X(matmul)                                                                                      \
-    X(norm) X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(select) X(mask)         \
-    X(attend)
+    X(norm)                                                                                        \
+    X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(select) X(mask) X(attend)
 #define FINDING_OPERATIONS(X) X(check) X(compress) X(pack)
 
 typedef enum command_id {

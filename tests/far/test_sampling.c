@@ -18,9 +18,9 @@
 static const char *backend = "far";
 
 /* Every second token; every token but these can be drawn. */
-static const uint32_t half_allowed[VOCAB / 32] = {
-    0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555,
-    0x55555555, 0x55555555, 0x55555555, 0x55555555, 0x55555555};
+static const uint32_t half_allowed[VOCAB / 32] = {0x55555555, 0x55555555, 0x55555555, 0x55555555,
+                                                  0x55555555, 0x55555555, 0x55555555, 0x55555555,
+                                                  0x55555555, 0x55555555};
 static const kvf_bias biases[] = {{101, 4}, {32, -INFINITY}, {97, -0.5f}, {300, 2}};
 
 /* top_p, min_p, top_k, then what changes logits; some need the row, which is to be the same. */
@@ -124,9 +124,9 @@ static void draw(answers *a, const kvf_drawing *drawing)
     kvf_error error;
     uint32_t id;
     for (uint32_t i = 0; i < N_WAYS; i++) {
-        require(kvf_draw_token(&a->samplers[i], a->sessions[i], &a->samplings[i], drawing, &id,
-                               &error),
-                &error);
+        require(
+            kvf_draw_token(&a->samplers[i], a->sessions[i], &a->samplings[i], drawing, &id, &error),
+            &error);
         a->pending[i] = (int32_t)id;
         use(a, i, id);
     }

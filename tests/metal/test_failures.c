@@ -207,20 +207,29 @@ static void a_model_that_does_not_fit_says_why(void **state)
 
     kvf_emulator_reset();
     device = must_open();
-    kvf_emulator_fail_buffer(1);
-    assert_int_equal(kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error), KVF_OUT_OF_MEMORY);
-    assert_says(&error, "does not take");
+    bool refused = false; /* buffers for vectors come before, some of which can do with less */
+    for (uint32_t nth = 1; nth < 100 && !refused; nth++) {
+        kvf_emulator_fail_buffer(nth);
+        if (kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error) == KVF_OK)
+            kvf_model_free(model);
+        else
+            refused = strstr(error.message, "does not take") != NULL;
+        assert_int_equal(device->mapped_bytes, 0);
+    }
+    assert_true(refused);
     kvf_device_close(device);
 }
 
-/* Logits of a prompt, in chunks of a few and of one. */
+#define FEW 12 /* tokens of a chunk, whose activations fit a small buffer */
+
+/* Logits of a prompt, in chunks of a few. */
 static void feed_prompt(engine *e, float logits[PROMPT * VOCAB])
 {
     int32_t ids[PROMPT];
-    kvf_session *session = session_open(e, KVF_PROFILE_FOLD, false, 64, 64);
+    kvf_session *session = session_open(e, KVF_PROFILE_FOLD, false, 64, FEW);
     for (int i = 0; i < PROMPT; i++)
         ids[i] = 97 + i % 26;
-    feed(e, session, ids, PROMPT, 12, logits);
+    feed(e, session, ids, PROMPT, FEW, logits);
     kvf_session_close(session);
 }
 
@@ -230,7 +239,7 @@ static void weights_are_read_where_they_are_mapped(void **state)
     (void)state;
     static float whole[PROMPT * VOCAB];
     static float parts[PROMPT * VOCAB];
-    engine e = engine_open("emulated", 64);
+    engine e = engine_open("emulated", FEW);
     const kvf_tensor_file *file;
     uint64_t matrix_bytes = 0;
     for (uint32_t i = 0; (file = kvf_tensor_set_file(e.model->files, i)); i++)
@@ -247,10 +256,15 @@ static void weights_are_read_where_they_are_mapped(void **state)
 
     /*
      * By buffers that are smaller than a file: tensors on both sides of each border. The largest
-     * matrix has 1 MiB, and need not begin with a page.
+     * matrix has 1 MiB, and need not begin with a page. What operations need is larger.
      */
-    kvf_emulator_set_buffer_bytes((1 << 20) + (uint64_t)sysconf(_SC_PAGESIZE));
-    e = engine_open("emulated", 64);
+    kvf_error error;
+    e.device = must_open();
+    kvf_gpu_limits *limits = &((kvf_gpu_device *)e.device)->limits;
+    const uint64_t buffer_bytes = limits->buffer_bytes;
+    limits->buffer_bytes = (1 << 20) + (uint64_t)sysconf(_SC_PAGESIZE);
+    require(kvf_model_load(e.device, KVF_TEST_MODEL, FEW, &e.model, &error), &error);
+    limits->buffer_bytes = buffer_bytes;
     assert_true(kvf_emulator_get_counters()->live_buffers > n_buffers + 16);
     assert_int_equal(e.device->live_bytes[KVF_MEMORY_WEIGHT], copied);
     feed_prompt(&e, parts);
@@ -407,7 +421,6 @@ static void an_operation_that_fails_leaves_the_hosts_memory_and_says_why(void **
 }
 
 /* ---- A model's session -------------------------------------------------------------------- */
-
 
 /*
  * A chunk of so many tokens whose only wait fails: nothing of it is committed, the ids that are

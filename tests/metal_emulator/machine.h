@@ -24,7 +24,7 @@ struct allocation {
     uint64_t offset; /* in both views */
     uint64_t bytes;
     bool live;
-    bool of_host; /* pages of the host's memory, to be read alone */
+    bool of_host;       /* pages of the host's memory, to be read alone */
     allocation *before; /* all there ever were */
 };
 

@@ -55,7 +55,8 @@ enum {
     KVF_MIX_COMB = KVF_MIX_PRE + KVF_MIX_MAX_STREAMS,
     KVF_MIX_BYTES = (KVF_MIX_COMB + KVF_MIX_MAX_STREAMS * KVF_MIX_MAX_STREAMS) * 4,
 
-    /* Logits a threadgroup of sample's first pass looks at; its simdgroups' 4 words each; a list. */
+    /* Logits a threadgroup of sample's first pass looks at; its simdgroups' 4 words each; a list.
+     */
     KVF_SAMPLE_PART_VALUES = 4096,
     KVF_SAMPLE_WORK_BYTES = 16 * 4 * 4,
     KVF_SAMPLE_LIST_BYTES = 2 * KVF_SAMPLED_MOST * 4

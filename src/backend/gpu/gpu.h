@@ -178,8 +178,8 @@ uint64_t kvf_gpu_mapped_at(const kvf_gpu_device *gpu, uintptr_t address);
 void kvf_gpu_close_mapped(kvf_gpu_device *gpu);
 
 /*
- * The kernels' address of memory that alloc gave, or that is mapped; NULL: 0. Any other pointer is a mistake of
- * the caller, and ends the device.
+ * The kernels' address of memory that alloc gave, or that is mapped; NULL: 0. Any other pointer is
+ * a mistake of the caller, and ends the device.
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
 
@@ -311,9 +311,9 @@ size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args 
     .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \
-    .sample = kvf_gpu_sample, .check = kvf_gpu_check, .compress = kvf_gpu_compress, .pack = kvf_gpu_pack,                    \
-    .unpack = kvf_gpu_unpack, .select = kvf_gpu_select, .score = kvf_gpu_score,                    \
-    .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                                                \
+    .sample = kvf_gpu_sample, .check = kvf_gpu_check, .compress = kvf_gpu_compress,                \
+    .pack = kvf_gpu_pack, .unpack = kvf_gpu_unpack, .select = kvf_gpu_select,                      \
+    .score = kvf_gpu_score, .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                        \
     .experts_workspace_bytes = kvf_gpu_experts_workspace_bytes,                                    \
     .select_workspace_bytes = kvf_gpu_select_workspace_bytes,                                      \
     .attend_workspace_bytes = kvf_gpu_attend_workspace_bytes

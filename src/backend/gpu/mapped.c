@@ -78,8 +78,8 @@ static size_t n_together(const kvf_gpu_device *gpu, const kvf_host_part *parts, 
     const uintptr_t start = page_of(gpu, (uintptr_t)parts[0].memory);
     size_t together = 0;
     while (together < n && end_of(gpu, &parts[together]) - start <= gpu->limits.buffer_bytes &&
-           (together == 0 || (uintptr_t)parts[together].memory <=
-                                 end_of(gpu, &parts[together - 1]) + GAP_BYTES))
+           (together == 0 ||
+            (uintptr_t)parts[together].memory <= end_of(gpu, &parts[together - 1]) + GAP_BYTES))
         together++;
     return together;
 }
@@ -97,8 +97,7 @@ kvf_status kvf_gpu_map(kvf_device *device, const kvf_host_part *parts, size_t n,
                             (unsigned long long)parts[first].bytes, gpu->limits.name,
                             (unsigned long long)gpu->limits.buffer_bytes);
         const uintptr_t start = page_of(gpu, (uintptr_t)parts[first].memory);
-        status =
-            add_mapping(gpu, start, end_of(gpu, &parts[first + together - 1]) - start, error);
+        status = add_mapping(gpu, start, end_of(gpu, &parts[first + together - 1]) - start, error);
         first += together;
     }
     return status;

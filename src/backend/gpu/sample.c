@@ -97,8 +97,8 @@ void kvf_gpu_sample(kvf_device *device, const kvf_sample_args *args)
                                 .out = kvf_gpu_at(gpu, args->out),
                                 .vocab = args->vocab,
                                 .n_parts = n_parts};
-    k.orders = kvf_gpu_scratch(gpu, 2 * list_bytes + n_slots * (sizeof(kvf_sample_part) +
-                                                                sizeof(uint32_t)));
+    k.orders = kvf_gpu_scratch(gpu, 2 * list_bytes +
+                                        n_slots * (sizeof(kvf_sample_part) + sizeof(uint32_t)));
     k.ids = k.orders + list_bytes;
     k.parts = k.ids + list_bytes;
     k.counts = k.parts + n_slots * sizeof(kvf_sample_part);

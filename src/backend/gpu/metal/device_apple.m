@@ -179,12 +179,10 @@ static void release_pipeline(kvf_gpu *gpu, kvf_gpu_pipeline *pipeline)
 
 /* ---- Buffers ------------------------------------------------------------------------- */
 
-static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer)
+/* What was made becomes resident; nil: false. */
+static bool add_buffer(kvf_gpu *gpu, id<MTLBuffer> made, bool shared, size_t bytes,
+                       kvf_gpu_buffer *buffer)
 {
-    const NSUInteger length = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    id<MTLBuffer> made = nil;
-    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes)
-        made = [gpu->device newBufferWithLength:length options:MTLResourceStorageModeShared];
     if (!made)
         return false;
     [gpu->residents addAllocation:made];
@@ -193,25 +191,27 @@ static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer 
     return true;
 }
 
+static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer)
+{
+    const NSUInteger length = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    id<MTLBuffer> made = nil;
+    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes)
+        made = [gpu->device newBufferWithLength:length options:MTLResourceStorageModeShared];
+    return add_buffer(gpu, made, shared, bytes, buffer);
+}
+
 /*
- * Apple asks for whole pages of one region of the virtual memory, which a mapped file is. The file
- * must be mapped MAP_SHARED: of a private mapping the pages would be the process's own.
+ * Apple wants whole pages of one region of the virtual memory, which a mapped file is; of a private
+ * mapping they would be this process's own.
  */
 static bool map_buffer(kvf_gpu *gpu, const void *pages, size_t bytes, kvf_gpu_buffer *buffer)
 {
-    id<MTLBuffer> made = nil;
-    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes && bytes % PAGE_BYTES == 0 &&
-        (uintptr_t)pages % PAGE_BYTES == 0)
-        made = [gpu->device newBufferWithBytesNoCopy:(void *)(uintptr_t)pages
-                                              length:bytes
-                                             options:MTLResourceStorageModeShared
-                                         deallocator:nil];
-    if (!made)
-        return false;
-    [gpu->residents addAllocation:made];
-    [gpu->residents commit];
-    *buffer = (kvf_gpu_buffer){made, NULL, made.gpuAddress, bytes};
-    return true;
+    return add_buffer(gpu,
+                      [gpu->device newBufferWithBytesNoCopy:(void *)(uintptr_t)pages
+                                                     length:bytes
+                                                    options:MTLResourceStorageModeShared
+                                                deallocator:nil],
+                      false, bytes, buffer);
 }
 
 static void release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
