@@ -80,6 +80,7 @@ kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
         KVF_FUNCTION(unmix),
         KVF_FUNCTION(route),
         KVF_FUNCTION(experts),
+        KVF_FUNCTION(sample),
         KVF_FUNCTION(check),
         KVF_FUNCTION(compress),
         KVF_FUNCTION(pack),

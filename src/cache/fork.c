@@ -32,7 +32,7 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
     if (status != KVF_OK)
         return status;
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));
-    memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
+    memcpy(fork->logits, kvf_session_logits(session), sizeof(float) * session->geometry.vocab);
     fork->logits_known = session->logits_known;
     fork->inexact_rows = session->inexact_rows;
     fork->saved = session->saved;

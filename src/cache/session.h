@@ -36,6 +36,7 @@ struct kvf_session {
     kvf_row_counts *row_counts;
     float *logits;            /* own memory: the pointer is the caller's for good */
     bool logits_known;        /* of the last token; not after going back to a file's checkpoint */
+    bool logits_queued;       /* the device writes them: kvf_session_wait_logits comes first */
     kvf_page *tokens;         /* NULL before the first token */
     uint64_t allocated_bytes; /* of the device's memory, shared pages included */
     uint64_t mapped_bytes;    /* of pages in an owner's memory */

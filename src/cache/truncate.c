@@ -107,7 +107,7 @@ static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
     session->checkpoints.from_start = session->checkpoints.periodic;
     session->logits_known = true;
     session->inexact_rows = 0;
-    memset(session->logits, 0, sizeof(float) * session->geometry.vocab);
+    memset(kvf_session_logits(session), 0, sizeof(float) * session->geometry.vocab);
 }
 
 static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf_error *error)

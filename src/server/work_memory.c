@@ -12,9 +12,7 @@ uint64_t kvf_work_memory_left(const kvf_engine *engine)
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
     uint64_t left = kvf_limits_left();
     if (device_bytes > 0) {
-        uint64_t used = 0;
-        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-            used += engine->device->live_bytes[i];
+        const uint64_t used = kvf_device_used_bytes(engine->device);
         const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
         left = device_left < left ? device_left : left;
     }

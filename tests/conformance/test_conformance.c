@@ -14,7 +14,7 @@ static const cf_operation *const operations[] = {
     &cf_embed, &cf_embed_stored, &cf_matmul,       &cf_product, &cf_norm,           &cf_rope,
     &cf_mix,   &cf_unmix,        &cf_route,        &cf_experts, &cf_experts_stored, &cf_check,
     &cf_pack,  &cf_unpack,       &cf_compress,     &cf_score,   &cf_score_plain,    &cf_select,
-    &cf_mask,  &cf_attend,       &cf_attend_forms,
+    &cf_mask,  &cf_attend,       &cf_attend_forms, &cf_sample,  &cf_draw,
 };
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 

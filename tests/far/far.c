@@ -19,7 +19,8 @@
 #define PLAIN_OPERATIONS(X)                                                                        \
     X(embed)                                                                                       \
     X(matmul)                                                                                      \
-    X(norm) X(rope) X(mix) X(unmix) X(route) X(experts) X(unpack) X(mask)
+    X(norm)                                                                                        \
+    X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(mask)
 /* Of several sessions at once. */
 #define STAGE_OPERATIONS(X) X(select) X(attend)
 #define FINDING_OPERATIONS(X) X(check) X(compress) X(pack)

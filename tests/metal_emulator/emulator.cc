@@ -67,7 +67,8 @@ extern "C" const kvf_emulated_library *const __stop_kvf_emulated[] __attribute__
 extern "C" void kvf_emulator_reset(void)
 {
     kvf_emulator_counters *c = &state.counters;
-    *c = {0, 0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->live_objects};
+    *c = {0, 0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->mapped_bytes,
+          c->live_objects};
     state.working_set_bytes = 16ull << 30;
     state.buffer_bytes = 8ull << 30;
     state.page_bytes = 0;
@@ -173,6 +174,7 @@ static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
     g->limits.working_set_bytes = state.working_set_bytes;
     g->limits.buffer_bytes = state.buffer_bytes;
     g->limits.page_bytes = state.page_bytes;
+    g->limits.map_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
     g->limits.threadgroup_bytes = state.threadgroup_bytes;
     g->limits.threadgroup_threads = state.threadgroup_threads;
     g->last = &g->first;
@@ -290,12 +292,34 @@ static bool  emulated_make_buffer(kvf_gpu *gpu, size_t bytes, bool shared,
     return true;
 }
 
+/* Refuses what Apple's does: parts of pages, what is not of one mapping, or a private one. */
+static bool  emulated_map_buffer(kvf_gpu *gpu, const void *pages, size_t bytes,
+                                kvf_gpu_buffer *buffer)
+{
+    *buffer = {};
+    if (comes_due(&state.fail.buffer) || bytes == 0 || bytes > gpu->limits.buffer_bytes ||
+        bytes % gpu->limits.map_bytes != 0 ||
+        reinterpret_cast<uintptr_t>(pages) % gpu->limits.map_bytes != 0)
+        return false;
+    allocation *a = memory_map(pages, bytes);
+    if (!a)
+        return false;
+    buffer->handle = a;
+    buffer->gpu_address = reinterpret_cast<uintptr_t>(memory().gpu + a->offset);
+    buffer->bytes = bytes;
+    a->of_host = true;
+    state.counters.live_buffers++;
+    state.counters.mapped_bytes += bytes;
+    return true;
+}
+
 static void  emulated_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
 {
     if (!buffer->handle)
         return;
+    const bool of_host = static_cast<allocation *>(buffer->handle)->of_host;
     state.counters.live_buffers--;
-    state.counters.live_bytes -= buffer->bytes;
+    (of_host ? state.counters.mapped_bytes : state.counters.live_bytes) -= buffer->bytes;
     touches_remove_buffer(static_cast<allocation *>(buffer->handle));
     memory_release(static_cast<allocation *>(buffer->handle));
     *buffer = {};
@@ -527,5 +551,6 @@ const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
                                                 emulated_make_buffer,
                                                 emulated_release_buffer,
                                                 emulated_run,
-                                                emulated_wait};
+                                                emulated_wait,
+                                                emulated_map_buffer};
 }

@@ -26,6 +26,7 @@ typedef struct kvf_emulator_counters {
     uint64_t live_buffers;
     uint64_t live_bytes;
     uint64_t peak_bytes;
+    uint64_t mapped_bytes; /* of the host's memory, in live buffers over it; in no number above */
     uint64_t live_objects; /* gpus, libraries and pipelines */
 } kvf_emulator_counters;
 

@@ -189,6 +189,7 @@ const kvf_backend kvf_backend_cpu = {
     .unmix = kvf_cpu_unmix,
     .route = kvf_cpu_route,
     .experts = kvf_cpu_experts,
+    .sample = kvf_host_sample,
     .check = kvf_cpu_check,
     .compress = kvf_cpu_compress,
     .pack = kvf_cpu_pack,

@@ -71,6 +71,12 @@ typedef struct kvf_gpu_regions {
     kvf_gpu_region *last_blocks[16]; /* by size: where a block was free last; NULL: look */
 } kvf_gpu_regions;
 
+/* Memory of the host that kernels read where it lies. */
+typedef struct kvf_gpu_mapping {
+    uintptr_t start; /* the host's address of its first byte */
+    kvf_gpu_buffer buffer;
+} kvf_gpu_mapping;
+
 /* What was asked for with `read`: done by wait. */
 typedef struct kvf_gpu_fetch {
     void *to;
@@ -118,8 +124,11 @@ typedef struct kvf_gpu_device {
     kvf_gpu_library *libraries[KVF_GPU_FILE_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_regions regions[2]; /* by kvf_place */
-    uint64_t region_bytes;      /* of regions: at most base.memory_bytes */
+    uint64_t region_bytes;      /* of regions and mappings: at most base.memory_bytes */
     uint64_t allocated_bytes;   /* staging and scratch too: at most the working set */
+    kvf_gpu_mapping *mappings;  /* by ascending address */
+    uint32_t n_mappings;
+    uint32_t mappings_capacity;
     kvf_gpu_staging staging;
     kvf_gpu_releases releases;
     kvf_gpu_buffer scratch; /* arrays of one operation; the next one uses it again */
@@ -164,8 +173,17 @@ void kvf_gpu_end_releases(kvf_gpu_device *gpu);
 void kvf_gpu_close_memory(kvf_gpu_device *gpu);
 
 /*
- * The kernels' address of memory that alloc gave; NULL: 0. Any other pointer is a mistake of
- * the caller, and ends the device.
+ * mapped.c: the table's map and unmap, for drivers with map_buffer, and where an address of the
+ * host lies for kernels; 0: it is not mapped.
+ */
+kvf_status kvf_gpu_map(kvf_device *device, const kvf_host_part *parts, size_t n, kvf_error *error);
+void kvf_gpu_unmap(kvf_device *device, const void *memory, size_t bytes);
+uint64_t kvf_gpu_mapped_at(const kvf_gpu_device *gpu, uintptr_t address);
+void kvf_gpu_close_mapped(kvf_gpu_device *gpu);
+
+/*
+ * The kernels' address of memory that alloc gave, or that is mapped; NULL: 0. Any other pointer is
+ * a mistake of the caller, and ends the device.
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
 
@@ -196,6 +214,12 @@ typedef struct kvf_gpu_call {
 
 /* Encodes one dispatch; the argument struct is copied. */
 void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call);
+
+/*
+ * Memory that host and GPU share, until the next wait, which may come here; the address is the
+ * GPU's. NULL: the device is lost, or there is none.
+ */
+void *kvf_gpu_stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address);
 
 void kvf_gpu_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
@@ -270,6 +294,9 @@ void kvf_gpu_experts(kvf_device *device, const kvf_experts_args *args);
 size_t kvf_gpu_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 void kvf_gpu_close_experts(kvf_gpu_device *gpu);
 
+/* sample.c */
+void kvf_gpu_sample(kvf_device *device, const kvf_sample_args *args);
+
 /* pack.c */
 void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
                    uint32_t n);
@@ -314,9 +341,9 @@ size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args 
     .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \
-    .check = kvf_gpu_check, .compress = kvf_gpu_compress, .pack = kvf_gpu_pack,                    \
-    .unpack = kvf_gpu_unpack, .select = kvf_gpu_select, .score = kvf_gpu_score,                    \
-    .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                                                \
+    .sample = kvf_gpu_sample, .check = kvf_gpu_check, .compress = kvf_gpu_compress,                \
+    .pack = kvf_gpu_pack, .unpack = kvf_gpu_unpack, .select = kvf_gpu_select,                      \
+    .score = kvf_gpu_score, .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                        \
     .experts_workspace_bytes = kvf_gpu_experts_workspace_bytes,                                    \
     .select_workspace_bytes = kvf_gpu_select_workspace_bytes,                                      \
     .attend_workspace_bytes = kvf_gpu_attend_workspace_bytes

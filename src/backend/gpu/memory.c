@@ -262,6 +262,9 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory)
     const kvf_gpu_region *region = find_region(&gpu->regions[KVF_PLACE_STAGING], address, &at);
     if (region)
         return region->buffer.gpu_address + (address - region->given);
+    const uint64_t mapped = kvf_gpu_mapped_at(gpu, address);
+    if (mapped)
+        return mapped;
     kvf_gpu_lose(gpu, KVF_INVALID_ARGUMENT,
                  "an operation was given memory that the device did not give");
     return 0;
@@ -337,6 +340,7 @@ uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n)
 void kvf_gpu_close_memory(kvf_gpu_device *gpu)
 {
     kvf_gpu_end_releases(gpu);
+    kvf_gpu_close_mapped(gpu);
     for (int place = 0; place < 2; place++) {
         kvf_gpu_regions *regions = &gpu->regions[place];
         while (regions->n > 0)

@@ -99,6 +99,16 @@ static void *stage(kvf_gpu_device *gpu, size_t *bytes, uint64_t *address)
     return (uint8_t *)last->contents + start;
 }
 
+void *kvf_gpu_stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
+{
+    size_t had = bytes;
+    void *staged = stage(gpu, &had, address);
+    if (!staged || had == bytes)
+        return staged;
+    kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory for bytes on their way to the GPU");
+    return NULL;
+}
+
 static void end_staging(kvf_gpu_device *gpu)
 {
     kvf_gpu_staging *staging = &gpu->staging;
