@@ -20,7 +20,8 @@ static const cf_operation *const operations[] = {
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
 static const char *const isas[] = {"scalar", "avx2",    "avx512", "avx512vnni",
-                                   "neon",   "generic", "ref",    "cpu"};
+                                   "neon",   "generic", "sm80",   "ref",
+                                   "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)
@@ -77,11 +78,18 @@ static const kvf_backend *backend_of(const struct group *group)
     return group->targets[0].devices[0]->backend;
 }
 
+/* By an ISA of its own, or the kernels that all GPUs run. */
+static bool is_gpu(const struct group *group)
+{
+    const char *isa = group->targets[0].isa_name;
+    return strcmp(isa, "generic") == 0 || strncmp(isa, "sm", 2) == 0;
+}
+
 static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
     cf_begin(&expected, job->reference, "ref", job->operation, index);
-    expected.gpu = strcmp(job->group->targets[0].isa_name, "generic") == 0;
+    expected.gpu = is_gpu(job->group);
     job->operation->run(&expected);
     for (uint32_t t = 0; t < job->group->n_targets; t++)
         compare_target(job->operation, &job->group->targets[t], &expected);

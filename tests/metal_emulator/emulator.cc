@@ -55,8 +55,9 @@ static struct {
     bool reverse;
     uint32_t host_threads;
     char violation[512];
+    const char *isas[KVF_GPU_MAX_ISAS];
 } state = {{},    16ull << 30, 8ull << 30, 0, max_threadgroup_bytes, max_threads, {}, false,
-           false, 0,           ""};
+           false, 0,           "", {}};
 
 /* Every kernel object has a pointer in this section; its ends are the linker's. */
 extern "C" const kvf_emulated_library *const __start_kvf_emulated[] __attribute__((weak));
@@ -79,6 +80,7 @@ extern "C" void kvf_emulator_reset(void)
     state.host_threads = 0;
     state.violation[0] = '\0';
     touches_reset();
+    kvf_emulator_set_isas(nullptr, 0);
 }
 extern "C" void kvf_emulator_set_working_set_bytes(uint64_t bytes)
 {
@@ -99,6 +101,11 @@ extern "C" void kvf_emulator_set_threadgroup_bytes(uint32_t bytes)
 extern "C" void kvf_emulator_set_threadgroup_threads(uint32_t threads)
 {
     state.threadgroup_threads = threads < max_threads ? threads : max_threads;
+}
+extern "C" void kvf_emulator_set_isas(const char *const *isas, uint32_t n)
+{
+    for (uint32_t i = 0; i < KVF_GPU_MAX_ISAS; i++)
+        state.isas[i] = i < n ? isas[i] : nullptr;
 }
 extern "C" void kvf_emulator_fail_open(uint32_t n)
 {
@@ -177,6 +184,7 @@ static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
     g->limits.map_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
     g->limits.threadgroup_bytes = state.threadgroup_bytes;
     g->limits.threadgroup_threads = state.threadgroup_threads;
+    memcpy(g->limits.isas, state.isas, sizeof(state.isas));
     g->last = &g->first;
     state.counters.live_objects++;
     *gpu = g;
@@ -541,7 +549,8 @@ static kvf_status  emulated_wait(kvf_gpu *gpu, kvf_error *error)
 
 extern "C" {
 extern const kvf_gpu_driver kvf_gpu_driver_emulated;
-const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
+const kvf_gpu_driver kvf_gpu_driver_emulated = {nullptr,
+                                                emulated_open,
                                                 emulated_close,
                                                 emulated_limits,
                                                 emulated_compile,

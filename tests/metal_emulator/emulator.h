@@ -39,6 +39,8 @@ void kvf_emulator_set_buffer_bytes(uint64_t bytes);
 void kvf_emulator_set_page_bytes(uint32_t bytes); /* 0, the default: buffers are as asked */
 void kvf_emulator_set_threadgroup_bytes(uint32_t bytes);
 void kvf_emulator_set_threadgroup_threads(uint32_t threads);
+/* Beside generic, the best first; kept by address. Default: none, which NULL stands for. */
+void kvf_emulator_set_isas(const char *const *isas, uint32_t n);
 
 /*
  * The n-th next call (1: the next one) fails; 0: none does.

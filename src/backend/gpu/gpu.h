@@ -61,6 +61,7 @@ typedef struct kvf_gpu_region {
     uintptr_t given;      /* what alloc returns for its first byte */
     size_t block_bytes;   /* 0: as a whole */
     uint64_t free_blocks; /* a bit each */
+    uint64_t n_waits;     /* of the device, when bytes were last brought there */
 } kvf_gpu_region;
 
 /* Regions of one place, by ascending address. */
@@ -116,13 +117,20 @@ typedef struct kvf_gpu_expert_table {
     kvf_gpu_variant down[2];
 } kvf_gpu_expert_table;
 
+/* What runs as a kernel. */
+typedef struct kvf_gpu_ready {
+    kvf_gpu_pipeline *pipeline;       /* NULL: not compiled yet */
+    const kvf_gpu_override *override; /* what runs in its place; NULL: the generic one does */
+    kvf_gpu_library *library;         /* the override's; NULL: in `libraries` */
+} kvf_gpu_ready;
+
 typedef struct kvf_gpu_device {
     kvf_device base; /* first: the table's functions get its address */
     const kvf_gpu_driver *driver;
     kvf_gpu *gpu;
     kvf_gpu_limits limits;
     kvf_gpu_library *libraries[KVF_GPU_FILE_COUNT][KVF_GPU_VARIANT_COUNT];
-    kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
+    kvf_gpu_ready kernels[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_regions regions[2]; /* by kvf_place */
     uint64_t region_bytes;      /* of regions and mappings: at most base.memory_bytes */
     uint64_t allocated_bytes;   /* staging and scratch too: at most the working set */
@@ -139,9 +147,10 @@ typedef struct kvf_gpu_device {
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
-    bool is_busy;    /* something was encoded since the last wait */
-    kvf_error lost;  /* not KVF_OK: what ended this device */
-    kvf_error lacks; /* not KVF_OK: what memory an operation could not have; the next wait tells */
+    uint64_t n_waits; /* done, and one more */
+    bool is_busy;     /* something was encoded since the last wait */
+    kvf_error lost;   /* not KVF_OK: what ended this device */
+    kvf_error lacks;  /* not KVF_OK: what memory an operation could not have; the next wait tells */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)
@@ -157,6 +166,9 @@ void kvf_gpu_close_device(kvf_device *device);
 /* The pipeline of a kernel; compiled when it is first asked for. NULL: the device is lost. */
 const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                             kvf_gpu_variant variant);
+/* The shape of what runs as this kernel: the override's, or else `generic`. */
+kvf_gpu_shape kvf_gpu_shape_of(const kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
+                               kvf_gpu_variant variant, kvf_gpu_shape generic);
 
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 
@@ -186,6 +198,13 @@ void kvf_gpu_close_mapped(kvf_gpu_device *gpu);
  * a mistake of the caller, and ends the device.
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
+
+/*
+ * Whether nothing that is encoded since the last wait brings bytes to where this memory is: zero,
+ * write or copy, which say so by kvf_gpu_note. Operations do not write weights. NULL: yes.
+ */
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory);
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory);
 
 /* Bytes for the running operation, aligned to 256, undefined: one piece an operation. */
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes);

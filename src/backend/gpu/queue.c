@@ -162,12 +162,14 @@ static void move(kvf_gpu_device *gpu, uint64_t to, uint64_t from, size_t bytes)
 void kvf_gpu_zero(kvf_device *device, void *to, size_t bytes)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
+    kvf_gpu_note(gpu, to);
     move(gpu, kvf_gpu_at(gpu, to), 0, bytes);
 }
 
 void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
+    kvf_gpu_note(gpu, to);
     if (bytes)
         move(gpu, kvf_gpu_at(gpu, to), kvf_gpu_at(gpu, from), bytes);
 }
@@ -180,6 +182,7 @@ void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t b
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     const uint64_t address = kvf_gpu_at(gpu, to);
     for (size_t done = 0; done < bytes;) {
+        kvf_gpu_note(gpu, to); /* again: staging may have waited */
         size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
         uint64_t from;
         void *staged = stage(gpu, &piece, &from);
@@ -225,6 +228,7 @@ kvf_status kvf_gpu_flush(kvf_gpu_device *gpu)
     if (gpu->is_busy && gpu->driver->wait(gpu->gpu, &failed) != KVF_OK)
         kvf_gpu_lose(gpu, failed.status, failed.message);
     gpu->is_busy = false;
+    gpu->n_waits++;
     const kvf_gpu_staging *staging = &gpu->staging;
     for (uint32_t i = 0; i < staging->n_fetches && gpu->lost.status == KVF_OK; i++)
         memcpy(staging->fetches[i].to, staging->fetches[i].from, staging->fetches[i].bytes);
