@@ -12,15 +12,20 @@ struct kvf_disk {
     kvf_disk_task *first;
     kvf_disk_task **end; /* where the next one is linked */
     bool is_closing;
+    bool is_working;
 };
 
 /* The next task, or NULL: it is over. */
 static kvf_disk_task *next_task(kvf_disk *disk)
 {
     pthread_mutex_lock(&disk->mutex);
+    disk->is_working = false;
+    if (!disk->first)
+        pthread_cond_broadcast(&disk->changed);
     while (!disk->first && !disk->is_closing)
         pthread_cond_wait(&disk->changed, &disk->mutex);
     kvf_disk_task *task = disk->first;
+    disk->is_working = task != NULL;
     if (task)
         disk->first = task->next;
     if (!disk->first)
@@ -62,7 +67,7 @@ void kvf_disk_close(kvf_disk *disk)
         return;
     pthread_mutex_lock(&disk->mutex);
     disk->is_closing = true;
-    pthread_cond_signal(&disk->changed);
+    pthread_cond_broadcast(&disk->changed);
     pthread_mutex_unlock(&disk->mutex);
     pthread_join(disk->thread, NULL);
     pthread_cond_destroy(&disk->changed);
@@ -76,6 +81,14 @@ void kvf_disk_add(kvf_disk *disk, kvf_disk_task *task)
     pthread_mutex_lock(&disk->mutex);
     *disk->end = task;
     disk->end = &task->next;
-    pthread_cond_signal(&disk->changed);
+    pthread_cond_broadcast(&disk->changed);
+    pthread_mutex_unlock(&disk->mutex);
+}
+
+void kvf_disk_drain(kvf_disk *disk)
+{
+    pthread_mutex_lock(&disk->mutex);
+    while (disk->first || disk->is_working)
+        pthread_cond_wait(&disk->changed, &disk->mutex);
     pthread_mutex_unlock(&disk->mutex);
 }

@@ -20,5 +20,7 @@ kvf_status kvf_disk_open(kvf_disk **disk, kvf_error *error);
 /* When all tasks are done. NULL is fine. */
 void kvf_disk_close(kvf_disk *disk);
 void kvf_disk_add(kvf_disk *disk, kvf_disk_task *task);
+/* Waits until all that was added is done. */
+void kvf_disk_drain(kvf_disk *disk);
 
 #endif

@@ -2,6 +2,7 @@
 #include "server/scheduler.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,6 +18,16 @@ typedef struct job_list {
     kvf_job *first;
     kvf_job **end; /* where the next one is linked */
 } job_list;
+
+/* What the model sampled, into its file, by the thread that writes. */
+typedef struct replays_save {
+    kvf_disk_task task;
+    kvf_scheduler *scheduler;
+    atomic_bool is_under_way;
+    bool has_result;
+    kvf_status status;
+    kvf_error error;
+} replays_save;
 
 struct kvf_scheduler {
     kvf_engine *engine;
@@ -45,8 +56,9 @@ struct kvf_scheduler {
     uint64_t blocked_at; /* .. when so many had ended */
     uint64_t n_timed_out;
     char *replays_path;     /* NULL: nothing is kept on the disk */
-    double replays_seconds; /* when they were saved last */
-    bool replays_failed;    /* the last save did, and that was said */
+    double replays_seconds; /* when a save of them began last */
+    bool replays_failed;    /* the last one did, and that was said */
+    replays_save saving_replays;
     uint32_t n_published;   /* running, and when, as last reported */
     double published_seconds;
 };
@@ -279,20 +291,42 @@ static void publish(kvf_scheduler *scheduler, bool now)
 /* From one save to the next while something runs. */
 static const double save_replays_seconds = 5;
 
-/* What the model sampled is needed where its sessions are; a failure is said once. */
+static void write_replays(kvf_disk_task *task)
+{
+    replays_save *save = (replays_save *)task;
+    const kvf_scheduler *scheduler = save->scheduler;
+    save->status = kvf_replays_save(scheduler->replays, scheduler->replays_path, &save->error);
+    atomic_store(&save->is_under_way, false);
+}
+
+/* A failure is said once. */
+static void end_replays(kvf_scheduler *scheduler)
+{
+    replays_save *save = &scheduler->saving_replays;
+    if (!save->has_result || atomic_load(&save->is_under_way))
+        return;
+    const bool failed = save->status != KVF_OK;
+    save->has_result = false;
+    if (failed && !scheduler->replays_failed)
+        kvf_engine_note(&scheduler->engine->events, true, "%s", save->error.message);
+    scheduler->replays_failed = failed;
+}
+
+/* What the model sampled is needed where its sessions are. */
 static void save_replays(kvf_scheduler *scheduler)
 {
-    kvf_error error;
+    replays_save *save = &scheduler->saving_replays;
     const double now = kvf_seconds();
-    if (!scheduler->replays_path ||
+    end_replays(scheduler);
+    if (!scheduler->replays_path || save->has_result ||
         (scheduler->work.running && now - scheduler->replays_seconds < save_replays_seconds))
         return;
     scheduler->replays_seconds = now;
-    const bool failed =
-        kvf_replays_save(scheduler->replays, scheduler->replays_path, &error) != KVF_OK;
-    if (failed && !scheduler->replays_failed)
-        kvf_engine_note(&scheduler->engine->events, true, "%s", error.message);
-    scheduler->replays_failed = failed;
+    save->scheduler = scheduler;
+    save->task.run = write_replays;
+    save->has_result = true;
+    atomic_store(&save->is_under_way, true);
+    kvf_disk_add(scheduler->work.shelf->writing, &save->task);
 }
 
 /* By any thread: the disk's have something for this one. */
@@ -387,7 +421,12 @@ static void *run(void *user)
         kvf_work_end(work, work->running, KVF_JOB_SHUTDOWN, NULL);
     work->waits_seconds = 0; /* nobody waits for memory: the disk has all the time that it takes */
     save_all(scheduler);
-    save_replays(scheduler);
+    if (work->shelf) {
+        kvf_disk_drain(work->shelf->writing); /* one that began before the last was added */
+        save_replays(scheduler);
+        kvf_disk_drain(work->shelf->writing);
+        end_replays(scheduler);
+    }
     publish(scheduler, true);
     return NULL;
 }
