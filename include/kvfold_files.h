@@ -120,7 +120,8 @@ KVF_API kvf_status kvf_save_begin(kvf_session *session, const char *path,
  * Writes the file, with the promises and the errors of kvf_session_save; on any thread, once. It
  * waits for the disk, and for the bytes that it wants from the device's thread: `wants`, which may
  * be NULL, is called on this thread whenever it has come to want some. After kvf_save_stop, or
- * where a read failed, it returns with what happened, and the file is as it was. report may be NULL.
+ * where a read failed, it returns with what happened, and the file is as it was. report may be
+ * NULL.
  */
 KVF_API kvf_status kvf_save_write(kvf_save *save, void (*wants)(void *context), void *context,
                                   kvf_save_report *report, kvf_error *error);
@@ -132,7 +133,8 @@ KVF_API kvf_status kvf_save_write(kvf_save *save, void (*wants)(void *context), 
 KVF_API uint64_t kvf_save_read(kvf_save *save, uint64_t max_bytes);
 /*
  * On the device's thread: waits for these reads (which is at once where a pass of the model came
- * between and waited) and gives the writer what is complete. Where nothing was queued it does nothing.
+ * between and waited) and gives the writer what is complete. Where nothing was queued it does
+ * nothing.
  */
 KVF_API void kvf_save_hand(kvf_save *save);
 /*
@@ -185,9 +187,9 @@ KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
  * checks all of it, which is where the disk is waited for: on any thread. step, on the device's
  * thread, brings so many bytes at the most (or one part of the file) into a session, which is the
  * caller's as soon as *session is not NULL; a page that stays in the file counts as 1 kB. The
- * file may be replaced or removed meanwhile, not shortened. What options point to outlives the load.
- * The errors are those of kvf_session_load; after one, and after the session was given, the load can
- * only be closed, on the device's thread if a step was made. NULL is ignored.
+ * file may be replaced or removed meanwhile, not shortened. What options point to outlives the
+ * load. The errors are those of kvf_session_load; after one, and after the session was given, the
+ * load can only be closed, on the device's thread if a step was made. NULL is ignored.
  */
 typedef struct kvf_load kvf_load;
 KVF_API kvf_status kvf_load_open(const char *path, const kvf_load_options *options, kvf_load **load,

@@ -59,7 +59,7 @@ struct kvf_scheduler {
     double replays_seconds; /* when a save of them began last */
     bool replays_failed;    /* the last one did, and that was said */
     replays_save saving_replays;
-    uint32_t n_published;   /* running, and when, as last reported */
+    uint32_t n_published; /* running, and when, as last reported */
     double published_seconds;
 };
 

@@ -373,7 +373,7 @@ static kvf_stored *least(const kvf_shelf *shelf, const kvf_stored *but)
 }
 
 kvf_status kvf_shelf_make_room(kvf_shelf *shelf, const kvf_stored *but, uint64_t bytes,
-                            kvf_error *error)
+                               kvf_error *error)
 {
     while (shelf->max_bytes > 0 &&
            (bytes > shelf->max_bytes || shelf->bytes > shelf->max_bytes - bytes)) {

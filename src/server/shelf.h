@@ -85,7 +85,8 @@ typedef enum kvf_load_state {
     KVF_LOAD_NONE,  /* nothing is restored */
     KVF_LOAD_WAITS, /* for the disk: wake is called */
     KVF_LOAD_GOES_ON,
-    KVF_LOAD_OVER /* *session is the caller's, or NULL: it failed; *stored is gone then if it was bad */
+    KVF_LOAD_OVER /* *session is the caller's, or NULL: it failed; *stored is gone then if it was
+                     bad */
 } kvf_load_state;
 kvf_load_state kvf_shelf_load_step(kvf_shelf *shelf, uint64_t max_bytes, kvf_session **session,
                                    kvf_stored **stored);
@@ -93,10 +94,10 @@ kvf_load_state kvf_shelf_load_step(kvf_shelf *shelf, uint64_t max_bytes, kvf_ses
 /*
  * Saving, one session at a time. begin fixes what is written: to the holder's file, or to a new one
  * that it has once that is done. The least useful files leave for it. It then takes kvf_shelf_read
- * and kvf_shelf_hand (as kvf_save_read, kvf_save_hand) until kvf_shelf_save_end says true: what came of
- * it is known, and the session's pages are let go. The holder is NULL where it left meanwhile.
- *   begin fails with KVF_OUT_OF_MEMORY, or KVF_FILE_IO: nothing that could leave would do. Failures
- * are noted, once until a save works again.
+ * and kvf_shelf_hand (as kvf_save_read, kvf_save_hand) until kvf_shelf_save_end says true: what
+ * came of it is known, and the session's pages are let go. The holder is NULL where it left
+ * meanwhile. begin fails with KVF_OUT_OF_MEMORY, or KVF_FILE_IO: nothing that could leave would do.
+ * Failures are noted, once until a save works again.
  */
 kvf_status kvf_shelf_save_begin(kvf_shelf *shelf, kvf_session *session, kvf_holder *holder,
                                 kvf_error *error);

@@ -49,8 +49,8 @@ static void read_places(kvf_saving *saving)
     if (kvf_snapshot_info_read(saving->path, &info, NULL) != KVF_OK)
         return;
     saving->places = malloc(info.n_checkpoints * sizeof *saving->places + 1);
-    if (saving->places && kvf_snapshot_checkpoints(saving->path, saving->places, info.n_checkpoints,
-                                                   NULL) == KVF_OK)
+    if (saving->places &&
+        kvf_snapshot_checkpoints(saving->path, saving->places, info.n_checkpoints, NULL) == KVF_OK)
         saving->n_places = info.n_checkpoints;
 }
 
@@ -218,7 +218,8 @@ bool kvf_shelf_save_end(kvf_shelf *shelf, kvf_holder **holder, kvf_status *statu
     kvf_save_end(saving->save, saving->holder ? saving->session : NULL);
     saving->stored->is_busy = false;
     *status = take_result(shelf, saving);
-    /* One that was stopped was noted as it was, and is as slow where it came to its end after all. */
+    /* One that was stopped was noted as it was, and is as slow where it came to its end after all.
+     */
     if (!saving->is_stopped)
         note_result(shelf, *status, false, &saving->error);
     if (saving->holder)
@@ -310,8 +311,8 @@ kvf_status kvf_shelf_load_begin(kvf_shelf *shelf, kvf_stored *stored, kvf_error 
     restoring->options = (kvf_load_options){.session = &shelf->session_options,
                                             .geometry = &shelf->engine->config.geometry,
                                             .verify = true};
-    kvf_status status = kvf_model_fingerprint(shelf->engine->model,
-                                              &restoring->options.model_fingerprint, error);
+    kvf_status status =
+        kvf_model_fingerprint(shelf->engine->model, &restoring->options.model_fingerprint, error);
     if (status == KVF_OK)
         status = kvf_shelf_path(shelf, stored->name, KVF_SESSION_SUFFIX, &restoring->path, error);
     if (status != KVF_OK) {

@@ -63,9 +63,9 @@ kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *option
     if (status == KVF_OK && options->memory_bytes == 0)
         work->options.memory_bytes = kvf_work_memory_left(engine, options->folder != NULL);
     if (status == KVF_OK && options->folder)
-        status = kvf_shelf_open(engine, options->folder, options->folder_max_bytes,
-                                options->no_lock, &work->session_options, wake, wake_user,
-                                &work->shelf, error);
+        status =
+            kvf_shelf_open(engine, options->folder, options->folder_max_bytes, options->no_lock,
+                           &work->session_options, wake, wake_user, &work->shelf, error);
     return status;
 }
 
@@ -479,8 +479,7 @@ static void forward(kvf_work *work, kvf_batch_item *items, uint32_t n)
 /* Memory that was planned and is not there after all: held sessions are closed for it. */
 static void run_again(kvf_work *work, kvf_batch_item *item)
 {
-    while (item->status == KVF_OUT_OF_MEMORY &&
-           kvf_work_evict(work, NULL, false) == KVF_EVICTED)
+    while (item->status == KVF_OUT_OF_MEMORY && kvf_work_evict(work, NULL, false) == KVF_EVICTED)
         forward(work, item, 1);
 }
 

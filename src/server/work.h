@@ -16,10 +16,10 @@ typedef struct kvf_work {
     kvf_session_options session_options;
     kvf_needs needs;
     kvf_prefixes prefixes;
-    kvf_shelf *shelf;      /* NULL: nothing is kept on the disk */
-    double saved_seconds;  /* when a save ended last */
-    double waits_seconds;  /* since when memory is waited for that a save gives back; 0: it is not */
-    double patience_seconds; /* so long it is */
+    kvf_shelf *shelf;     /* NULL: nothing is kept on the disk */
+    double saved_seconds; /* when a save ended last */
+    double waits_seconds; /* since when memory is waited for that a save gives back; 0: it is not */
+    double patience_seconds;  /* so long it is */
     uint64_t restoring_bytes; /* that what is restored may still come to take */
     kvf_pace pace;
     kvf_drawing drawing;
@@ -28,7 +28,7 @@ typedef struct kvf_work {
     uint64_t n_begun;
     uint64_t n_ended;    /* jobs that left what runs, and saves: there may be memory */
     uint64_t n_restored; /* restores that ended, well or not */
-    kvf_turns reading; /* keys, by pieces of prompts */
+    kvf_turns reading;   /* keys, by pieces of prompts */
     kvf_batch *batch;
     kvf_batch_item *items;       /* [parallel + 1] */
     kvf_choice **item_of;        /* [parallel + 1]; NULL: the piece's */

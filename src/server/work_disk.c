@@ -65,8 +65,7 @@ static bool end_save(kvf_work *work)
 /* Where memory is waited for and the disk does not take what has it, that is dropped. */
 static void give_up_slow(kvf_work *work)
 {
-    if (work->waits_seconds <= 0 ||
-        kvf_seconds() - work->waits_seconds < work->patience_seconds)
+    if (work->waits_seconds <= 0 || kvf_seconds() - work->waits_seconds < work->patience_seconds)
         return;
     kvf_shelf_save_stop(work->shelf);
     for (uint32_t i = 0; i < work->prefixes.n; i++)
@@ -120,7 +119,8 @@ kvf_restores kvf_work_restore(kvf_work *work, kvf_job *job, const kvf_resume *re
         return KVF_RESTORES;
     if (stored->is_busy) /* it is written: a save ends soon */
         return KVF_RESTORES_NOT_NOW;
-    /* Where a backend has no use for memory that is mapped, it needs the room that reading would. */
+    /* Where a backend has no use for memory that is mapped, it needs the room that reading would.
+     */
     const bool is_copied = !work->engine->device->backend->addresses_host_memory;
     const kvf_growth growth = {0, stored->n_tokens, stored->n_places, false, false};
     const kvf_room room = is_copied ? kvf_work_make_room(work, job, &none, &error) : KVF_ROOM;
@@ -160,8 +160,7 @@ static kvf_load_state restore_on(kvf_work *work)
 {
     kvf_session *session;
     kvf_stored *stored;
-    const kvf_load_state state =
-        kvf_shelf_load_step(work->shelf, step_bytes, &session, &stored);
+    const kvf_load_state state = kvf_shelf_load_step(work->shelf, step_bytes, &session, &stored);
     if (state == KVF_LOAD_OVER)
         take_restored(work, session, stored);
     return state;

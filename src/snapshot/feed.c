@@ -61,13 +61,12 @@ void kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kv
 {
     pthread_mutex_lock(&feed->mutex);
     const uint64_t at = feed->n_taken + feed->n_wanted;
-    feed->wanted[feed->n_wanted++] =
-        (kvf_wanted){.number = number,
-                     .stream = *stream,
-                     .part = part,
-                     .first_page = part->first_page,
-                     .n_pages = part->n_pages,
-                     .buffer = feed->buffers[at % feed->n_buffers]};
+    feed->wanted[feed->n_wanted++] = (kvf_wanted){.number = number,
+                                                  .stream = *stream,
+                                                  .part = part,
+                                                  .first_page = part->first_page,
+                                                  .n_pages = part->n_pages,
+                                                  .buffer = feed->buffers[at % feed->n_buffers]};
     pthread_mutex_unlock(&feed->mutex);
     if (feed->wants)
         feed->wants(feed->wants_context);

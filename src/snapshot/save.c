@@ -475,8 +475,9 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool alway
     kvf_status status = choose_parts(save, old, error);
     if (status != KVF_OK)
         return status;
-    const uint64_t index_bytes = kvf_snapshot_padded(kvf_snapshot_index_bytes(
-        save->save->source.shape.geometry->n_layers, save->save->source.shape.n_checkpoints, save->n_parts));
+    const uint64_t index_bytes = kvf_snapshot_padded(
+        kvf_snapshot_index_bytes(save->save->source.shape.geometry->n_layers,
+                                 save->save->source.shape.n_checkpoints, save->n_parts));
     const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
@@ -596,8 +597,7 @@ kvf_status kvf_save_to_path(kvf_save *save, const char *path, kvf_save_report *r
     bool done = false;
     bool no_room = false;
     kvf_status status = KVF_OK;
-    const bool may_append =
-        !save->options.whole && !save->options.compress && save->before.known;
+    const bool may_append = !save->options.whole && !save->options.compress && save->before.known;
     if (may_append)
         status = attempt(save, path, ADD_IF_WORTH, report, &done, &no_room, error);
     if (status == KVF_OK && !done && may_append && save->before.known && !has_room(save, path))

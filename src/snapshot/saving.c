@@ -46,7 +46,8 @@ kvf_status kvf_save_begin_on(kvf_session *session, const char *path,
                         kvf_printable(path).text);
     if (options)
         save->options = *options;
-    status = kvf_source_take(session, save->options.checkpoint_spacing_tokens, &save->source, error);
+    status =
+        kvf_source_take(session, save->options.checkpoint_spacing_tokens, &save->source, error);
     if (status != KVF_OK) {
         free(save);
         return status;

@@ -309,7 +309,8 @@ typedef struct kvf_feed {
     const kvf_snapshot_source *source;
     bool is_beside; /* who writes is another thread than the device's */
     uint32_t n_buffers;
-    uint8_t *buffers[KVF_FEED_BUFFERS]; /* [buffer_bytes]; of the save, not of an attempt to write */
+    uint8_t
+        *buffers[KVF_FEED_BUFFERS]; /* [buffer_bytes]; of the save, not of an attempt to write */
     size_t buffer_bytes;
     void (*wants)(void *context); /* NULL: nobody is told */
     void *wants_context;
