@@ -30,46 +30,75 @@ void kvf_feed_close(kvf_feed *feed)
 
 /* ---- Of who writes --------------------------------------------------------------------- */
 
-kvf_status kvf_feed_begin(kvf_feed *feed, size_t largest_part_bytes, kvf_error *error)
+static kvf_status allocate(kvf_feed *feed, size_t bytes, kvf_error *error)
 {
-    kvf_status status = KVF_OK;
+    feed->buffer_bytes = 0;
+    for (uint32_t i = 0; i < feed->n_buffers; i++) {
+        free(feed->buffers[i]);
+        feed->buffers[i] = malloc(bytes);
+        if (!feed->buffers[i])
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to save by parts of %zu bytes",
+                            bytes);
+    }
+    feed->buffer_bytes = bytes;
+    return KVF_OK;
+}
+
+kvf_status kvf_feed_begin(kvf_feed *feed, size_t largest_part_bytes, uint64_t all_bytes,
+                          kvf_error *error)
+{
+    size_t bytes = all_bytes < KVF_SNAPSHOT_PART_BYTES ? all_bytes : KVF_SNAPSHOT_PART_BYTES;
+    if (bytes < kvf_snapshot_padded(largest_part_bytes))
+        bytes = kvf_snapshot_padded(largest_part_bytes);
     pthread_mutex_lock(&feed->mutex);
     /* An attempt that failed may have left reads into the buffers. */
     while (feed->is_beside && feed->is_queued && !feed->is_stopped)
         pthread_cond_wait(&feed->changed, &feed->mutex);
     feed->n_wanted = 0;
-    feed->n_taken = 0;
-    for (uint32_t i = 0; i < feed->n_buffers && largest_part_bytes > feed->buffer_bytes; i++) {
-        free(feed->buffers[i]);
-        feed->buffers[i] = malloc(largest_part_bytes);
-        if (!feed->buffers[i])
-            status = kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory to save by parts of %zu bytes",
-                              largest_part_bytes);
-    }
-    if (largest_part_bytes > feed->buffer_bytes)
-        feed->buffer_bytes = status == KVF_OK ? largest_part_bytes : 0;
     pthread_mutex_unlock(&feed->mutex);
-    return status;
+    memset(feed->n_in, 0, sizeof feed->n_in);
+    return bytes > feed->buffer_bytes ? allocate(feed, bytes, error) : KVF_OK;
 }
 
-bool kvf_feed_is_full(const kvf_feed *feed)
+/* Room for so many bytes in a buffer; NULL: there is none now. */
+static uint8_t *find_place(kvf_feed *feed, size_t bytes)
 {
-    return feed->n_wanted == feed->n_buffers; /* the writer's own count: it alone changes it */
+    if (feed->n_in[feed->filling] > 0 && feed->filled_bytes + bytes > feed->buffer_bytes)
+        feed->filling = (feed->filling + 1) % feed->n_buffers;
+    else if (feed->n_in[feed->filling] > 0)
+        return feed->buffers[feed->filling] + feed->filled_bytes;
+    if (feed->n_in[feed->filling] > 0) /* the other one is still in use */
+        return NULL;
+    feed->filled_bytes = 0;
+    return feed->buffers[feed->filling];
 }
 
-void kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kvf_part *part)
+bool kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kvf_part *part)
 {
+    const size_t bytes = kvf_snapshot_padded((uint64_t)part->n_pages * stream->page_bytes);
+    if (feed->n_wanted == KVF_FEED_PARTS) /* the writer's own count: it alone changes it */
+        return false;
+    uint8_t *data = find_place(feed, bytes);
+    if (!data)
+        return false;
+    feed->filled_bytes += bytes;
+    feed->n_in[feed->filling]++;
     pthread_mutex_lock(&feed->mutex);
-    const uint64_t at = feed->n_taken + feed->n_wanted;
-    feed->wanted[feed->n_wanted++] = (kvf_wanted){.number = number,
-                                                  .stream = *stream,
-                                                  .part = part,
-                                                  .first_page = part->first_page,
-                                                  .n_pages = part->n_pages,
-                                                  .buffer = feed->buffers[at % feed->n_buffers]};
+    feed->wanted[(feed->first + feed->n_wanted++) % KVF_FEED_PARTS] =
+        (kvf_wanted){.number = number,
+                     .stream = *stream,
+                     .part = part,
+                     .first_page = part->first_page,
+                     .n_pages = part->n_pages,
+                     .buffer = feed->filling,
+                     .data = data};
     pthread_mutex_unlock(&feed->mutex);
-    if (feed->wants)
-        feed->wants(feed->wants_context);
+    return true;
+}
+
+void kvf_feed_release(kvf_feed *feed, const kvf_wanted *taken)
+{
+    feed->n_in[taken->buffer]--;
 }
 
 /* Queues reads of what is wanted: of so many bytes, or a page. With the mutex. */
@@ -77,7 +106,7 @@ static uint64_t read_wanted(kvf_feed *feed, uint64_t max_bytes)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < feed->n_wanted; i++) {
-        kvf_wanted *wanted = &feed->wanted[i];
+        kvf_wanted *wanted = &feed->wanted[(feed->first + i) % KVF_FEED_PARTS];
         const uint64_t page_bytes = wanted->stream.page_bytes;
         for (; wanted->n_read < wanted->n_pages && feed->failure.status == KVF_OK;
              wanted->n_read++, bytes += page_bytes) {
@@ -86,7 +115,7 @@ static uint64_t read_wanted(kvf_feed *feed, uint64_t max_bytes)
             feed->is_queued = true;
             kvf_source_read_page(feed->source, wanted->number, &wanted->stream,
                                  wanted->first_page + wanted->n_read,
-                                 wanted->buffer + wanted->n_read * page_bytes, &feed->failure);
+                                 wanted->data + wanted->n_read * page_bytes, &feed->failure);
         }
     }
     return bytes;
@@ -100,29 +129,33 @@ static void hand_read(kvf_feed *feed)
     if (feed->is_queued && device->backend->wait(device, &lost) != KVF_OK)
         feed->failure = lost;
     feed->is_queued = false;
-    for (uint32_t i = 0; i < feed->n_wanted; i++)
-        feed->wanted[i].is_there = feed->wanted[i].n_read == feed->wanted[i].n_pages;
+    for (uint32_t i = 0; i < feed->n_wanted; i++) {
+        kvf_wanted *wanted = &feed->wanted[(feed->first + i) % KVF_FEED_PARTS];
+        wanted->is_there = wanted->n_read == wanted->n_pages;
+    }
     pthread_cond_broadcast(&feed->changed);
 }
 
 kvf_status kvf_feed_take(kvf_feed *feed, kvf_wanted *taken, kvf_error *error)
 {
     kvf_status status = KVF_OK;
+    const kvf_wanted *oldest = &feed->wanted[feed->first];
+    if (feed->wants)
+        feed->wants(feed->wants_context);
     pthread_mutex_lock(&feed->mutex);
-    if (!feed->is_beside) {
+    if (!feed->is_beside && !oldest->is_there) {
         read_wanted(feed, UINT64_MAX);
         hand_read(feed);
     }
-    while (!feed->wanted[0].is_there && !feed->is_stopped && feed->failure.status == KVF_OK)
+    while (!oldest->is_there && !feed->is_stopped && feed->failure.status == KVF_OK)
         pthread_cond_wait(&feed->changed, &feed->mutex);
     if (feed->failure.status != KVF_OK)
         status = kvf_fail(error, feed->failure.status, "%s", feed->failure.message);
     else if (feed->is_stopped)
         status = kvf_fail(error, KVF_FILE_IO, "the save was given up");
-    *taken = feed->wanted[0];
+    *taken = *oldest;
+    feed->first = (feed->first + 1) % KVF_FEED_PARTS;
     feed->n_wanted--;
-    feed->n_taken++;
-    memmove(feed->wanted, feed->wanted + 1, feed->n_wanted * sizeof *feed->wanted);
     pthread_mutex_unlock(&feed->mutex);
     return status;
 }

@@ -187,13 +187,14 @@ static kvf_status write_new_parts(saving *save, kvf_error *error)
     kvf_part *next = next_new(save, &cursor);
     while (status == KVF_OK && (next || feed->n_wanted > 0)) {
         kvf_wanted taken;
-        for (; next && !kvf_feed_is_full(feed); next = next_new(save, &cursor))
-            kvf_feed_want(feed, cursor.number, &cursor.stream, next);
+        while (next && kvf_feed_want(feed, cursor.number, &cursor.stream, next))
+            next = next_new(save, &cursor);
         status = kvf_feed_take(feed, &taken, error);
         if (status == KVF_OK)
-            status = kvf_snapshot_write_part(&save->writer, taken.buffer,
+            status = kvf_snapshot_write_part(&save->writer, taken.data,
                                              (size_t)taken.n_pages * taken.stream.page_bytes,
                                              taken.part, error);
+        kvf_feed_release(feed, &taken);
     }
     return status;
 }
@@ -203,7 +204,7 @@ static kvf_status write_parts(saving *save, kvf_error *error)
 {
     kvf_status status = kvf_snapshot_writer_open(&save->writer, save->largest_bytes, error);
     if (status == KVF_OK)
-        status = kvf_feed_begin(&save->save->feed, kvf_snapshot_padded(save->largest_bytes), error);
+        status = kvf_feed_begin(&save->save->feed, save->largest_bytes, save->new_bytes, error);
     if (status == KVF_OK)
         status = write_new_parts(save, error);
     save->header.n_parts = save->n_parts;

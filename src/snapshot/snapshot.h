@@ -290,7 +290,8 @@ kvf_status kvf_source_read_page(const kvf_snapshot_source *source, uint64_t numb
 
 /* ---- From the device to who writes -------------------------------------------------------- */
 
-enum { KVF_FEED_BUFFERS = 2 };
+/* Two buffers of the largest part, which small parts share, as many as that. */
+enum { KVF_FEED_BUFFERS = 2, KVF_FEED_PARTS = 128 };
 _Static_assert(KVF_SAVE_STAGING_BYTES == KVF_FEED_BUFFERS * KVF_SNAPSHOT_PART_BYTES,
                "what kvfold_files.h says that a save takes");
 
@@ -302,24 +303,29 @@ typedef struct kvf_wanted {
     uint32_t n_pages;
     uint32_t n_read; /* pages: reads of them are queued */
     bool is_there;
-    uint8_t *buffer; /* until as many more as there are buffers were wanted */
+    uint32_t buffer; /* which it lies in */
+    uint8_t *data;   /* with room up to the next multiple of a page of the file */
 } kvf_wanted;
 
 typedef struct kvf_feed {
     const kvf_snapshot_source *source;
-    bool is_beside; /* who writes is another thread than the device's */
+    bool is_beside;               /* who writes is another thread than the device's */
+    void (*wants)(void *context); /* NULL: nobody is told */
+    void *wants_context;
+    /* Who writes: */
     uint32_t n_buffers;
     uint8_t
         *buffers[KVF_FEED_BUFFERS]; /* [buffer_bytes]; of the save, not of an attempt to write */
     size_t buffer_bytes;
-    void (*wants)(void *context); /* NULL: nobody is told */
-    void *wants_context;
+    uint32_t n_in[KVF_FEED_BUFFERS]; /* parts that are wanted or being written */
+    uint32_t filling;                /* the buffer where the next one goes, .. */
+    size_t filled_bytes;             /* .. behind these */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    /* Under the mutex. */
-    kvf_wanted wanted[KVF_FEED_BUFFERS];
+    /* Under the mutex: */
+    kvf_wanted wanted[KVF_FEED_PARTS]; /* a ring, the oldest at `first` */
+    uint32_t first;
     uint32_t n_wanted;
-    uint64_t n_taken;
     bool is_queued; /* reads that the device was not waited for */
     bool is_stopped;
     kvf_error failure; /* of reading */
@@ -327,16 +333,18 @@ typedef struct kvf_feed {
 
 void kvf_feed_open(kvf_feed *feed, const kvf_snapshot_source *source, bool is_beside);
 void kvf_feed_close(kvf_feed *feed);
-/* Who writes: nothing is wanted any more, and parts may be as large as that. KVF_OUT_OF_MEMORY. */
-kvf_status kvf_feed_begin(kvf_feed *feed, size_t largest_part_bytes, kvf_error *error);
-bool kvf_feed_is_full(const kvf_feed *feed);
-/* One that is not full. */
-void kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kvf_part *part);
+/* Who writes: nothing is wanted any more; the largest part, and all. KVF_OUT_OF_MEMORY. */
+kvf_status kvf_feed_begin(kvf_feed *feed, size_t largest_part_bytes, uint64_t all_bytes,
+                          kvf_error *error);
+/* Wants one more; false: there is no place for it before one that was taken is released. */
+bool kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kvf_part *part);
 /*
  * Waits for the one that was wanted first. What was wrong with its pages, or with the device, or
  * KVF_FILE_IO: stopped.
  */
 kvf_status kvf_feed_take(kvf_feed *feed, kvf_wanted *taken, kvf_error *error);
+/* It was written. */
+void kvf_feed_release(kvf_feed *feed, const kvf_wanted *taken);
 /* Who has the device: as kvf_save_read, kvf_save_hand. */
 uint64_t kvf_feed_read(kvf_feed *feed, uint64_t max_bytes);
 void kvf_feed_hand(kvf_feed *feed);

@@ -23,7 +23,7 @@
 
 #ifdef KVF_TEST_WRAPPED_SYSTEM
 
-enum { TEXT = 300, ANSWER = 8, LONG = 4000 / SHORTER, MANY = 500 };
+enum { TEXT = 300, ANSWER = 8, LONG = 2200 / SHORTER, MANY = 500 };
 
 /* ---- The disk ----------------------------------------------------------------------------- */
 
@@ -185,7 +185,6 @@ static void test_answers_go_on_while_a_large_session_is_saved(void **state)
     WAIT_UNTIL(report_of(&server).stored_files == 1);
     assert_int_equal(jobs[0].n_ended, 0);
     assert_true(report_of(&server).stored_tokens >= LONG);
-    print_message("%llu bytes, %.3f s\n", (unsigned long long)report_of(&server).stored_bytes, report_of(&server).longest_pause_seconds);
     assert_true(report_of(&server).longest_pause_seconds < 0.5 * SHORTER);
     heal();
     kvf_job_cancel(jobs[0].job);
@@ -247,11 +246,16 @@ static void test_what_leaves_is_on_the_disk_before(void **state)
     assert_int_equal(report_of(&server).n_dropped, 0);
     assert_true(report_of(&server).stored_files >= 3);
     assert_true(report_of(&server).most_bytes <= options.memory_bytes);
-    make_prompt(text, TEXT, 0);
-    ask_as_alone(&server, one, text, TEXT);
-    assert_true(one->choices[0].usage.n_cached >= TEXT - 128);
+    heal();
     serve_end(&server);
     assert_int_equal(count_files(false), 4);
+    serve(&server, &(kvf_scheduler_options){.folder = folder});
+    for (uint64_t i = 0; i < 4; i++) {
+        make_prompt(text, TEXT, i);
+        ask_as_alone(&server, one, text, TEXT);
+        assert_true(one->choices[0].usage.n_cached >= TEXT - 128);
+    }
+    serve_end(&server);
     free(one);
 }
 
