@@ -1,5 +1,8 @@
 #include "saving_beside.h"
 
+/* f32 is the largest that a row is stored as. */
+enum { MOST_PAGE_BYTES = KVF_PAGE_ROWS * KVF_ROW_WIDTH * 4 };
+
 static void wants(void *context)
 {
     beside *one = context;
@@ -37,6 +40,7 @@ bool beside_piece(beside *one, uint64_t max_bytes)
     for (;;) {
         const uint64_t bytes = kvf_save_read(one->save, max_bytes);
         kvf_save_hand(one->save);
+        assert_true(bytes <= max_bytes || bytes <= MOST_PAGE_BYTES); /* one page at the least */
         if (bytes > 0)
             return true;
         pthread_mutex_lock(&one->mutex);

@@ -354,7 +354,7 @@ static void a_power_cut_keeps_the_old_state_or_the_new_one(void **state)
         assert_int_equal(beside_end(&one, session), KVF_OK);
         fake.recording = false;
         for (size_t end = 0; end <= fake.n_ops; end++)
-            for (uint64_t seed = 0; seed < 6; seed++) {
+            for (uint64_t seed = 0; seed < 30; seed++) {
                 assert_true(fake_disk_cut_power(end, before, before_bytes, info.st_ino,
                                                 seed * 1000 + end, survivor));
                 const int kept = snap_find_state(survivor, digests, 2);
