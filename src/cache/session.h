@@ -48,6 +48,7 @@ struct kvf_session {
     kvf_batch *alone;      /* alone.c: its own, of one item; NULL before its first chunk */
     kvf_batch_item item;   /* of `alone` */
     kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
+    kvf_saved opened;      /* what it becomes once the save that is open is done; known: one is */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 

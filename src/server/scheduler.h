@@ -165,6 +165,7 @@ typedef struct kvf_scheduler_report {
     uint32_t parallel, queue;     /* resolved */
     uint32_t n_running;           /* choices */
     uint32_t n_queued;            /* jobs */
+    uint32_t n_restoring;         /* of these, that wait for what a file has of their prompt */
     uint32_t n_held;              /* sessions that are held, and nobody runs */
     uint64_t held_tokens;         /* in them; a beginning that two share counts twice */
     uint64_t memory_bytes;        /* that sessions may take, resolved */
