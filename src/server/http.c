@@ -33,24 +33,30 @@ static void set_option(int file, int level, int name, int value)
     (void)setsockopt(file, level, name, &value, sizeof value);
 }
 
-/* A peer that is not there any more, and whose system does not say so, is given up in idle_seconds.
+/*
+ * A peer that is not there any more, and whose system does not say so, is given up in idle_seconds.
+ * Where nothing is sent the system asks it; what is sent, a sign of life after stir_seconds at the
+ * latest, has to be acknowledged in what is left of the time.
  */
-static void set_patience(int file, double idle_seconds)
+static void set_patience(int file, const kvf_http_options *options)
 {
-    const int seconds = idle_seconds < 8 ? 8 : (int)idle_seconds;
+    const int seconds = options->idle_seconds < 2 ? 2 : (int)options->idle_seconds;
+    const int before = seconds / 2;
+    const int between = seconds < 8 ? 1 : seconds / 8;
+    const int stir = options->stir_seconds < seconds / 2 ? (int)options->stir_seconds : seconds / 2;
     set_option(file, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(file, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
-    set_option(file, IPPROTO_TCP, TCP_KEEPIDLE, seconds / 2);
+    set_option(file, IPPROTO_TCP, TCP_KEEPIDLE, before);
 #endif
 #ifdef TCP_KEEPINTVL
-    set_option(file, IPPROTO_TCP, TCP_KEEPINTVL, seconds / 8);
+    set_option(file, IPPROTO_TCP, TCP_KEEPINTVL, between);
 #endif
 #ifdef TCP_KEEPCNT
-    set_option(file, IPPROTO_TCP, TCP_KEEPCNT, 4);
+    set_option(file, IPPROTO_TCP, TCP_KEEPCNT, (seconds - before) / between);
 #endif
 #ifdef TCP_USER_TIMEOUT
-    set_option(file, IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1000);
+    set_option(file, IPPROTO_TCP, TCP_USER_TIMEOUT, (seconds - stir) * 1000);
 #endif
 }
 
@@ -64,7 +70,7 @@ static void open_connection(kvf_http *http, struct MHD_Connection *connection, v
         return;
     c->file = file->connect_fd;
     c->since = kvf_seconds();
-    set_patience(c->file, http->options.idle_seconds);
+    set_patience(c->file, &http->options);
     pthread_mutex_lock(&http->lock);
     c->next = http->connections;
     if (c->next)

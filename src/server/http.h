@@ -74,7 +74,7 @@ bool kvf_exchange_has_begun(kvf_exchange *exchange);
 
 /* How one that takes long is watched. Called by the watching thread; quick, never blocking. */
 typedef struct kvf_http_watching {
-    /* The other side is gone: once. */
+    /* The other side is gone: once; where it has left already, from kvf_exchange_watch. */
     void (*gone)(void *user);
     /*
      * Something has to be said, because nothing was for ten seconds or to see whether the other

@@ -272,6 +272,15 @@ void kvf_exchange_watch(kvf_exchange *exchange, const kvf_http_watching *watchin
     pthread_mutex_lock(&exchange->watch_lock);
     exchange->watching = *watching;
     exchange->is_watched = true;
+    /* It may have left while nobody watched, which the watching thread tells once. */
+    pthread_mutex_lock(&exchange->lock);
+    const bool is_gone = exchange->is_gone;
+    pthread_mutex_unlock(&exchange->lock);
+    if (is_gone) {
+        exchange->is_watched = false;
+        if (watching->gone)
+            watching->gone(watching->user);
+    }
     pthread_mutex_unlock(&exchange->watch_lock);
 }
 

@@ -27,11 +27,17 @@ bool kvf_refuse_error(kvf_refusal *refusal, const char *param, const kvf_error *
     case KVF_FILE_FORMAT: /* of the request's text */
     case KVF_FILE_NOT_FOUND:
     case KVF_UNSUPPORTED: return kvf_refuse(refusal, 400, param, "%s", error->message);
-    case KVF_OUT_OF_MEMORY:
-        refusal->retry_after_seconds = 5;
-        return kvf_refuse(refusal, 503, NULL, "%s", error->message);
+    case KVF_OUT_OF_MEMORY: return kvf_refuse(refusal, 503, NULL, "%s", error->message);
     default: return kvf_refuse(refusal, 500, NULL, "%s", error->message);
     }
+}
+
+unsigned kvf_refusal_retry_after(const kvf_refusal *refusal)
+{
+    enum { SOON = 5 };
+    if (refusal->retry_after_seconds)
+        return refusal->retry_after_seconds;
+    return refusal->status == 429 || refusal->status == 503 ? SOON : 0;
 }
 
 void kvf_buffer_print(kvf_buffer *buffer, const char *format, ...)

@@ -23,9 +23,10 @@ void kvf_server_refuse(kvf_server *server, kvf_exchange *exchange, const kvf_ref
     const kvf_request_data *request = kvf_exchange_data(exchange);
     kvf_buffer out = {.data = NULL};
     char seconds[16];
+    const unsigned again = kvf_refusal_retry_after(refusal);
     (void)server;
-    snprintf(seconds, sizeof seconds, "%u", refusal->retry_after_seconds);
-    if (refusal->retry_after_seconds)
+    snprintf(seconds, sizeof seconds, "%u", again);
+    if (again)
         kvf_exchange_add_header(exchange, "Retry-After", seconds);
     kvf_refusal_write(refusal, request ? request->api : KVF_API_OPENAI, request ? request->id : "",
                       &out);

@@ -58,7 +58,10 @@ class Whole(ServerTest):
                               ({"stop_sequences": "a"}, "stop_sequences"), ({"stop_sequences": [1]}, "stop_sequences"),
                               ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
                               ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
-                              ({"output_config": {"format": {"type": "json_schema"}}}, "format"),
+                              ({"output_config": {"format": {"type": "json_schema"}}},
+                               "output_config.format"),
+                              ({"output_config": {"effort": "max"}, "thinking": {"type": "enabled"}},
+                               "output_config.effort"),
                               ({"system": 5}, "system"), ({"system": [{"type": "image"}]}, "system")):
             with self.subTest(fields=fields):
                 answer = self.message("[say a]", **fields)

@@ -239,3 +239,32 @@ void assert_as_alone(const asked *one, uint32_t choice, const int32_t *prompt, s
     assert_int_equal(one->choices[choice].end, answered == most ? KVF_JOB_MAX_TOKENS : KVF_JOB_EOS);
     assert_int_equal(one->choices[choice].usage.n_answered, answered);
 }
+
+void ask_as_alone(served *server, asked *one, const int32_t *prompt, size_t n, kvf_draw draw,
+                  uint32_t most)
+{
+    memset(one, 0, sizeof *one);
+    ask(server, one, prompt, n, (kvf_job_options){.max_tokens = most, .draw = draw});
+    wait_for(one);
+    assert_as_alone(one, 0, prompt, n, draw, most);
+}
+
+uint64_t read_again(const asked *one)
+{
+    return one->choices[0].usage.n_prompt - one->choices[0].usage.n_cached;
+}
+
+size_t append_turn(int32_t *text, size_t n, const asked *one, size_t n_turn, uint64_t seed)
+{
+    memcpy(text + n, one->choices[0].ids, one->choices[0].n * sizeof *text);
+    n += one->choices[0].n;
+    make_prompt(text + n, n_turn, seed);
+    return n + n_turn;
+}
+
+kvf_scheduler_report report_of(served *server)
+{
+    kvf_scheduler_report report;
+    kvf_scheduler_read_report(server->scheduler, &report);
+    return report;
+}

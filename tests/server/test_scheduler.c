@@ -68,7 +68,6 @@ static void test_choices_are_drawn_from_one_prompt(void **state)
     (void)state;
     int32_t prompt[PROMPT];
     served server;
-    kvf_scheduler_report report;
     asked *job = calloc(1, sizeof *job);
     make_prompt(prompt, PROMPT, 3);
     serve(&server, &(kvf_scheduler_options){.parallel = 5});
@@ -77,8 +76,7 @@ static void test_choices_are_drawn_from_one_prompt(void **state)
     wait_for(job);
     for (uint32_t i = 0; i < 5; i++)
         assert_as_alone(job, i, prompt, PROMPT, sampled(70), 33 / SHORTER);
-    kvf_scheduler_read_report(server.scheduler, &report);
-    assert_int_equal(report.read_tokens, PROMPT);
+    assert_int_equal(report_of(&server).read_tokens, PROMPT);
     serve_end(&server);
     free(job);
 }
