@@ -41,7 +41,7 @@ static void set_option(int file, int level, int name, int value)
 static void set_patience(int file, const kvf_http_options *options)
 {
     const int seconds = options->idle_seconds < 2 ? 2 : (int)options->idle_seconds;
-    const int before = seconds / 2;
+    const int before = seconds < 65536 ? seconds / 2 : 32767; /* Linux takes no more */
     const int between = seconds < 8 ? 1 : seconds / 8;
     const int stir = options->stir_seconds < seconds / 2 ? (int)options->stir_seconds : seconds / 2;
     set_option(file, IPPROTO_TCP, TCP_NODELAY, 1);

@@ -122,6 +122,17 @@ class Prompt(ServerTest):
         self.assertEqual(self.count("a", system=blocks), 5 + len("x\n\ny"))
         self.assertEqual(self.count("a", system=[]), 5)
 
+    def test_many_blocks(self):
+        n = 30000
+        blocks = [{"type": "text", "text": "x"}] * n
+        joined = 3 * n - 2
+        self.assertEqual(self.count("a", system=blocks), 5 + joined)
+        self.assertEqual(self.count([{"role": "user", "content": "a"}, {"role": "assistant", "content": blocks},
+                                     {"role": "user", "content": "a"}]), 11 + joined)
+        with open("/proc/%d/status" % self.server.process.pid, encoding="ascii") as file:
+            most, = [int(line.split()[1]) for line in file if line.startswith("VmHWM")]
+        self.assertLess(most, 300000)  # KB: not one text for each block
+
     def test_billing_headers_are_dropped(self):
         blocks = [{"type": "text", "text": BILLING % "0123"}, {"type": "text", "text": "x"}]
         self.assertEqual(self.count("a", system=blocks), 6)
