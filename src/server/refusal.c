@@ -71,6 +71,7 @@ static const named_status *name_status(unsigned status)
         {415, "invalid_request_error", "unsupported_media_type", "invalid_request_error"},
         {429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_error"},
         {500, "server_error", "server_error", "api_error"},
+        {501, "invalid_request_error", "not_implemented", "invalid_request_error"},
         {503, "server_error", "service_unavailable", "overloaded_error"}};
     static const named_status other = {400, "invalid_request_error", NULL, "invalid_request_error"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

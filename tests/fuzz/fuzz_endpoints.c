@@ -507,8 +507,8 @@ static char *text_of(const uint8_t *data, size_t bytes)
 static void take_header(kvf_exchange *exchange, const char *line)
 {
     static const char *const names[KVF_HEADERS] = {
-        "Host",         "Origin",         "Authorization",    "x-api-key",
-        "Content-Type", "Content-Length", "anthropic-version"};
+        "Host",         "Origin",         "Authorization",     "x-api-key",
+        "Content-Type", "Content-Length", "Transfer-Encoding", "anthropic-version"};
     for (int i = 0; i < KVF_HEADERS; i++) {
         const size_t n = strlen(names[i]);
         if (strncasecmp(line, names[i], n) != 0 || line[n] != ':' || exchange->headers[i])

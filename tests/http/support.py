@@ -242,7 +242,27 @@ def probe(*arguments):
     return Server([OPTIONS.probe, OPTIONS.model, *map(str, arguments)])
 
 
-class ServerTest(unittest.TestCase):
+class ServingTest(unittest.TestCase):
+    """Servers of a test's own, which are gone at its end in any case."""
+
+    def folder(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return folder.name
+
+    def serve(self, folder, *arguments, environment=()):
+        server = serve(folder, *arguments, environment=environment)
+        self.addCleanup(server.kill)
+        return server.ready()
+
+    def until(self, condition, seconds=PATIENCE_SECONDS):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "it did not come true in time")
+            time.sleep(0.02)
+
+
+class ServerTest(ServingTest):
     """One probe for the tests of a class."""
 
     arguments = ()
@@ -270,12 +290,6 @@ class ServerTest(unittest.TestCase):
         self.assertEqual(error["param"], param, answer.body)
         self.assertTrue(error["type"] and error["message"])
         return error["message"]
-
-    def until(self, condition, seconds=PATIENCE_SECONDS):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, "it did not come true in time")
-            time.sleep(0.02)
 
 
 def bias_to_text():

@@ -1,6 +1,7 @@
 """Anthropic's endpoints, as their clients use them."""
 
 import json
+import os
 import unittest
 
 import support
@@ -128,10 +129,12 @@ class Prompt(ServerTest):
         joined = 3 * n - 2
         self.assertEqual(self.count("a", system=blocks), 5 + joined)
         self.assertEqual(self.count([{"role": "user", "content": "a"}, {"role": "assistant", "content": blocks},
-                                     {"role": "user", "content": "a"}]), 11 + joined)
-        with open("/proc/%d/status" % self.server.process.pid, encoding="ascii") as file:
-            most, = [int(line.split()[1]) for line in file if line.startswith("VmHWM")]
-        self.assertLess(most, 300000)  # KB: not one text for each block
+                                     {"role": "user", "content": "a"}]), 10 + joined)
+        status = "/proc/%d/status" % self.server.process.pid
+        if os.path.exists(status):
+            with open(status, encoding="ascii") as file:
+                most_kb, = [int(line.split()[1]) for line in file if line.startswith("VmHWM")]
+            self.assertLess(most_kb, 300000)  # not all of the text before it for each block
 
     def test_billing_headers_are_dropped(self):
         blocks = [{"type": "text", "text": BILLING % "0123"}, {"type": "text", "text": "x"}]

@@ -105,6 +105,19 @@ class Requests(ServerTest):
         self.assertEqual(connection.head()[0], 200)
         self.assertTrue(connection.is_closed(SOON_SECONDS))
 
+    def test_headers_that_say_two_things(self):
+        head = "POST %s HTTP/1.1\r\nContent-Type: application/json\r\n" % CHAT
+        for lines, status in (("Host: localhost\r\nHost: localhost", 400), ("Host: localhost\r\nhost: evil.example", 400),
+                              ("Host: localhost\r\nContent-Length: 2\r\nContent-Length: 3", 400),
+                              ("Host: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", 400),
+                              ("Host: localhost\r\nTransfer-Encoding: gzip", 501),
+                              ("Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://localhost", 400)):
+            with self.subTest(lines=lines):
+                connection = self.server.connect()
+                connection.send((head + lines + "\r\n\r\n{}").encode())
+                self.refused(connection.answer(), status)
+                connection.close()
+
     def test_what_is_no_http(self):
         for data in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\r\n\r\n\r\n", b"\0" * 100):
             connection = self.server.connect()
@@ -177,6 +190,9 @@ class Limits(ServerTest):
     def test_large_head(self):
         answer = self.server.get("/health", [("X-Large", "x" * 40000)])
         self.refused(answer, 431)
+        answer = self.server.get("/v1/messages", [("X-Large", "x" * 40000)])
+        self.refused(answer, 431)
+        self.assertEqual(answer.json()["type"], "error")
 
     def test_declared_body(self):
         for n in (self.MOST + 1, 10**12, 10**18):

@@ -2,11 +2,9 @@
 
 import json
 import os
-import tempfile
-import unittest
 
 import support
-from support import chat, message, serve
+from support import chat, message
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 FAR = ("--backend", "far", "--isa", "cpu", "--no-think")
@@ -14,9 +12,7 @@ LONG = {"logit_bias": {"257": -100}, "max_tokens": 3000}  # none ends by itself
 CONVERSATION = [{"role": "user", "content": "Tell me of clocks, and of all that people have made of them. " * 4}]
 
 
-class Lost(unittest.TestCase):
-    until = support.ServerTest.until
-
+class Lost(support.ServingTest):
     def ask(self, server, messages):
         body = server.post(CHAT, {"messages": messages, "max_tokens": 12, "logit_bias": support.bias_to_text()}).json()
         return body["choices"][0]["message"], body["usage"]["prompt_tokens_details"]["cached_tokens"]
@@ -47,36 +43,36 @@ class Lost(unittest.TestCase):
         self.assertIn("lost", body["error"]["message"])
 
     def test_lost(self):
-        with tempfile.TemporaryDirectory() as folder:
-            switch = os.path.join(folder, "lost")
-            store = os.path.join(folder, "store")
-            server = serve(store, *FAR, "--parallel", 2, environment={"KVF_FAR_LOST_WHEN": switch}).ready()
-            self.assertEqual(server.get("/health").json()["status"], "ok")
-            said, _ = self.ask(server, CONVERSATION)
-            self.until(lambda: server.metric("kvfold_stored_tokens") > 200)
-            asked = self.begin(server)
-            with open(switch, "w", encoding="ascii"):
-                pass
-            for one in asked:
-                self.check_end(*one)
-            health = server.get("/health")
-            self.assertEqual((health.status, health.json()["status"]), (503, "failed"))
-            self.assertIn("lost", health.json()["error"])
-            answer = server.post(CHAT, chat("again"))
-            self.assertEqual(answer.status, 503)
-            self.assertIn("retry-after", answer.headers)
-            self.assertEqual(server.metric("kvfold_running"), 0)
-            self.assertEqual(server.terminate(), 0)
-            self.assertEqual(sum("lost" in line for line in server.log().splitlines()), 1, server.log())
-            # What is on the disk is taken up, and goes on as it would have.
-            goes_on = [*CONVERSATION, said, {"role": "user", "content": "And lamps?"}]
-            server = serve(store, *FAR).ready()
-            again, cached = self.ask(server, goes_on)
-            self.assertGreater(cached, 200)
-            self.assertEqual(server.terminate(), 0)
-            server = serve(os.path.join(folder, "fresh"), *FAR).ready()
-            self.assertEqual(self.ask(server, goes_on), (again, 0))
-            self.assertEqual(server.terminate(), 0)
+        folder = self.folder()
+        switch = os.path.join(folder, "lost")
+        store = os.path.join(folder, "store")
+        server = self.serve(store, *FAR, "--parallel", 2, environment={"KVF_FAR_LOST_WHEN": switch})
+        self.assertEqual(server.get("/health").json()["status"], "ok")
+        said, _ = self.ask(server, CONVERSATION)
+        self.until(lambda: server.metric("kvfold_stored_tokens") > 200)
+        asked = self.begin(server)
+        with open(switch, "w", encoding="ascii"):
+            pass
+        for one in asked:
+            self.check_end(*one)
+        health = server.get("/health")
+        self.assertEqual((health.status, health.json()["status"]), (503, "failed"))
+        self.assertIn("lost", health.json()["error"])
+        answer = server.post(CHAT, chat("again"))
+        self.assertEqual(answer.status, 503)
+        self.assertIn("retry-after", answer.headers)
+        self.assertEqual(server.metric("kvfold_running"), 0)
+        self.assertEqual(server.terminate(), 0)
+        self.assertEqual(sum("lost" in line for line in server.log().splitlines()), 1, server.log())
+        # What is on the disk is taken up, and goes on as it would have.
+        goes_on = [*CONVERSATION, said, {"role": "user", "content": "And lamps?"}]
+        server = self.serve(store, *FAR)
+        again, cached = self.ask(server, goes_on)
+        self.assertGreater(cached, 200)
+        self.assertEqual(server.terminate(), 0)
+        server = self.serve(os.path.join(folder, "fresh"), *FAR)
+        self.assertEqual(self.ask(server, goes_on), (again, 0))
+        self.assertEqual(server.terminate(), 0)
 
 
 if __name__ == "__main__":
