@@ -8,19 +8,19 @@
 
 #include <cmocka.h>
 
-enum { LONG = 520, SPACING = 256, TURN = 40, ANSWER = 12 };
+enum { LONG = 520, SHORT = 290, SPACING = 256, TURN = 40, ANSWER = 12 };
 
 static void test_a_conversation_goes_on_where_it_was(void **state)
 {
     (void)state;
-    int32_t text[LONG + 4 * (TURN + ANSWER)];
+    int32_t text[SHORT + 4 * (TURN + ANSWER)];
     served server;
     asked *one = calloc(1, sizeof *one);
-    size_t n = LONG;
+    size_t n = SHORT;
     make_prompt(text, n, 1);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
     ask_as_alone(&server, one, text, n, sampled(1), ANSWER);
-    assert_int_equal(read_again(one), LONG);
+    assert_int_equal(read_again(one), SHORT);
     for (uint64_t turn = 2; turn < 5; turn++) {
         n = append_turn(text, n, one, TURN, turn);
         ask_as_alone(&server, one, text, n, turn % 2 ? greedy() : sampled(turn), ANSWER);
@@ -90,18 +90,18 @@ static void test_what_was_read_before_a_cancel_stays(void **state)
 static void test_what_runs_is_gone_on_from(void **state)
 {
     (void)state;
-    int32_t text[LONG];
+    int32_t text[SHORT];
     served server;
     asked *jobs = calloc(2, sizeof *jobs);
-    make_prompt(text, LONG, 7);
+    make_prompt(text, SHORT, 7);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
     jobs[0].slow_seconds = 0.005;
-    ask(&server, &jobs[0], text, LONG, (kvf_job_options){.max_tokens = 60});
+    ask(&server, &jobs[0], text, SHORT, (kvf_job_options){.max_tokens = 60});
     wait_for_tokens(&jobs[0], 3);
-    ask_as_alone(&server, &jobs[1], text, LONG, sampled(3), ANSWER);
+    ask_as_alone(&server, &jobs[1], text, SHORT, sampled(3), ANSWER);
     assert_true(read_again(&jobs[1]) < 128);
     wait_for(&jobs[0]);
-    assert_as_alone(&jobs[0], 0, text, LONG, greedy(), 60);
+    assert_as_alone(&jobs[0], 0, text, SHORT, greedy(), 60);
     serve_end(&server);
     free(jobs);
 }
