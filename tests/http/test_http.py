@@ -106,15 +106,14 @@ class Requests(ServerTest):
         self.assertTrue(connection.is_closed(SOON_SECONDS))
 
     def test_headers_that_say_two_things(self):
-        head = "POST %s HTTP/1.1\r\nContent-Type: application/json\r\n" % CHAT
-        for lines, status in (("Host: localhost\r\nHost: localhost", 400), ("Host: localhost\r\nhost: evil.example", 400),
-                              ("Host: localhost\r\nContent-Length: 2\r\nContent-Length: 3", 400),
-                              ("Host: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", 400),
-                              ("Host: localhost\r\nTransfer-Encoding: gzip", 501),
-                              ("Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://localhost", 400)):
+        for lines, status in (("Host: localhost", 400), ("host: evil.example", 400),
+                              ("Origin: http://localhost\r\nOrigin: http://localhost", 400),
+                              ("Content-Length: 2\r\nContent-Length: 3", 400),
+                              ("Content-Length: 2\r\nTransfer-Encoding: chunked", 400),
+                              ("Transfer-Encoding: gzip", 501)):
             with self.subTest(lines=lines):
                 connection = self.server.connect()
-                connection.send((head + lines + "\r\n\r\n{}").encode())
+                connection.send(("GET /health HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n{}" % lines).encode())
                 self.refused(connection.answer(), status)
                 connection.close()
 
@@ -328,10 +327,9 @@ class Peers(ServerTest):
     def test_closed_while_its_body_waits_to_be_read(self):
         before = self.cancelled()
         jobs = self.server.metric("kvfold_jobs_total")
-        busy = self.server.connect()  # one thread reads all of them: a while for this one
-        for _ in range(4):
-            busy.request("POST", "/tokenize", b'{"content": "a", "x": [' + b"1, " * 1300000 + b"1]}")
-        time.sleep(0.1)
+        busy = [self.server.connect() for _ in range(4)]  # one thread reads all of them
+        for connection in busy:
+            connection.request("POST", "/tokenize", b'{"content": "a", "x": [' + b"1, " * 1300000 + b"1]}")
         gone = self.server.connect()
         gone.request("POST", CHAT, chat("[wait 9000]"))
         time.sleep(0.1)
@@ -339,7 +337,9 @@ class Peers(ServerTest):
         gone.close()
         self.until(lambda: self.server.metric("kvfold_jobs_total") == jobs + 1)
         self.until(lambda: self.cancelled() == before + 1, SOON_SECONDS)
-        busy.close()
+        for connection in busy:
+            self.assertEqual(connection.answer().status, 200)
+            connection.close()
 
     def test_closed_before_all_of_a_body(self):
         connection = self.server.connect()

@@ -127,6 +127,8 @@ class Kill(support.ServingTest):
                 with self.subTest(round=number):
                     server = self.serve(folder)
                     load = Load(server, expected, generator)
+                    if number % 2 == 1:  # else it may be before anything was stored
+                        self.until(lambda load=load: load.stored_tokens > 0)
                     time.sleep(generator.random() * MOST_SECONDS)
                     server.kill()
                     load.end()
