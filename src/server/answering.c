@@ -172,7 +172,7 @@ static void remember(kvf_answering *a, const kvf_choice *choice)
                               kvf_answer_stream_given_bytes(choice->stream) &&
                           a->ask.prompt.n == place.answer_at;
     size_t at = 0;
-    if (!is_whole || choice->end == KVF_JOB_FAILED)
+    if (!is_whole || n == 0 || choice->end == KVF_JOB_FAILED)
         return;
     if (place.is_reasoning) {
         while (at < n && ids[at] != conversation->marks[KVF_MARK_END_THINK])

@@ -238,6 +238,22 @@ static bool take_assistant(conversion *c, const kvf_node *content, size_t i)
     return taken;
 }
 
+/*
+ * A system's text among the messages, as Claude Code has it behind its first question: a text of
+ * the user's turn, where the format has room for one; what is before it stays as it was.
+ */
+static bool take_system(conversion *c, const kvf_node *content)
+{
+    kvf_message *message = &c->list[c->n];
+    *message = c->n == 0 ? (kvf_message){.role = KVF_ROLE_SYSTEM, .role_name = KVF_SPAN("system")}
+                         : (kvf_message){.role = KVF_ROLE_USER, .role_name = KVF_SPAN("user")};
+    message->content = (kvf_span){"", 0};
+    if (!take_texts(c, content, true, &message->content))
+        return false;
+    c->n += message->content.bytes > 0;
+    return true;
+}
+
 static bool take_messages(conversion *c, const kvf_node *messages)
 {
     size_t i = 0;
@@ -252,9 +268,11 @@ static bool take_messages(conversion *c, const kvf_node *messages)
             taken = take_user(c, content, i);
         else if (kvf_span_is(role, "assistant"))
             taken = take_assistant(c, content, i);
+        else if (kvf_span_is(role, "system"))
+            taken = take_system(c, content);
         else
             kvf_refuse(c->refusal, 400, "messages",
-                       "messages[%zu].role is \"%s\"; user or assistant is needed", i,
+                       "messages[%zu].role is \"%s\"; user, assistant or system is needed", i,
                        kvf_span_printable(role).text);
         if (!taken)
             return false;

@@ -159,7 +159,7 @@ static bool same_texts(const kvf_answering *a, int32_t one, int32_t other)
 static void add_top_texts(const kvf_answering *a, const kvf_choice *choice,
                           const kvf_scored *scored, kvf_buffer *out)
 {
-    const kvf_logprob *tops = choice->tops + scored->first_top;
+    const kvf_logprob *tops = a->ask.draw.n_top > 0 ? choice->tops + scored->first_top : NULL;
     bool is_first = true;
     kvf_buffer_add_string(out, "{");
     for (uint32_t j = 0; j < a->ask.draw.n_top; j++) {

@@ -181,7 +181,7 @@ class Load(support.ServingTest):
                       reverse=True)
         print("done:", dict(clients.counts))
         print("processor seconds of the threads:", " ".join("%.2f" % one for one in used))
-        self.assertEqual(clients.wrong[:5], [])
+        self.assertEqual(clients.wrong[:5], [], server.log()[-3000:])
         for way in WAYS:
             self.assertGreater(clients.counts[way], 0, way)
         # Nothing is left of anybody.
