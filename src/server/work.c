@@ -260,6 +260,13 @@ static kvf_room make_room(kvf_work *work, const kvf_job *job, kvf_resume *resume
     return again;
 }
 
+static void note_loss(kvf_work *work, const kvf_error *error)
+{
+    if (work->lost.status == KVF_OK &&
+        (error->status == KVF_DEVICE_LOST || kvf_tensor_set_lost(work->engine->files)))
+        work->lost = *error;
+}
+
 kvf_begun kvf_work_begin(kvf_work *work, kvf_job *job)
 {
     kvf_error error = {KVF_OK, ""};
@@ -281,6 +288,7 @@ kvf_begun kvf_work_begin(kvf_work *work, kvf_job *job)
     work->running = job;
     work->n_running += job->options.n_choices;
     if (status != KVF_OK) {
+        note_loss(work, &error);
         kvf_work_end(work, job, KVF_JOB_FAILED, &error);
         return KVF_BEGUN;
     }
@@ -496,6 +504,7 @@ static void run_again(kvf_work *work, kvf_batch_item *item)
 static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf_choice *choice)
 {
     if (item->status != KVF_OK) {
+        note_loss(work, &item->error);
         end_choice(work, job, choice, KVF_JOB_FAILED, &item->error);
         if (job->n_open > 0 && job->answering_seconds <= 0)
             kvf_work_end(work, job, KVF_JOB_FAILED, &item->error);

@@ -359,6 +359,9 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
 {
     far_device *far = far_of(device);
     far->n_waits++;
+    const char *when = getenv("KVF_FAR_LOST_WHEN");
+    if (!far->lost && when && access(when, F_OK) == 0)
+        far->waits_to_loss = 1;
     if (!far->lost && far->waits_to_loss && --far->waits_to_loss == 0) {
         run_queue(far, far->n_queued / 2);
         far->lost = true;

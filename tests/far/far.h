@@ -10,7 +10,9 @@
  *   - targets of read hold rubbish until then
  *   - argument structs and the sources of write are copied when they are given, and only then
  *
- * Only tests are linked with it: device.c once more, with KVF_FAR, so that it has a name.
+ * A device is lost, in the middle of what is queued, once the file that the environment names as
+ * KVF_FAR_LOST_WHEN is there: for tests of other processes. Only tests are linked with it: device.c
+ * once more, with KVF_FAR, so that it has a name.
  */
 #ifndef KVF_TEST_FAR_H
 #define KVF_TEST_FAR_H
