@@ -42,7 +42,7 @@ struct kvf_scheduler {
     uint32_t n_waiting; /* jobs, in incoming or waiting */
     uint32_t n_running; /* choices */
     bool stopping;
-    bool is_woken; /* the disk's threads did something */
+    bool is_woken;  /* the disk's threads did something */
     kvf_error lost; /* KVF_OK: nothing was */
     uint64_t n_refused;
     kvf_scheduler_report report;

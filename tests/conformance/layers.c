@@ -352,9 +352,9 @@ static void run_experts_stored(cf_run *run)
         routed[e] = stored_expert(run, args.hidden, args.ffn, calm, mixed, up, down);
     args.routed = routed;
     if (args.shared_ffn)
-        args.shared = stored_expert(run, args.hidden, args.shared_ffn, calm,
-                                    mixed || args.shared_ffn % kvf_weight_get(down)->block_values, up,
-                                    down);
+        args.shared =
+            stored_expert(run, args.hidden, args.shared_ffn, calm,
+                          mixed || args.shared_ffn % kvf_weight_get(down)->block_values, up, down);
     compute_experts(run, &args);
 }
 

@@ -19,9 +19,8 @@ static const cf_operation *const operations[] = {
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2",    "avx512", "avx512vnni",
-                                   "neon",   "generic", "sm80",   "ref",
-                                   "cpu"};
+static const char *const isas[] = {"scalar",  "avx2", "avx512", "avx512vnni", "neon",
+                                   "generic", "sm80", "ref",    "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)

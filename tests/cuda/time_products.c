@@ -4,9 +4,9 @@
  *
  *     time_products [--cached | --apart] [ISA..]      by default the GPU's best one, then generic
  *
- * With --cached all products have the same weights, so that those of most types come from the cache:
- * what their decoding takes. Experts are left out. With --apart no kernel begins before the one
- * before it has ended.
+ * With --cached all products have the same weights, so that those of most types come from the
+ * cache: what their decoding takes. Experts are left out. With --apart no kernel begins before the
+ * one before it has ended.
  *
  * A time is that of one graph of many products, none of which has weights that another has and that
  * could still be in the cache, over their number: so the time of a launch is in it.
@@ -31,10 +31,9 @@ enum {
     TOP_K = 6
 };
 
-static const kvf_weight_id types[] = {KVF_WEIGHT_F32,      KVF_WEIGHT_BF16, KVF_WEIGHT_F16,
-                                      KVF_WEIGHT_FP8_E8M0, KVF_WEIGHT_Q8_0, KVF_WEIGHT_FP4,
-                                      KVF_WEIGHT_MXFP4,    KVF_WEIGHT_Q4_K, KVF_WEIGHT_Q2_K,
-                                      KVF_WEIGHT_IQ2_XXS};
+static const kvf_weight_id types[] = {
+    KVF_WEIGHT_F32, KVF_WEIGHT_BF16,  KVF_WEIGHT_F16,  KVF_WEIGHT_FP8_E8M0, KVF_WEIGHT_Q8_0,
+    KVF_WEIGHT_FP4, KVF_WEIGHT_MXFP4, KVF_WEIGHT_Q4_K, KVF_WEIGHT_Q2_K,     KVF_WEIGHT_IQ2_XXS};
 
 /* A device, and what all products on it read and write. */
 struct bench {
@@ -156,7 +155,8 @@ static void print_time(const struct bench *b, const char *what, double bytes, do
     fflush(stdout);
 }
 
-static void time_product(struct bench *b, kvf_weight_id id, uint32_t rows, uint32_t cols, uint32_t n)
+static void time_product(struct bench *b, kvf_weight_id id, uint32_t rows, uint32_t cols,
+                         uint32_t n)
 {
     char what[96];
     kvf_error error;
@@ -213,7 +213,8 @@ static void time_experts(struct bench *b, kvf_weight_id up, kvf_weight_id down)
     const double ms = kvf_cuda_time_graph(REPLAYS) / LAUNCHES;
     snprintf(what, sizeof what, "%u experts %u x %u, %s and %s", TOP_K, FFN, HIDDEN,
              kvf_weight_get(up)->name, kvf_weight_get(down)->name);
-    print_time(b, what, TOP_K * (2.0 * bytes_of(up, FFN, HIDDEN) + bytes_of(down, HIDDEN, FFN)), ms);
+    print_time(b, what, TOP_K * (2.0 * bytes_of(up, FFN, HIDDEN) + bytes_of(down, HIDDEN, FFN)),
+               ms);
     kvf_cuda_time(true);
     for (int i = 0; i < LAUNCHES; i++) {
         args.experts = b->experts + i * TOP_K;

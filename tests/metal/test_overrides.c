@@ -34,8 +34,8 @@ static kvf_status open_with(const char *const *isas, uint32_t n, const char *isa
     driver.overrides = overrides;
     *device = NULL;
     kvf_emulator_set_isas(isas, n);
-    const kvf_status status = kvf_gpu_open_device(
-        emulated(), &driver, &(kvf_device_options){.isa = isa}, device, error);
+    const kvf_status status =
+        kvf_gpu_open_device(emulated(), &driver, &(kvf_device_options){.isa = isa}, device, error);
     kvf_emulator_set_isas(NULL, 0);
     return status;
 }

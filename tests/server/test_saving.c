@@ -117,24 +117,10 @@ static int remove_folder(void **state)
 
 /* ---- A server on it ------------------------------------------------------------------------ */
 
-static kvf_scheduler_report report_of(served *server)
-{
-    kvf_scheduler_report report;
-    kvf_scheduler_read_report(server->scheduler, &report);
-    return report;
-}
-
 static void ask_for(served *server, asked *one, const int32_t *text, size_t n, uint64_t most)
 {
     memset(one, 0, sizeof *one);
     ask(server, one, text, n, (kvf_job_options){.max_tokens = most});
-}
-
-static void ask_as_alone(served *server, asked *one, const int32_t *text, size_t n)
-{
-    ask_for(server, one, text, n, ANSWER);
-    wait_for(one);
-    assert_as_alone(one, 0, text, n, greedy(), ANSWER);
 }
 
 /* Greedy, and no end of it. */
@@ -205,7 +191,7 @@ static void test_a_file_is_restored_while_another_is_answered(void **state)
     make_prompt(text[0], TEXT, 1);
     make_prompt(text[1], TEXT, 2);
     serve(&server, &options);
-    ask_as_alone(&server, &jobs[1], text[0], TEXT);
+    ask_as_alone(&server, &jobs[1], text[0], TEXT, greedy(), ANSWER);
     serve_end(&server);
     serve(&server, &options);
     memset(jobs, 0, 3 * sizeof *jobs);
@@ -239,7 +225,7 @@ static void test_what_leaves_is_on_the_disk_before(void **state)
     sync_milliseconds = 100;
     for (uint64_t i = 0; i < 4; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         assert_true(report_of(&server).live_bytes <= options.memory_bytes);
     }
     assert_true(report_of(&server).n_evicted >= 3);
@@ -252,7 +238,7 @@ static void test_what_leaves_is_on_the_disk_before(void **state)
     serve(&server, &(kvf_scheduler_options){.folder = folder});
     for (uint64_t i = 0; i < 4; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         assert_true(one->choices[0].usage.n_cached >= TEXT - 128);
     }
     serve_end(&server);
@@ -270,7 +256,7 @@ static void test_a_stuck_disk_is_not_waited_for(void **state)
     is_stuck = true;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         if (i == 0)
             WAIT_UNTIL(n_stuck == 1);
         /* What the disk has not confirmed does not count, and what left was counted. */
@@ -294,7 +280,7 @@ static void test_a_full_disk_is_not_waited_for(void **state)
     is_full = true;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         assert_int_equal(report_of(&server).n_dropped, i);
     }
     serve_end(&server);
@@ -302,7 +288,7 @@ static void test_a_full_disk_is_not_waited_for(void **state)
     heal();
     /* Nothing of it is remembered: with room, all is kept. */
     serve(&server, &options);
-    ask_as_alone(&server, one, text, TEXT);
+    ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
     serve_end(&server);
     assert_int_equal(count_files(false), 1);
     free(one);
@@ -320,7 +306,7 @@ static void test_stopping_waits_until_all_is_saved(void **state)
     sync_milliseconds = 50;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
     }
     serve_end(&server);
     heal();

@@ -102,11 +102,11 @@ static kvf_status make_pipeline(kvf_gpu_device *gpu, kvf_gpu_kernel kernel, kvf_
     const kvf_gpu_file file = kernels[kernel].file;
     kvf_gpu_ready *ready = &gpu->kernels[kernel][variant];
     const kvf_gpu_override *override = ready->override;
-    const kvf_status status =
-        !override        ? compile(gpu, file, variant, error)
-        : ready->library ? KVF_OK
-                         : gpu->driver->compile(gpu->gpu, override->library, override->source,
-                                                &ready->library, error);
+    const kvf_status status = !override ? compile(gpu, file, variant, error)
+                              : ready->library
+                                  ? KVF_OK
+                                  : gpu->driver->compile(gpu->gpu, override->library,
+                                                         override->source, &ready->library, error);
     if (status != KVF_OK)
         return status;
     return gpu->driver->make_pipeline(gpu->gpu,
@@ -223,7 +223,8 @@ static kvf_status choose_isa(kvf_gpu_device *gpu, const char *asked, kvf_error *
     while (asked && chosen < n && strcmp(isas[chosen], asked) != 0)
         chosen++;
     if (asked && chosen == n && strcmp(asked, generic_isa) != 0)
-        return kvf_fail(error, KVF_UNSUPPORTED, "backend %s has no ISA '%.40s' on %s; there are: %s",
+        return kvf_fail(error, KVF_UNSUPPORTED,
+                        "backend %s has no ISA '%.40s' on %s; there are: %s",
                         gpu->base.backend->name, asked, gpu->limits.name,
                         list_isas(&gpu->limits, names, sizeof names));
     gpu->base.isa = chosen < n ? isas[chosen] : generic_isa;

@@ -4,7 +4,8 @@
  * changed, and is one launch. Whatever else comes is launched as it is. Internal.
  *
  * Nothing of a pass that goes on like a graph is launched before its wait: the graph's launch is
- * where the GPU begins. One that leaves the way of all graphs is launched from there on as it comes.
+ * where the GPU begins. One that leaves the way of all graphs is launched from there on as it
+ * comes.
  */
 #ifndef KVF_BACKEND_GPU_CUDA_GRAPHS_H
 #define KVF_BACKEND_GPU_CUDA_GRAPHS_H

@@ -9,7 +9,8 @@ const kvf_gpu_override kvf_cuda_overrides[] = {
      .variant = #variant_,                                                                         \
      .library = "vectors." #variant_ ".metal",                                                     \
      .source = "compiled before",                                                                  \
-     .shape = {tokens_, rows_, KVF_VECTOR_THREADS, KVF_STAGED_BYTES(slots_, KVF_SLOT_##variant_)}},
+     .shape = {tokens_, rows_, KVF_VECTOR_THREADS,                                                 \
+               KVF_STAGED_BYTES(slots_, KVF_SLOT_##variant_)}},
 #include "backend/gpu/cuda/overrides.def"
 #undef KVF_CUDA_OVERRIDE
     {0}};

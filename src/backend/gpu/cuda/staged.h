@@ -21,10 +21,10 @@ using namespace metal;
 static inline void kvf_copy_16(threadgroup uchar *to, ulong from)
 {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     (uint)__cvta_generic_to_shared(to)),
-                 "l"(from)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
 #else
     *reinterpret_cast<threadgroup uint4 *>(to) = *reinterpret_cast<device const uint4 *>(from);
 #endif
@@ -114,7 +114,8 @@ static inline float kvf_magic_byte(uint word, uint i)
 #endif
 }
 
-/* `bits` < 20 bits of a word from bit `at` on, at + bits <= 23: a sum that is exact, and no shift. */
+/* `bits` < 20 bits of a word from bit `at` on, at + bits <= 23: a sum that is exact, and no shift.
+ */
 static inline float kvf_magic_bits(uint word, uint mask, uint at)
 {
     return as_type<float>((word & mask << at) | (150 - at) << 23) - float(1u << (23 - at));
@@ -133,7 +134,8 @@ static inline float2 kvf_take_e2m1(uint word, uint i, bool doubled)
                    : __hmul2(pair, __float2half2_rn(16384.0f));
     return float2(__low2float(pair), __high2float(pair));
 #else
-    const float2 pair = float2(float(as_type<half>(ushort(bits))), float(as_type<half>(ushort(bits >> 16))));
+    const float2 pair =
+        float2(float(as_type<half>(ushort(bits))), float(as_type<half>(ushort(bits >> 16))));
     return doubled ? fma(pair, float2(0x1p15f), float2(0.0f)) : pair * float2(0x1p14f);
 #endif
 }
@@ -198,8 +200,8 @@ template <> struct kvf_staged<kvf_weight_bf16> {
     {
         return as_type<float>((uint(shared[at + 2 * i]) | uint(shared[at + 2 * i + 1]) << 8) << 16);
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const kvf_words<4> words = kvf_take_words<4>(shared, at + 16 * lane);
         KVF_UNROLLED
@@ -220,8 +222,8 @@ template <> struct kvf_staged<kvf_weight_f16> {
     {
         return kvf_take_f16(shared, at + 2 * i);
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const kvf_words<4> words = kvf_take_words<4>(shared, at + 16 * lane);
         KVF_UNROLLED
@@ -254,8 +256,8 @@ template <> struct kvf_staged<kvf_weight_fp8_e8m0> {
     {
         return kvf_e4m3_value(shared[at + i]) * kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint scales, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint scales, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const kvf_words<2> words = kvf_take_words<2>(shared, at + 8 * lane);
         const float s = kvf_float_of(kvf_ue8m0_decode(uchar(scales)));
@@ -275,13 +277,12 @@ template <> struct kvf_staged<kvf_weight_q8_0> {
     KVF_NO_VALUES
     enum { SLOT = KVF_SLOT_q8_0, BLOCK = KVF_Q8_0_VALUES, BLOCK_BYTES = KVF_Q8_0_BYTES };
 
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const uint block = at + lane / 4 * KVF_Q8_0_BYTES;
         const float d = kvf_take_f16(shared, block + KVF_Q8_0_D);
-        const kvf_words<2> words =
-            kvf_take_words<2>(shared, block + KVF_Q8_0_CODES + lane % 4 * 8);
+        const kvf_words<2> words = kvf_take_words<2>(shared, block + KVF_Q8_0_CODES + lane % 4 * 8);
         KVF_UNROLLED
         for (uint i = 0; i < 8; i++) {
             /* Of i8: an exclusive or with 128, less 128. */
@@ -353,15 +354,16 @@ template <> struct kvf_staged<kvf_weight_mxfp4> {
     {
         return lane / 2 * 32 + lane % 2 * 8 + four / 2 * 16 + four % 2 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const uint block = at + lane / 2 * KVF_MXFP4_BYTES;
         const float s = kvf_float_of(kvf_ue8m0_decode_half(shared[block + KVF_MXFP4_SCALE]));
         const kvf_words<2> words =
             kvf_take_words<2>(shared, block + KVF_MXFP4_CODES + lane % 2 * 8);
         KVF_UNROLLED
-        for (uint i = 0; i < 8; i++) { /* bytes i % 2 and i % 2 + 2 of a word, its nibble i / 2 % 2 */
+        for (uint i = 0; i < 8;
+             i++) { /* bytes i % 2 and i % 2 + 2 of a word, its nibble i / 2 % 2 */
             const float2 pair = kvf_take_e2m1(words.at[i / 4], i % 2 * 2 + i / 2 % 2, true);
             const uint first = i / 2 % 2 * 8 + i / 4 * 4 + i % 2;
             values.at[first] = s * pair.x;
@@ -388,8 +390,8 @@ template <> struct kvf_staged<kvf_weight_q4_k> {
         const uint i = lane % 16;
         return lane / 16 * KVF_K_VALUES + i / 4 * 64 + four / 2 * 32 + i % 4 * 8 + four % 2 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const uint block = at + lane / 16 * KVF_Q4_K_BYTES;
         const float d = kvf_take_f16(shared, block + KVF_Q4_K_D);
@@ -438,8 +440,8 @@ template <> struct kvf_staged<kvf_weight_q2_k> {
         const uint i = lane % 16;
         return lane / 16 * KVF_K_VALUES + i / 8 * 128 + four * 32 + i % 8 * 4;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
         const uint block = at + lane / 16 * KVF_Q2_K_BYTES;
         const uint i = lane % 16;
@@ -479,10 +481,11 @@ template <> struct kvf_staged<kvf_weight_iq2_xxs> {
     {
         return 16 * lane + 4 * four;
     }
-    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane,
-                            uint, thread kvf_lane_values &values)
+    static inline void take(threadgroup const uchar *shared, uint at, uint, uint lane, uint,
+                            thread kvf_lane_values &values)
     {
-        threadgroup const uint *book = reinterpret_cast<threadgroup const uint *>(shared + KVF_BOOK_AT);
+        threadgroup const uint *book =
+            reinterpret_cast<threadgroup const uint *>(shared + KVF_BOOK_AT);
         const uint block = at + lane / 16 * KVF_IQ2_XXS_BYTES;
         const uint group = block + KVF_IQ2_XXS_GROUPS + lane % 16 / 2 * KVF_IQ2_XXS_GROUP_BYTES;
         const uint word = kvf_take_words<1>(shared, group + 4).at[0];

@@ -30,8 +30,8 @@ enum {
     KVF_SLOT_f16 = KVF_SLOT_bf16,
     KVF_SLOT_fp8_e8m0 = KVF_SLOT_PART(KVF_PIECE_WIDE),
     KVF_SLOT_q8_0 = KVF_SLOT_PART(KVF_PIECE_WIDE / KVF_Q8_0_VALUES * KVF_Q8_0_BYTES),
-    KVF_SLOT_fp4 =
-        KVF_SLOT_PART(KVF_PIECE_NARROW / 2) + KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_FP4_WEIGHT_VALUES),
+    KVF_SLOT_fp4 = KVF_SLOT_PART(KVF_PIECE_NARROW / 2) +
+                   KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_FP4_WEIGHT_VALUES),
     KVF_SLOT_mxfp4 = KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_MXFP4_VALUES * KVF_MXFP4_BYTES),
     KVF_SLOT_q4_k = KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_K_VALUES * KVF_Q4_K_BYTES),
     KVF_SLOT_q2_k = KVF_SLOT_PART(KVF_PIECE_NARROW / KVF_K_VALUES * KVF_Q2_K_BYTES),
@@ -50,10 +50,12 @@ enum {
 };
 
 /* Bytes of a threadgroup with so many rows in slots of so many bytes. */
-#define KVF_STAGED_BYTES(rows, slot) (KVF_SLOTS_AT + KVF_VECTOR_SIMDS * KVF_STAGES * (rows) * (slot))
+#define KVF_STAGED_BYTES(rows, slot)                                                               \
+    (KVF_SLOTS_AT + KVF_VECTOR_SIMDS * KVF_STAGES * (rows) * (slot))
 
-static_assert(KVF_VECTOR_SIMDS *KVF_VECTOR_UP_ROWS * 4 <= KVF_VECTOR_BYTES, "sums of gate and up");
-static_assert(KVF_STAGED_BYTES(KVF_VECTOR_UP_ROWS, KVF_SLOT_q4_k) <= 32768, "Metal's, gpu/driver.h");
+static_assert(KVF_VECTOR_SIMDS * KVF_VECTOR_UP_ROWS * 4 <= KVF_VECTOR_BYTES, "sums of gate and up");
+static_assert(KVF_STAGED_BYTES(KVF_VECTOR_UP_ROWS, KVF_SLOT_q4_k) <= 32768,
+              "Metal's, gpu/driver.h");
 static_assert(KVF_STAGED_BYTES(KVF_VECTOR_UP_ROWS, KVF_SLOT_fp8_e8m0) <= 32768, "");
 static_assert(KVF_STAGED_BYTES(KVF_VECTOR_UP_ROWS, KVF_SLOT_fp4) <= 32768, "");
 static_assert(KVF_STAGED_BYTES(KVF_VECTOR_ROWS, KVF_SLOT_bf16) <= 32768, "");
