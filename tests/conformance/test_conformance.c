@@ -14,7 +14,7 @@ static const cf_operation *const operations[] = {
     &cf_embed, &cf_embed_stored, &cf_matmul,       &cf_product, &cf_norm,           &cf_rope,
     &cf_mix,   &cf_unmix,        &cf_route,        &cf_experts, &cf_experts_stored, &cf_check,
     &cf_pack,  &cf_unpack,       &cf_compress,     &cf_score,   &cf_score_plain,    &cf_select,
-    &cf_mask,  &cf_attend,       &cf_attend_forms,
+    &cf_mask,  &cf_attend,       &cf_attend_forms, &cf_sample,  &cf_draw,
 };
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
@@ -234,6 +234,20 @@ static bool machine_has(const char *backend)
     return status != KVF_UNSUPPORTED;
 }
 
+/* One without an operation does not open, which is not to be taken for a machine without it. */
+static bool all_complete(void)
+{
+    bool complete = true;
+    for (uint32_t i = 0; kvf_backend_get(i); i++) {
+        kvf_error error;
+        if (kvf_backend_check(kvf_backend_get(i), &error) == KVF_OK)
+            continue;
+        fprintf(stderr, "%s\n", error.message);
+        complete = false;
+    }
+    return complete;
+}
+
 int main(int argc, char **argv)
 {
     const char *backend = NULL;
@@ -258,6 +272,8 @@ int main(int argc, char **argv)
         }
     }
 
+    if (!all_complete())
+        return EXIT_FAILURE;
     if (may_skip && backend && !machine_has(backend))
         return SKIPPED;
     kvf_device *reference;

@@ -25,5 +25,8 @@ static kvf_status open_emulated(const kvf_device_options *options, kvf_device **
     return status;
 }
 
-const kvf_backend kvf_backend_emulated = {
-    .name = "emulated", .open = open_emulated, KVF_GPU_OPERATIONS};
+const kvf_backend kvf_backend_emulated = {.name = "emulated",
+                                          .open = open_emulated,
+                                          .map = kvf_gpu_map,
+                                          .unmap = kvf_gpu_unmap,
+                                          KVF_GPU_OPERATIONS};

@@ -173,28 +173,6 @@ static kvf_status check_limits(const kvf_gpu_limits *limits, kvf_error *error)
     return KVF_OK;
 }
 
-/* The words of found as operations leave them. */
-static kvf_status make_found(kvf_gpu_device *gpu, kvf_error *error)
-{
-    kvf_gpu_buffer start;
-    const uint32_t nothing[KVF_FOUND_WORDS] = {KVF_FOUND_NOTHING, KVF_FOUND_NOTHING, 0};
-    if (!kvf_gpu_make_buffer(gpu, sizeof nothing, false, &gpu->found) ||
-        !kvf_gpu_make_buffer(gpu, sizeof nothing, true, &start))
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory on %s", gpu->limits.name);
-    memcpy(start.contents, nothing, sizeof nothing);
-    const kvf_move_kernel_args k = {.to = gpu->found.gpu_address,
-                                    .from = start.gpu_address,
-                                    .n_units = KVF_FOUND_WORDS,
-                                    .unit_bytes = sizeof nothing[0]};
-    kvf_gpu_run(gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_move,
-                                     .groups = {1, 1, 1},
-                                     .threads = KVF_ELEMENTS_THREADS,
-                                     KVF_GPU_ARGUMENTS(k)});
-    const kvf_status status = kvf_gpu_wait(&gpu->base, error);
-    kvf_gpu_release_buffer(gpu, &start);
-    return status;
-}
-
 /* All kernels but those of types that no weights may have, which are many. */
 static kvf_status compile_all(kvf_gpu_device *gpu, kvf_error *error)
 {
@@ -274,8 +252,11 @@ static kvf_status open_parts(kvf_gpu_device *gpu, const char *isa, kvf_error *er
     if (status == KVF_OK)
         status = compile_all(gpu, error);
     if (status == KVF_OK)
-        status = make_found(gpu, error);
-    return status;
+        status = kvf_gpu_open_queue(gpu, error);
+    if (status != KVF_OK)
+        return status;
+    kvf_gpu_found(gpu, 1);
+    return kvf_gpu_wait(&gpu->base, error);
 }
 
 kvf_status kvf_gpu_open_device(const kvf_backend *backend, const kvf_gpu_driver *driver,

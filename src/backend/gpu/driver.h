@@ -23,6 +23,7 @@ typedef struct kvf_gpu_limits {
     uint64_t working_set_bytes; /* what should be allocated at most, in all */
     uint64_t buffer_bytes;      /* the largest buffer */
     uint32_t page_bytes;        /* a buffer takes a multiple of it; 0 or 1: as it is */
+    uint32_t map_bytes;         /* pages of map_buffer; 0: there is no such function */
     uint32_t threadgroup_bytes; /* threadgroup memory a threadgroup */
     uint32_t threadgroup_threads;
     /*
@@ -108,6 +109,13 @@ typedef struct kvf_gpu_driver {
     void (*run)(kvf_gpu *gpu, const kvf_gpu_dispatch *dispatch);
     /* Runs what was encoded to its end. KVF_DEVICE_LOST if the GPU failed, with its message. */
     kvf_status (*wait)(kvf_gpu *gpu, kvf_error *error);
+
+    /*
+     * A buffer over pages of the host's memory, without a copy: of one mapping of a file that is
+     * shared (MAP_SHARED), read-only, and stays until release_buffer. Address and bytes are
+     * multiples of limits.map_bytes. `contents` is NULL. False where the system refuses it.
+     */
+    bool (*map_buffer)(kvf_gpu *gpu, const void *pages, size_t bytes, kvf_gpu_buffer *buffer);
 } kvf_gpu_driver;
 
 #endif

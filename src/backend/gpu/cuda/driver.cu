@@ -430,4 +430,4 @@ static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 
 extern "C" const kvf_gpu_driver kvf_gpu_driver_cuda = {
     kvf_cuda_overrides, open_gpu,    close_gpu,      limits_of, compile, release_library, make_pipeline, release_pipeline,
-    make_buffer, release_buffer, run,       wait};
+    make_buffer, release_buffer, run,       wait,    nullptr};
