@@ -171,13 +171,13 @@ static inline void take_values(threadgroup const uchar *shared, threadgroup cons
                                thread kvf_lane_values &values)
 {
     const uint first = staged::column(lane, 0);
-    if (!staged::PLAIN || first + staged::VALUES <= n) {
+    if (staged::PLAIN != 0 && first + staged::VALUES > n) {
+        KVF_UNROLLED
+        for (uint i = 0; i < staged::VALUES; i++)
+            values.at[i] = first + i < n ? staged::value(piece, at, scales, first + i) : 0.0f;
+    } else {
         staged::take(shared, piece, at, scales, lane, n, values);
-        return;
     }
-    KVF_UNROLLED
-    for (uint i = 0; i < staged::VALUES; i++)
-        values.at[i] = first + i < n ? staged::value(piece, at, scales, first + i) : 0.0f;
 }
 
 /* Adds the products of n values, which are in slots at `slots` of `shared`. */
