@@ -16,7 +16,7 @@ build: ## build the command and the library (the default)
 	@cmake --build $(TREE) -j $(JOBS) --target kvfold_cli kvfold kvfold_static
 
 # Without kernels for NVIDIA's GPUs, which take nvcc longer than all the rest; `make` adds them.
-demo: ## the main job on the bundled checkpoint; with the build about a minute
+demo: ## the main job on the bundled checkpoint; with the build under a minute
 	@./scripts/bootstrap.sh demo
 	@[ -e $(TREE)/build.ninja ] || \
 	    cmake --preset $(BUILD) --log-level=NOTICE -DKVF_TESTS=OFF -DKVF_CUDA=off
