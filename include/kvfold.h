@@ -491,8 +491,9 @@ typedef struct kvf_batch_item {
     const int32_t *ids; /* [n], for begin */
     uint32_t n;         /* at least 1 */
     float *all_logits;  /* the caller's: [n][vocab], where logits of all tokens are wanted */
-    kvf_status status;  /* out: KVF_OK, .. */
-    kvf_error error;    /* .. or why this one was, or will be, undone */
+    struct kvf_sampling *sampling; /* of the model's forward pass alone (src/model/sample.h) */
+    kvf_status status;             /* out: KVF_OK, .. */
+    kvf_error error;               /* .. or why this one was, or will be, undone */
 } kvf_batch_item;
 
 /* Where an item's tokens are. */
@@ -597,8 +598,18 @@ KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
 /* Their ids, then those of the open chunk; until the next begin, truncate or close. Or NULL. */
 KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
-/* [vocab] f32 of the last committed token; the caller writes them, after settle, before commit. */
+/*
+ * [vocab] f32 of the last committed token; the caller writes them, after settle, before commit.
+ * Where they were queued this waits; NaN, if the device was lost that has them.
+ */
 KVF_API float *kvf_session_logits(kvf_session *session);
+/*
+ * The caller's way to write them where they lie in memory of the device: copied in order with what
+ * else it does, without a wait.
+ */
+KVF_API void kvf_session_queue_logits(kvf_session *session, const float *logits);
+/* Until they are where kvf_session_logits says. KVF_DEVICE_LOST: they are gone. */
+KVF_API kvf_status kvf_session_wait_logits(kvf_session *session, kvf_error *error);
 /*
  * Whether they are: not in a session that went back to a checkpoint of a file (see
  * kvf_session_truncate), until a chunk is committed. They are zeros then.
@@ -684,8 +695,8 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
  * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
- * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
- * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged),
+ * KVF_OUT_OF_MEMORY and KVF_DEVICE_LOST. Truncating to 0 is always covered.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);
@@ -698,7 +709,8 @@ KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
  * kvf_session_checkpoint_alignment (a caller ends a chunk there), and no chunk be open. The last
  * KVF_REQUESTED_CHECKPOINTS are kept, whatever the options say; one that is there already is
  * marked. Forks that are made later have it too.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, the session unchanged.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, KVF_DEVICE_LOST, the
+ * session unchanged.
  */
 KVF_API kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error);
 /* The least common multiple of the ratios; more than any context: there are no checkpoints. */

@@ -46,6 +46,12 @@ typedef struct kvf_slab_size {
  */
 #define KVF_SLAB_SIZES 16
 
+/* A stretch of the host's memory. */
+typedef struct kvf_host_part {
+    const void *memory;
+    size_t bytes;
+} kvf_host_part;
+
 /* First member of every backend's own device struct. */
 struct kvf_device {
     const kvf_backend *backend;
@@ -54,9 +60,11 @@ struct kvf_device {
     uint64_t memory_bytes; /* what may be allocated in all; 0: what the host gives */
     uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
+    uint64_t mapped_bytes;                       /* of `map`, whole pages: used besides */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
     size_t slab_bytes; /* the backend's */
     kvf_slab_size slab_sizes[KVF_SLAB_SIZES];
+    uint64_t n_shortages; /* waits that said KVF_OUT_OF_MEMORY; counted by the backend */
     kvf_finding *finding; /* of the public stages, staging memory */
 };
 
@@ -71,13 +79,23 @@ struct kvf_backend {
 
     /*
      * Products are computed with weights as they are stored: where they lie, in memory that the
-     * host has from elsewhere, if addresses_host_memory, or else copied to memory that alloc
-     * gave. Where not, a matrix is f32 in memory that alloc gave.
+     * host has from elsewhere, if addresses_host_memory, or mapped, or else copied to memory that
+     * alloc gave. Where not, a matrix is f32 in memory that alloc gave.
      */
     bool takes_stored_weights;
 
     /* The most that a slab of pages takes; 0: every page is an allocation of its own. */
     size_t slab_bytes;
+
+    /*
+     * Where host and device have one memory but not one address: from map to unmap operations read
+     * the parts where they lie, as weights as they are stored. They ascend, lie in one shared
+     * mapping of a file, and each is at one address of the device throughout. unmap ends it for all
+     * parts in the stretch. Both NULL: weights are copied. KVF_OUT_OF_MEMORY: they are too large
+     * for the device, or one is for a buffer; parts that were mapped before stay so.
+     */
+    kvf_status (*map)(kvf_device *device, const kvf_host_part *parts, size_t n, kvf_error *error);
+    void (*unmap)(kvf_device *device, const void *memory, size_t bytes);
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
@@ -97,15 +115,17 @@ struct kvf_backend {
 
     /*
      * Queued, in order with the operations; `device` memory is of either place. What write
-     * reads may be reused at once; what read writes may be looked at after wait.
+     * reads may be reused at once; what read writes may be looked at after wait. They lack no
+     * memory: what they need is the device's from the start, where more cannot be had.
      */
     void (*zero)(kvf_device *device, void *to, size_t bytes);
     void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
     void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
     void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
     /*
-     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
-     * nothing that is asked for is done then.
+     * Until all that was queued is done. KVF_OK; or what ended the device, with its message:
+     * nothing that is asked for is done then; or, once, KVF_OUT_OF_MEMORY of an operation: neither
+     * it was done nor any operation after it. Bytes are moved in every case but the second.
      */
     kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
@@ -122,25 +142,31 @@ struct kvf_backend {
     void (*unmix)(kvf_device *device, const kvf_unmix_args *args);
     void (*route)(kvf_device *device, const kvf_route_args *args);
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
+    void (*sample)(kvf_device *device, const kvf_sample_args *args);
 
     /*
-     * The four stages. pack leaves rows that cannot be stored as they were; what it has to say
-     * is in `found`, not in the fields of its arguments, and so for compress.
+     * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, which of
+     * several brings some rows, tokens or queries, and what is done for it does not depend on the
+     * others, to the bit. Of all n the same are: widths, strides,
+     * grids, ratios and formats; heads, top k, scale, sinks and the length of the window; weights
+     * of the compressor; whether there is a list or which mask, and lse; the workspace, which is
+     * large enough for each. No two write to the same memory.
+     *
+     * pack leaves rows that cannot be stored as they were; what it has to say is in `found`, not
+     * in the fields of its arguments, and so for compress.
      */
-    void (*check)(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-    void (*compress)(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
-    void (*pack)(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+    void (*check)(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                  uint32_t n);
+    void (*compress)(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                     uint32_t n);
+    void (*pack)(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                 uint32_t n);
+    void (*select)(kvf_device *device, const kvf_select_args *args, uint32_t n);
+    void (*attend)(kvf_device *device, const kvf_attend_args *args, uint32_t n);
+    /* Of one session: the masked profiles', and what is no stage. */
     void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
-    void (*select)(kvf_device *device, const kvf_select_args *args);
     void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
-    void (*attend)(kvf_device *device, const kvf_attend_args *args);
-    /*
-     * select and attend of n_args sessions at once: the same geometry and formats, one workspace
-     * that is large enough for each. NULL: one after the other.
-     */
-    void (*select_batch)(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
-    void (*attend_batch)(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 
     /*
      * Workspace that experts, select and attend ask of the caller. Those of select and attend are
@@ -160,11 +186,19 @@ kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_e
 /* Matrices stay in the files that they are mapped from. */
 static inline bool kvf_backend_maps_weights(const kvf_backend *backend)
 {
-    return backend->takes_stored_weights && backend->addresses_host_memory;
+    return backend->takes_stored_weights && (backend->addresses_host_memory || backend->map);
 }
 
-/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` and the two of batches may
- * be missing. */
+/* Of the device's memory_bytes. */
+static inline uint64_t kvf_device_used_bytes(const kvf_device *device)
+{
+    uint64_t used = device->mapped_bytes;
+    for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
+        used += device->live_bytes[i];
+    return used;
+}
+
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*
@@ -220,5 +254,13 @@ void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes)
 #define KVF_HOST_SLAB_BYTES ((size_t)1 << 20)
 /* For those that cannot be lost. */
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
+void kvf_host_sample(kvf_device *device, const kvf_sample_args *args);
+
+/*
+ * logits[vocab] with their changes to changed[vocab]; uses and biases of other ids are passed
+ * over, and of a bias that comes twice both count. Thread-safe.
+ */
+void kvf_change_logits(const kvf_logit_changes *changes, const float *logits, uint32_t vocab,
+                       float *changed);
 
 #endif

@@ -37,9 +37,7 @@ static uint64_t free_page_bytes(const kvf_device *device, const kvf_plan *plan)
 
 static struct room room_of(const kvf_device *device)
 {
-    uint64_t used = 0;
-    for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-        used += device->live_bytes[i];
+    const uint64_t used = kvf_device_used_bytes(device);
     return (struct room){device->memory_bytes > used ? device->memory_bytes - used : 0,
                          device->buffer_bytes ? device->buffer_bytes : UINT64_MAX};
 }

@@ -1,6 +1,7 @@
 /* A session: opening, closing, and what it reports of itself. */
 #include "cache/session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,7 +177,26 @@ const int32_t *kvf_session_tokens(const kvf_session *session)
 
 float *kvf_session_logits(kvf_session *session)
 {
+    kvf_session_wait_logits(session, NULL);
     return session->logits;
+}
+
+void kvf_session_queue_logits(kvf_session *session, const float *logits)
+{
+    session->device->backend->copy(session->device, session->logits, logits,
+                                   sizeof(float) * session->geometry.vocab);
+    session->logits_queued = true;
+}
+
+kvf_status kvf_session_wait_logits(kvf_session *session, kvf_error *error)
+{
+    if (!session->logits_queued)
+        return kvf_ok(error);
+    const kvf_status status = session->device->backend->wait(session->device, error);
+    for (uint32_t i = 0; status != KVF_OK && i < session->geometry.vocab; i++)
+        session->logits[i] = NAN;
+    session->logits_queued = status != KVF_OK;
+    return status;
 }
 
 bool kvf_session_logits_known(const kvf_session *session)

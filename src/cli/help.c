@@ -361,7 +361,8 @@ static const char bench_part[] =
 static const char bench_device_part[] =
     "\n"
     "Device\n"
-    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read\n"
+    "      --backend NAME     cpu (default) or ref, the reference: slow, written to be read; on\n"
+    "                         a GPU (metal, cuda) batch alone is measured, on rows of zeros\n"
     "      --isa LIST         some of scalar, avx2, avx512, avx512vnni, neon; default: the\n"
     "                         best that this machine has; one that it lacks is refused\n"
     "      --threads N        1 to 1024; default: OMP_NUM_THREADS, else the processors that this\n"

@@ -67,6 +67,7 @@ const kvf_backend kvf_backend_ref = {
     .unmix = kvf_ref_unmix,
     .route = kvf_ref_route,
     .experts = kvf_ref_experts,
+    .sample = kvf_host_sample,
     .check = kvf_ref_check,
     .compress = kvf_ref_compress,
     .pack = kvf_ref_pack,
