@@ -127,13 +127,16 @@ static kvf_status begin_save(kvf_shelf *shelf, kvf_saving *saving, bool *no_room
     kvf_status status = describe(shelf, saving, error);
     if (status == KVF_OK)
         status = kvf_shelf_plan_bytes(shelf, saving->session, &saving->planned_bytes, error);
-    if (status == KVF_OK) {
-        status = kvf_shelf_make_room(shelf, saving->stored, saving->planned_bytes, error);
-        *no_room = status != KVF_OK;
-    }
+    /* Before others leave for it: what a lost device held is not saved. */
     if (status == KVF_OK)
         status = kvf_model_save_begin(shelf->engine->model, saving->session, saving->path, &options,
                                       &saving->save, error);
+    if (status != KVF_OK)
+        return status;
+    status = kvf_shelf_make_room(shelf, saving->stored, saving->planned_bytes, error);
+    *no_room = status != KVF_OK;
+    if (*no_room)
+        kvf_save_end(saving->save, saving->session);
     return status;
 }
 

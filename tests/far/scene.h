@@ -99,6 +99,7 @@ static inline void scene_open_device(const char *backend)
 static inline void scene_close_device(void)
 {
     small_device->backend->release(small_device, small_there, sizeof *small_there);
+    kvf_device_trim(small_device); /* empty slabs are nobody's */
     for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
         assert_int_equal(small_device->live_bytes[i], 0);
     if (small_device != scene_cpu)

@@ -391,6 +391,7 @@ static uint32_t run_short_in(const action *a, inject_function *inject)
     for (uint32_t nth = 1;; nth += (uint32_t)stride) {
         files = digest_files();
         memcpy(live, small_device->live_bytes, sizeof live);
+        kvf_device_trim(small_device); /* no empty slab helps out */
         inject(small_device, nth);
         const kvf_status status = a->act(&s, &error);
         inject(small_device, 0);
