@@ -175,8 +175,8 @@ typedef struct kvf_load_options {
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
  * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
  * KVF_UNSUPPORTED (a newer version, or a profile or flag of one; a compressed file without zstd; a
- * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be
- * NULL. *session is owned by the caller: kvf_session_close.
+ * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY,
+ * KVF_DEVICE_LOST. options may be NULL. *session is owned by the caller: kvf_session_close.
  */
 KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
                                     const kvf_load_options *options, kvf_session **session,

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 kvfold=${1:?usage: demo.sh KVFOLD}
 model=models/tiny
-contexts=1k,8k
+contexts=1k,4k
 prompts=tests/model/needle_eval.jsonl
 needle_tokens=16384
 

@@ -11,8 +11,8 @@
  * thread at a time.
  *
  * Two kinds of memory:
- *   - the device's, counted once there: in class cache while a session holds the page,
- *     in class checkpoint while only checkpoints do;
+ *   - the device's, out of a slab where it has some of that size, counted once there: in class
+ *     cache while a session holds the page, in class checkpoint while only checkpoints do;
  *   - an owner's, for instance the mapping of a snapshot: read-only, not counted by the
  *     device, replaced by an own copy before the first write.
  */
@@ -46,6 +46,7 @@ typedef struct kvf_page {
     uint32_t n_checkpoints; /* checkpoints (open chunks, to go back, and saves) that hold it */
     bool checked;           /* may be read; always so in device memory */
     kvf_page_owner *owner;  /* NULL: the device's memory */
+    kvf_slab *slab;         /* NULL: an allocation of its own, or an owner's memory */
 } kvf_page;
 
 /* A new zeroed page of the device's memory, held by the session. NULL: no memory. */

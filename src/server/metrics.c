@@ -2,7 +2,7 @@
 #include "server/server_internal.h"
 
 static const unsigned statuses[KVF_STATUSES] = {200, 204, 400, 401, 403, 404, 405, 408,
-                                                413, 415, 429, 431, 500, 503, 0 /* cut off */};
+                                                413, 415, 429, 431, 500, 501, 503, 0 /* cut off */};
 
 size_t kvf_status_index(unsigned status)
 {

@@ -42,7 +42,8 @@ struct kvf_scheduler {
     uint32_t n_waiting; /* jobs, in incoming or waiting */
     uint32_t n_running; /* choices */
     bool stopping;
-    bool is_woken; /* the disk's threads did something */
+    bool is_woken;  /* the disk's threads did something */
+    kvf_error lost; /* KVF_OK: nothing was */
     uint64_t n_refused;
     kvf_scheduler_report report;
     kvf_slot *slots; /* [parallel] */
@@ -137,6 +138,9 @@ static kvf_submitted enqueue(kvf_scheduler *scheduler, kvf_job *job, kvf_error *
     if (scheduler->stopping) {
         kvf_fail(error, KVF_FILE_BUSY, "the server is stopping");
         submitted = KVF_SUBMIT_STOPPING;
+    } else if (scheduler->lost.status != KVF_OK) {
+        *error = scheduler->lost;
+        submitted = KVF_SUBMIT_STOPPING;
     } else if (scheduler->n_waiting >= scheduler->options.queue + free_slots) {
         kvf_fail(error, KVF_FILE_BUSY, "%u requests run and %u wait: the queue is full",
                  scheduler->n_running, scheduler->n_waiting);
@@ -194,23 +198,25 @@ static void count_out(kvf_scheduler *scheduler)
 static void end_waiting(kvf_scheduler *scheduler, bool stopping)
 {
     const double now = kvf_seconds();
+    const bool lost = scheduler->work.lost.status != KVF_OK;
     for (kvf_job **at = &scheduler->waiting.first; *at;) {
         kvf_job *job = *at;
         const bool timed_out =
             now - job->submitted_seconds >= scheduler->options.queue_timeout_seconds;
         const bool cancelled = atomic_load(&job->is_cancelled);
-        if (!stopping && !timed_out && !cancelled) {
+        if (!stopping && !lost && !timed_out && !cancelled) {
             at = &job->next;
             continue;
         }
         const kvf_job_end why = cancelled  ? KVF_JOB_CANCELLED
+                                : lost     ? KVF_JOB_FAILED
                                 : stopping ? KVF_JOB_SHUTDOWN
                                            : KVF_JOB_TIMED_OUT;
         list_remove(&scheduler->waiting, at);
         count_out(scheduler);
         scheduler->n_timed_out += why == KVF_JOB_TIMED_OUT;
         scheduler->is_blocked = false;
-        kvf_job_end_all(job, why, NULL);
+        kvf_job_end_all(job, why, &scheduler->work.lost);
     }
 }
 
@@ -218,6 +224,19 @@ static void end_waiting(kvf_scheduler *scheduler, bool stopping)
 static bool is_restored(const kvf_scheduler *scheduler, const kvf_job *job)
 {
     return job->awaited_restores > scheduler->work.n_restored;
+}
+
+/* Nothing that runs or waits can go on, nor anything that comes. */
+static void end_lost(kvf_scheduler *scheduler)
+{
+    kvf_work *work = &scheduler->work;
+    pthread_mutex_lock(&scheduler->mutex);
+    scheduler->lost = work->lost;
+    pthread_mutex_unlock(&scheduler->mutex);
+    kvf_engine_note(&scheduler->engine->events, true,
+                    "%s; no request is answered until the next start", work->lost.message);
+    while (work->running)
+        kvf_work_end(work, work->running, KVF_JOB_FAILED, &work->lost);
 }
 
 /* Of the key that waited longest the job that came first; NULL: none waits but for a file. */
@@ -415,6 +434,8 @@ static void *run(void *user)
         if (work->running)
             kvf_work_step(work);
         kvf_work_hand(work);
+        if (work->lost.status != KVF_OK && scheduler->lost.status == KVF_OK)
+            end_lost(scheduler);
         publish(scheduler, !work->running);
     }
     while (work->running)
@@ -553,6 +574,14 @@ void kvf_scheduler_close(kvf_scheduler *scheduler)
     kvf_scheduler_stop(scheduler);
     pthread_join(scheduler->thread, NULL);
     free_scheduler(scheduler);
+}
+
+bool kvf_scheduler_is_lost(kvf_scheduler *scheduler, kvf_error *why)
+{
+    pthread_mutex_lock(&scheduler->mutex);
+    *why = scheduler->lost;
+    pthread_mutex_unlock(&scheduler->mutex);
+    return why->status != KVF_OK;
 }
 
 kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler)

@@ -99,7 +99,7 @@ typedef enum kvf_submitted {
     KVF_SUBMIT_INVALID,   /* ids outside the vocabulary, numbers out of range (400) */
     KVF_SUBMIT_TOO_LARGE, /* never fits: prompt + max_tokens against context or memory (400) */
     KVF_SUBMIT_BUSY,      /* the queue is full (429) */
-    KVF_SUBMIT_STOPPING,  /* 503 */
+    KVF_SUBMIT_STOPPING,  /* 503; also once the device was lost */
     KVF_SUBMIT_NO_MEMORY  /* for the job's own copy of it (503) */
 } kvf_submitted;
 
@@ -154,6 +154,13 @@ void kvf_scheduler_stop(kvf_scheduler *scheduler);
  * jobs that are not released yet. NULL is fine.
  */
 void kvf_scheduler_close(kvf_scheduler *scheduler);
+
+/*
+ * Whether the device, or the weights, were lost, and how. All that ran and waited has ended with
+ * KVF_JOB_FAILED then, and nothing is accepted any more; what is on the disk is there for the next
+ * start. Thread-safe.
+ */
+bool kvf_scheduler_is_lost(kvf_scheduler *scheduler, kvf_error *why);
 
 /* What the model sampled, by what it reads as (replay.h). Thread-safe; lives as long as this. */
 struct kvf_replays;

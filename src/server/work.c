@@ -30,8 +30,9 @@ static kvf_status open_drawing(kvf_work *work, kvf_error *error)
 {
     const uint32_t vocab = work->engine->config.geometry.vocab;
     const size_t n_items = (size_t)work->options.parallel + 1;
+    const size_t n_candidates = vocab > KVF_SAMPLED_MOST ? vocab : KVF_SAMPLED_MOST;
     work->drawing.vocab = vocab;
-    work->drawing.candidates = malloc(vocab * sizeof *work->drawing.candidates);
+    work->drawing.candidates = malloc(n_candidates * sizeof *work->drawing.candidates);
     work->drawing.logits = malloc(vocab * sizeof *work->drawing.logits);
     work->items = calloc(n_items, sizeof *work->items);
     work->item_of = calloc(n_items, sizeof(kvf_choice *));
@@ -228,6 +229,7 @@ static void resume_again(kvf_work *work, kvf_job *job)
     kvf_prefixes_drop(&work->prefixes, job->choices[0].held);
     job->choices[0].held = held;
     job->choices[0].has_begun = false;
+    job->choices[0].sampling.is_sampled = false;
     work->report.cached_tokens += resume.n_tokens - job->n_read;
     job->n_cached += resume.n_tokens - job->n_read;
     job->n_read = resume.n_tokens;
@@ -258,6 +260,13 @@ static kvf_room make_room(kvf_work *work, const kvf_job *job, kvf_resume *resume
     return again;
 }
 
+static void note_loss(kvf_work *work, const kvf_error *error)
+{
+    if (work->lost.status == KVF_OK &&
+        (error->status == KVF_DEVICE_LOST || kvf_tensor_set_lost(work->engine->files)))
+        work->lost = *error;
+}
+
 kvf_begun kvf_work_begin(kvf_work *work, kvf_job *job)
 {
     kvf_error error = {KVF_OK, ""};
@@ -279,6 +288,7 @@ kvf_begun kvf_work_begin(kvf_work *work, kvf_job *job)
     work->running = job;
     work->n_running += job->options.n_choices;
     if (status != KVF_OK) {
+        note_loss(work, &error);
         kvf_work_end(work, job, KVF_JOB_FAILED, &error);
         return KVF_BEGUN;
     }
@@ -317,11 +327,14 @@ static kvf_job_end end_of(kvf_taken taken)
 }
 
 /* Draws a token and gives it to the job; false where the answer ends, as *end says. */
-static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end *end)
+static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end *end,
+                   kvf_error *error)
 {
     kvf_logprob top[KVF_MAX_TOP_LOGPROBS];
     kvf_drawn drawn;
-    kvf_choice_draw(job, choice, &work->drawing, &drawn, top);
+    *end = KVF_JOB_FAILED;
+    if (kvf_choice_draw(job, choice, &work->drawing, &drawn, top, error) != KVF_OK)
+        return false;
     if (is_eos(&work->engine->config, drawn.id)) {
         *end = KVF_JOB_EOS;
         return false;
@@ -348,9 +361,10 @@ static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end
 static bool answer_or_end(kvf_work *work, kvf_job *job, kvf_choice *choice)
 {
     kvf_job_end end;
-    if (answer(work, job, choice, &end))
+    kvf_error error;
+    if (answer(work, job, choice, &end, &error))
         return false;
-    end_choice(work, job, choice, end, NULL);
+    end_choice(work, job, choice, end, &error);
     if (job->n_open > 0)
         return false;
     forget(work, job);
@@ -410,8 +424,11 @@ static void take_checkpoint(const kvf_job *job, kvf_session *session)
 static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
                      const int32_t *ids, uint32_t n)
 {
-    work->items[at] =
-        (kvf_batch_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
+    work->items[at] = (kvf_batch_item){.session = choice->held->session,
+                                       .ids = ids,
+                                       .n = n,
+                                       .sampling = &choice->sampling,
+                                       .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
 }
@@ -487,6 +504,7 @@ static void run_again(kvf_work *work, kvf_batch_item *item)
 static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf_choice *choice)
 {
     if (item->status != KVF_OK) {
+        note_loss(work, &item->error);
         end_choice(work, job, choice, KVF_JOB_FAILED, &item->error);
         if (job->n_open > 0 && job->answering_seconds <= 0)
             kvf_work_end(work, job, KVF_JOB_FAILED, &item->error);

@@ -34,6 +34,7 @@ typedef struct kvf_work {
     kvf_choice **item_of;        /* [parallel + 1]; NULL: the piece's */
     kvf_job **item_job;          /* [parallel + 1] */
     kvf_scheduler_report report; /* what only counts up */
+    kvf_error lost;              /* what no request can go on after: device or weights are gone */
 } kvf_work;
 
 /*

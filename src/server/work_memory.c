@@ -15,9 +15,7 @@ uint64_t kvf_work_memory_left(const kvf_engine *engine, bool saves)
     uint64_t left = kvf_limits_left();
     left = left > staging_bytes ? left - staging_bytes : 0;
     if (device_bytes > 0) {
-        uint64_t used = 0;
-        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-            used += engine->device->live_bytes[i];
+        const uint64_t used = kvf_device_used_bytes(engine->device);
         const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
         left = device_left < left ? device_left : left;
     }
@@ -85,7 +83,26 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
 uint64_t kvf_work_live_bytes(const kvf_work *work)
 {
     const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_TABLE];
+}
+
+/*
+ * Pages that are free in slabs, but for the last slab of each size, which is nobody's in
+ * particular: memory that is taken already, by sessions that have left it, and that the next ones
+ * take first.
+ */
+static uint64_t free_bytes(const kvf_work *work)
+{
+    const uint64_t pool = work->engine->device->live_bytes[KVF_MEMORY_POOL];
+    return pool > work->needs.pool_bytes ? pool - work->needs.pool_bytes : 0;
+}
+
+/* Whether what there is, and what may come to it, is no more than there may be. */
+static bool fits(const kvf_work *work, uint64_t growth_bytes)
+{
+    const uint64_t left_over = free_bytes(work);
+    const uint64_t more = growth_bytes > left_over ? growth_bytes : left_over;
+    return kvf_work_live_bytes(work) + more <= work->options.memory_bytes;
 }
 
 /* Whether it is worth waiting for: it has what its file has not, and the disk takes it. */
@@ -153,7 +170,7 @@ kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume
     const bool is_vain = work->running && least_live_bytes(work) + running + needed > memory;
     kvf_evicted evicted = KVF_EVICTED;
     while (evicted == KVF_EVICTED) {
-        if (kvf_work_live_bytes(work) + running + needed <= memory)
+        if (fits(work, running + needed))
             return KVF_ROOM;
         evicted = is_vain ? KVF_NONE_TO_EVICT : kvf_work_evict(work, resume->held, true);
     }

@@ -137,7 +137,7 @@ static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_ro
                                 .first_row = first};
     const size_t bytes = (size_t)(end - first) * page.width * sizeof(float);
     device->backend->write(device, work->finding, &nothing, sizeof nothing);
-    device->backend->pack(device, &args, (kvf_findings){.place = work->finding});
+    device->backend->pack(device, &args, &(kvf_findings){.place = work->finding}, 1);
     unpack(device, page, first, end, work->repacked);
     device->backend->read(device, work->host_values, work->values, bytes);
     device->backend->read(device, work->host_repacked, work->repacked, bytes);
@@ -387,14 +387,16 @@ static kvf_status open_checkpoints(kvf_load *load, kvf_error *error)
     const uint32_t n = load->shape.n_checkpoints;
     load->content = (kvf_snapshot_content){.session = load->session, .shape = load->shape};
     load->content.checkpoints = calloc(n + 1, sizeof *load->content.checkpoints);
-    for (uint32_t i = 0; load->content.checkpoints && i < n; i++) {
+    bool memory = load->content.checkpoints != NULL;
+    for (uint32_t i = 0; memory && i < n; i++) {
         kvf_checkpoint *checkpoint =
             kvf_checkpoint_new(load->session, load->shape.checkpoints[i].n_tokens);
         load->content.checkpoints[i] = checkpoint;
-        if (checkpoint)
+        memory = checkpoint != NULL;
+        if (memory)
             checkpoint->inexact_rows = load->shape.checkpoints[i].inexact_rows;
     }
-    if (!load->content.checkpoints || (n > 0 && !load->content.checkpoints[n - 1]))
+    if (!memory)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
                         kvf_printable(load->map->path).text, n);
     return KVF_OK;

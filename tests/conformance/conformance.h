@@ -149,6 +149,13 @@ kvf_rope_table cf_rope_table(cf_run *run, uint64_t n);
 #define CF_N_SIZES 9
 uint32_t cf_n_rows(uint32_t i);
 
+/*
+ * Cuts n elements, one at least, into those of several sessions; returns how many there are.
+ * Session i has the elements firsts[i] .. firsts[i + 1]. More than a simdgroup at most.
+ */
+#define CF_MOST_SESSIONS 40
+uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1]);
+
 /* ---- Weights ----------------------------------------------------------------- */
 
 /*
@@ -193,6 +200,7 @@ kvf_grid cf_grid(uint32_t width);
 extern const cf_operation cf_embed, cf_embed_stored, cf_matmul, cf_product, cf_norm, cf_rope,
     cf_unmix;
 extern const cf_operation cf_mix, cf_route, cf_experts, cf_experts_stored;
+extern const cf_operation cf_sample, cf_draw;
 extern const cf_operation cf_check, cf_pack, cf_unpack, cf_compress;
 extern const cf_operation cf_score, cf_score_plain, cf_select, cf_mask;
 extern const cf_operation cf_attend, cf_attend_forms;

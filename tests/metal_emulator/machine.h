@@ -24,6 +24,7 @@ struct allocation {
     uint64_t offset; /* in both views */
     uint64_t bytes;
     bool live;
+    bool of_host;       /* pages of the host's memory, to be read alone */
     allocation *before; /* all there ever were */
 };
 
@@ -38,6 +39,8 @@ bool memory_open();
 const memory_views &memory();
 /* NULL where it cannot be had. Addresses are never used twice. */
 allocation *memory_allocate(uint64_t bytes);
+/* The same pages as a shared mapping's, to be read; NULL where they are no such pages. */
+allocation *memory_map(const void *pages, uint64_t bytes);
 void memory_release(allocation *allocation);
 /* The allocation whose pages, or guard pages behind, hold a GPU address; else NULL. */
 allocation *memory_find(uintptr_t gpu_address);
@@ -123,6 +126,24 @@ void machine_free(machine *machine);
 bool machine_run_group(machine *machine, const grid *work, uint32_t group_index);
 /* Ends the dispatch: does not return. The message gets kernel, threadgroup, thread. */
 __attribute__((noreturn, format(printf, 1, 2))) void machine_fail(const char *format, ...);
+
+/* ---- touches.cc ---------------------------------------------------------------- */
+
+/* Buffers that the host shares. */
+void touches_add_buffer(allocation *allocation);
+void touches_remove_buffer(const allocation *allocation);
+/* A dispatch was queued; those queued are about to run; the number-th, from 1, runs; all have. */
+void touches_queue();
+void touches_begin_wait();
+void touches_run(uint32_t number);
+void touches_end_wait();
+/* A checked kernel's access, by place in the views. */
+void touches_access(uint64_t offset, uint64_t bytes, bool writes, const char *kernel);
+/* What emulator.h gives tests. */
+void touches_watch(bool on);
+void touches_reset();
+uint64_t touches_count();
+const char *touches_last();
 
 /* ---- checks.cc ----------------------------------------------------------------- */
 

@@ -117,24 +117,10 @@ static int remove_folder(void **state)
 
 /* ---- A server on it ------------------------------------------------------------------------ */
 
-static kvf_scheduler_report report_of(served *server)
-{
-    kvf_scheduler_report report;
-    kvf_scheduler_read_report(server->scheduler, &report);
-    return report;
-}
-
 static void ask_for(served *server, asked *one, const int32_t *text, size_t n, uint64_t most)
 {
     memset(one, 0, sizeof *one);
     ask(server, one, text, n, (kvf_job_options){.max_tokens = most});
-}
-
-static void ask_as_alone(served *server, asked *one, const int32_t *text, size_t n)
-{
-    ask_for(server, one, text, n, ANSWER);
-    wait_for(one);
-    assert_as_alone(one, 0, text, n, greedy(), ANSWER);
 }
 
 /* Greedy, and no end of it. */
@@ -205,7 +191,7 @@ static void test_a_file_is_restored_while_another_is_answered(void **state)
     make_prompt(text[0], TEXT, 1);
     make_prompt(text[1], TEXT, 2);
     serve(&server, &options);
-    ask_as_alone(&server, &jobs[1], text[0], TEXT);
+    ask_as_alone(&server, &jobs[1], text[0], TEXT, greedy(), ANSWER);
     serve_end(&server);
     serve(&server, &options);
     memset(jobs, 0, 3 * sizeof *jobs);
@@ -255,7 +241,7 @@ static void test_what_leaves_is_on_the_disk_before(void **state)
     assert_int_equal(count_files(false), TEXTS);
     serve(&server, &(kvf_scheduler_options){.folder = folder});
     for (int i = 0; i < TEXTS; i++) {
-        ask_as_alone(&server, jobs, text[i], TEXT);
+        ask_as_alone(&server, jobs, text[i], TEXT, greedy(), ANSWER);
         assert_true(jobs->choices[0].usage.n_cached >= TEXT - 128);
     }
     serve_end(&server);
@@ -273,7 +259,7 @@ static void test_a_stuck_disk_is_not_waited_for(void **state)
     is_stuck = true;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         if (i == 0)
             WAIT_UNTIL(n_stuck == 1);
         /* What the disk has not confirmed does not count, and what left was counted. */
@@ -297,7 +283,7 @@ static void test_a_full_disk_is_not_waited_for(void **state)
     is_full = true;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
         assert_int_equal(report_of(&server).n_dropped, i);
     }
     serve_end(&server);
@@ -305,7 +291,7 @@ static void test_a_full_disk_is_not_waited_for(void **state)
     heal();
     /* Nothing of it is remembered: with room, all is kept. */
     serve(&server, &options);
-    ask_as_alone(&server, one, text, TEXT);
+    ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
     serve_end(&server);
     assert_int_equal(count_files(false), 1);
     free(one);
@@ -323,7 +309,7 @@ static void test_stopping_waits_until_all_is_saved(void **state)
     sync_milliseconds = 50;
     for (uint64_t i = 0; i < 3; i++) {
         make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT);
+        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
     }
     serve_end(&server);
     heal();
