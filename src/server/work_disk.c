@@ -11,7 +11,7 @@ static const double save_every_seconds = 1;
  * needed: so long at the least, and at the most.
  */
 static const double slow_bytes_a_second = 50e6;
-static const double least_patience_seconds = 1;
+static const double least_patience_seconds = 2;
 static const double most_patience_seconds = 30;
 
 /* ---- Saving ------------------------------------------------------------------------------- */

@@ -217,32 +217,35 @@ static void test_a_file_is_restored_while_another_is_answered(void **state)
 static void test_what_leaves_is_on_the_disk_before(void **state)
 {
     (void)state;
-    int32_t text[TEXT];
+    enum { TEXTS = 4 };
+    int32_t text[TEXTS][TEXT];
     served server;
-    asked *one = calloc(1, sizeof *one);
+    asked *jobs = calloc(TEXTS, sizeof *jobs);
     const kvf_scheduler_options options = for_one();
     serve(&server, &options);
-    sync_milliseconds = 100;
-    for (uint64_t i = 0; i < 4; i++) {
-        make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
+    sync_milliseconds = 50;
+    for (uint64_t i = 0; i < TEXTS; i++) { /* each comes while the one before is being saved */
+        make_prompt(text[i], TEXT, i);
+        ask_for(&server, &jobs[i], text[i], TEXT, ANSWER);
+        wait_for(&jobs[i]);
         assert_true(report_of(&server).live_bytes <= options.memory_bytes);
     }
+    for (int i = 0; i < TEXTS; i++)
+        assert_as_alone(&jobs[i], 0, text[i], TEXT, greedy(), ANSWER);
     assert_true(report_of(&server).n_evicted >= 3);
     assert_int_equal(report_of(&server).n_dropped, 0);
     assert_true(report_of(&server).stored_files >= 3);
     assert_true(report_of(&server).most_bytes <= options.memory_bytes);
     heal();
     serve_end(&server);
-    assert_int_equal(count_files(false), 4);
+    assert_int_equal(count_files(false), TEXTS);
     serve(&server, &(kvf_scheduler_options){.folder = folder});
-    for (uint64_t i = 0; i < 4; i++) {
-        make_prompt(text, TEXT, i);
-        ask_as_alone(&server, one, text, TEXT, greedy(), ANSWER);
-        assert_true(one->choices[0].usage.n_cached >= TEXT - 128);
+    for (int i = 0; i < TEXTS; i++) {
+        ask_as_alone(&server, jobs, text[i], TEXT, greedy(), ANSWER);
+        assert_true(jobs->choices[0].usage.n_cached >= TEXT - 128);
     }
     serve_end(&server);
-    free(one);
+    free(jobs);
 }
 
 static void test_a_stuck_disk_is_not_waited_for(void **state)
