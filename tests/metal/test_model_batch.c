@@ -81,11 +81,9 @@ static void logits_are_those_of_the_session_alone(void **state)
     /* Up to seven tokens in all; or each item brings eight and more, so that it has tiles alone. */
     static const uint32_t two[][MOST_SESSIONS] = {{5, 2}, {8, 8}};
     static const uint32_t seven[][MOST_SESSIONS] = {{1, 1, 1, 1, 1, 1, 1}};
-    static const uint32_t three[][MOST_SESSIONS] = {{2, 1, 3}};
     engine e = engine_open("emulated", CHUNK);
     run(&e, KVF_PROFILE_FOLD, 2, two, 2);
     run(&e, KVF_PROFILE_FOLD, 7, seven, 1);
-    run(&e, KVF_PROFILE_LEGACY, 3, three, 1);
     engine_close(&e);
 }
 

@@ -190,8 +190,9 @@ struct host_act {
 
 static void test_touches(void)
 {
-#if KVF_EMULATOR_CHECKED
     for (const host_act &a : host_acts) {
+        const uint64_t seen =
+            KVF_EMULATOR_CHECKED ? a.touches : 0; /* of kernels without checks none */
         test_rig rig;
         kvf_error error;
         test_rig_open(&rig, "bugs.metal");
@@ -211,13 +212,12 @@ static void test_touches(void)
         test_rig_queue(&rig, "read_page");
         expect(test_driver->wait(rig.gpu, &error) == KVF_OK, a.what, error.message);
         expect(out[8] == 16 && out[15] == 23, a.what, "another result");
-        expect(kvf_emulator_get_counters()->host_touches == a.touches, a.what,
+        expect(kvf_emulator_get_counters()->host_touches == seen, a.what,
                kvf_emulator_last_touch());
-        expect(!a.touches == !kvf_emulator_last_touch()[0], a.what, "no words for it");
+        expect(!seen == !kvf_emulator_last_touch()[0], a.what, "no words for it");
         kvf_emulator_watch_host(false);
         test_rig_close(&rig);
     }
-#endif
 }
 
 /* ---- Dispatches that do not fit their kernel ----------------------------------------- */
