@@ -30,6 +30,22 @@ typedef enum kvf_place {
  */
 typedef void kvf_task(void *context, size_t first, size_t end, uint32_t thread);
 
+/* Memory of a device in which pages of one size lie. */
+typedef struct kvf_slab kvf_slab;
+
+/* Slabs of a device with pages of one size. */
+typedef struct kvf_slab_size {
+    size_t page_bytes;
+    uint64_t n_slabs; /* 0: the entry is not used */
+    uint64_t n_free;  /* pages that nobody holds, of all slabs */
+    kvf_slab *partly; /* those with pages that are held and pages that are free */
+    kvf_slab *empty;  /* those of which no page is held */
+} kvf_slab_size;
+
+/* Pages of a model have at most 9 sizes: 5 of rows over all profiles, 3 of states, of checkpoints.
+ */
+#define KVF_SLAB_SIZES 16
+
 /* A stretch of the host's memory. */
 typedef struct kvf_host_part {
     const void *memory;
@@ -46,6 +62,9 @@ struct kvf_device {
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
     uint64_t mapped_bytes;                       /* of `map`, whole pages: used besides */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+    size_t slab_bytes; /* the backend's */
+    kvf_slab_size slab_sizes[KVF_SLAB_SIZES];
+    uint64_t n_shortages; /* waits that said KVF_OUT_OF_MEMORY; counted by the backend */
     kvf_finding *finding; /* of the public stages, staging memory */
 };
 
@@ -64,6 +83,9 @@ struct kvf_backend {
      * alloc gave. Where not, a matrix is f32 in memory that alloc gave.
      */
     bool takes_stored_weights;
+
+    /* The most that a slab of pages takes; 0: every page is an allocation of its own. */
+    size_t slab_bytes;
 
     /*
      * Where host and device have one memory but not one address: from map to unmap operations read
@@ -93,15 +115,17 @@ struct kvf_backend {
 
     /*
      * Queued, in order with the operations; `device` memory is of either place. What write
-     * reads may be reused at once; what read writes may be looked at after wait.
+     * reads may be reused at once; what read writes may be looked at after wait. They lack no
+     * memory: what they need is the device's from the start, where more cannot be had.
      */
     void (*zero)(kvf_device *device, void *to, size_t bytes);
     void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
     void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
     void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
     /*
-     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
-     * nothing that is asked for is done then.
+     * Until all that was queued is done. KVF_OK; or what ended the device, with its message:
+     * nothing that is asked for is done then; or, once, KVF_OUT_OF_MEMORY of an operation: neither
+     * it was done nor any operation after it. Bytes are moved in every case but the second.
      */
     kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
@@ -121,23 +145,28 @@ struct kvf_backend {
     void (*sample)(kvf_device *device, const kvf_sample_args *args);
 
     /*
-     * The four stages. pack leaves rows that cannot be stored as they were; what it has to say
-     * is in `found`, not in the fields of its arguments, and so for compress.
+     * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, which of
+     * several brings some rows, tokens or queries, and what is done for it does not depend on the
+     * others, to the bit. Of all n the same are: widths, strides,
+     * grids, ratios and formats; heads, top k, scale, sinks and the length of the window; weights
+     * of the compressor; whether there is a list or which mask, and lse; the workspace, which is
+     * large enough for each. No two write to the same memory.
+     *
+     * pack leaves rows that cannot be stored as they were; what it has to say is in `found`, not
+     * in the fields of its arguments, and so for compress.
      */
-    void (*check)(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-    void (*compress)(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
-    void (*pack)(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+    void (*check)(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                  uint32_t n);
+    void (*compress)(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                     uint32_t n);
+    void (*pack)(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                 uint32_t n);
+    void (*select)(kvf_device *device, const kvf_select_args *args, uint32_t n);
+    void (*attend)(kvf_device *device, const kvf_attend_args *args, uint32_t n);
+    /* Of one session: the masked profiles', and what is no stage. */
     void (*unpack)(kvf_device *device, const kvf_unpack_args *args);
-    void (*select)(kvf_device *device, const kvf_select_args *args);
     void (*score)(kvf_device *device, const kvf_score_args *args);
     void (*mask)(kvf_device *device, const kvf_mask_args *args);
-    void (*attend)(kvf_device *device, const kvf_attend_args *args);
-    /*
-     * select and attend of n_args sessions at once: the same geometry and formats, one workspace
-     * that is large enough for each. NULL: one after the other.
-     */
-    void (*select_batch)(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
-    void (*attend_batch)(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
 
     /*
      * Workspace that experts, select and attend ask of the caller. Those of select and attend are
@@ -169,8 +198,7 @@ static inline uint64_t kvf_device_used_bytes(const kvf_device *device)
     return used;
 }
 
-/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` and the two of batches may
- * be missing. */
+/* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
 kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error);
 
 /*
@@ -181,8 +209,8 @@ void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
                     void *context);
 
 /*
- * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
- * give a valid pointer. Release with the same size and class.
+ * Counted allocation on a device. NULL when the memory cannot be had, not even after
+ * kvf_device_trim. Zero bytes give a valid pointer. Release with the same size and class.
  */
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
@@ -190,12 +218,40 @@ void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes);
 
+/*
+ * A page out of a slab of pages of that size, undefined at first, 64-byte aligned, of the device;
+ * counted in that class, and the rest of the slab in KVF_MEMORY_POOL. Where such pages are not put
+ * into slabs it is an allocation of its own, and *slab NULL. NULL when there is no memory.
+ */
+void *kvf_device_take_page(kvf_device *device, kvf_memory_class klass, size_t bytes,
+                           kvf_slab **slab);
+/* With what take_page gave; the class may be another by now. Work that uses it may be queued. */
+void kvf_device_give_page(kvf_device *device, kvf_memory_class klass, void *page, size_t bytes,
+                          kvf_slab *slab);
+/* Releases the slabs of which no page is held. */
+void kvf_device_trim(kvf_device *device);
+
+/*
+ * Pages of that size in a slab; 0: they are not put into any. Fewer than eight to a slab are so
+ * large that each is worth a call, and what they would leave over of slab_bytes up to an eighth.
+ */
+static inline uint32_t kvf_slab_pages(size_t slab_bytes, uint64_t page_bytes)
+{
+    const bool fits = page_bytes > 0 && page_bytes % 64 == 0 && page_bytes <= slab_bytes / 8;
+    return fits ? (uint32_t)(slab_bytes / page_bytes) : 0;
+}
+
 /* ---- For backends whose memory the host addresses, and that do what is asked at once ------ */
 
 void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
 void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
 void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
+/*
+ * Their slabs: eight pages of the largest rows (64 of 512 f32, 131,072 bytes). An allocator takes
+ * what is larger than 128 KiB from the system and has it back, page by page of 4096, as it is used.
+ */
+#define KVF_HOST_SLAB_BYTES ((size_t)1 << 20)
 /* For those that cannot be lost. */
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
 void kvf_host_sample(kvf_device *device, const kvf_sample_args *args);

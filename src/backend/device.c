@@ -121,6 +121,7 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
     if (status != KVF_OK)
         return status;
     (*device)->finding = backend->alloc(*device, sizeof(kvf_finding), KVF_PLACE_STAGING);
+    (*device)->slab_bytes = backend->slab_bytes;
     if ((*device)->finding)
         return kvf_ok(error);
     kvf_device_close(*device);
@@ -132,6 +133,7 @@ void kvf_device_close(kvf_device *device)
 {
     if (!device)
         return;
+    kvf_device_trim(device);
     if (device->finding)
         device->backend->release(device, device->finding, sizeof(kvf_finding));
     device->backend->close(device);
@@ -173,9 +175,21 @@ static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes
         device->peak_bytes[klass] = device->live_bytes[klass];
 }
 
+static bool has_empty_slabs(const kvf_device *device)
+{
+    bool has = false;
+    for (int i = 0; i < KVF_SLAB_SIZES; i++)
+        has = has || device->slab_sizes[i].empty;
+    return has;
+}
+
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes)
 {
     void *memory = device->backend->alloc(device, bytes, place);
+    if (!memory && has_empty_slabs(device)) {
+        kvf_device_trim(device);
+        memory = device->backend->alloc(device, bytes, place);
+    }
     if (memory)
         count_bytes(device, klass, bytes);
     return memory;
@@ -234,19 +248,18 @@ static kvf_status check_workspace(size_t needed, const void *workspace, size_t g
 
 /*
  * An operation on the arguments as they are, or on copies where the device cannot address
- * what the caller has; until it is done.
+ * what the caller has; until it is done. With `found`: where it is to tell, empty.
  */
-#define KVF_RUN(operation, ...)                                                                    \
+#define KVF_RUN(operation, args)                                                                   \
     (device->backend->addresses_host_memory                                                        \
-         ? (device->backend->operation(__VA_ARGS__), device->backend->wait(device, error))         \
-         : kvf_mirror_##operation(__VA_ARGS__, error))
-
-/* Where the next operation is to tell. */
-static kvf_findings begin_finding(kvf_device *device)
-{
-    *device->finding = (kvf_finding){.first_bad = KVF_NOTHING_FOUND};
-    return (kvf_findings){.place = device->finding};
-}
+         ? (device->backend->operation(device, args, 1), device->backend->wait(device, error))     \
+         : kvf_mirror_##operation(device, args, error))
+#define KVF_RUN_FOUND(operation, args, found)                                                      \
+    (*(found).place = (kvf_finding){.first_bad = KVF_NOTHING_FOUND},                               \
+     device->backend->addresses_host_memory                                                        \
+         ? (device->backend->operation(device, args, &(found), 1),                                 \
+            device->backend->wait(device, error))                                                  \
+         : kvf_mirror_##operation(device, args, found, error))
 
 kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
 {
@@ -272,7 +285,8 @@ kvf_status kvf_pack(kvf_device *device, kvf_pack_args *args, kvf_error *error)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "kvf_pack: %llu rows into a view of %llu",
                         (unsigned long long)args->n_rows, (unsigned long long)args->out.n_rows);
     args->inexact_rows = 0;
-    status = KVF_RUN(pack, device, args, begin_finding(device));
+    const kvf_findings place = {.place = device->finding};
+    status = KVF_RUN_FOUND(pack, args, place);
     if (status != KVF_OK)
         return status;
     const kvf_found found = kvf_found_of(device->finding->first_bad);
@@ -308,7 +322,10 @@ kvf_status kvf_unpack(kvf_device *device, const kvf_unpack_args *args, kvf_error
                         "kvf_unpack: rows %llu + %llu of a view of %llu",
                         (unsigned long long)args->first_row, (unsigned long long)args->n_rows,
                         (unsigned long long)args->in.n_rows);
-    return KVF_RUN(unpack, device, args);
+    if (!device->backend->addresses_host_memory)
+        return kvf_mirror_unpack(device, args, error);
+    device->backend->unpack(device, args);
+    return device->backend->wait(device, error);
 }
 
 /* Whether query i would see more rows than there are; a count that is computed may need 64 bits. */
@@ -368,9 +385,10 @@ kvf_status kvf_select(kvf_device *device, const kvf_select_args *args, kvf_error
         return status;
     const kvf_check_args weights = {
         .n_rows = args->n_queries, .width = args->n_heads, .values = args->head_weights};
-    status = KVF_RUN(check, device, &weights, begin_finding(device));
+    const kvf_findings place = {.place = device->finding};
+    status = KVF_RUN_FOUND(check, &weights, place);
     if (status == KVF_OK)
-        status = KVF_RUN(select, device, args);
+        status = KVF_RUN(select, args);
     const kvf_found found = kvf_found_of(device->finding->first_bad);
     if (status != KVF_OK || found.reason == KVF_OK)
         return status;
@@ -466,5 +484,5 @@ kvf_status kvf_attend(kvf_device *device, const kvf_attend_args *args, kvf_error
                              args->workspace_bytes, "kvf_attend", error);
     if (status != KVF_OK)
         return status;
-    return KVF_RUN(attend, device, args);
+    return KVF_RUN(attend, args);
 }

@@ -106,8 +106,11 @@ static size_t used_bytes(const kvf_rows *view, uint64_t n)
         return (size_t)view->page_rows * KVF_FP8_DATA_BYTES + (size_t)n * KVF_FP8_SCALE_BYTES;
     case KVF_FORMAT_FP4:
         return (size_t)view->page_rows * KVF_FP4_CODE_BYTES + (size_t)n * KVF_FP4_SCALE_BYTES;
-    default: return (size_t)n * kvf_format_row_bytes(view->format, view->width);
+    case KVF_FORMAT_F32:
+    case KVF_FORMAT_F16:
+    case KVF_FORMAT_COUNT: break;
     }
+    return (size_t)n * kvf_format_row_bytes(view->format, view->width);
 }
 
 static void *mirror_page(kvf_mirror *mirror, void *page, size_t bytes, bool written)
@@ -173,7 +176,7 @@ kvf_status kvf_mirror_check(kvf_device *device, const kvf_check_args *args, kvf_
     there.values =
         kvf_mirror_in(&m, args->values, row_bytes(args->n_rows, args->width, args->width));
     if (!m.failed)
-        device->backend->check(device, &there, found);
+        device->backend->check(device, &there, &found, 1);
     return kvf_mirror_end(&m, error);
 }
 
@@ -187,7 +190,7 @@ kvf_status kvf_mirror_pack(kvf_device *device, const kvf_pack_args *args, kvf_fi
     there.rows =
         kvf_mirror_in(&m, args->rows, row_bytes(args->n_rows, args->stride, args->out.width));
     if (!m.failed)
-        device->backend->pack(device, &there, found);
+        device->backend->pack(device, &there, &found, 1);
     return kvf_mirror_end(&m, error);
 }
 
@@ -219,44 +222,56 @@ kvf_select_args kvf_mirror_select_inputs(kvf_mirror *mirror, const kvf_select_ar
     return there;
 }
 
+kvf_select_args kvf_mirror_select_args(kvf_mirror *mirror, const kvf_select_args *args)
+{
+    const size_t n = args->n_queries;
+    kvf_select_args there = kvf_mirror_select_inputs(mirror, args);
+    there.list = kvf_mirror_out(mirror, args->list, n * args->top_k * sizeof *args->list);
+    there.list_len = kvf_mirror_out(mirror, args->list_len, n * sizeof *args->list_len);
+    return there;
+}
+
 kvf_status kvf_mirror_select(kvf_device *device, const kvf_select_args *args, kvf_error *error)
 {
     kvf_mirror m;
-    const size_t n = args->n_queries;
     kvf_mirror_begin(&m, device);
-    kvf_select_args there = kvf_mirror_select_inputs(&m, args);
-    there.list = kvf_mirror_out(&m, args->list, n * args->top_k * sizeof *args->list);
-    there.list_len = kvf_mirror_out(&m, args->list_len, n * sizeof *args->list_len);
+    const kvf_select_args there = kvf_mirror_select_args(&m, args);
     if (!m.failed)
-        device->backend->select(device, &there);
+        device->backend->select(device, &there, 1);
     return kvf_mirror_end(&m, error);
+}
+
+kvf_attend_args kvf_mirror_attend_args(kvf_mirror *mirror, const kvf_attend_args *args)
+{
+    kvf_attend_args there = *args;
+    const size_t n = args->n_queries;
+    const size_t n_heads = n * args->n_heads;
+    there.out = kvf_mirror_out(mirror, args->out, n_heads * KVF_ROW_WIDTH * sizeof(float));
+    there.lse = kvf_mirror_out(mirror, args->lse, n_heads * sizeof(float));
+    there.q = kvf_mirror_in(mirror, args->q, n_heads * KVF_ROW_WIDTH * sizeof(float));
+    there.sinks = kvf_mirror_in(mirror, args->sinks, args->n_heads * sizeof(float));
+    if (args->window_tokens)
+        there.window = kvf_mirror_rows(mirror, &args->window, false);
+    there.rows = kvf_mirror_rows(mirror, &args->rows, false);
+    if (args->rows.n_rows > 0) {
+        there.n_visible = kvf_mirror_in(mirror, args->n_visible, n * sizeof *args->n_visible);
+        there.list = kvf_mirror_in(mirror, args->list, n * args->list_stride * sizeof *args->list);
+        there.list_len = kvf_mirror_in(mirror, args->list_len, n * sizeof *args->list_len);
+        there.mask_f32 =
+            kvf_mirror_in(mirror, args->mask_f32, n * args->mask_stride * sizeof(float));
+        there.mask_f16 =
+            kvf_mirror_in(mirror, args->mask_f16, n * args->mask_stride * sizeof(uint16_t));
+    }
+    there.workspace = kvf_mirror_scratch(mirror, args->workspace ? args->workspace_bytes : 0);
+    return there;
 }
 
 kvf_status kvf_mirror_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error)
 {
     kvf_mirror m;
-    kvf_attend_args there = *args;
-    const size_t n = args->n_queries;
-    const size_t n_heads = n * args->n_heads;
-    const bool has_rows = args->rows.n_rows > 0;
     kvf_mirror_begin(&m, device);
-    there.out = kvf_mirror_out(&m, args->out, n_heads * KVF_ROW_WIDTH * sizeof(float));
-    there.lse = kvf_mirror_out(&m, args->lse, n_heads * sizeof(float));
-    there.q = kvf_mirror_in(&m, args->q, n_heads * KVF_ROW_WIDTH * sizeof(float));
-    there.sinks = kvf_mirror_in(&m, args->sinks, args->n_heads * sizeof(float));
-    if (args->window_tokens)
-        there.window = kvf_mirror_rows(&m, &args->window, false);
-    there.rows = kvf_mirror_rows(&m, &args->rows, false);
-    if (has_rows) {
-        there.n_visible = kvf_mirror_in(&m, args->n_visible, n * sizeof *args->n_visible);
-        there.list = kvf_mirror_in(&m, args->list, n * args->list_stride * sizeof *args->list);
-        there.list_len = kvf_mirror_in(&m, args->list_len, n * sizeof *args->list_len);
-        there.mask_f32 = kvf_mirror_in(&m, args->mask_f32, n * args->mask_stride * sizeof(float));
-        there.mask_f16 =
-            kvf_mirror_in(&m, args->mask_f16, n * args->mask_stride * sizeof(uint16_t));
-    }
-    there.workspace = kvf_mirror_scratch(&m, args->workspace ? args->workspace_bytes : 0);
+    const kvf_attend_args there = kvf_mirror_attend_args(&m, args);
     if (!m.failed)
-        device->backend->attend(device, &there);
+        device->backend->attend(device, &there, 1);
     return kvf_mirror_end(&m, error);
 }

@@ -58,6 +58,9 @@ kvf_status kvf_mirror_unpack(kvf_device *device, const kvf_unpack_args *args, kv
 kvf_status kvf_mirror_select(kvf_device *device, const kvf_select_args *args, kvf_error *error);
 kvf_status kvf_mirror_attend(kvf_device *device, const kvf_attend_args *args, kvf_error *error);
 
+/* Arguments with copies of the arrays, for an operation that the caller asks for. */
+kvf_select_args kvf_mirror_select_args(kvf_mirror *mirror, const kvf_select_args *args);
+kvf_attend_args kvf_mirror_attend_args(kvf_mirror *mirror, const kvf_attend_args *args);
 /* The arrays of select_args that are read: of score too. */
 kvf_select_args kvf_mirror_select_inputs(kvf_mirror *mirror, const kvf_select_args *args);
 

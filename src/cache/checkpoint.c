@@ -422,7 +422,7 @@ kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error)
                         "a checkpoint at %llu tokens; they are taken at multiples of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)all->alignment_tokens);
     bool found = false;
-    kvf_status status = kvf_session_check_free(session, "a checkpoint", error);
+    kvf_status status = kvf_session_check_ready(session, "a checkpoint", error);
     if (status == KVF_OK)
         status = find_present(session, &found, error);
     if (status == KVF_OK && !found)

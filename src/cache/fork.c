@@ -25,10 +25,7 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
 {
     *out = NULL;
     kvf_session *fork;
-    kvf_status status = kvf_session_check_free(session, "fork", error);
-    /* What a lost device holds is nothing to go on with. */
-    if (status == KVF_OK)
-        status = session->device->backend->wait(session->device, error);
+    kvf_status status = kvf_session_check_ready(session, "fork", error);
     if (status == KVF_OK)
         status = kvf_session_open_tables(session->device, &session->geometry, &session->options,
                                          &fork, error);

@@ -54,9 +54,8 @@ uint64_t kvf_session_header_bytes(const kvf_session *session)
 static kvf_status open_parts(kvf_session *session, kvf_error *error)
 {
     session->layers = calloc(session->geometry.n_layers, sizeof *session->layers);
-    session->header =
-        kvf_session_alloc(session, KVF_PLACE_STAGING, kvf_session_header_bytes(session));
-    session->logits = kvf_session_alloc(session, KVF_PLACE_STAGING, 4ull * session->geometry.vocab);
+    session->header = kvf_session_alloc(session, kvf_session_header_bytes(session));
+    session->logits = kvf_session_alloc(session, 4ull * session->geometry.vocab);
     session->before =
         calloc((size_t)session->geometry.n_layers * KVF_LAYER_STATES, sizeof(kvf_page *));
     if (!session->layers || !session->header || !session->logits || !session->before)
@@ -158,7 +157,9 @@ kvf_status kvf_session_close(kvf_session *session)
     if (session->batch)
         return KVF_INVALID_ARGUMENT;
     kvf_batch_close(session->alone);
+    kvf_device *device = session->device;
     close_parts(session);
+    kvf_device_trim(device);
     return KVF_OK;
 }
 

@@ -1,6 +1,6 @@
 /*
- * The stages of one layer inside a batch: append (compress and pack), select,
- * attend. Each calls the backend with views of the pages of one session after the other.
+ * The stages of one layer inside a batch: append (compress and pack), select, attend. Each asks
+ * the backend for what is to be done with the pages of all sessions at once.
  */
 #include <math.h>
 #include <string.h>
@@ -19,7 +19,7 @@ static kvf_status check_layer(kvf_batch *batch, uint32_t layer, kvf_error *error
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u; the model has %u", layer,
                         batch->geometry.n_layers);
     batch->settled = false;
-    return KVF_OK;
+    return kvf_batch_check_done(batch, error);
 }
 
 /* Tokens of one item that a stage is given. */
@@ -71,17 +71,23 @@ static kvf_rows window_view(const kvf_session *session, uint32_t layer, uint64_t
     return kvf_paged_rows_view(window, session->header->n_tokens + session->chunk_tokens);
 }
 
-static void pack_window(const kvf_batch *batch, const part *p, uint32_t layer, const float *rows)
+static void pack_windows(const kvf_batch *batch, uint32_t layer, const float *rows)
 {
-    uint64_t first;
-    kvf_pack_args args = {.rows = rows + (size_t)p->first * KVF_ROW_WIDTH,
-                          .stride = KVF_ROW_WIDTH,
-                          .n_rows = p->n,
-                          .grid = batch->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
-                          .out = window_view(p->session, layer, &first)};
-    args.first_row = p->position - first;
-    batch->device->backend->pack(batch->device, &args,
-                                 found_of(batch, p, layer, KVF_FOUND_WINDOW, 1));
+    const kvf_chunk_span all = {0, batch->n_tokens};
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, all, &p); p.item++, n++) {
+        uint64_t first;
+        kvf_pack_args *args = &batch->stage.pack[n];
+        *args = (kvf_pack_args){.rows = rows + (size_t)p.first * KVF_ROW_WIDTH,
+                                .stride = KVF_ROW_WIDTH,
+                                .n_rows = p.n,
+                                .grid = batch->options.grid_off ? KVF_GRID_NONE : KVF_GRID_FP8,
+                                .out = window_view(p.session, layer, &first)};
+        args->first_row = p.position - first;
+        batch->stage.found[n] = found_of(batch, &p, layer, KVF_FOUND_WINDOW, 1);
+    }
+    batch->device->backend->pack(batch->device, batch->stage.pack, batch->stage.found, n);
 }
 
 /* `input` from the token on; values of a token: parts * width. */
@@ -93,15 +99,15 @@ static kvf_compressor_input input_at(kvf_compressor_input input, uint32_t token,
 }
 
 /* The item's angles are row `rope_row` and on of those given. */
-static void compress(const kvf_batch *batch, const part *p, uint32_t layer,
-                     const kvf_append_args *args, uint64_t rope_row, bool index)
+static kvf_compress_args compress_args(const kvf_batch *batch, const part *p, uint32_t layer,
+                                       const kvf_append_args *args, uint64_t rope_row, bool index)
 {
     const kvf_session *session = p->session;
     const kvf_layer kind = batch->geometry.layers[layer];
     const kvf_grid grid = index ? KVF_GRID_FP4 : KVF_GRID_FP8;
     const uint32_t width = index ? KVF_INDEX_WIDTH : KVF_ROW_WIDTH;
     const size_t angles = rope_row * (KVF_ROPE_WIDTH / 2);
-    const kvf_compress_args compress = {
+    return (kvf_compress_args){
         .width = width,
         .ratio = kind.ratio,
         .overlap = kind.kind == KVF_LAYER_CSA,
@@ -115,20 +121,27 @@ static void compress(const kvf_batch *batch, const part *p, uint32_t layer,
         .hadamard = index && !batch->options.grid_off,
         .grid = batch->options.grid_off ? KVF_GRID_NONE : grid,
         .out = index ? kvf_session_index_rows(session, layer) : kvf_session_rows(session, layer)};
-    batch->device->backend->compress(
-        batch->device, &compress,
-        found_of(batch, p, layer, index ? KVF_FOUND_INDEX_ROWS : KVF_FOUND_ROWS, 1));
 }
 
-static void append_item(const kvf_batch *batch, const part *p, uint32_t layer,
-                        const kvf_append_args *args, uint64_t rope_row)
+/* Angles of items that have failed are among those given, so all items are gone through. */
+static void compress(const kvf_batch *batch, uint32_t layer, const kvf_append_args *args,
+                     bool index)
 {
-    const kvf_layer_kind kind = batch->geometry.layers[layer].kind;
-    pack_window(batch, p, layer, args->window);
-    if (kind != KVF_LAYER_WINDOW)
-        compress(batch, p, layer, args, rope_row, false);
-    if (kind == KVF_LAYER_CSA)
-        compress(batch, p, layer, args, rope_row, true);
+    const kvf_found_place place = index ? KVF_FOUND_INDEX_ROWS : KVF_FOUND_ROWS;
+    const kvf_layer kind = batch->geometry.layers[layer];
+    uint64_t rope_row = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < batch->n_items; i++) {
+        const kvf_item_span span = batch->spans[i];
+        part p = {.item = i};
+        if (batch->sessions[i] && next_part(batch, (kvf_chunk_span){span.first, span.n}, &p)) {
+            batch->stage.compress[n] = compress_args(batch, &p, layer, args, rope_row, index);
+            batch->stage.found[n++] = found_of(batch, &p, layer, place, 1);
+        }
+        rope_row +=
+            kvf_layer_rows(kind, span.position + span.n) - kvf_layer_rows(kind, span.position);
+    }
+    batch->device->backend->compress(batch->device, batch->stage.compress, batch->stage.found, n);
 }
 
 kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_args *args,
@@ -138,16 +151,12 @@ kvf_status kvf_batch_append(kvf_batch *batch, uint32_t layer, const kvf_append_a
     const kvf_status status = check_layer(batch, layer, error);
     if (status != KVF_OK)
         return status;
-    const kvf_layer kind = batch->geometry.layers[layer];
-    uint64_t rope_row = 0;
-    for (uint32_t i = 0; i < batch->n_items; i++) {
-        const kvf_item_span span = batch->spans[i];
-        part p = {.item = i};
-        if (batch->sessions[i] && next_part(batch, (kvf_chunk_span){span.first, span.n}, &p))
-            append_item(batch, &p, layer, args, rope_row);
-        rope_row +=
-            kvf_layer_rows(kind, span.position + span.n) - kvf_layer_rows(kind, span.position);
-    }
+    const kvf_layer_kind kind = batch->geometry.layers[layer].kind;
+    pack_windows(batch, layer, args->window);
+    if (kind != KVF_LAYER_WINDOW)
+        compress(batch, layer, args, false);
+    if (kind == KVF_LAYER_CSA)
+        compress(batch, layer, args, true);
     return kvf_ok(error);
 }
 
@@ -182,47 +191,61 @@ static kvf_status check_span(kvf_batch *batch, uint32_t layer, kvf_chunk_span sp
 
 /*
  * A query that is not finite is an error: its scores would be NaN, which drop out of a softmax
- * or a selection unseen. So is a weight of an index head, of which a token has a row.
+ * or a selection unseen. So is a weight of an index head, of which a token has a row. `values`
+ * begin with the span's.
  */
-static void check_values(const kvf_batch *batch, const part *p, uint32_t layer,
+static void check_values(const kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
                          kvf_found_place place, const float *values, uint32_t rows_per_token,
                          uint32_t width)
 {
-    const kvf_check_args args = {
-        .n_rows = (uint64_t)p->n * rows_per_token, .width = width, .values = values};
-    batch->device->backend->check(batch->device, &args,
-                                  found_of(batch, p, layer, place, rows_per_token));
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, span, &p); p.item++, n++) {
+        const size_t first_row = (size_t)(p.first - span.first) * rows_per_token;
+        batch->stage.check[n] = (kvf_check_args){.n_rows = (uint64_t)p.n * rows_per_token,
+                                                 .width = width,
+                                                 .values = values + first_row * width};
+        batch->stage.found[n] = found_of(batch, &p, layer, place, rows_per_token);
+    }
+    batch->device->backend->check(batch->device, batch->stage.check, batch->stage.found, n);
 }
 
 /*
- * Index queries to the grid: packed codes in the profile without a mask, f32 values
- * in place where index rows are f32.
+ * Index queries to the grid: packed codes in the profile without a mask, f32 values in place where
+ * index rows are f32. They are the queries of stage.select.
  */
-static kvf_rows pack_queries(const kvf_batch *batch, const part *p, uint32_t layer, float *index_q)
+static void pack_queries(const kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                         float *index_q)
 {
     const uint32_t n_heads = batch->geometry.n_index_heads;
     const kvf_format_id format = batch->profile->index_format;
     const size_t token_bytes = kvf_format_page_bytes(format, KVF_INDEX_WIDTH, n_heads);
-    const kvf_rows queries = {.format = format,
-                              .width = KVF_INDEX_WIDTH,
-                              .page_rows = n_heads,
-                              .n_rows = (uint64_t)p->n * n_heads,
-                              .base = format == KVF_FORMAT_F32
-                                          ? (void *)index_q
-                                          : batch->scratch.queries + p->first * token_bytes,
-                              .page_stride_bytes = token_bytes};
-    const kvf_pack_args args = {.rows = index_q,
-                                .stride = KVF_INDEX_WIDTH,
-                                .n_rows = queries.n_rows,
-                                .grid = KVF_GRID_FP4,
-                                .hadamard = true,
-                                .out = queries};
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, span, &p); p.item++, n++) {
+        float *values = index_q + (size_t)(p.first - span.first) * n_heads * KVF_INDEX_WIDTH;
+        const kvf_rows queries = {.format = format,
+                                  .width = KVF_INDEX_WIDTH,
+                                  .page_rows = n_heads,
+                                  .n_rows = (uint64_t)p.n * n_heads,
+                                  .base = format == KVF_FORMAT_F32
+                                              ? (void *)values
+                                              : batch->scratch.queries + p.first * token_bytes,
+                                  .page_stride_bytes = token_bytes};
+        batch->stage.select[n].queries = queries;
+        batch->stage.pack[n] = (kvf_pack_args){.rows = values,
+                                               .stride = KVF_INDEX_WIDTH,
+                                               .n_rows = queries.n_rows,
+                                               .grid = KVF_GRID_FP4,
+                                               .hadamard = true,
+                                               .out = queries};
+        batch->stage.found[n] = found_of(batch, &p, layer, KVF_FOUND_INDEX_QUERIES, n_heads);
+    }
     if (batch->options.grid_off)
-        check_values(batch, p, layer, KVF_FOUND_INDEX_QUERIES, index_q, n_heads, KVF_INDEX_WIDTH);
+        check_values(batch, layer, span, KVF_FOUND_INDEX_QUERIES, index_q, n_heads,
+                     KVF_INDEX_WIDTH);
     else
-        batch->device->backend->pack(batch->device, &args,
-                                     found_of(batch, p, layer, KVF_FOUND_INDEX_QUERIES, n_heads));
-    return queries;
+        batch->device->backend->pack(batch->device, batch->stage.pack, batch->stage.found, n);
 }
 
 /* The masked profiles: scores by tiles of queries, then each tile's part of the mask. */
@@ -262,28 +285,53 @@ static void select_by_mask(const kvf_batch *batch, const kvf_select_args *select
 static kvf_select_args select_args(const kvf_batch *batch, const part *p, uint32_t layer,
                                    const float *head_weights)
 {
-    return (kvf_select_args){.n_queries = p->n,
-                             .n_heads = batch->geometry.n_index_heads,
-                             .top_k = batch->geometry.top_k,
-                             .head_weights = head_weights,
-                             .keys = kvf_session_index_rows(p->session, layer),
-                             .first_token = p->position,
-                             .ratio = batch->geometry.layers[layer].ratio,
-                             .list = batch->scratch.list + (size_t)p->first * batch->geometry.top_k,
-                             .list_len = batch->scratch.list_len + p->first,
-                             .workspace = batch->scratch.select_workspace,
-                             .workspace_bytes = batch->size.select_bytes};
+    kvf_select_args args = {.n_queries = p->n,
+                            .n_heads = batch->geometry.n_index_heads,
+                            .top_k = batch->geometry.top_k,
+                            .head_weights = head_weights,
+                            .keys = kvf_session_index_rows(p->session, layer),
+                            .first_token = p->position,
+                            .ratio = batch->geometry.layers[layer].ratio,
+                            .workspace = batch->scratch.select_workspace,
+                            .workspace_bytes = batch->size.select_bytes};
+    if (batch->profile->mask == KVF_MASK_NONE) { /* with a mask there are no lists */
+        args.list = batch->scratch.list + (size_t)p->first * args.top_k;
+        args.list_len = batch->scratch.list_len + p->first;
+    }
+    return args;
 }
 
-static void select_parts(const kvf_batch *batch, uint32_t n_parts)
+/* All of the span's, but for queries. An item that cannot be read fails; how many are left. */
+static uint32_t prepare_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                               const float *head_weights)
 {
-    const kvf_backend *backend = batch->device->backend;
-    if (n_parts > 1 && backend->select_batch) {
-        backend->select_batch(batch->device, batch->select, n_parts);
-        return;
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, span, &p); p.item++) {
+        const size_t heads = (size_t)(p.first - span.first) * batch->geometry.n_index_heads;
+        kvf_select_args *args = &batch->stage.select[n];
+        kvf_error *why = &batch->items[p.item].error;
+        *args = select_args(batch, &p, layer, head_weights + heads);
+        kvf_status status = check_workspace("select", layer, args->workspace_bytes,
+                                            kvf_select_workspace_bytes(batch->device, args), why);
+        if (status == KVF_OK)
+            status =
+                kvf_paged_rows_check(&p.session->layers[layer].index_rows, args->keys.n_rows, why);
+        if (status != KVF_OK)
+            kvf_batch_fail(batch, p.item, status);
+        else
+            n++;
     }
-    for (uint32_t i = 0; i < n_parts; i++)
-        backend->select(batch->device, &batch->select[i]);
+    return n;
+}
+
+/* The masked profiles, whose scores share memory: one session after the other. */
+static void select_by_masks(const kvf_batch *batch, kvf_chunk_span span)
+{
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, span, &p); p.item++)
+        select_by_mask(batch, &batch->stage.select[n++], p.first);
 }
 
 kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span span, float *index_q,
@@ -293,35 +341,22 @@ kvf_status kvf_batch_select(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     kvf_status status = check_span(batch, layer, span, error);
     if (status != KVF_OK)
         return status;
-    const uint32_t n_heads = batch->geometry.n_index_heads;
     if (batch->geometry.layers[layer].kind != KVF_LAYER_CSA)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u does not select", layer);
     batch->select_tokens = batch->n_tokens;
     batch->select_ratio = batch->geometry.layers[layer].ratio;
-    uint32_t n_parts = 0;
-    part p = {0};
-    for (; next_part(batch, span, &p); p.item++) {
-        const size_t heads = (size_t)(p.first - span.first) * n_heads;
-        kvf_select_args args = select_args(batch, &p, layer, head_weights + heads);
-        kvf_error *why = &batch->items[p.item].error;
-        status = check_workspace("select", layer, args.workspace_bytes,
-                                 kvf_select_workspace_bytes(batch->device, &args), why);
-        if (status == KVF_OK)
-            status =
-                kvf_paged_rows_check(&p.session->layers[layer].index_rows, args.keys.n_rows, why);
-        if (status != KVF_OK) {
-            kvf_batch_fail(batch, p.item, status);
-            continue;
-        }
-        args.queries = pack_queries(batch, &p, layer, index_q + heads * KVF_INDEX_WIDTH);
-        check_values(batch, &p, layer, KVF_FOUND_INDEX_WEIGHTS, args.head_weights, 1, n_heads);
-        if (batch->profile->mask == KVF_MASK_NONE)
-            batch->select[n_parts++] = args;
-        else
-            select_by_mask(batch, &args, p.first);
-    }
-    select_parts(batch, n_parts);
-    return kvf_batch_left(batch, error);
+    const uint32_t n = prepare_select(batch, layer, span, head_weights);
+    status = kvf_batch_left(batch, error);
+    if (n == 0)
+        return status;
+    pack_queries(batch, layer, span, index_q);
+    check_values(batch, layer, span, KVF_FOUND_INDEX_WEIGHTS, head_weights, 1,
+                 batch->geometry.n_index_heads);
+    if (batch->profile->mask == KVF_MASK_NONE)
+        batch->device->backend->select(batch->device, batch->stage.select, n);
+    else
+        select_by_masks(batch, span);
+    return status;
 }
 
 /* What is on the device, to the host. */
@@ -445,28 +480,31 @@ static kvf_attend_args attend_args(const kvf_batch *batch, const part *p, uint32
     return args;
 }
 
-static void attend_parts(const kvf_batch *batch, uint32_t n_parts)
+/* All of the span's. An item that cannot be read fails; how many are left. */
+static uint32_t prepare_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span span,
+                               const float *q, const float *sinks, float *out)
 {
-    const kvf_backend *backend = batch->device->backend;
-    if (n_parts > 1 && backend->attend_batch) {
-        backend->attend_batch(batch->device, batch->attend, n_parts);
-        return;
+    uint32_t n = 0;
+    part p = {0};
+    for (; next_part(batch, span, &p); p.item++) {
+        const size_t values =
+            (size_t)(p.first - span.first) * batch->geometry.n_heads * KVF_ROW_WIDTH;
+        kvf_attend_args *args = &batch->stage.attend[n];
+        kvf_error *why = &batch->items[p.item].error;
+        *args = attend_args(batch, &p, layer);
+        args->q = q + values;
+        args->sinks = sinks;
+        args->out = out + values;
+        kvf_status status = check_workspace("attend", layer, args->workspace_bytes,
+                                            kvf_attend_workspace_bytes(batch->device, args), why);
+        if (status == KVF_OK)
+            status = check_attended(batch, &p, layer, args, why);
+        if (status != KVF_OK)
+            kvf_batch_fail(batch, p.item, status);
+        else
+            n++;
     }
-    for (uint32_t i = 0; i < n_parts; i++)
-        backend->attend(batch->device, &batch->attend[i]);
-}
-
-/* The item's part of a call, checked; what its queries are is looked at on the device. */
-static kvf_status prepare_attend(const kvf_batch *batch, const part *p, uint32_t layer,
-                                 kvf_attend_args *args, kvf_error *error)
-{
-    kvf_status status = check_workspace("attend", layer, args->workspace_bytes,
-                                        kvf_attend_workspace_bytes(batch->device, args), error);
-    if (status == KVF_OK)
-        status = check_attended(batch, p, layer, args, error);
-    if (status == KVF_OK)
-        check_values(batch, p, layer, KVF_FOUND_QUERIES, args->q, args->n_heads, KVF_ROW_WIDTH);
-    return status;
+    return n;
 }
 
 kvf_status kvf_batch_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span span, const float *q,
@@ -476,22 +514,11 @@ kvf_status kvf_batch_attend(kvf_batch *batch, uint32_t layer, kvf_chunk_span spa
     kvf_status status = check_span(batch, layer, span, error);
     if (status != KVF_OK)
         return status;
-    uint32_t n_parts = 0;
-    part p = {0};
-    for (; next_part(batch, span, &p); p.item++) {
-        const size_t values =
-            (size_t)(p.first - span.first) * batch->geometry.n_heads * KVF_ROW_WIDTH;
-        kvf_attend_args *args = &batch->attend[n_parts];
-        *args = attend_args(batch, &p, layer);
-        args->q = q + values;
-        args->sinks = sinks;
-        args->out = out + values;
-        status = prepare_attend(batch, &p, layer, args, &batch->items[p.item].error);
-        if (status != KVF_OK)
-            kvf_batch_fail(batch, p.item, status);
-        else
-            n_parts++;
+    const uint32_t n = prepare_attend(batch, layer, span, q, sinks, out);
+    if (n > 0) {
+        check_values(batch, layer, span, KVF_FOUND_QUERIES, q, batch->geometry.n_heads,
+                     KVF_ROW_WIDTH);
+        batch->device->backend->attend(batch->device, batch->stage.attend, n);
     }
-    attend_parts(batch, n_parts);
     return kvf_batch_left(batch, error);
 }

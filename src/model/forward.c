@@ -32,20 +32,25 @@ typedef struct chunk {
 
 /* ---- Small steps ------------------------------------------------------------- */
 
-/* Values of 4 bytes on the device, as the host sees them. */
-static void observe(const chunk *c, const char *name, uint32_t layer, const void *values,
-                    uint64_t width)
+/*
+ * Values of 4 bytes on the device, as the host sees them. What its wait says ends the pass: what
+ * later operations would read may not be there.
+ */
+static kvf_status observe(const chunk *c, const char *name, uint32_t layer, const void *values,
+                          uint64_t width)
 {
     if (!c->model->observe)
-        return;
+        return KVF_OK;
     const size_t bytes = (size_t)c->n * width * sizeof(float);
     void *copy = malloc(bytes);
     if (!copy)
-        return;
+        return KVF_OK;
     c->backend->read(c->device, copy, values, bytes);
-    if (c->backend->wait(c->device, NULL) == KVF_OK)
+    const kvf_status status = c->backend->wait(c->device, c->error);
+    if (status == KVF_OK)
         c->model->observe(c->model->observe_user, name, layer, copy, c->n, width);
     free(copy);
+    return status;
 }
 
 /* The batch itself, whose selection the observer reads. */
@@ -315,8 +320,7 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     if (status != KVF_OK)
         return status;
     observe_selected(c, layer);
-    observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
-    return KVF_OK;
+    return observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
 }
 
 /* ---- Weights that come from the disk ---------------------------------------------- */
@@ -354,27 +358,41 @@ static void ask_for(const kvf_matrix *matrix)
 
 /*
  * All that were chosen at once: a disk works on many requests in the time of one. They are fewer
- * than there are experts: see reads_all.
+ * than there are experts: see reads_all. What the wait says ends the pass, as in observe.
  */
-static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
+static kvf_status ask_for_experts(const chunk *c, const kvf_layer_weights *w,
+                                  const int32_t *experts)
 {
     if (!c->model->from_disk || reads_all(c))
-        return;
+        return KVF_OK;
     const uint32_t n = c->n * c->config->n_experts_used;
     int32_t *chosen = c->model->forward->host_experts;
     c->backend->read(c->device, chosen, experts, n * sizeof *chosen);
-    const bool known = c->backend->wait(c->device, NULL) == KVF_OK;
-    for (uint32_t i = 0; known && i < n; i++) {
+    const kvf_status status = c->backend->wait(c->device, c->error);
+    for (uint32_t i = 0; status == KVF_OK && i < n; i++) {
         const kvf_expert_weights *expert = &w->routed[chosen[i]];
         ask_for(&expert->w1);
         ask_for(&expert->w3);
         ask_for(&expert->w2);
     }
+    return status;
 }
 
 /* ---- Experts -------------------------------------------------------------------- */
 
-static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
+/* Whoever looks at the choices, before experts of that number are looked up. */
+static kvf_status look_at_route(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
+                                const kvf_route_args *route)
+{
+    kvf_status status = ask_for_experts(c, w, route->experts);
+    if (status == KVF_OK)
+        status = observe(c, "experts", layer, route->experts, route->top_k);
+    if (status == KVF_OK)
+        status = observe(c, "expert_weights", layer, route->weights, route->top_k);
+    return status;
+}
+
+static kvf_status feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
 {
     const kvf_model_config *config = c->config;
     matmul(c, c->n, w->gate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROUTER]);
@@ -390,9 +408,9 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
                                   .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
     c->backend->route(c->device, &route);
-    ask_for_experts(c, w, route.experts);
-    observe(c, "experts", layer, route.experts, route.top_k);
-    observe(c, "expert_weights", layer, route.weights, route.top_k);
+    const kvf_status status = look_at_route(c, layer, w, &route);
+    if (status != KVF_OK)
+        return status;
     const kvf_experts_args experts = {.n = c->n,
                                       .hidden = config->hidden,
                                       .ffn = config->expert_ffn,
@@ -408,7 +426,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                       .out = c->act[KVF_ACT_OUTPUT],
                                       .workspace = c->act[KVF_ACT_EXPERT_WORK]};
     c->backend->experts(c->device, &experts);
-    observe(c, "ffn_out", layer, c->act[KVF_ACT_OUTPUT], config->hidden);
+    return observe(c, "ffn_out", layer, c->act[KVF_ACT_OUTPUT], config->hidden);
 }
 
 /* ---- The layers ------------------------------------------------------------------ */
@@ -420,17 +438,18 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     const kvf_chunk_span all = {0, c->n};
     mix(c, all, w->hc_attn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->attn_norm);
-    const kvf_status status = attention(c, layer, w);
+    kvf_status status = attention(c, layer, w);
     if (status != KVF_OK)
         return status;
     unmix(c);
     mix(c, all, w->hc_ffn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->ffn_norm);
-    feed_forward(c, layer, w);
+    status = feed_forward(c, layer, w);
+    if (status != KVF_OK)
+        return status;
     unmix(c);
-    observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS],
-            (uint64_t)config->n_streams * config->hidden);
-    return KVF_OK;
+    return observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS],
+                   (uint64_t)config->n_streams * config->hidden);
 }
 
 /* ---- The head -------------------------------------------------------------------- */

@@ -37,6 +37,9 @@ struct kvf_job {
     /* Another one reads the same up to there: its checkpoint is waited for. 0: none is. */
     uint64_t awaited_job; /* its number */
     uint64_t awaited_tokens;
+    /* What a file has of its prompt is restored: until that many restores have ended. */
+    uint64_t awaited_restores;
+    bool was_restored; /* once is enough */
     double submitted_seconds;
     double began_seconds;
     double answering_seconds; /* since when; 0: it reads */

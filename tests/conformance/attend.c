@@ -158,7 +158,7 @@ static float *attend_into(cf_run *run, kvf_attend_args *args, bool with_lse)
     args->lse = with_lse ? cf_floats(run, n_heads) : NULL;
     args->workspace_bytes = kvf_attend_workspace_bytes(run->device, args);
     args->workspace = cf_alloc(run, args->workspace_bytes);
-    run->device->backend->attend(run->device, args);
+    run->device->backend->attend(run->device, args, 1);
     cf_wait(run);
     return args->out;
 }
@@ -204,6 +204,53 @@ static void keep_mode(cf_run *run, kvf_attend_args *args, enum mode mode)
     }
 }
 
+/* The queries of one session of those that args is cut into. */
+static kvf_attend_args session_of(const kvf_attend_args *args, uint32_t first, uint32_t end,
+                                  float *out, float *lse)
+{
+    kvf_attend_args session = *args;
+    const size_t first_head = (size_t)first * args->n_heads;
+    session.n_queries = end - first;
+    session.first_token += first;
+    session.q += first_head * KVF_ROW_WIDTH;
+    session.out = out + first_head * KVF_ROW_WIDTH;
+    session.lse = args->lse ? lse + first_head : NULL;
+    session.n_visible = args->n_visible ? args->n_visible + first : NULL;
+    session.list = args->list ? args->list + first * args->list_stride : NULL;
+    session.list_len = args->list ? args->list_len + first : NULL;
+    session.mask_f32 = args->mask_f32 ? args->mask_f32 + first * args->mask_stride : NULL;
+    session.mask_f16 = args->mask_f16 ? args->mask_f16 + first * args->mask_stride : NULL;
+    return session;
+}
+
+/* Whatever queries share an operation, each has the bits that it has among others. */
+static void check_sessions(cf_run *run, const kvf_attend_args *args)
+{
+    kvf_attend_args sessions[CF_MOST_SESSIONS];
+    uint32_t firsts[CF_MOST_SESSIONS + 1];
+    const size_t n_heads = (size_t)args->n_queries * args->n_heads;
+    const uint32_t n = cf_cut(&run->random, args->n_queries, firsts);
+    float *out = cf_floats(run, n_heads * KVF_ROW_WIDTH);
+    float *lse = cf_floats(run, n_heads);
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sessions[i] = session_of(args, firsts[i], firsts[i + 1], out, lse);
+        const size_t needed = kvf_attend_workspace_bytes(run->device, &sessions[i]);
+        bytes = needed > bytes ? needed : bytes;
+    }
+    void *workspace = cf_alloc(run, bytes);
+    for (uint32_t i = 0; i < n; i++) {
+        sessions[i].workspace = workspace;
+        sessions[i].workspace_bytes = bytes;
+    }
+    run->device->backend->attend(run->device, sessions, n);
+    cf_wait(run);
+    if (memcmp(out, args->out, out_bytes(args)) != 0 ||
+        (args->lse && memcmp(lse, args->lse, n_heads * sizeof *lse) != 0))
+        fail_msg("case %u on %s: queries of %u sessions differ from those of one", run->index,
+                 run->target, n);
+}
+
 static void run_attend(cf_run *run)
 {
     const uint32_t n_rows = cf_n_rows(run->index);
@@ -216,6 +263,7 @@ static void run_attend(cf_run *run)
         args.window_tokens = 0;
     attend_into(run, &args, cf_chance(&run->random, 2));
     report_results(run, &args);
+    check_sessions(run, &args);
 }
 
 const cf_operation cf_attend = {"attend", "bit-identical, or bounded on a GPU",

@@ -108,11 +108,10 @@ static kvf_compress_args make_args(const struct sequence *s, const struct layer 
     return args;
 }
 
-/* Every stored row as f32, so that layers with different pages can be compared. */
-static float *decode(cf_run *run, const struct sequence *s, const kvf_rows *rows)
+/* The first n stored rows as f32, so that layers with different pages can be compared. */
+static float *decode(cf_run *run, const struct sequence *s, const kvf_rows *rows, uint64_t n)
 {
     const uint64_t first = s->first_token / s->kind->ratio;
-    const uint64_t n = (s->first_token + s->n_tokens) / s->kind->ratio - first;
     float *values = cf_floats(run, n * s->kind->width);
     const kvf_unpack_args args = {
         .in = *rows, .first_row = first, .n_rows = n, .out = values, .stride = s->kind->width};
@@ -130,7 +129,7 @@ static kvf_status run_chunk(cf_run *run, const struct sequence *s, struct layer 
     float *state_before = cf_alloc(run, s->state_bytes);
     memcpy(state_before, layer->state, s->state_bytes);
 
-    run->device->backend->compress(run->device, &args, found);
+    run->device->backend->compress(run->device, &args, &found, 1);
     cf_wait(run);
     const kvf_status status = cf_report_finding(run, &found);
     if (status != KVF_OK)
@@ -154,6 +153,48 @@ static void run_spoilt_chunk(cf_run *run, const struct sequence *s, struct layer
     *spoilt = good;
 }
 
+/*
+ * Sessions with the sequence's first tokens, some, none that completes a row among them, in one
+ * operation: what is found, and where nothing is rows and state, as each alone.
+ */
+static void check_sessions(cf_run *run, const struct sequence *s, const float *state)
+{
+    enum { MOST = 7 };
+    struct layer alone[MOST];
+    struct layer together[MOST];
+    kvf_compress_args sessions[MOST];
+    kvf_findings found_alone[MOST];
+    kvf_findings found[MOST];
+    const uint32_t n = CF_ONE_OF(&run->random, 2, 3, MOST);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t some = 1 + cf_pick(&run->random, s->n_tokens);
+        const uint32_t n_tokens = CF_ONE_OF(&run->random, 1, some, s->n_tokens);
+        alone[i] = make_layer(run, s, state);
+        together[i] = make_layer(run, s, state);
+        const kvf_compress_args args = make_args(s, &alone[i], 0, n_tokens);
+        found_alone[i] = cf_findings(run);
+        found[i] = cf_findings(run);
+        found[i].first = found_alone[i].first;
+        run->device->backend->compress(run->device, &args, &found_alone[i], 1);
+        sessions[i] = make_args(s, &together[i], 0, n_tokens);
+    }
+    run->device->backend->compress(run->device, sessions, found, n);
+    cf_wait(run);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(found[i].place->first_bad, found_alone[i].place->first_bad);
+        if (cf_found(&found[i]) != KVF_OK)
+            continue;
+        assert_int_equal(found[i].place->inexact_rows, found_alone[i].place->inexact_rows);
+        assert_memory_equal(together[i].state, alone[i].state, s->state_bytes);
+        const uint64_t n_rows =
+            (s->first_token + sessions[i].n) / s->kind->ratio - s->first_token / s->kind->ratio;
+        const float *a = decode(run, s, &together[i].rows, n_rows);
+        const float *b = decode(run, s, &alone[i].rows, n_rows);
+        if (n_rows)
+            assert_memory_equal(a, b, n_rows * s->kind->width * sizeof *a);
+    }
+}
+
 static void run_compress(cf_run *run)
 {
     const struct sequence s = make_sequence(run);
@@ -162,6 +203,8 @@ static void run_compress(cf_run *run)
         cf_values(&run->random, CF_NORMAL, state, s.state_bytes / sizeof *state);
     struct layer chunked = make_layer(run, &s, state);
     struct layer whole = make_layer(run, &s, state);
+    if (cf_chance(&run->random, 4))
+        check_sessions(run, &s, state);
 
     kvf_status status = KVF_OK;
     for (uint32_t first = 0; first < s.n_tokens && status == KVF_OK;) {
@@ -185,8 +228,8 @@ static void run_compress(cf_run *run)
     assert_int_equal(whole.inexact_rows, chunked.inexact_rows);
     const uint64_t n_rows =
         (s.first_token + s.n_tokens) / s.kind->ratio - s.first_token / s.kind->ratio;
-    const float *a = decode(run, &s, &chunked.rows);
-    const float *b = decode(run, &s, &whole.rows);
+    const float *a = decode(run, &s, &chunked.rows, n_rows);
+    const float *b = decode(run, &s, &whole.rows, n_rows);
     if (n_rows)
         assert_memory_equal(a, b, n_rows * s.kind->width * sizeof *a);
 }

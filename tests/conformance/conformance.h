@@ -149,6 +149,13 @@ kvf_rope_table cf_rope_table(cf_run *run, uint64_t n);
 #define CF_N_SIZES 9
 uint32_t cf_n_rows(uint32_t i);
 
+/*
+ * Cuts n elements, one at least, into those of several sessions; returns how many there are.
+ * Session i has the elements firsts[i] .. firsts[i + 1]. More than a simdgroup at most.
+ */
+#define CF_MOST_SESSIONS 40
+uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1]);
+
 /* ---- Weights ----------------------------------------------------------------- */
 
 /*

@@ -233,75 +233,97 @@ static void mirrored_experts(kvf_device *device, const kvf_experts_args *args)
 
 /* ---- Stages ------------------------------------------------------------------------------ */
 
+/* Arrays of n, for the arguments and findings of sessions. */
+static void *array(uint32_t n, size_t bytes)
+{
+    void *made = calloc(n, bytes);
+    if (!made)
+        fail_msg("no memory for the test itself");
+    return made;
+}
+
 /* A finding that is the case's memory, where the device can lower it. */
-static kvf_findings findings_there(kvf_mirror *m, kvf_findings found)
+static kvf_findings finding_there(kvf_mirror *m, kvf_findings found)
 {
     return (kvf_findings){.place = kvf_mirror_out(m, found.place, sizeof *found.place),
                           .first = found.first};
 }
 
-#define RUN_FINDING(operation)                                                                     \
-    do {                                                                                           \
-        const kvf_findings place = findings_there(&m, found);                                      \
-        if (!m.failed)                                                                             \
-            m.device->backend->operation(m.device, &there, place);                                 \
-        end(device, &m);                                                                           \
-    } while (0)
-
-static void mirrored_check(kvf_device *device, const kvf_check_args *args, kvf_findings found)
+static kvf_check_args check_there(kvf_mirror *m, const kvf_check_args *args)
 {
-    kvf_mirror m = begin(device);
     kvf_check_args there = *args;
-    there.values = kvf_mirror_in(&m, args->values, floats(args->n_rows, args->width, args->width));
-    RUN_FINDING(check);
+    there.values = kvf_mirror_in(m, args->values, floats(args->n_rows, args->width, args->width));
+    return there;
 }
 
-static void mirrored_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
+static kvf_pack_args pack_there(kvf_mirror *m, const kvf_pack_args *args)
 {
-    kvf_mirror m = begin(device);
     kvf_pack_args there = *args;
-    there.out = kvf_mirror_rows(&m, &args->out, true);
-    there.rows = kvf_mirror_in(&m, args->rows, floats(args->n_rows, args->stride, args->out.width));
-    RUN_FINDING(pack);
+    there.out = kvf_mirror_rows(m, &args->out, true);
+    there.rows = kvf_mirror_in(m, args->rows, floats(args->n_rows, args->stride, args->out.width));
+    return there;
 }
 
-static void mirrored_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
+static kvf_compress_args compress_there(kvf_mirror *m, const kvf_compress_args *args)
 {
-    kvf_mirror m = begin(device);
     kvf_compress_args there = *args;
     const size_t parts = args->overlap ? 2 : 1;
     const size_t columns = parts * args->width;
     const uint64_t n_rows =
         (args->first_token + args->n) / args->ratio - args->first_token / args->ratio;
-    there.state =
-        kvf_mirror_out(&m, args->state, parts * args->ratio * 2 * columns * sizeof(float));
-    there.out = kvf_mirror_rows(&m, &args->out, true);
-    there.input.kv = kvf_mirror_in(&m, args->input.kv, args->n * columns * sizeof(float));
-    there.input.gate = kvf_mirror_in(&m, args->input.gate, args->n * columns * sizeof(float));
+    there.state = kvf_mirror_out(m, args->state, parts * args->ratio * 2 * columns * sizeof(float));
+    there.out = kvf_mirror_rows(m, &args->out, true);
+    there.input.kv = kvf_mirror_in(m, args->input.kv, args->n * columns * sizeof(float));
+    there.input.gate = kvf_mirror_in(m, args->input.gate, args->n * columns * sizeof(float));
     there.input.position_bias =
-        kvf_mirror_in(&m, args->input.position_bias, args->ratio * columns * sizeof(float));
+        kvf_mirror_in(m, args->input.position_bias, args->ratio * columns * sizeof(float));
     there.input.norm_weight =
-        kvf_mirror_in(&m, args->input.norm_weight, args->width * sizeof(float));
-    there.rope = table_there(&m, args->rope, n_rows);
-    RUN_FINDING(compress);
+        kvf_mirror_in(m, args->input.norm_weight, args->width * sizeof(float));
+    there.rope = table_there(m, args->rope, n_rows);
+    return there;
 }
+
+#define MIRRORED_FINDING(operation)                                                                \
+    static void mirrored_##operation(kvf_device *device, const kvf_##operation##_args *args,       \
+                                     const kvf_findings *found, uint32_t n)                        \
+    {                                                                                              \
+        kvf_mirror m = begin(device);                                                              \
+        kvf_##operation##_args *there = array(n, sizeof *there);                                   \
+        kvf_findings *places = array(n, sizeof *places);                                           \
+        for (uint32_t i = 0; i < n; i++) {                                                         \
+            there[i] = operation##_there(&m, &args[i]);                                            \
+            places[i] = finding_there(&m, found[i]);                                               \
+        }                                                                                          \
+        if (!m.failed)                                                                             \
+            m.device->backend->operation(m.device, there, places, n);                              \
+        end(device, &m);                                                                           \
+        free(there);                                                                               \
+        free(places);                                                                              \
+    }
+MIRRORED_FINDING(check)
+MIRRORED_FINDING(pack)
+MIRRORED_FINDING(compress)
+
+#define MIRRORED_STAGE(operation)                                                                  \
+    static void mirrored_##operation(kvf_device *device, const kvf_##operation##_args *args,       \
+                                     uint32_t n)                                                   \
+    {                                                                                              \
+        kvf_mirror m = begin(device);                                                              \
+        kvf_##operation##_args *there = array(n, sizeof *there);                                   \
+        for (uint32_t i = 0; i < n; i++)                                                           \
+            there[i] = kvf_mirror_##operation##_args(&m, &args[i]);                                \
+        if (!m.failed)                                                                             \
+            m.device->backend->operation(m.device, there, n);                                      \
+        end(device, &m);                                                                           \
+        free(there);                                                                               \
+    }
+MIRRORED_STAGE(select)
+MIRRORED_STAGE(attend)
 
 static void mirrored_unpack(kvf_device *device, const kvf_unpack_args *args)
 {
     kvf_error error;
     note(device, kvf_mirror_unpack(mirrored_of(device)->inner, args, &error), &error);
-}
-
-static void mirrored_select(kvf_device *device, const kvf_select_args *args)
-{
-    kvf_error error;
-    note(device, kvf_mirror_select(mirrored_of(device)->inner, args, &error), &error);
-}
-
-static void mirrored_attend(kvf_device *device, const kvf_attend_args *args)
-{
-    kvf_error error;
-    note(device, kvf_mirror_attend(mirrored_of(device)->inner, args, &error), &error);
 }
 
 static void mirrored_score(kvf_device *device, const kvf_score_args *args)

@@ -220,7 +220,7 @@ static void select_into(cf_run *run, kvf_select_args *args)
     args->list = cf_alloc(run, (size_t)args->n_queries * args->top_k * sizeof *args->list);
     args->list_len = cf_alloc(run, args->n_queries * sizeof *args->list_len);
     add_workspace(run, args);
-    run->device->backend->select(run->device, args);
+    run->device->backend->select(run->device, args, 1);
     cf_wait(run);
 }
 
@@ -280,6 +280,46 @@ static void check_lists(cf_run *run, const kvf_select_args *select)
     }
 }
 
+/*
+ * Sessions with some of the queries, and some of the keys where counts say what is seen, in one
+ * operation: as each alone.
+ */
+static void check_sessions(cf_run *run, const kvf_select_args *args)
+{
+    kvf_select_args sessions[CF_MOST_SESSIONS];
+    kvf_select_args alone[CF_MOST_SESSIONS];
+    const uint32_t n = CF_ONE_OF(&run->random, 2, 7, CF_MOST_SESSIONS);
+    for (uint32_t i = 0; i < n; i++) {
+        kvf_select_args *one = &alone[i];
+        *one = *args;
+        one->n_queries = 1 + cf_pick(&run->random, args->n_queries);
+        if (args->ratio) {
+            one->first_token = cf_pick(&run->random, (uint32_t)args->first_token + 1);
+        } else {
+            one->keys.n_rows = 1 + cf_pick(&run->random, (uint32_t)args->keys.n_rows);
+            one->n_visible = make_visible(run, one->n_queries, (uint32_t)one->keys.n_rows);
+        }
+        select_into(run, one);
+        sessions[i] = *one;
+        sessions[i].list = cf_alloc(run, (size_t)one->n_queries * one->top_k * sizeof *one->list);
+        sessions[i].list_len = cf_alloc(run, one->n_queries * sizeof *one->list_len);
+    }
+    kvf_select_args most = *args;
+    add_workspace(run, &most);
+    for (uint32_t i = 0; i < n; i++) {
+        sessions[i].workspace = most.workspace;
+        sessions[i].workspace_bytes = most.workspace_bytes;
+    }
+    run->device->backend->select(run->device, sessions, n);
+    cf_wait(run);
+    for (uint32_t i = 0; i < n; i++)
+        if (memcmp(sessions[i].list, alone[i].list,
+                   (size_t)alone[i].n_queries * args->top_k * sizeof *args->list) != 0 ||
+            memcmp(sessions[i].list_len, alone[i].list_len,
+                   alone[i].n_queries * sizeof *args->list_len) != 0)
+            fail_msg("case %u: session %u of %u differs from itself alone", run->index, i, n);
+}
+
 static void run_select(cf_run *run)
 {
     struct index_data data = make_index(run);
@@ -302,6 +342,7 @@ static void run_select(cf_run *run)
     select_into(run, &other);
     assert_memory_equal(other.list, data.args.list, list_bytes);
     check_masks(run, &data.args);
+    check_sessions(run, &data.args);
 }
 
 const cf_operation cf_select = {"select", "bit-identical", CF_N_SIZES *N_SHAPES * 4, false,

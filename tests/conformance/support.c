@@ -309,6 +309,19 @@ uint32_t cf_n_rows(uint32_t i)
     return sizes[i % CF_N_SIZES];
 }
 
+uint32_t cf_cut(uint64_t *random, uint32_t n, uint32_t firsts[CF_MOST_SESSIONS + 1])
+{
+    const uint32_t wanted = CF_ONE_OF(random, 2, 3, 7, CF_MOST_SESSIONS);
+    const uint32_t n_sessions = wanted < n ? wanted : n;
+    firsts[0] = 0;
+    for (uint32_t i = 1; i <= n_sessions; i++) {
+        const uint32_t spare = n - firsts[i - 1] - (n_sessions - i + 1); /* one for each to come */
+        const uint32_t most = cf_chance(random, 2) ? spare : 0;
+        firsts[i] = i == n_sessions ? n : firsts[i - 1] + 1 + cf_pick(random, most + 1);
+    }
+    return n_sessions;
+}
+
 /* ---- Views ------------------------------------------------------------------------ */
 
 kvf_grid cf_grid(uint32_t width)
@@ -353,7 +366,7 @@ void cf_store(const kvf_rows *view, kvf_grid grid, const float *values)
     const kvf_pack_args args = {
         .rows = values, .stride = view->width, .n_rows = view->n_rows, .grid = grid, .out = *view};
     kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
-    kvf_ref_pack(NULL, &args, (kvf_findings){.place = &finding});
+    kvf_ref_pack(NULL, &args, &(kvf_findings){.place = &finding}, 1);
     assert_true(finding.first_bad == KVF_NOTHING_FOUND);
 }
 

@@ -353,7 +353,7 @@ static void experts_clamp_gate_above_and_up_on_both_sides(void **state)
 static kvf_finding pack(const cf_run *run, const kvf_pack_args *args)
 {
     kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
-    kvf_ref_pack(run->device, args, (kvf_findings){.place = &finding});
+    kvf_ref_pack(run->device, args, &(kvf_findings){.place = &finding}, 1);
     return finding;
 }
 

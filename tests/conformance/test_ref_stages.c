@@ -72,7 +72,7 @@ static void check_compress(uint32_t width, uint32_t ratio, bool overlap, uint32_
         args.rope.cosines = in.rope.cosines + first / ratio * HALF_ROPE;
         args.rope.sines = in.rope.sines + first / ratio * HALF_ROPE;
         kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
-        kvf_ref_compress(run.device, &args, (kvf_findings){.place = &finding});
+        kvf_ref_compress(run.device, &args, &(kvf_findings){.place = &finding}, 1);
         assert_true(finding.first_bad == KVF_NOTHING_FOUND);
     }
     for (size_t c = 0; c < 3; c++) {
@@ -119,11 +119,11 @@ static void compress_finds_a_bad_token_before_its_row_is_complete(void **state)
     args.state = cf_alloc(&run, state_bytes);
     args.out = cf_rows(&run, KVF_FORMAT_FP4, KVF_INDEX_WIDTH, 3);
     kvf_finding finding = {.first_bad = KVF_NOTHING_FOUND};
-    kvf_ref_compress(run.device, &args, (kvf_findings){&finding, 7});
+    kvf_ref_compress(run.device, &args, &(kvf_findings){&finding, 7}, 1);
     assert_true(finding.first_bad == kvf_found_word(false, 7, KVF_INDEX_WIDTH + 3, KVF_NONFINITE));
     /* The first half, for the next window's row, comes before it: a lower column. */
     gate[5] = gate[KVF_INDEX_WIDTH + 3];
-    kvf_ref_compress(run.device, &args, (kvf_findings){&finding, 7});
+    kvf_ref_compress(run.device, &args, &(kvf_findings){&finding, 7}, 1);
     const kvf_found found = kvf_found_of(finding.first_bad);
     assert_false(found.made);
     assert_int_equal(found.index, 7);
@@ -245,7 +245,7 @@ static void select_is_a_sort_by_integer_score(void **state)
         args.list = list;
         args.list_len = &list_len;
         args.workspace = workspace;
-        kvf_ref_select(run.device, &args);
+        kvf_ref_select(run.device, &args, 1);
         assert_int_equal(list_len, n);
         assert_memory_equal(list, expected, n * sizeof *list);
         for (uint32_t i = n; i < top_k; i++)
@@ -323,7 +323,7 @@ static void attend_is_a_softmax_over_window_list_and_sink(void **state)
     args.out = cf_floats(&run, 2 * KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 2);
     args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
-    kvf_ref_attend(run.device, &args);
+    kvf_ref_attend(run.device, &args, 1);
 
     const float *seen[N_WINDOW + N_ROWS];
     size_t n_seen = 0;
@@ -358,7 +358,7 @@ static void attend_without_list_takes_the_visible_rows(void **state)
     args.out = cf_floats(&run, 2 * KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 2);
     args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
-    kvf_ref_attend(run.device, &args);
+    kvf_ref_attend(run.device, &args, 1);
 
     const float *seen[2 + 9] = {window, window + KVF_ROW_WIDTH};
     for (size_t r = 0; r < 9; r++)
@@ -379,7 +379,7 @@ static void attend_to_nothing_is_zero(void **state)
     args.out = cf_floats(&run, KVF_ROW_WIDTH);
     args.lse = cf_floats(&run, 1);
     args.workspace = cf_alloc(&run, kvf_ref_attend_workspace_bytes(1, &args));
-    kvf_ref_attend(run.device, &args);
+    kvf_ref_attend(run.device, &args, 1);
     for (size_t i = 0; i < KVF_ROW_WIDTH; i++)
         assert_true(args.out[i] == 0.0f && !signbit(args.out[i]));
     assert_true(args.lse[0] == -INFINITY);

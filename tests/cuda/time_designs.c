@@ -71,7 +71,7 @@ static kvf_rows random_rows(kvf_device *device, kvf_format_id format, uint32_t w
     const kvf_finding nothing = {.first_bad = KVF_NOTHING_FOUND};
     kvf_finding *place = device_memory(device, sizeof *place);
     device->backend->write(device, place, &nothing, sizeof nothing);
-    device->backend->pack(device, &args, (kvf_findings){.place = place});
+    device->backend->pack(device, &args, &(kvf_findings){.place = place}, 1);
     expect_ok(device->backend->wait(device, &error), &error);
     return args.out;
 }
@@ -131,7 +131,7 @@ static void run_design(design *d, uint32_t n_rows)
     const kvf_backend *backend = d->device->backend;
     kvf_error error = {0};
     if (d->profile->mask == KVF_MASK_NONE) {
-        backend->select(d->device, &d->select);
+        backend->select(d->device, &d->select, 1);
     } else {
         const kvf_score_args score = {.select = &d->select,
                                       .n_queries = 1,
@@ -151,7 +151,7 @@ static void run_design(design *d, uint32_t n_rows)
         backend->score(d->device, &score);
         backend->mask(d->device, &mask);
     }
-    backend->attend(d->device, &d->attend);
+    backend->attend(d->device, &d->attend, 1);
     expect_ok(backend->wait(d->device, &error), &error);
 }
 

@@ -20,12 +20,14 @@
     X(embed)                                                                                       \
     X(matmul)                                                                                      \
     X(norm)                                                                                        \
-    X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(select) X(mask) X(attend)
+    X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(mask)
+/* Of several sessions at once. */
+#define STAGE_OPERATIONS(X) X(select) X(attend)
 #define FINDING_OPERATIONS(X) X(check) X(compress) X(pack)
 
 typedef enum command_id {
 #define X(name) RUN_##name,
-    PLAIN_OPERATIONS(X) FINDING_OPERATIONS(X)
+    PLAIN_OPERATIONS(X) STAGE_OPERATIONS(X) FINDING_OPERATIONS(X)
 #undef X
         RUN_score,
     RUN_zero,
@@ -35,16 +37,16 @@ typedef enum command_id {
 
 typedef struct command {
     command_id id;
-    kvf_findings found;
     void *to;
     const void *from;
-    void *own; /* malloc'd source of a write */
+    void *own;           /* malloc'd source of a write, or arguments of the sessions of a stage */
+    kvf_findings *found; /* malloc'd */
+    uint32_t n;          /* sessions */
     size_t bytes;
     kvf_select_args selected; /* what score points to */
     union {
 #define X(name) kvf_##name##_args name;
         PLAIN_OPERATIONS(X)
-        FINDING_OPERATIONS(X)
 #undef X
         kvf_score_args score;
     } args;
@@ -71,8 +73,11 @@ typedef struct far_device {
     uint64_t n_works;   /* queued since the device was opened */
     uint64_t n_done;    /* of these, done or given up */
     uint32_t allocations_to_failure;
+    uint64_t n_given; /* allocations that were not released */
+    uint32_t operations_to_lack;
     uint64_t n_waits;
     bool exposed;
+    bool lacks; /* operations are not done until a wait has said so */
     bool lost;
 } far_device;
 
@@ -112,12 +117,37 @@ static command *queue(kvf_device *device, command_id id)
     }
 PLAIN_OPERATIONS(X)
 #undef X
+
+static void *copy_of(const void *from, size_t bytes)
+{
+    void *copy = malloc(bytes + 1);
+    require(copy != NULL);
+    memcpy(copy, from, bytes);
+    return copy;
+}
+
+static command *queue_stage(kvf_device *device, command_id id, const void *args, size_t args_bytes,
+                            uint32_t n)
+{
+    command *queued = queue(device, id);
+    queued->own = copy_of(args, n * args_bytes);
+    queued->n = n;
+    return queued;
+}
+
 #define X(name)                                                                                    \
-    static void far_##name(kvf_device *device, const kvf_##name##_args *args, kvf_findings found)  \
+    static void far_##name(kvf_device *device, const kvf_##name##_args *args, uint32_t n)          \
     {                                                                                              \
-        command *queued = queue(device, RUN_##name);                                               \
-        queued->args.name = *args;                                                                 \
-        queued->found = found;                                                                     \
+        queue_stage(device, RUN_##name, args, sizeof *args, n);                                    \
+    }
+STAGE_OPERATIONS(X)
+#undef X
+#define X(name)                                                                                    \
+    static void far_##name(kvf_device *device, const kvf_##name##_args *args,                      \
+                           const kvf_findings *found, uint32_t n)                                  \
+    {                                                                                              \
+        queue_stage(device, RUN_##name, args, sizeof *args, n)->found =                            \
+            copy_of(found, n * sizeof *found);                                                     \
     }
 FINDING_OPERATIONS(X)
 #undef X
@@ -139,9 +169,7 @@ static void far_zero(kvf_device *device, void *to, size_t bytes)
 static void far_write(kvf_device *device, void *to, const void *from_host, size_t bytes)
 {
     command *queued = queue(device, RUN_copy);
-    queued->own = malloc(bytes + 1);
-    require(queued->own != NULL);
-    memcpy(queued->own, from_host, bytes);
+    queued->own = copy_of(from_host, bytes);
     queued->to = to;
     queued->from = queued->own;
     queued->bytes = bytes;
@@ -169,6 +197,7 @@ static void far_release(kvf_device *device, void *memory, size_t bytes)
     command *queued = queue(device, RUN_release);
     queued->to = memory;
     queued->bytes = bytes;
+    far_of(device)->n_given--;
 }
 
 /* ---- Memory ---------------------------------------------------------------------------- */
@@ -206,8 +235,11 @@ static void *far_alloc(kvf_device *device, size_t bytes, kvf_place place)
     if (far->allocations_to_failure && --far->allocations_to_failure == 0)
         return NULL;
     if (place == KVF_PLACE_DEVICE)
-        return alloc_device(far, bytes);
-    return posix_memalign(&memory, ALIGNMENT_BYTES, bytes) == 0 ? memory : NULL;
+        memory = alloc_device(far, bytes);
+    else if (posix_memalign(&memory, ALIGNMENT_BYTES, bytes) != 0)
+        memory = NULL;
+    far->n_given += memory != NULL;
+    return memory;
 }
 
 static void run_release(far_device *far, void *memory)
@@ -277,7 +309,11 @@ static void run_operation(kvf_device *inner, command *c)
         PLAIN_OPERATIONS(X)
 #undef X
 #define X(name)                                                                                    \
-    case RUN_##name: inner->backend->name(inner, &c->args.name, c->found); break;
+    case RUN_##name: inner->backend->name(inner, c->own, c->n); break;
+        STAGE_OPERATIONS(X)
+#undef X
+#define X(name)                                                                                    \
+    case RUN_##name: inner->backend->name(inner, c->own, c->found, c->n); break;
         FINDING_OPERATIONS(X)
 #undef X
     case RUN_score:
@@ -290,6 +326,15 @@ static void run_operation(kvf_device *inner, command *c)
     }
 }
 
+/* Whether the operation is done: it has the memory that it needs, as all before it had. */
+static bool has_memory(far_device *far, const command *c)
+{
+    const bool is_operation = c->id < RUN_zero;
+    if (is_operation && far->operations_to_lack && --far->operations_to_lack == 0)
+        far->lacks = true;
+    return !is_operation || !far->lacks;
+}
+
 /* Does the first n commands; memory is released in every case. */
 static void run_queue(far_device *far, size_t n)
 {
@@ -297,11 +342,12 @@ static void run_queue(far_device *far, size_t n)
     open_needed(far);
     for (size_t i = 0; i < far->n_queued; i++) {
         command *c = &far->queue[i];
-        if (i < n)
+        if (i < n && has_memory(far, c))
             run_operation(far->inner, c);
         if (c->id == RUN_release)
             run_release(far, c->to);
         free(c->own);
+        free(c->found);
     }
     far->n_done += far->n_queued;
     far->n_queued = 0;
@@ -313,6 +359,9 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
 {
     far_device *far = far_of(device);
     far->n_waits++;
+    const char *when = getenv("KVF_FAR_LOST_WHEN");
+    if (!far->lost && when && access(when, F_OK) == 0)
+        far->waits_to_loss = 1;
     if (!far->lost && far->waits_to_loss && --far->waits_to_loss == 0) {
         run_queue(far, far->n_queued / 2);
         far->lost = true;
@@ -322,8 +371,13 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
         far->lost = true;
     }
     run_queue(far, far->lost ? 0 : far->n_queued);
-    return far->lost ? kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)")
-                     : kvf_ok(error);
+    if (far->lost)
+        return kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)");
+    if (!far->lacks)
+        return kvf_ok(error);
+    far->lacks = false;
+    device->n_shortages++;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "far: no memory for an operation (injected)");
 }
 
 /* ---- The device ---------------------------------------------------------------------------- */
@@ -408,6 +462,16 @@ void far_fail_alloc(kvf_device *device, uint32_t nth)
     far_of(device)->allocations_to_failure = nth;
 }
 
+void far_lack_at(kvf_device *device, uint32_t nth_operation)
+{
+    far_of(device)->operations_to_lack = nth_operation;
+}
+
+uint64_t far_given(const kvf_device *device)
+{
+    return ((const far_device *)device)->n_given;
+}
+
 uint64_t far_waits(const kvf_device *device)
 {
     return ((const far_device *)device)->n_waits;
@@ -421,6 +485,8 @@ void far_expose(kvf_device *device)
 
 const kvf_backend kvf_backend_far = {
     .name = "far",
+    /* Of small pages alone: those of rows keep a closed page of the system's behind each. */
+    .slab_bytes = 64 << 10,
     .open = far_open,
     .close = far_close,
     .alloc = far_alloc,
@@ -432,7 +498,7 @@ const kvf_backend kvf_backend_far = {
     .is_device_memory = far_is_device_memory,
     .wait = far_wait,
 #define X(name) .name = far_##name,
-    PLAIN_OPERATIONS(X) FINDING_OPERATIONS(X)
+    PLAIN_OPERATIONS(X) STAGE_OPERATIONS(X) FINDING_OPERATIONS(X)
 #undef X
         .score = far_score,
     .experts_workspace_bytes = experts_workspace_bytes,

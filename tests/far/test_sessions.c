@@ -356,6 +356,7 @@ static void run_short_in(action *act)
     kvf_status status = KVF_OUT_OF_MEMORY;
     uint32_t nth = 0;
     while (status == KVF_OUT_OF_MEMORY && nth < 10000) {
+        kvf_device_trim(device); /* no empty slab helps out */
         memcpy(live, device->live_bytes, sizeof live);
         far_fail_alloc(device, ++nth);
         status = act(session, path, &error);

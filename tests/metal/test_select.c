@@ -209,8 +209,8 @@ static void fill_lists(struct lists *lists)
 }
 
 /* Lists of queries 1 .. N_QUERIES - 1, at most `stride` long, are those expected. */
-static void check_lists(kvf_device *device, const struct lists *lists, const kvf_attend_args *args,
-                        uint32_t stride)
+static void check_lists(kvf_device *device, const struct lists *lists,
+                        const kvf_attend_kernel_args *args, uint32_t stride)
 {
     kvf_error error;
     const uint32_t n = N_QUERIES - 1;
@@ -219,10 +219,15 @@ static void check_lists(kvf_device *device, const struct lists *lists, const kvf
     void *rows_there = device->backend->alloc(device, sizeof rows, KVF_PLACE_DEVICE);
     void *counts_there = device->backend->alloc(device, sizeof counts, KVF_PLACE_DEVICE);
     kvf_gpu_device *gpu = kvf_gpu_of(device);
-    const kvf_gpu_lists out = {.rows = kvf_gpu_at(gpu, rows_there),
-                               .counts = kvf_gpu_at(gpu, counts_there),
-                               .stride = stride};
-    kvf_gpu_compact(gpu, args, 1, n, &out);
+    kvf_attend_kernel_args k = *args;
+    k.spans.n = 1;
+    k.one.rows.n_rows = PLACES;
+    k.in_stride = PLACES;
+    k.first_query = 1;
+    k.lists = kvf_gpu_at(gpu, rows_there);
+    k.counts = kvf_gpu_at(gpu, counts_there);
+    k.list_stride = stride;
+    kvf_gpu_run_compact(gpu, &k, n);
     device->backend->read(device, rows, rows_there, sizeof rows);
     device->backend->read(device, counts, counts_there, sizeof counts);
     if (device->backend->wait(device, &error) != KVF_OK)
@@ -245,17 +250,16 @@ static void test_lists(void **state)
     fill_lists(lists);
     struct lists *there = device->backend->alloc(device, sizeof *lists, KVF_PLACE_DEVICE);
     device->backend->write(device, there, lists, sizeof *lists);
-    for (uint32_t stride = PLACES; stride > 10; stride /= 13) {
-        const kvf_attend_args by_list = {
-            .list = there->list[0], .list_stride = PLACES, .list_len = there->length};
-        check_lists(device, lists, &by_list, stride);
-        kvf_attend_args by_mask = {.n_visible = there->length, .mask_stride = PLACES};
-        by_mask.mask_f32 = there->mask_f32[0];
-        check_lists(device, lists, &by_mask, stride);
-        by_mask.mask_f32 = NULL;
-        by_mask.mask_f16 = there->mask_f16[0];
-        check_lists(device, lists, &by_mask, stride);
-    }
+    const void *const chosen[] = {there->list[0], there->mask_f32[0], there->mask_f16[0]};
+    const uint32_t kinds[] = {KVF_ATTEND_LIST, KVF_ATTEND_MASK_F32, KVF_ATTEND_MASK_F16};
+    for (uint32_t stride = PLACES; stride > 10; stride /= 13)
+        for (int i = 0; i < 3; i++) {
+            const kvf_attend_kernel_args args = {
+                .one = {.chosen = kvf_gpu_at(kvf_gpu_of(device), chosen[i]),
+                        .lengths = kvf_gpu_at(kvf_gpu_of(device), there->length)},
+                .kind = kinds[i]};
+            check_lists(device, lists, &args, stride);
+        }
     device->backend->release(device, there, sizeof *lists);
     free(lists);
     kvf_device_close(device);

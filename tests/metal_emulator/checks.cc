@@ -423,6 +423,7 @@ void checks_access(const void *address, uint32_t bytes, access_kind kind, const 
     const uint64_t offset = at - reinterpret_cast<uintptr_t>(memory().gpu);
     if (!a || !a->live || offset < a->offset || offset + bytes > a->offset + a->bytes)
         fail_outside(address, bytes, kind, code);
+    touches_access(offset, bytes, kind != access_read, m->work->kernel->name);
     access_cells(state.device, state.grid, memory().gpu, false, at, bytes, kind, code);
 }
 

@@ -6,13 +6,16 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "emulator.h"
+
+extern "C" {
+#include "error.h"
+}
 
 constexpr uint32_t max_host_threads = 16;
 
@@ -52,8 +55,9 @@ static struct {
     bool reverse;
     uint32_t host_threads;
     char violation[512];
+    const char *isas[KVF_GPU_MAX_ISAS];
 } state = {{},    16ull << 30, 8ull << 30, 0, max_threadgroup_bytes, max_threads, {}, false,
-           false, 0,           ""};
+           false, 0,           "", {}};
 
 /* Every kernel object has a pointer in this section; its ends are the linker's. */
 extern "C" const kvf_emulated_library *const __start_kvf_emulated[] __attribute__((weak));
@@ -64,7 +68,7 @@ extern "C" const kvf_emulated_library *const __stop_kvf_emulated[] __attribute__
 extern "C" void kvf_emulator_reset(void)
 {
     kvf_emulator_counters *c = &state.counters;
-    *c = {0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->mapped_bytes,
+    *c = {0, 0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->mapped_bytes,
           c->live_objects};
     state.working_set_bytes = 16ull << 30;
     state.buffer_bytes = 8ull << 30;
@@ -75,6 +79,8 @@ extern "C" void kvf_emulator_reset(void)
     state.quiet = state.reverse = false;
     state.host_threads = 0;
     state.violation[0] = '\0';
+    touches_reset();
+    kvf_emulator_set_isas(nullptr, 0);
 }
 extern "C" void kvf_emulator_set_working_set_bytes(uint64_t bytes)
 {
@@ -95,6 +101,11 @@ extern "C" void kvf_emulator_set_threadgroup_bytes(uint32_t bytes)
 extern "C" void kvf_emulator_set_threadgroup_threads(uint32_t threads)
 {
     state.threadgroup_threads = threads < max_threads ? threads : max_threads;
+}
+extern "C" void kvf_emulator_set_isas(const char *const *isas, uint32_t n)
+{
+    for (uint32_t i = 0; i < KVF_GPU_MAX_ISAS; i++)
+        state.isas[i] = i < n ? isas[i] : nullptr;
 }
 extern "C" void kvf_emulator_fail_open(uint32_t n)
 {
@@ -118,11 +129,20 @@ extern "C" void kvf_emulator_fail_wait(uint32_t n)
 }
 extern "C" const kvf_emulator_counters *kvf_emulator_get_counters(void)
 {
+    state.counters.host_touches = touches_count();
     return &state.counters;
 }
 extern "C" const char *kvf_emulator_last_violation(void)
 {
     return state.violation;
+}
+extern "C" void kvf_emulator_watch_host(bool on)
+{
+    touches_watch(on);
+}
+extern "C" const char *kvf_emulator_last_touch(void)
+{
+    return touches_last();
 }
 extern "C" void kvf_emulator_set_quiet(bool quiet)
 {
@@ -143,42 +163,20 @@ static bool comes_due(uint32_t *countdown)
     return *countdown > 0 && --*countdown == 0;
 }
 
-__attribute__((format(printf, 3, 4))) static kvf_status fail(kvf_error *error, kvf_status status,
-                                                             const char *format, ...)
-{
-    if (error) {
-        va_list arguments;
-        va_start(arguments, format);
-        error->status = status;
-        vsnprintf(error->message, sizeof(error->message), format, arguments);
-        va_end(arguments);
-    }
-    return status;
-}
-
-static kvf_status good(kvf_error *error)
-{
-    if (error) {
-        error->status = KVF_OK;
-        error->message[0] = '\0';
-    }
-    return KVF_OK;
-}
-
 /* ---- driver.h: the GPU, libraries, pipelines, buffers --------------------------------- */
 
 static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
 {
     *gpu = nullptr;
     if (comes_due(&state.fail.open))
-        return fail(error, KVF_UNSUPPORTED,
+        return kvf_fail(error, KVF_UNSUPPORTED,
                     "the GPU \"Emulated GPU\" is not of the Apple7 family; the kernels need "
                     "simdgroup matrices");
     if (!memory_open())
-        return fail(error, KVF_OUT_OF_MEMORY, "no address space for the emulated GPU's memory");
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no address space for the emulated GPU's memory");
     kvf_gpu *g = static_cast<kvf_gpu *>(calloc(1, sizeof(kvf_gpu)));
     if (!g)
-        return fail(error, KVF_OUT_OF_MEMORY, "no memory for the emulated GPU");
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the emulated GPU");
     snprintf(g->limits.name, sizeof(g->limits.name), "Emulated GPU");
     g->limits.working_set_bytes = state.working_set_bytes;
     g->limits.buffer_bytes = state.buffer_bytes;
@@ -186,10 +184,11 @@ static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
     g->limits.map_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
     g->limits.threadgroup_bytes = state.threadgroup_bytes;
     g->limits.threadgroup_threads = state.threadgroup_threads;
+    memcpy(g->limits.isas, state.isas, sizeof(state.isas));
     g->last = &g->first;
     state.counters.live_objects++;
     *gpu = g;
-    return good(error);
+    return kvf_ok(error);
 }
 
 static void drop_queue(kvf_gpu *gpu)
@@ -224,22 +223,22 @@ static kvf_status  emulated_compile(kvf_gpu *, const char *name, const char *sou
     *library = nullptr;
     state.counters.compiles++;
     if (comes_due(&state.fail.compile))
-        return fail(error, KVF_UNSUPPORTED, "%s:12:5: error: use of undeclared identifier 'tile'",
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s:12:5: error: use of undeclared identifier 'tile'",
                     name);
     if (!source || source[0] == '\0')
-        return fail(error, KVF_UNSUPPORTED, "%s: the source is empty", name);
+        return kvf_fail(error, KVF_UNSUPPORTED, "%s: the source is empty", name);
     for (const kvf_emulated_library *const *l = __start_kvf_emulated; l != __stop_kvf_emulated;
          l++) {
         if (strcmp((*l)->name, name) != 0)
             continue;
         *library = static_cast<kvf_gpu_library *>(calloc(1, sizeof(kvf_gpu_library)));
         if (!*library)
-            return fail(error, KVF_OUT_OF_MEMORY, "no memory for library %s", name);
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for library %s", name);
         (*library)->library = *l;
         state.counters.live_objects++;
-        return good(error);
+        return kvf_ok(error);
     }
-    return fail(error, KVF_UNSUPPORTED, "%s was not linked into the emulator", name);
+    return kvf_fail(error, KVF_UNSUPPORTED, "%s was not linked into the emulator", name);
 }
 
 static void  emulated_release_library(kvf_gpu *, kvf_gpu_library *library)
@@ -259,13 +258,13 @@ static kvf_status  emulated_make_pipeline(kvf_gpu *, kvf_gpu_library *library, c
             continue;
         *pipeline = static_cast<kvf_gpu_pipeline *>(calloc(1, sizeof(kvf_gpu_pipeline)));
         if (!*pipeline)
-            return fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
+            return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
         (*pipeline)->library = l;
         (*pipeline)->kernel = &l->kernels[i];
         state.counters.live_objects++;
-        return good(error);
+        return kvf_ok(error);
     }
-    return fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
+    return kvf_fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
 }
 
 static void  emulated_release_pipeline(kvf_gpu *, kvf_gpu_pipeline *pipeline)
@@ -291,6 +290,8 @@ static bool  emulated_make_buffer(kvf_gpu *gpu, size_t bytes, bool shared,
     /* What nobody wrote should not look like zeros; large ones stay untouched pages. */
     if (bytes <= (16u << 20))
         memset(memory().host + a->offset, 0xff, bytes);
+    if (shared)
+        touches_add_buffer(a);
     kvf_emulator_counters *c = &state.counters;
     c->live_buffers++;
     c->live_bytes += bytes;
@@ -327,6 +328,7 @@ static void  emulated_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
     const bool of_host = static_cast<allocation *>(buffer->handle)->of_host;
     state.counters.live_buffers--;
     (of_host ? state.counters.mapped_bytes : state.counters.live_bytes) -= buffer->bytes;
+    touches_remove_buffer(static_cast<allocation *>(buffer->handle));
     memory_release(static_cast<allocation *>(buffer->handle));
     *buffer = {};
 }
@@ -405,6 +407,7 @@ static void  emulated_run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
     memcpy(work->threadgroup_bytes, d->threadgroup_bytes, sizeof(work->threadgroup_bytes));
     *gpu->last = q;
     gpu->last = &q->next;
+    touches_queue();
 }
 
 /* One dispatch, for the host threads that run it. */
@@ -504,7 +507,9 @@ static void on_fault(int number, siginfo_t *info, void *context)
 
 static const char *run_queue(kvf_gpu *gpu)
 {
+    uint32_t number = 0;
     for (queued *q = gpu->first; q; q = q->next) {
+        touches_run(++number);
         const char *complaint = q->complaint[0] ? q->complaint : run_grid(gpu, &q->work);
         if (complaint)
             return complaint;
@@ -515,9 +520,11 @@ static const char *run_queue(kvf_gpu *gpu)
 static kvf_status  emulated_wait(kvf_gpu *gpu, kvf_error *error)
 {
     state.counters.waits++;
+    touches_begin_wait();
     if (comes_due(&state.fail.wait)) {
+        touches_end_wait();
         drop_queue(gpu);
-        return fail(error, KVF_DEVICE_LOST, "the GPU stopped: caused GPU hang error (injected)");
+        return kvf_fail(error, KVF_DEVICE_LOST, "the GPU stopped: caused GPU hang error (injected)");
     }
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
@@ -525,23 +532,25 @@ static kvf_status  emulated_wait(kvf_gpu *gpu, kvf_error *error)
     sigaction(SIGSEGV, &action, &old_segv);
     sigaction(SIGBUS, &action, &old_bus);
     const char *complaint = run_queue(gpu);
+    touches_end_wait();
     sigaction(SIGSEGV, &old_segv, nullptr);
     sigaction(SIGBUS, &old_bus, nullptr);
     if (!complaint) {
         drop_queue(gpu);
-        return good(error);
+        return kvf_ok(error);
     }
     state.counters.violations++;
     snprintf(state.violation, sizeof(state.violation), "%s", complaint);
     drop_queue(gpu);
     if (!state.quiet)
         fprintf(stderr, "metal emulator: %s\n", state.violation);
-    return fail(error, KVF_DEVICE_LOST, "%s", state.violation);
+    return kvf_fail(error, KVF_DEVICE_LOST, "%s", state.violation);
 }
 
 extern "C" {
 extern const kvf_gpu_driver kvf_gpu_driver_emulated;
-const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
+const kvf_gpu_driver kvf_gpu_driver_emulated = {nullptr,
+                                                emulated_open,
                                                 emulated_close,
                                                 emulated_limits,
                                                 emulated_compile,

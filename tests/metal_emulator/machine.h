@@ -127,6 +127,24 @@ bool machine_run_group(machine *machine, const grid *work, uint32_t group_index)
 /* Ends the dispatch: does not return. The message gets kernel, threadgroup, thread. */
 __attribute__((noreturn, format(printf, 1, 2))) void machine_fail(const char *format, ...);
 
+/* ---- touches.cc ---------------------------------------------------------------- */
+
+/* Buffers that the host shares. */
+void touches_add_buffer(allocation *allocation);
+void touches_remove_buffer(const allocation *allocation);
+/* A dispatch was queued; those queued are about to run; the number-th, from 1, runs; all have. */
+void touches_queue();
+void touches_begin_wait();
+void touches_run(uint32_t number);
+void touches_end_wait();
+/* A checked kernel's access, by place in the views. */
+void touches_access(uint64_t offset, uint64_t bytes, bool writes, const char *kernel);
+/* What emulator.h gives tests. */
+void touches_watch(bool on);
+void touches_reset();
+uint64_t touches_count();
+const char *touches_last();
+
 /* ---- checks.cc ----------------------------------------------------------------- */
 
 enum access_kind { access_read, access_write, access_atomic, access_atomic_store };

@@ -29,18 +29,27 @@ static const bug bugs[] = {
     {"write_after_read", 0, {}, false},
     {"write_after_read", 1, {"data race: write of byte", "after a read by thread"}, false},
     {"atomic_sum", 0, {}, false},
-    {"plain_sum", 0, {"data race", "byte 0 of the memory of argument byte 16", "by thread 0"}, false},
+    {"plain_sum",
+     0,
+     {"data race", "byte 0 of the memory of argument byte 16", "by thread 0"},
+     false},
     {"bytes_of_a_word", 1, {}, false},
     {"bytes_of_a_word", 2, {"data race: write of byte 0", "after a write by thread 0"}, false},
     {"across_threadgroups", 1, {}, false},
     {"across_threadgroups", 0, {"data race", "by threadgroup 0 of the grid"}, false},
     {"read_beyond", 0, {}, false},
-    {"read_beyond", 1, {"read of 4 bytes out of bounds: 0 bytes past the end", "argument byte 16"}, false},
+    {"read_beyond",
+     1,
+     {"read of 4 bytes out of bounds: 0 bytes past the end", "argument byte 16"},
+     false},
     {"read_beyond", 4096, {"out of bounds", "past the end"}, true},
     {"read_before", 0, {}, false},
     {"read_before", 1, {"out of bounds: 4 bytes before the start", "argument byte 16"}, true},
     {"write_beyond", 0, {}, false},
-    {"write_beyond", 193, {"write of 1 bytes out of bounds: 0 bytes past", "argument byte 16"}, false},
+    {"write_beyond",
+     193,
+     {"write of 1 bytes out of bounds: 0 bytes past", "argument byte 16"},
+     false},
     {"write_beyond", 8192, {"out of bounds", "past the end"}, true},
     {"shared_beyond", 0, {}, false},
     {"shared_beyond", 1, {"write of 4 bytes out of bounds", "byte 256 of threadgroup(0)"}, false},
@@ -157,6 +166,60 @@ static void test_pages(void)
     }
 }
 
+/* ---- The host, while dispatches are queued ---------------------------------------------- */
+
+/* A dispatch reads words 0 .. 7 of a buffer and writes them to another; then the host does this. */
+struct host_act {
+    const char *what;
+    uint64_t touches;
+    void (*act)(volatile uint32_t *in, volatile uint32_t *out);
+};
+
+[[maybe_unused]] static const host_act host_acts[] = {
+    // the fast emulator watches nothing
+    {"nothing", 0, [](volatile uint32_t *, volatile uint32_t *) {}},
+    {"writes what it reads", 1, [](volatile uint32_t *in, volatile uint32_t *) { in[7] = 99; }},
+    {"writes beside it", 0, [](volatile uint32_t *in, volatile uint32_t *) { in[8] = 99; }},
+    {"reads what it reads", 0, [](volatile uint32_t *in, volatile uint32_t *) { (void)in[3]; }},
+    {"reads what it writes", 1, [](volatile uint32_t *, volatile uint32_t *out) { (void)out[0]; }},
+    {"reads behind it", 0, [](volatile uint32_t *, volatile uint32_t *out) { (void)out[8]; }},
+    {"writes what it writes", 1, [](volatile uint32_t *, volatile uint32_t *out) { out[2] = 7; }},
+    {"reads and writes", 2,
+     [](volatile uint32_t *in, volatile uint32_t *out) { in[0] = in[1] + out[1] + 1; }},
+};
+
+static void test_touches(void)
+{
+#if KVF_EMULATOR_CHECKED
+    for (const host_act &a : host_acts) {
+        test_rig rig;
+        kvf_error error;
+        test_rig_open(&rig, "bugs.metal");
+        volatile uint32_t *out = static_cast<uint32_t *>(test_rig_buffer(&rig, 64));
+        volatile uint32_t *in = static_cast<uint32_t *>(test_rig_buffer(&rig, 128));
+        rig.arguments.page = rig.buffers[1].gpu_address;
+        rig.dispatch.threads[0] = 8;
+        kvf_emulator_watch_host(true);
+        in[0] = 5; /* before: it is seen */
+        test_rig_queue(&rig, "read_page");
+        a.act(in, out);
+        /* For the next dispatch, beside what the first one uses. */
+        for (int i = 16; i < 24; i++)
+            in[i] = (uint32_t)i;
+        rig.arguments.page += 64;
+        rig.arguments.at[0] += 32;
+        test_rig_queue(&rig, "read_page");
+        expect(test_driver->wait(rig.gpu, &error) == KVF_OK, a.what, error.message);
+        expect(out[8] == 16 && out[15] == 23, a.what, "another result");
+        expect(kvf_emulator_get_counters()->host_touches == a.touches, a.what,
+               kvf_emulator_last_touch());
+        expect(!a.touches == !kvf_emulator_last_touch()[0], a.what, "no words for it");
+        kvf_emulator_watch_host(false);
+        test_rig_close(&rig);
+    }
+#endif
+}
+
 /* ---- Dispatches that do not fit their kernel ----------------------------------------- */
 
 static void test_dispatches(void)
@@ -224,7 +287,8 @@ static void test_faults(void)
     expect(test_driver->make_pipeline(gpu, library, "none", &pipeline, &error) == KVF_UNSUPPORTED,
            "a kernel that is not there", "");
     kvf_emulator_fail_wait(1);
-    expect(test_driver->wait(gpu, &error) == KVF_DEVICE_LOST && error.message[0], "a lost device", "");
+    expect(test_driver->wait(gpu, &error) == KVF_DEVICE_LOST && error.message[0], "a lost device",
+           "");
     expect(test_driver->wait(gpu, &error) == KVF_OK, "the wait after it", error.message);
     test_driver->release_library(gpu, library);
     test_driver->close(gpu);
@@ -235,6 +299,7 @@ int main(void)
 {
     test_bugs();
     test_pages();
+    test_touches();
     test_dispatches();
     test_faults();
     test_values();

@@ -27,6 +27,8 @@ struct test_rig {
 void test_rig_open(test_rig *rig, const char *library);
 /* The next array of the kernel, zeros. */
 void *test_rig_buffer(test_rig *rig, size_t bytes);
+/* One dispatch, which runs in the next wait. */
+void test_rig_queue(test_rig *rig, const char *kernel);
 /* One dispatch and a wait. */
 kvf_status test_rig_run(test_rig *rig, const char *kernel, kvf_error *error);
 /* Checks that nothing is left. */

@@ -43,18 +43,23 @@ void *test_rig_buffer(test_rig *rig, size_t bytes)
     return buffer->contents;
 }
 
-kvf_status test_rig_run(test_rig *rig, const char *kernel, kvf_error *error)
+void test_rig_queue(test_rig *rig, const char *kernel)
 {
+    kvf_error error;
     kvf_gpu_pipeline *pipeline;
-    if (test_driver->make_pipeline(rig->gpu, rig->library, kernel, &pipeline, error) != KVF_OK) {
-        printf("FAILED: %s\n", error->message);
+    if (test_driver->make_pipeline(rig->gpu, rig->library, kernel, &pipeline, &error) != KVF_OK) {
+        printf("FAILED: %s\n", error.message);
         exit(1);
     }
     rig->dispatch.pipeline = pipeline;
     test_driver->run(rig->gpu, &rig->dispatch);
-    const kvf_status status = test_driver->wait(rig->gpu, error);
     test_driver->release_pipeline(rig->gpu, pipeline);
-    return status;
+}
+
+kvf_status test_rig_run(test_rig *rig, const char *kernel, kvf_error *error)
+{
+    test_rig_queue(rig, kernel);
+    return test_driver->wait(rig->gpu, error);
 }
 
 void test_rig_close(test_rig *rig)

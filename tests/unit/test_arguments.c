@@ -78,9 +78,7 @@ static void a_backend_without_a_function_does_not_open(void **state)
     kvf_error error;
     kvf_backend backend = *kvf_backend_get(0);
     assert_int_equal(kvf_backend_check(&backend, &error), KVF_OK);
-    backend.run = NULL;          /* the caller's thread will do */
-    backend.select_batch = NULL; /* so will one session after the other */
-    backend.attend_batch = NULL;
+    backend.run = NULL; /* the caller's thread will do */
     assert_int_equal(kvf_backend_check(&backend, &error), KVF_OK);
     backend.attend = NULL;
     assert_int_equal(kvf_backend_check(&backend, &error), KVF_UNSUPPORTED);
@@ -91,9 +89,7 @@ static void a_backend_without_a_function_does_not_open(void **state)
     /* The table's other functions: everything behind the names and flags is one. */
     const size_t first = offsetof(kvf_backend, open);
     for (size_t at = first; at < sizeof backend; at += sizeof(void (*)(void))) {
-        if (at == offsetof(kvf_backend, run) || at == offsetof(kvf_backend, select_batch) ||
-            at == offsetof(kvf_backend, attend_batch) ||
-            at == offsetof(kvf_backend, is_device_memory))
+        if (at == offsetof(kvf_backend, run) || at == offsetof(kvf_backend, is_device_memory))
             continue;
         backend = *kvf_backend_get(0);
         memset((uint8_t *)&backend + at, 0, sizeof(void (*)(void)));

@@ -65,7 +65,7 @@ typedef struct compress_call {
 static void *run_compress(void *context)
 {
     const compress_call *call = context;
-    device->backend->compress(device, &call->args, call->found);
+    device->backend->compress(device, &call->args, &call->found, 1);
     return NULL;
 }
 

@@ -394,7 +394,7 @@ static uint64_t multiply_adds(const kvf_attend_args *args)
     return (uint64_t)args->n_queries * args->n_heads * rows_of_query(args) * 2 * KVF_ROW_WIDTH;
 }
 
-void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
+static void attend_session(kvf_device *device, const kvf_attend_args *args)
 {
     if (args->n_queries == 0)
         return;
@@ -405,19 +405,19 @@ void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args)
         attend_runs(device, args, 1, threaded);
 }
 
-void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args)
+void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n)
 {
     uint64_t work = 0;
     uint64_t n_queries = 0;
-    for (uint32_t i = 0; i < n_args; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         work += args[i].n_queries ? multiply_adds(&args[i]) : 0;
         n_queries += args[i].n_queries;
     }
     /* Fewer leave threads without work at the end: they had better share each. */
-    if (n_queries >= 4 * (uint64_t)device->n_threads) {
-        attend_runs(device, args, n_args, work >= KVF_LEAST_THREADED_WORK);
+    if (n > 1 && n_queries >= 4 * (uint64_t)device->n_threads) {
+        attend_runs(device, args, n, work >= KVF_LEAST_THREADED_WORK);
         return;
     }
-    for (uint32_t i = 0; i < n_args; i++)
-        kvf_cpu_attend(device, &args[i]);
+    for (uint32_t i = 0; i < n; i++)
+        attend_session(device, &args[i]);
 }

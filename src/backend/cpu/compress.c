@@ -172,7 +172,7 @@ static void check_tokens(kvf_device *device, const kvf_compress_args *args, kvf_
                         KVF_NONFINITE);
 }
 
-void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
+static void compress_session(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
 {
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t n_rows = (args->first_token + args->n) / args->ratio - first_row;
@@ -187,4 +187,11 @@ void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
         report_bad_row(&pass, found);
     found.place->inexact_rows += pass.inexact;
     take_tokens(args);
+}
+
+void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        compress_session(device, &args[i], found[i]);
 }

@@ -250,16 +250,17 @@ void kvf_cpu_mix(kvf_device *device, const kvf_mix_args *args);
 void kvf_cpu_unmix(kvf_device *device, const kvf_unmix_args *args);
 void kvf_cpu_route(kvf_device *device, const kvf_route_args *args);
 void kvf_cpu_experts(kvf_device *device, const kvf_experts_args *args);
-void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
-void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                   uint32_t n);
+void kvf_cpu_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n);
+void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n);
 void kvf_cpu_unpack(kvf_device *device, const kvf_unpack_args *args);
-void kvf_cpu_select(kvf_device *device, const kvf_select_args *args);
-void kvf_cpu_select_batch(kvf_device *device, const kvf_select_args *args, uint32_t n_args);
+void kvf_cpu_select(kvf_device *device, const kvf_select_args *args, uint32_t n);
 void kvf_cpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_cpu_mask(kvf_device *device, const kvf_mask_args *args);
-void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args);
-void kvf_cpu_attend_batch(kvf_device *device, const kvf_attend_args *args, uint32_t n_args);
+void kvf_cpu_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n);
 size_t kvf_cpu_experts_workspace(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_cpu_select_workspace(uint32_t n_threads, const kvf_select_args *args);
 size_t kvf_cpu_attend_workspace(uint32_t n_threads, const kvf_attend_args *args);

@@ -61,7 +61,7 @@ static void check_rows(void *context, size_t first, size_t end, uint32_t thread)
     }
 }
 
-void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings found)
+static void check_session(kvf_device *device, const kvf_check_args *args, kvf_findings found)
 {
     check_work work = {args, (int64_t)args->n_rows};
     uint32_t bad_dim = 0;
@@ -72,6 +72,13 @@ void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings 
         return;
     kvf_check_row(args->values + row * args->width, args->width, KVF_GRID_NONE, &bad_dim);
     kvf_found_lower(found, false, row, bad_dim, KVF_NONFINITE);
+}
+
+void kvf_cpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                   uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        check_session(device, &args[i], found[i]);
 }
 
 /* ---- pack and unpack --------------------------------------------------------------- */
@@ -135,13 +142,20 @@ static void pack_rows(void *context, size_t first, size_t end, uint32_t thread)
     atomic_fetch_add_explicit(&work->inexact, inexact, memory_order_relaxed);
 }
 
-void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
+static void pack_session(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
 {
     pack_work work = {kvf_kernels_of(device), args, (int64_t)args->n_rows, 0};
     kvf_cpu_loop(device, args->n_rows > PACK_ALONE_ROWS, args->n_rows, 0, pack_rows, &work);
     if (work.bad_row < (int64_t)args->n_rows)
         report_bad_row(work.kernels, args, (uint64_t)work.bad_row, found);
     found.place->inexact_rows += work.inexact;
+}
+
+void kvf_cpu_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        pack_session(device, &args[i], found[i]);
 }
 
 typedef struct unpack_work {

@@ -219,7 +219,7 @@ static void select_by_groups(kvf_device *device, const kvf_select_args *args, ui
     kvf_cpu_loop(device, true, n, 1, select_groups, &work);
 }
 
-void kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
+static void select_session(kvf_device *device, const kvf_select_args *args)
 {
     if (args->n_queries >= device->n_threads) {
         select_by_groups(device, args, 1);
@@ -230,18 +230,18 @@ void kvf_cpu_select(kvf_device *device, const kvf_select_args *args)
 }
 
 /* Heads and top_k, by which the workspace is cut, are the same in all. */
-void kvf_cpu_select_batch(kvf_device *device, const kvf_select_args *args, uint32_t n_args)
+void kvf_cpu_select(kvf_device *device, const kvf_select_args *args, uint32_t n)
 {
     uint64_t n_queries = 0;
-    for (uint32_t i = 0; i < n_args; i++)
+    for (uint32_t i = 0; i < n; i++)
         n_queries += args[i].n_queries;
     /* Fewer leave threads without work at the end: they had better share each. */
-    if (n_queries >= 4 * (uint64_t)device->n_threads) {
-        select_by_groups(device, args, n_args);
+    if (n > 1 && n_queries >= 4 * (uint64_t)device->n_threads) {
+        select_by_groups(device, args, n);
         return;
     }
-    for (uint32_t i = 0; i < n_args; i++)
-        kvf_cpu_select(device, &args[i]);
+    for (uint32_t i = 0; i < n; i++)
+        select_session(device, &args[i]);
 }
 
 /* ---- The masked profiles ------------------------------------------------------ */

@@ -1,7 +1,12 @@
 /*
  * attend: one softmax over a query's window, the rows of its list and the sink
- * (docs/FORMAT.md 6), online: a threadgroup walks one split of the query's places for 16
- * heads, tile by tile. What is attended is numbered by place, whether rows come from a list
+ * (docs/FORMAT.md 6), online: a threadgroup walks a split of the query's places for 16
+ * heads, tile by tile. Splits depend on the number of places alone, and their results are added
+ * one after the other: by merge or, where there are queries enough to keep the GPU busy, by the
+ * threadgroup that walks all of them. Both do the same steps, so the bits of a query do not
+ * depend on what else is in the dispatch.
+ *
+ * What is attended is numbered by place, whether rows come from a list
  * or not, and values are f32 in threadgroup memory, whatever the format: so every profile
  * takes the same steps on the same numbers.
  *
@@ -13,7 +18,10 @@
 #include <metal_simdgroup_matrix>
 
 #include "backend/gpu/kernels.h"
+#include "backend/gpu/places.h"
 #include "backend/gpu/rows.h"
+#include "backend/gpu/spans.h"
+#include "backend/gpu/top.h"
 #include "shared/exp.h"
 
 using namespace metal;
@@ -23,7 +31,31 @@ typedef simdgroup_matrix<float, 8, 8> kvf_matrix8;
 /* Matrices stay in registers only where every index is known. */
 #define KVF_UNROLLED _Pragma("unroll")
 
-/* ---- Places ---------------------------------------------------------------------- */
+/* ---- Queries and their places ---------------------------------------------------------- */
+
+template <typename Pointer> static inline kvf_attend_span kvf_copy_attend_span(Pointer from)
+{
+    kvf_attend_span span;
+    span.q = from->q;
+    span.out = from->out;
+    span.lse = from->lse;
+    span.chosen = from->chosen;
+    span.lengths = from->lengths;
+    span.first_token = from->first_token;
+    span.first_row = from->first_row;
+    span.window = kvf_copy_rows(&from->window);
+    span.rows = kvf_copy_rows(&from->rows);
+    span.first = from->first;
+    return span;
+}
+
+/* The span of query first_query + `query` of the dispatch. */
+static inline kvf_attend_span kvf_attend_span_of(constant kvf_attend_kernel_args &args, uint query,
+                                                 uint lane)
+{
+    const uint s = kvf_find_span(args.spans, 0, args.first_query + query, lane);
+    return KVF_COPY_SPAN(args, kvf_attend_span, kvf_copy_attend_span, s);
+}
 
 /* What a query attends. */
 struct kvf_attended {
@@ -32,46 +64,57 @@ struct kvf_attended {
     ulong first_row; /* of the window, the oldest */
 };
 
-/* `query` is one of the batch; `count` are the entries of its list. */
-static inline kvf_attended kvf_find_attended(constant kvf_attend_kernel_args &args, uint query,
-                                             device const uint *counts)
+/* Query i of the span is the dispatch's `query`, whose list has counts[query] entries. */
+static inline kvf_attended kvf_find_attended(constant kvf_attend_kernel_args &args,
+                                             thread const kvf_attend_span &span, uint i, uint query)
 {
-    const uint n_tokens_before = args.first_query + query + 1; /* since first_token */
+    const uint n_tokens_before = i + 1; /* since first_token */
     kvf_attended attended;
-    attended.n_window = uint(min(args.first_token + n_tokens_before, ulong(args.window_tokens)));
+    attended.n_window = uint(min(span.first_token + n_tokens_before, ulong(args.window_tokens)));
     attended.n_places = attended.n_window;
-    if (args.has_rows)
-        attended.n_places += kvf_visible(counts, args.first_token + args.first_query,
-                                         args.has_list ? 0 : args.ratio, query);
-    attended.first_row = args.first_row + n_tokens_before - attended.n_window;
+    if (args.kind != KVF_ATTEND_FIRST_ROWS)
+        attended.n_places += reinterpret_cast<device const uint *>(args.counts)[query];
+    else if (span.rows.n_rows > 0)
+        attended.n_places += kvf_visible(reinterpret_cast<device const uint *>(span.lengths),
+                                         span.first_token, args.ratio, i);
+    attended.first_row = span.first_row + n_tokens_before - attended.n_window;
     return attended;
 }
 
-/* Places of a split. */
-static inline uint kvf_split_places(constant kvf_attend_kernel_args &args, uint n_places)
+/* Places of a split: of nothing but the number of all. */
+static inline uint kvf_split_places(uint n_places)
 {
-    const uint share = n_places / args.n_splits + (n_places % args.n_splits != 0);
+    const uint share = (n_places + KVF_ATTEND_MAX_SPLITS - 1) / KVF_ATTEND_MAX_SPLITS;
     const uint tiles = (share + KVF_ATTEND_ROWS - 1) / KVF_ATTEND_ROWS;
     return max(tiles * KVF_ATTEND_ROWS, uint(KVF_ATTEND_LEAST_PLACES));
 }
 
+/* A query of the dispatch, for one threadgroup. */
+struct kvf_attend_query {
+    kvf_attended attended;
+    kvf_kernel_rows window;
+    kvf_kernel_rows rows;
+    device const int *list;
+    bool has_list;
+};
+
 /* A simdgroup unpacks the row at a place, or zeros from `end` on: those get p = 0. */
-static inline void kvf_unpack_place(constant kvf_attend_kernel_args &args, kvf_attended attended,
-                                    device const int *list, uint place, uint end, uint lane,
-                                    threadgroup float *to)
+static inline void kvf_unpack_place(thread const kvf_attend_query &query, uint place, uint end,
+                                    uint lane, threadgroup float *to)
 {
     if (place >= end) {
         for (uint i = lane; i < 512; i += KVF_KERNEL_SIMD_WIDTH)
             to[i] = 0.0f;
         return;
     }
-    const bool in_window = place < attended.n_window;
-    ulong row = attended.first_row + place;
+    const bool in_window = place < query.attended.n_window;
+    ulong row = query.attended.first_row + place;
+    kvf_kernel_rows rows = query.window; /* a copy: a choice of references would not be in registers */
     if (!in_window) {
-        const uint entry = place - attended.n_window;
-        row = args.has_list ? ulong(list[entry]) : ulong(entry);
+        const uint entry = place - query.attended.n_window;
+        row = query.has_list ? ulong(query.list[entry]) : ulong(entry);
+        rows = query.rows;
     }
-    constant kvf_kernel_rows &rows = in_window ? args.window : args.rows;
     kvf_read_row(rows, row, 512, lane, to);
 }
 
@@ -210,18 +253,51 @@ static inline float kvf_sink(constant kvf_attend_kernel_args &args, device const
 
 /* ---- Results --------------------------------------------------------------------- */
 
-/* What the sums of this head are multiplied with and divided by at the end, and its lse. */
-static inline void kvf_finish_head(constant kvf_attend_kernel_args &args, kvf_softmax softmax,
-                                   float sink, uint place, threadgroup float *work,
-                                   device float *lse)
+/* What the sums of a head are multiplied with, then divided by, at the end; and its lse. */
+struct kvf_finish {
+    float factor;
+    float denominator;
+    float lse;
+};
+
+static inline kvf_finish kvf_finish_head(kvf_softmax softmax, float sink)
 {
     const float highest = max(softmax.highest, sink);
-    const float factor = kvf_exp(softmax.highest - highest);
-    const float denominator = kvf_denominator(softmax.sum * factor, sink, highest);
-    work[KVF_ATTEND_FACTORS + place] = factor;
-    work[KVF_ATTEND_DENOMINATORS + place] = denominator;
-    if (args.lse)
-        *lse = highest + log(denominator);
+    kvf_finish finish;
+    finish.factor = kvf_exp(softmax.highest - highest);
+    finish.denominator = kvf_denominator(softmax.sum * finish.factor, sink, highest);
+    finish.lse = highest + log(finish.denominator);
+    return finish;
+}
+
+/* + 0 turns -0 into +0. */
+static inline float kvf_finish_value(float value, float factor, float denominator)
+{
+    return value * factor / denominator + 0.0f;
+}
+
+/* What sums are multiplied with when a split's are added to those of the splits before it. */
+struct kvf_factors {
+    float before;
+    float split;
+};
+
+static inline kvf_factors kvf_add_split(thread kvf_softmax &all, kvf_softmax split)
+{
+    const float highest = max(all.highest, split.highest);
+    kvf_factors factors;
+    /* kvf_exp of a NaN, which -infinity less itself is, is 0. */
+    factors.before = kvf_exp(all.highest - highest);
+    factors.split = kvf_exp(split.highest - highest);
+    all.sum = fma(split.sum, factors.split, all.sum * factors.before);
+    all.highest = highest;
+    return factors;
+}
+
+static inline float kvf_add_value(float before, float split, float before_factor,
+                                  float split_factor)
+{
+    return fma(split, split_factor, before * before_factor);
 }
 
 /*
@@ -246,11 +322,9 @@ static inline void kvf_store_sums(thread const kvf_attend_matrices &matrices, ui
         for (uint i = thread_index; i < n_stored * 512; i += KVF_ATTEND_THREADS) {
             const uint head = 8 * h + i / 512;
             float value = tile[i / 512 * KVF_ATTEND_STRIDE + i % 512];
-            /* + 0 turns -0 into +0. */
             if (finished)
-                value =
-                    value * work[KVF_ATTEND_FACTORS + head] / work[KVF_ATTEND_DENOMINATORS + head] +
-                    0.0f;
+                value = kvf_finish_value(value, work[KVF_ATTEND_FACTORS + head],
+                                         work[KVF_ATTEND_DENOMINATORS + head]);
             to[head * 512 + i % 512] = value;
         }
     }
@@ -258,11 +332,63 @@ static inline void kvf_store_sums(thread const kvf_attend_matrices &matrices, ui
 
 /* ---- Kernels --------------------------------------------------------------------- */
 
+/* Where a thread is, and the threadgroup's memory. */
+struct kvf_attend_place {
+    uint thread_index;
+    uint lane;
+    uint simd;
+    threadgroup float *tile;
+    threadgroup float *work;
+};
+
+/* Threads that have a head's softmax when a split is done: of each eight that share it, one. */
+static inline bool kvf_tells_head(kvf_attend_place at, uint n_heads)
+{
+    return at.thread_index % KVF_ATTEND_ROWS == 0 && at.thread_index / KVF_ATTEND_ROWS < n_heads;
+}
+
+static inline kvf_attend_query kvf_make_query(constant kvf_attend_kernel_args &args,
+                                              thread const kvf_attend_span &span, uint i,
+                                              uint query)
+{
+    kvf_attend_query made;
+    made.attended = kvf_find_attended(args, span, i, query);
+    made.window = span.window;
+    made.rows = span.rows;
+    made.list = reinterpret_cast<device const int *>(args.lists) + query * args.list_stride;
+    made.has_list = args.kind != KVF_ATTEND_FIRST_ROWS;
+    return made;
+}
+
 /*
- * group.x: KVF_ATTEND_HEADS heads of a query, those of the same query side by side as they
- * read the same rows; group.y: splits. With one split, out and lse are written; else
- * partial sums and, two floats each, their maxima and sums of p: [query][part][head]. The
- * attribute keeps the compiler from using more registers than so many threads can have.
+ * Places first .. end: sums, which are zeros at first, and the softmax of the head that the
+ * thread shares. Nobody may still read the tile or p.
+ */
+static inline void kvf_walk_split(constant kvf_attend_kernel_args &args,
+                                  thread const kvf_attend_query &query, uint first, uint end,
+                                  kvf_attend_place at, thread kvf_attend_matrices &matrices,
+                                  thread kvf_softmax &softmax)
+{
+    threadgroup float *row = at.tile + at.simd * KVF_ATTEND_STRIDE;
+    kvf_unpack_place(query, first + at.simd, end, at.lane, row);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint place = first; place < end; place += KVF_ATTEND_ROWS) {
+        kvf_make_dots(at.tile, at.simd, at.work, matrices);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        if (at.thread_index < KVF_ATTEND_PAIRS)
+            kvf_soften(at.work, args.scale, end - place, at.thread_index, at.lane, softmax);
+        if (place + KVF_ATTEND_ROWS < end)
+            kvf_unpack_place(query, place + KVF_ATTEND_ROWS + at.simd, end, at.lane, row);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        kvf_add_rows(at.work, matrices);
+    }
+}
+
+/*
+ * A split of KVF_ATTEND_HEADS heads of a query: its sums and, two floats a head, its maximum
+ * and sum of p: [query][part][head]. group.x: heads, those of the same query side by side as
+ * they read the same rows; group.y: splits. The attribute keeps the compiler from using more
+ * registers than so many threads can have.
  */
 [[max_total_threads_per_threadgroup(KVF_ATTEND_THREADS)]] kernel void
 kvf_attend(constant kvf_attend_kernel_args &args [[buffer(0)]], threadgroup float *tile [[threadgroup(0)]],
@@ -270,103 +396,201 @@ kvf_attend(constant kvf_attend_kernel_args &args [[buffer(0)]], threadgroup floa
            uint thread_index [[thread_index_in_threadgroup]],
            uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *q = reinterpret_cast<device const float *>(args.q);
-    device const float *sinks = reinterpret_cast<device const float *>(args.sinks);
-    device const int *lists = reinterpret_cast<device const int *>(args.lists);
-    device const uint *counts = reinterpret_cast<device const uint *>(args.counts);
-    device float *out = reinterpret_cast<device float *>(args.out);
-    device float *lse = reinterpret_cast<device float *>(args.lse);
     device float *partial_sums = reinterpret_cast<device float *>(args.partial_sums);
     device float *partial_softmax = reinterpret_cast<device float *>(args.partial_softmax);
     const uint n_blocks = (args.n_heads + KVF_ATTEND_HEADS - 1) / KVF_ATTEND_HEADS;
-    const uint query = group.x / n_blocks;
+    const uint number = group.x / n_blocks;
     const uint first_head = group.x % n_blocks * KVF_ATTEND_HEADS;
     const uint n_heads = min(args.n_heads - first_head, uint(KVF_ATTEND_HEADS));
-    const bool whole = args.n_splits == 1;
-    const kvf_attended attended = kvf_find_attended(args, query, counts);
-    const uint split_places = kvf_split_places(args, attended.n_places);
+    const kvf_attend_span span = kvf_attend_span_of(args, number, lane);
+    const uint i = args.first_query + number - span.first;
+    const kvf_attend_query query = kvf_make_query(args, span, i, number);
+    const uint split_places = kvf_split_places(query.attended.n_places);
     const uint first = group.y * split_places;
-    const uint end = min(attended.n_places, first + split_places);
-    if (first >= attended.n_places && !whole)
+    if (first >= query.attended.n_places)
         return;
 
-    const ulong call_head = (args.first_query + ulong(query)) * args.n_heads + first_head;
-    device const int *list = lists + query * args.list_stride;
+    const kvf_attend_place at = {thread_index, lane, simd, tile, work};
+    device const float *q = reinterpret_cast<device const float *>(span.q);
     kvf_attend_matrices matrices;
-    kvf_load_queries(q + call_head * 512, n_heads, tile, thread_index, simd, matrices);
+    kvf_load_queries(q + (ulong(i) * args.n_heads + first_head) * 512, n_heads, tile, thread_index,
+                     simd, matrices);
     kvf_softmax softmax = {-INFINITY, 0.0f};
-    threadgroup float *row = tile + simd * KVF_ATTEND_STRIDE;
-    kvf_unpack_place(args, attended, list, first + simd, end, lane, row);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint place = first; place < end; place += KVF_ATTEND_ROWS) {
-        kvf_make_dots(tile, simd, work, matrices);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (thread_index < KVF_ATTEND_PAIRS)
-            kvf_soften(work, args.scale, end - place, thread_index, lane, softmax);
-        if (place + KVF_ATTEND_ROWS < end)
-            kvf_unpack_place(args, attended, list, place + KVF_ATTEND_ROWS + simd, end, lane, row);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        kvf_add_rows(work, matrices);
+    kvf_walk_split(args, query, first, min(query.attended.n_places, first + split_places), at,
+                   matrices, softmax);
+    const ulong part = (ulong(number) * args.n_parts + group.y) * args.n_heads + first_head;
+    if (kvf_tells_head(at, n_heads)) {
+        const ulong head = part + thread_index / KVF_ATTEND_ROWS;
+        partial_softmax[2 * head] = softmax.highest;
+        partial_softmax[2 * head + 1] = softmax.sum;
     }
-
-    const ulong part = (ulong(query) * args.n_parts + group.y) * args.n_heads + first_head;
-    const uint head = thread_index / KVF_ATTEND_ROWS;
-    if (thread_index % KVF_ATTEND_ROWS == 0 && head < n_heads) {
-        if (whole) {
-            kvf_finish_head(args, softmax, kvf_sink(args, sinks, first_head + head), head, work,
-                            lse + call_head + head);
-        } else {
-            partial_softmax[2 * (part + head)] = softmax.highest;
-            partial_softmax[2 * (part + head) + 1] = softmax.sum;
-        }
-    }
-    kvf_store_sums(matrices, n_heads, whole, work, tile, thread_index, simd,
-                   whole ? out + call_head * 512 : partial_sums + part * 512);
+    kvf_store_sums(matrices, n_heads, false, work, tile, thread_index, simd,
+                   partial_sums + part * 512);
 }
 
-/* group.x: a query; group.y: a head. Parts are added in order; a lane has two of them. */
+/* group.x: a query; group.y: a head. Splits are added one after the other. */
 kernel void kvf_attend_merge(
     constant kvf_attend_kernel_args &args [[buffer(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]])
 {
     device const float *sinks = reinterpret_cast<device const float *>(args.sinks);
-    device const uint *counts = reinterpret_cast<device const uint *>(args.counts);
     device const float *partial_sums = reinterpret_cast<device const float *>(args.partial_sums);
     device const float *partial_softmax = reinterpret_cast<device const float *>(args.partial_softmax);
-    device float *out = reinterpret_cast<device float *>(args.out);
-    device float *lse = reinterpret_cast<device float *>(args.lse);
-    const kvf_attended attended = kvf_find_attended(args, group.x, counts);
-    const uint split_places = kvf_split_places(args, attended.n_places);
-    const uint n_parts = (attended.n_places + split_places - 1) / split_places;
-    const ulong first = ulong(group.x) * args.n_parts * args.n_heads + group.y;
-    float highest[2];
-    float sum[2];
-    for (uint i = 0; i < 2; i++) {
-        const uint part = lane + i * KVF_KERNEL_SIMD_WIDTH;
-        const ulong at = 2 * (first + ulong(part) * args.n_heads);
-        highest[i] = part < n_parts ? partial_softmax[at] : -INFINITY;
-        sum[i] = part < n_parts ? partial_softmax[at + 1] : 0.0f;
-    }
-    const float sink = kvf_sink(args, sinks, group.y);
-    const float all = max(simd_max(max(highest[0], highest[1])), sink);
-    const float factor[2] = {kvf_exp(highest[0] - all), kvf_exp(highest[1] - all)};
-    const float denominator =
-        kvf_denominator(simd_sum(sum[0] * factor[0] + sum[1] * factor[1]), sink, all);
-
-    const ulong head = (args.first_query + ulong(group.x)) * args.n_heads + group.y;
+    const kvf_attend_span span = kvf_attend_span_of(args, group.x, lane);
+    const uint i = args.first_query + group.x - span.first;
+    const uint n_places = kvf_find_attended(args, span, i, group.x).n_places;
+    const uint split_places = kvf_split_places(n_places);
+    const uint n_parts = (n_places + split_places - 1) / split_places;
+    kvf_softmax all = {-INFINITY, 0.0f};
     float sums[512 / KVF_ATTEND_MERGE_THREADS];
-    for (uint i = 0; i < 512 / KVF_ATTEND_MERGE_THREADS; i++)
-        sums[i] = 0.0f;
+    for (uint v = 0; v < 512 / KVF_ATTEND_MERGE_THREADS; v++)
+        sums[v] = 0.0f;
     for (uint part = 0; part < n_parts; part++) {
-        const float mine = part < KVF_KERNEL_SIMD_WIDTH ? factor[0] : factor[1];
-        const float weight = simd_shuffle(mine, ushort(part % KVF_KERNEL_SIMD_WIDTH));
-        device const float *from = partial_sums + (first + ulong(part) * args.n_heads) * 512;
-        for (uint i = 0; i < 512 / KVF_ATTEND_MERGE_THREADS; i++)
-            sums[i] = fma(from[i * KVF_ATTEND_MERGE_THREADS + thread_index], weight, sums[i]);
+        const ulong from = (ulong(group.x) * args.n_parts + part) * args.n_heads + group.y;
+        const kvf_softmax split = {partial_softmax[2 * from], partial_softmax[2 * from + 1]};
+        const kvf_factors factors = kvf_add_split(all, split);
+        device const float *values = partial_sums + from * 512 + thread_index;
+        for (uint v = 0; v < 512 / KVF_ATTEND_MERGE_THREADS; v++)
+            sums[v] = kvf_add_value(sums[v], values[v * KVF_ATTEND_MERGE_THREADS], factors.before,
+                                    factors.split);
     }
-    for (uint i = 0; i < 512 / KVF_ATTEND_MERGE_THREADS; i++)
-        out[head * 512 + i * KVF_ATTEND_MERGE_THREADS + thread_index] =
-            sums[i] / denominator + 0.0f;
-    if (args.lse && thread_index == 0)
-        lse[head] = all + log(denominator);
+    const kvf_finish finish = kvf_finish_head(all, kvf_sink(args, sinks, group.y));
+    const ulong head = ulong(i) * args.n_heads + group.y;
+    device float *out = reinterpret_cast<device float *>(span.out) + head * 512 + thread_index;
+    for (uint v = 0; v < 512 / KVF_ATTEND_MERGE_THREADS; v++)
+        out[v * KVF_ATTEND_MERGE_THREADS] =
+            kvf_finish_value(sums[v], finish.factor, finish.denominator);
+    if (span.lse && thread_index == 0)
+        reinterpret_cast<device float *>(span.lse)[head] = finish.lse;
+}
+
+/* A lane's elements of all sums, and the softmax that belongs to them. */
+struct kvf_attend_totals {
+    float at[2 * KVF_ATTEND_HEAD_PARTS * KVF_ATTEND_VALUE_PARTS];
+    kvf_softmax softmax; /* of the head that the thread shares */
+};
+
+/* The split's results to those of the splits before it, as merge does; sums are zeros again. */
+static inline void kvf_add_to_totals(kvf_attend_place at, kvf_places places, kvf_softmax split,
+                                     thread kvf_attend_matrices &matrices,
+                                     thread kvf_attend_totals &totals)
+{
+    const kvf_factors factors = kvf_add_split(totals.softmax, split);
+    if (kvf_tells_head(at, KVF_ATTEND_HEADS)) {
+        at.work[KVF_ATTEND_FACTORS + at.thread_index / KVF_ATTEND_ROWS] = factors.before;
+        at.work[KVF_ATTEND_DENOMINATORS + at.thread_index / KVF_ATTEND_ROWS] = factors.split;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    KVF_UNROLLED
+    for (uint m = 0; m < KVF_ATTEND_HEAD_PARTS * KVF_ATTEND_VALUE_PARTS; m++) {
+        const uint first_head = 8 * (m / KVF_ATTEND_VALUE_PARTS);
+        KVF_UNROLLED
+        for (uint e = 0; e < 2; e++) {
+            const uint head = first_head + places.row[e];
+            totals.at[2 * m + e] = kvf_add_value(
+                totals.at[2 * m + e], matrices.sums[m].thread_elements()[e],
+                at.work[KVF_ATTEND_FACTORS + head], at.work[KVF_ATTEND_DENOMINATORS + head]);
+        }
+        matrices.sums[m] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+}
+
+/* As kvf_attend and its merge: all splits of the heads. group.x: heads, as there. */
+[[max_total_threads_per_threadgroup(KVF_ATTEND_THREADS)]] kernel void
+kvf_attend_whole(constant kvf_attend_kernel_args &args [[buffer(0)]],
+                 threadgroup float *tile [[threadgroup(0)]], threadgroup float *work [[threadgroup(1)]],
+                 uint3 group [[threadgroup_position_in_grid]],
+                 uint thread_index [[thread_index_in_threadgroup]],
+                 uint lane [[thread_index_in_simdgroup]],
+                 uint simd [[simdgroup_index_in_threadgroup]])
+{
+    device const float *sinks = reinterpret_cast<device const float *>(args.sinks);
+    const uint n_blocks = (args.n_heads + KVF_ATTEND_HEADS - 1) / KVF_ATTEND_HEADS;
+    const uint number = group.x / n_blocks;
+    const uint first_head = group.x % n_blocks * KVF_ATTEND_HEADS;
+    const uint n_heads = min(args.n_heads - first_head, uint(KVF_ATTEND_HEADS));
+    const kvf_attend_span span = kvf_attend_span_of(args, number, lane);
+    const uint i = args.first_query + number - span.first;
+    const kvf_attend_query query = kvf_make_query(args, span, i, number);
+    const uint n_places = query.attended.n_places;
+    const uint split_places = kvf_split_places(n_places);
+    const ulong span_head = ulong(i) * args.n_heads + first_head;
+
+    const kvf_attend_place at = {thread_index, lane, simd, tile, work};
+    const kvf_places places = kvf_find_places(work + simd * KVF_ATTEND_PAIRS, lane);
+    kvf_attend_matrices matrices;
+    kvf_attend_totals totals;
+    KVF_UNROLLED
+    for (uint e = 0; e < 2 * KVF_ATTEND_HEAD_PARTS * KVF_ATTEND_VALUE_PARTS; e++)
+        totals.at[e] = 0.0f;
+    totals.softmax.highest = -INFINITY;
+    totals.softmax.sum = 0.0f;
+    kvf_load_queries(reinterpret_cast<device const float *>(span.q) + span_head * 512, n_heads, tile,
+                     thread_index, simd, matrices);
+    for (uint first = 0; first < n_places; first += split_places) {
+        kvf_softmax softmax = {-INFINITY, 0.0f};
+        kvf_walk_split(args, query, first, min(n_places, first + split_places), at, matrices,
+                       softmax);
+        kvf_add_to_totals(at, places, softmax, matrices, totals);
+    }
+    KVF_UNROLLED
+    for (uint m = 0; m < KVF_ATTEND_HEAD_PARTS * KVF_ATTEND_VALUE_PARTS; m++) {
+        matrices.sums[m].thread_elements()[0] = totals.at[2 * m];
+        matrices.sums[m].thread_elements()[1] = totals.at[2 * m + 1];
+    }
+    if (kvf_tells_head(at, n_heads)) {
+        const uint head = thread_index / KVF_ATTEND_ROWS;
+        const kvf_finish finish =
+            kvf_finish_head(totals.softmax, kvf_sink(args, sinks, first_head + head));
+        work[KVF_ATTEND_FACTORS + head] = finish.factor;
+        work[KVF_ATTEND_DENOMINATORS + head] = finish.denominator;
+        if (span.lse)
+            reinterpret_cast<device float *>(span.lse)[span_head + head] = finish.lse;
+    }
+    kvf_store_sums(matrices, n_heads, true, work, tile, thread_index, simd,
+                   reinterpret_cast<device float *>(span.out) + span_head * 512);
+}
+
+/* ---- Lists of lists and masks ---------------------------------------------------------------- */
+
+/*
+ * A list without its -1 entries, or the rows that a mask lets through, ascending; no longer
+ * than list_stride. group.x: queries from first_query on.
+ */
+[[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void
+kvf_compact(constant kvf_attend_kernel_args &args [[buffer(0)]],
+            threadgroup uint *sums [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
+            uint thread_index [[thread_index_in_threadgroup]],
+            uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
+{
+    const kvf_attend_span span = kvf_attend_span_of(args, group.x, lane);
+    const uint query = args.first_query + group.x - span.first;
+    device const int *list = reinterpret_cast<device const int *>(span.chosen);
+    device const uint *mask_f32 = reinterpret_cast<device const uint *>(span.chosen);
+    device const ushort *mask_f16 = reinterpret_cast<device const ushort *>(span.chosen);
+    device const uint *lengths = reinterpret_cast<device const uint *>(span.lengths);
+    const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
+    const uint ratio = args.kind == KVF_ATTEND_LIST ? 0 : args.ratio;
+    const uint length =
+        span.rows.n_rows ? kvf_visible(lengths, span.first_token, ratio, query) : 0;
+    const ulong begin = query * args.in_stride;
+    device int *to = reinterpret_cast<device int *>(args.lists) + group.x * args.list_stride;
+    kvf_kept kept = kvf_keep_nothing();
+    for (uint first = 0; first < length; first += at.n_threads) {
+        const uint i = first + thread_index;
+        int row = -1;
+        if (i < length && args.kind == KVF_ATTEND_LIST)
+            row = list[begin + i];
+        else if (i < length && args.kind == KVF_ATTEND_MASK_F32)
+            row = mask_f32[begin + i] == 0xff800000u ? -1 : int(i); /* bits of -infinity */
+        else if (i < length)
+            row = mask_f16[begin + i] == 0xfc00 ? -1 : int(i);
+        uint place = 0;
+        if (kvf_keep(row >= 0, false, 0, sums, at, kept, place) && place < args.list_stride)
+            to[place] = row;
+    }
+    if (thread_index == 0)
+        reinterpret_cast<device uint *>(args.counts)[group.x] =
+            min(kept.above, uint(args.list_stride));
 }

@@ -5,31 +5,64 @@
 #include <metal_stdlib>
 
 #include "backend/gpu/kernels.h"
+#include "backend/gpu/spans.h"
 #include "shared/exp.h"
 
 using namespace metal;
 
 enum { KVF_NORM_DOT_LANES = 16 }; /* of the promised dot: docs/FORMAT.md 9.7 */
 
+/* What elements are numbered by. */
+enum { KVF_BY_TOKEN = 0, KVF_BY_ROW = 1, KVF_BY_KEPT = 2 };
+
+template <typename Pointer> static inline kvf_compress_span kvf_copy_compress_span(Pointer from)
+{
+    kvf_compress_span span;
+    span.kv = from->kv;
+    span.gate = from->gate;
+    span.state = from->state;
+    span.cosines = from->cosines;
+    span.sines = from->sines;
+    span.first = from->first;
+    span.first_made = from->first_made;
+    span.first_kept = from->first_kept;
+    span.kept_from = from->kept_from;
+    span.first_slot = from->first_slot;
+    span.phase = from->phase;
+    span.at_start = from->at_start;
+    return span;
+}
+
+static inline kvf_compress_span kvf_compress_span_at(constant kvf_compress_kernel_args &args,
+                                                     uint span)
+{
+    return KVF_COPY_SPAN(args, kvf_compress_span, kvf_copy_compress_span, span);
+}
+
 /*
- * Looks for values that are not finite: the first token that has one; report finds which.
- * group.x: tokens, group.y: values of a token.
+ * Looks for values that are not finite: the first token of each span that has one; report
+ * finds which. group.x: tokens, group.y: values of a token.
  */
 kernel void kvf_compress_check(constant kvf_compress_kernel_args &args [[buffer(0)]],
                                uint3 group [[threadgroup_position_in_grid]],
-                               uint thread_index [[thread_index_in_threadgroup]])
+                               uint thread_index [[thread_index_in_threadgroup]],
+                               uint lane [[thread_index_in_simdgroup]])
 {
-    device const float *kv = reinterpret_cast<device const float *>(args.kv);
-    device const float *gate = reinterpret_cast<device const float *>(args.gate);
-    device atomic_uint *found = reinterpret_cast<device atomic_uint *>(args.found);
+    const uint s = kvf_find_span(args.spans, KVF_BY_TOKEN, group.x, lane);
+    const kvf_compress_span span = kvf_compress_span_at(args, s);
+    device const float *kv = reinterpret_cast<device const float *>(span.kv);
+    device const float *gate = reinterpret_cast<device const float *>(span.gate);
+    device atomic_uint *found =
+        reinterpret_cast<device atomic_uint *>(args.found) + s * KVF_FOUND_WORDS;
     const uint column = group.y * KVF_ELEMENTS_THREADS + thread_index;
     if (column >= args.columns)
         return;
-    const ulong place = ulong(group.x) * args.columns + column;
+    const uint token = group.x - span.first;
+    const ulong place = ulong(token) * args.columns + column;
     const uint largest = max(as_type<uint>(kv[place]) & uint(KVF_F32_MAGNITUDE_MASK),
                              as_type<uint>(gate[place]) & uint(KVF_F32_MAGNITUDE_MASK));
     if (largest >= uint(KVF_F32_INFINITY))
-        atomic_fetch_min_explicit(found + KVF_FOUND_BAD_INPUT, group.x, memory_order_relaxed);
+        atomic_fetch_min_explicit(found + KVF_FOUND_BAD_INPUT, token, memory_order_relaxed);
 }
 
 /* One dimension of a token that a row pools. */
@@ -38,8 +71,11 @@ struct kvf_candidate {
     float gate;
 };
 
-/* What candidates are read from. */
+/* What candidates are read from, and where the chunk begins in windows and ring. */
 struct kvf_pool_input {
+    uint first_slot;
+    uint phase;
+    bool at_start;
     device const float *kv;
     device const float *gate;
     device const float *bias;
@@ -63,7 +99,7 @@ static inline kvf_candidate find_candidate(constant kvf_compress_kernel_args &ar
         found.kv = input.kv[place];
         found.gate = input.gate[place];
     } else {
-        const uint slot = (args.first_slot + args.n_slots - uint(-token)) % args.n_slots;
+        const uint slot = (input.first_slot + args.n_slots - uint(-token)) % args.n_slots;
         const ulong place = ulong(slot) * 2 * args.columns + column;
         found.kv = input.state[place];
         found.gate = input.state[place + args.columns];
@@ -77,12 +113,12 @@ static inline float pool(constant kvf_compress_kernel_args &args,
                          thread const kvf_pool_input &input, uint emitted, uint d)
 {
     /* Row 0 of an overlapping layer has no window before its own. */
-    const bool alone = args.overlap && args.at_start && emitted == 0;
+    const bool alone = args.overlap && input.at_start && emitted == 0;
     const uint n = args.overlap ? 2 * args.ratio : args.ratio;
     const uint first = alone ? args.ratio : 0;
     /* Of candidate 0; the row's own window begins at emitted * ratio - phase. */
     const int token =
-        int(emitted * args.ratio) - int(args.phase) - int(args.overlap ? args.ratio : 0);
+        int(emitted * args.ratio) - int(input.phase) - int(args.overlap ? args.ratio : 0);
     float highest = -INFINITY;
     for (uint i = first; i < n; i++)
         highest = max(highest, find_candidate(args, input, token + int(i), i, d).gate);
@@ -127,16 +163,20 @@ static inline float rotate(float x, float cosine, float sine, uint d)
     uint3 group [[threadgroup_position_in_grid]], uint d [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]])
 {
-    device const float *kv = reinterpret_cast<device const float *>(args.kv);
-    device const float *gate = reinterpret_cast<device const float *>(args.gate);
+    const uint s = kvf_find_span(args.spans, KVF_BY_ROW, group.x, lane);
+    const kvf_compress_span span = kvf_compress_span_at(args, s);
+    device const float *kv = reinterpret_cast<device const float *>(span.kv);
+    device const float *gate = reinterpret_cast<device const float *>(span.gate);
     device const float *bias = reinterpret_cast<device const float *>(args.bias);
-    device const float *state = reinterpret_cast<device const float *>(args.state);
+    device const float *state = reinterpret_cast<device const float *>(span.state);
     device const float *weight = reinterpret_cast<device const float *>(args.weight);
-    device const float *cosines = reinterpret_cast<device const float *>(args.cosines);
-    device const float *sines = reinterpret_cast<device const float *>(args.sines);
+    device const float *cosines = reinterpret_cast<device const float *>(span.cosines);
+    device const float *sines = reinterpret_cast<device const float *>(span.sines);
     device float *rows = reinterpret_cast<device float *>(args.rows);
-    const kvf_pool_input input = {kv, gate, bias, state};
-    const float pooled = pool(args, input, group.x, d);
+    const kvf_pool_input input = {span.first_slot, span.phase, span.at_start != 0,
+                                  kv, gate, bias, state};
+    const uint emitted = group.x - span.first_made; /* of the span */
+    const float pooled = pool(args, input, emitted, d);
     values[d] = pooled;
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -144,7 +184,7 @@ static inline float rotate(float x, float cosine, float sine, uint d)
     x = x * weight[d];
     const uint tail = args.width - KVF_ROPE_PAIRS * 2; /* whole simdgroups are in it or not */
     if (d >= tail) {
-        const ulong angle = ulong(group.x) * KVF_ROPE_PAIRS + (d - tail) / 2;
+        const ulong angle = ulong(emitted) * KVF_ROPE_PAIRS + (d - tail) / 2;
         x = rotate(x, cosines[angle], sines[angle], d);
     }
     rows[ulong(group.x) * args.width + d] = x;
@@ -152,24 +192,28 @@ static inline float rotate(float x, float cosine, float sine, uint d)
 
 /*
  * Takes the chunk's last tokens into the ring, unless something was wrong with the chunk.
- * group.x: tokens from first_kept on, group.y: values of a token.
+ * group.x: tokens that are kept, group.y: values of a token.
  */
 kernel void kvf_compress_keep(constant kvf_compress_kernel_args &args [[buffer(0)]],
                               uint3 group [[threadgroup_position_in_grid]],
-                              uint thread_index [[thread_index_in_threadgroup]])
+                              uint thread_index [[thread_index_in_threadgroup]],
+                              uint lane [[thread_index_in_simdgroup]])
 {
-    device const float *kv = reinterpret_cast<device const float *>(args.kv);
-    device const float *gate = reinterpret_cast<device const float *>(args.gate);
-    device atomic_uint *found = reinterpret_cast<device atomic_uint *>(args.found);
-    device float *state = reinterpret_cast<device float *>(args.state);
+    const uint s = kvf_find_span(args.spans, KVF_BY_KEPT, group.x, lane);
+    device atomic_uint *found =
+        reinterpret_cast<device atomic_uint *>(args.found) + s * KVF_FOUND_WORDS;
     const uint column = group.y * KVF_ELEMENTS_THREADS + thread_index;
     const uint bad = atomic_load_explicit(found + KVF_FOUND_BAD_INPUT, memory_order_relaxed) &
                      atomic_load_explicit(found + KVF_FOUND_BAD_ROW, memory_order_relaxed);
     if (column >= args.columns || bad != KVF_FOUND_NOTHING)
         return;
-    const uint token = args.first_kept + group.x;
+    const kvf_compress_span span = kvf_compress_span_at(args, s);
+    device const float *kv = reinterpret_cast<device const float *>(span.kv);
+    device const float *gate = reinterpret_cast<device const float *>(span.gate);
+    device float *state = reinterpret_cast<device float *>(span.state);
+    const uint token = span.kept_from + group.x - span.first_kept;
     const ulong from = ulong(token) * args.columns + column;
-    const ulong slot = (args.first_slot + token) % args.n_slots;
+    const ulong slot = (span.first_slot + token) % args.n_slots;
     device float *to = state + slot * 2 * args.columns + column;
     to[0] = kv[from];
     to[args.columns] = gate[from];

@@ -84,7 +84,7 @@ typedef struct kvf_matmul_kernel_args {
     uint32_t n;
     uint32_t rows;
     uint32_t cols;
-    uint32_t unused;
+    uint32_t old_weight; /* nothing that may still run writes to the weight */
 } kvf_matmul_kernel_args;
 
 typedef struct kvf_embed_kernel_args {

@@ -61,6 +61,7 @@ typedef struct kvf_gpu_region {
     uintptr_t given;      /* what alloc returns for its first byte */
     size_t block_bytes;   /* 0: as a whole */
     uint64_t free_blocks; /* a bit each */
+    uint64_t n_waits;     /* of the device, when bytes were last brought there */
 } kvf_gpu_region;
 
 /* Regions of one place, by ascending address. */
@@ -116,13 +117,20 @@ typedef struct kvf_gpu_expert_table {
     kvf_gpu_variant down[2];
 } kvf_gpu_expert_table;
 
+/* What runs as a kernel. */
+typedef struct kvf_gpu_ready {
+    kvf_gpu_pipeline *pipeline;       /* NULL: not compiled yet */
+    const kvf_gpu_override *override; /* what runs in its place; NULL: the generic one does */
+    kvf_gpu_library *library;         /* the override's; NULL: in `libraries` */
+} kvf_gpu_ready;
+
 typedef struct kvf_gpu_device {
     kvf_device base; /* first: the table's functions get its address */
     const kvf_gpu_driver *driver;
     kvf_gpu *gpu;
     kvf_gpu_limits limits;
     kvf_gpu_library *libraries[KVF_GPU_FILE_COUNT][KVF_GPU_VARIANT_COUNT];
-    kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
+    kvf_gpu_ready kernels[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_regions regions[2]; /* by kvf_place */
     uint64_t region_bytes;      /* of regions and mappings: at most base.memory_bytes */
     uint64_t allocated_bytes;   /* staging and scratch too: at most the working set */
@@ -132,12 +140,17 @@ typedef struct kvf_gpu_device {
     kvf_gpu_staging staging;
     kvf_gpu_releases releases;
     kvf_gpu_buffer scratch; /* arrays of one operation; the next one uses it again */
-    kvf_gpu_buffer found;   /* KVF_FOUND_WORDS: what an operation's checks find */
+    kvf_gpu_buffer found;   /* what an operation's checks find: KVF_FOUND_WORDS a span .. */
+    uint32_t n_found;       /* .. of so many */
+    uint8_t *table;         /* spans of an operation, until they are on their way */
+    size_t table_bytes;
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
-    bool is_busy;   /* something was encoded since the last wait */
-    kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
+    uint64_t n_waits; /* done, and one more */
+    bool is_busy;     /* something was encoded since the last wait */
+    kvf_error lost;   /* not KVF_OK: what ended this device */
+    kvf_error lacks;  /* not KVF_OK: what memory an operation could not have; the next wait tells */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)
@@ -153,6 +166,9 @@ void kvf_gpu_close_device(kvf_device *device);
 /* The pipeline of a kernel; compiled when it is first asked for. NULL: the device is lost. */
 const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                             kvf_gpu_variant variant);
+/* The shape of what runs as this kernel: the override's, or else `generic`. */
+kvf_gpu_shape kvf_gpu_shape_of(const kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
+                               kvf_gpu_variant variant, kvf_gpu_shape generic);
 
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 
@@ -183,8 +199,17 @@ void kvf_gpu_close_mapped(kvf_gpu_device *gpu);
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
 
+/*
+ * Whether nothing that is encoded since the last wait brings bytes to where this memory is: zero,
+ * write or copy, which say so by kvf_gpu_note. Operations do not write weights. NULL: yes.
+ */
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory);
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory);
+
 /* Bytes for the running operation, aligned to 256, undefined: one piece an operation. */
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes);
+/* Words for what checks find in n spans, as report leaves them. */
+uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n);
 
 /* A buffer within the working set; false where it cannot be had. */
 bool kvf_gpu_make_buffer(kvf_gpu_device *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer);
@@ -222,9 +247,14 @@ void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes);
 kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error);
 /* Until all that was encoded is done; errors stay for the caller's wait. */
 kvf_status kvf_gpu_flush(kvf_gpu_device *gpu);
+/* What bytes need on their way where no more memory can be had. */
+kvf_status kvf_gpu_open_queue(kvf_gpu_device *gpu, kvf_error *error);
 void kvf_gpu_close_queue(kvf_gpu_device *gpu);
 
-/* Nothing is encoded from now on; the first error stays. */
+/*
+ * Nothing is encoded from now on; the first error stays. KVF_OUT_OF_MEMORY: no operation is, until
+ * a wait has told it.
+ */
 void kvf_gpu_lose(kvf_gpu_device *gpu, kvf_status status, const char *what);
 
 /* ---- Arguments ------------------------------------------------------------------------ */
@@ -236,6 +266,35 @@ static inline uint32_t kvf_gpu_pieces(uint64_t n, uint32_t piece)
 
 /* A view of rows; rows.c. */
 kvf_kernel_rows kvf_gpu_rows(kvf_gpu_device *gpu, const kvf_rows *view);
+
+/*
+ * The spans of an operation (kernels.h: kvf_kernel_spans), spans.c. Begun in scratch of the
+ * operation, filled in the host's memory, sent as a whole:
+ *
+ *     kvf_gpu_table table;
+ *     if (!kvf_gpu_begin_table(gpu, there, kvf_gpu_spans_bytes(n, sizeof *spans, 1), &table))
+ *         return;
+ *     kvf_row_span *spans = kvf_gpu_add_spans(&table, n, sizeof *spans, 1, &k.spans, &firsts);
+ *     ..
+ *     kvf_gpu_send_table(gpu, &table);
+ *     k.one = spans[0];
+ */
+typedef struct kvf_gpu_table {
+    uint8_t *host;
+    uint64_t there;
+    size_t bytes; /* added so far */
+    uint32_t n;   /* spans */
+} kvf_gpu_table;
+
+/* What n structs take, with n_numberings arrays of numbers; a multiple of 16. */
+size_t kvf_gpu_spans_bytes(uint32_t n, size_t span_bytes, uint32_t n_numberings);
+/* False: the device is lost, or has no memory for this. */
+bool kvf_gpu_begin_table(kvf_gpu_device *gpu, uint64_t there, size_t bytes, kvf_gpu_table *table);
+/* The structs, to be filled, and their numbers [n_numberings][n]; until the table is sent. */
+void *kvf_gpu_add_spans(kvf_gpu_table *table, uint32_t n, size_t span_bytes, uint32_t n_numberings,
+                        kvf_kernel_spans *spans, uint32_t **firsts);
+/* Queues what several spans need; one is in the argument struct. */
+void kvf_gpu_send_table(kvf_gpu_device *gpu, const kvf_gpu_table *table);
 
 /* ---- Operations ------------------------------------------------------------------ */
 
@@ -258,56 +317,46 @@ void kvf_gpu_close_experts(kvf_gpu_device *gpu);
 void kvf_gpu_sample(kvf_device *device, const kvf_sample_args *args);
 
 /* pack.c */
-void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-void kvf_gpu_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                   uint32_t n);
+void kvf_gpu_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n);
 void kvf_gpu_unpack(kvf_device *device, const kvf_unpack_args *args);
-/*
- * Encodes the checks of args->n_rows rows of f32 at args->rows, with args->words to say why,
- * and their stores, which do nothing if these or earlier checks find anything. args->found,
- * args->out and args->first_row are filled here.
- */
-void kvf_gpu_run_pack(kvf_gpu_device *gpu, const kvf_rows *out, uint64_t first_row,
-                      kvf_pack_kernel_args *args);
-/* Tells what was found; args->found and args->place are filled here. */
-void kvf_gpu_run_report(kvf_gpu_device *gpu, kvf_findings found, kvf_report_kernel_args *args);
+/* A span of rows that go to out, from row first_row of the view on; `first` is the caller's. */
+kvf_row_span kvf_gpu_row_span(kvf_gpu_device *gpu, const kvf_rows *out, uint64_t first_row,
+                              kvf_findings found);
+/* Encodes the checks of all rows and their stores, which spare spans with findings. */
+void kvf_gpu_run_pack(kvf_gpu_device *gpu, const kvf_row_kernel_args *args);
+/* Tells what was found. */
+void kvf_gpu_run_report(kvf_gpu_device *gpu, const kvf_row_kernel_args *args);
 
 /* compress.c */
-void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
+void kvf_gpu_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n);
 
 /* select.c */
-void kvf_gpu_select(kvf_device *device, const kvf_select_args *args);
+void kvf_gpu_select(kvf_device *device, const kvf_select_args *args, uint32_t n);
 void kvf_gpu_score(kvf_device *device, const kvf_score_args *args);
 void kvf_gpu_mask(kvf_device *device, const kvf_mask_args *args);
 size_t kvf_gpu_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);
 
-/*
- * Ascending lists of rows, made on the GPU and read there: int32, query i's list begins i *
- * stride entries on, no list is longer; a uint32 a query, entries of its list.
- */
-typedef struct kvf_gpu_lists {
-    uint64_t rows;
-    uint64_t counts;
-    uint64_t stride;
-} kvf_gpu_lists;
-
-/*
- * Encodes the making of lists 0 .. n_queries of `out`, whose memory the caller gives (so
- * that batches can share it): query i's is what query first_query + i of args attends, the
- * entries of args->list that are not -1, or the rows < n_visible that mask_f32 or mask_f16
- * lets through (0, not -infinity). A longer list than out->stride is cut.
- */
-void kvf_gpu_compact(kvf_gpu_device *gpu, const kvf_attend_args *args, uint32_t first_query,
-                     uint32_t n_queries, const kvf_gpu_lists *out);
-
 /* attend.c */
-void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args);
+void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n);
+/*
+ * Encodes the making of the lists of n queries from args->first_query on: what their spans
+ * choose, cut at list_stride; and how many entries each has.
+ */
+void kvf_gpu_run_compact(kvf_gpu_device *gpu, const kvf_attend_kernel_args *args, uint32_t n);
 size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
-/* What the backends have in common: all but name and open. */
+/*
+ * What the backends have in common: all but name and open. A slab is two of the largest pages that
+ * a driver gives, 2 MiB, and eight of V4-Flash's largest states.
+ */
 #define KVF_GPU_OPERATIONS                                                                         \
-    .takes_stored_weights = true, .close = kvf_gpu_close_device, .alloc = kvf_gpu_alloc,           \
-    .release = kvf_gpu_release, .zero = kvf_gpu_zero, .write = kvf_gpu_write,                      \
-    .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,                              \
+    .takes_stored_weights = true, .slab_bytes = (size_t)4 << 20, .close = kvf_gpu_close_device,    \
+    .alloc = kvf_gpu_alloc, .release = kvf_gpu_release, .zero = kvf_gpu_zero,                      \
+    .write = kvf_gpu_write, .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,      \
     .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \

@@ -79,13 +79,11 @@ enum {
     KVF_ATTEND_FACTORS = KVF_ATTEND_FLAGS + KVF_ATTEND_SIMDS, /* half of them are used */
     KVF_ATTEND_DENOMINATORS = KVF_ATTEND_FACTORS + KVF_ATTEND_HEADS,
     KVF_ATTEND_WORK_BYTES = (KVF_ATTEND_DENOMINATORS + KVF_ATTEND_HEADS) * 4,
-    /*
-     * Places of a split at least; splits of a query at most: two a lane of merge. There are
-     * about as many threadgroups as this, enough for any GPU, while queries alone are fewer.
-     */
+    /* Places of a split at least: four tiles; splits of a query at most. */
     KVF_ATTEND_LEAST_PLACES = 32,
-    KVF_ATTEND_MAX_SPLITS = 2 * KVF_KERNEL_SIMD_WIDTH,
-    KVF_ATTEND_GROUPS = 512,
+    KVF_ATTEND_MAX_SPLITS = 64,
+    /* So many threadgroups keep any GPU busy: then each walks all splits of its heads. */
+    KVF_ATTEND_GROUPS = 256,
     KVF_ATTEND_MERGE_THREADS = 128
 };
 
@@ -117,35 +115,55 @@ typedef struct kvf_kernel_rows {
     uint32_t format;
 } kvf_kernel_rows;
 
-/* What checks find, words of device memory; report leaves them as ones, ones, zero. */
+/*
+ * What an operation is given of one session is a span; one dispatch takes all spans. Elements
+ * (rows, tokens, queries) are numbered through, and a span has the number of its first one. A
+ * span alone lies in the argument struct (`one`), several in a table.
+ */
+typedef struct kvf_kernel_spans {
+    uint64_t table;
+    uint64_t firsts; /* uint32 [n], ascending: the spans' first numbers, for those who look */
+    uint32_t n;      /* 1: there is no table */
+    uint32_t unused;
+} kvf_kernel_spans;
+
+/* What checks find of a span, words of device memory; report leaves them as ones, ones, zero. */
 enum {
     KVF_FOUND_BAD_INPUT = 0,    /* the first token of compress with a bad value */
-    KVF_FOUND_BAD_ROW = 1,      /* the lowest bad row; words[row] says why */
+    KVF_FOUND_BAD_ROW = 1,      /* the lowest bad row; its word says why */
     KVF_FOUND_INEXACT_ROWS = 2, /* counted by stores */
     KVF_FOUND_WORDS = 3
 };
 #define KVF_FOUND_NOTHING 0xffffffffu
 
-/* What was found goes to a kvf_finding (shared/finding.h), `first` added to indices. */
-typedef struct kvf_report_kernel_args {
-    uint64_t found;
-    uint64_t words;
-    uint64_t place; /* the kvf_finding */
-    uint64_t first;
-    uint64_t kv; /* the input of compress, [tokens][columns] each */
+/* Rows of f32 that are checked, may be stored, and are reported. */
+typedef struct kvf_row_span {
+    uint64_t rows;
+    uint64_t place;       /* the kvf_finding (shared/finding.h) .. */
+    uint64_t first_index; /* .. and what is added to indices in it */
+    uint64_t kv;          /* the input of compress, [tokens][columns] each */
     uint64_t gate;
-    uint32_t columns;
-    uint32_t made; /* the rows that were checked were made, not given */
-} kvf_report_kernel_args;
-
-typedef struct kvf_check_kernel_args {
-    uint64_t values;
-    uint64_t found;
-    uint64_t words;
-    uint64_t n_rows;
-    uint32_t width;
+    kvf_kernel_rows out;
+    uint64_t first_row; /* < out.n_rows; row i goes to first_row + i, after the last to row 0 */
+    uint32_t first;     /* number of its row 0 */
     uint32_t unused;
-} kvf_check_kernel_args;
+} kvf_row_span;
+
+typedef struct kvf_row_kernel_args {
+    kvf_kernel_spans spans;
+    kvf_row_span one;
+    uint64_t found;  /* [spans][KVF_FOUND_WORDS] */
+    uint64_t words;  /* of a bad row: its reason */
+    uint64_t stride; /* of the input, in values */
+    uint32_t n_rows; /* of all spans */
+    uint32_t width;
+    uint32_t grid;
+    uint32_t hadamard;
+    uint32_t check_input; /* the input itself too, before the Hadamard */
+    uint32_t columns;     /* of kv and gate */
+    uint32_t made;        /* the rows were made, not given */
+    uint32_t unused;
+} kvf_row_kernel_args;
 
 /* Moves units of 16, 4 or 1 bytes; without `from`, zeros. */
 typedef struct kvf_move_kernel_args {
@@ -155,21 +173,6 @@ typedef struct kvf_move_kernel_args {
     uint32_t unit_bytes;
     uint32_t unused;
 } kvf_move_kernel_args;
-
-typedef struct kvf_pack_kernel_args {
-    uint64_t rows;
-    uint64_t found;
-    uint64_t words;
-    kvf_kernel_rows out;
-    uint64_t stride;    /* of the input, in values */
-    uint64_t first_row; /* < out.n_rows; row i goes to first_row + i, after the last to row 0 */
-    uint32_t n_rows;
-    uint32_t width;
-    uint32_t grid;
-    uint32_t hadamard;
-    uint32_t check_input; /* the input itself too, before the Hadamard */
-    uint32_t unused;
-} kvf_pack_kernel_args;
 
 typedef struct kvf_unpack_kernel_args {
     uint64_t list;
@@ -181,69 +184,78 @@ typedef struct kvf_unpack_kernel_args {
     uint32_t width;
 } kvf_unpack_kernel_args;
 
-/* Slots and phases instead of 64-bit token numbers, so that kernels divide 32 bits. */
-typedef struct kvf_compress_kernel_args {
+/*
+ * Slots and phases instead of 64-bit token numbers, so that kernels divide 32 bits. `firsts` of
+ * the table are three arrays: of tokens, of rows, of tokens that are kept.
+ */
+typedef struct kvf_compress_span {
     uint64_t kv;
     uint64_t gate;
-    uint64_t found;
-    uint64_t bias;
     uint64_t state;
-    uint64_t weight;
     uint64_t cosines;
     uint64_t sines;
-    uint64_t rows;
-    uint32_t width;
-    uint32_t ratio;
-    uint32_t overlap;
-    uint32_t columns;    /* of kv and of gate: width, with overlap 2 * width */
-    uint32_t n_slots;    /* of the state ring */
+    uint32_t first;      /* number of its first token, .. */
+    uint32_t first_made; /* .. of its first row, .. */
+    uint32_t first_kept; /* .. of the first token that the ring still has after the chunk, .. */
+    uint32_t kept_from;  /* .. and which one that is */
     uint32_t first_slot; /* the first token's: token % n_slots */
     uint32_t phase;      /* the first token's place in its window: token % ratio */
     uint32_t at_start;   /* the first row made is row 0: it has no window before its own */
-    uint32_t first_kept; /* the first token that the ring still has after the chunk */
+    uint32_t unused;
+} kvf_compress_span;
+
+typedef struct kvf_compress_kernel_args {
+    kvf_kernel_spans spans;
+    kvf_compress_span one;
+    uint64_t found; /* [spans][KVF_FOUND_WORDS] */
+    uint64_t bias;
+    uint64_t weight;
+    uint64_t rows; /* out, by number */
+    uint32_t width;
+    uint32_t ratio;
+    uint32_t overlap;
+    uint32_t columns; /* of kv and of gate: width, with overlap 2 * width */
+    uint32_t n_slots; /* of the state ring */
     float norm_eps;
 } kvf_compress_kernel_args;
 
-/* select and score. Queries and keys are both codes in the _codes kernels. */
-typedef struct kvf_select_kernel_args {
+typedef struct kvf_select_span {
     uint64_t weights;
     uint64_t n_visible;
+    uint64_t first_token;
+    uint64_t list;
+    uint64_t list_len;
+    kvf_kernel_rows queries;
+    kvf_kernel_rows keys;
+    uint32_t first; /* number of its query 0 */
+    uint32_t unused;
+} kvf_select_span;
+
+/*
+ * select, its merge, and score. Queries and keys are both codes in the _codes kernels. Merge:
+ * parts 0, step, 2 * step, .. of a query's n_parts slots still have candidates, n_live.
+ */
+typedef struct kvf_select_kernel_args {
+    kvf_kernel_spans spans;
+    kvf_select_span one;
     uint64_t orders;
     uint64_t rows;
     uint64_t counts;
-    uint64_t list;
-    uint64_t list_len;
     uint64_t scores;
-    kvf_kernel_rows queries;
-    kvf_kernel_rows keys;
     uint64_t score_stride;
-    uint32_t n_rows; /* score: columns to fill */
-    uint32_t first_query;
+    uint32_t n_rows;      /* score: columns to fill */
+    uint32_t first_query; /* number of the first one of the dispatch */
     uint32_t n_heads;
     uint32_t top_k;
     uint32_t n_parts;  /* of a query's visible rows */
     uint32_t capacity; /* candidates that a part may hold; top_k and a tile at least */
     float weight_scale;
     uint32_t ratio; /* as in kvf_select_args; 0: n_visible is looked at */
-    uint64_t first_token;
-} kvf_select_kernel_args;
-
-/* Parts 0, step, 2 * step, .. of a query's n_parts slots still have candidates: n_live. */
-typedef struct kvf_merge_kernel_args {
-    uint64_t orders;
-    uint64_t rows;
-    uint64_t counts;
-    uint64_t list;
-    uint64_t list_len;
-    uint32_t first_query;
-    uint32_t top_k;
-    uint32_t n_parts;
     uint32_t n_live;
     uint32_t step;
-    uint32_t capacity;
     uint32_t is_last;
     uint32_t unused;
-} kvf_merge_kernel_args;
+} kvf_select_kernel_args;
 
 typedef struct kvf_mask_kernel_args {
     uint64_t scores;
@@ -259,66 +271,68 @@ typedef struct kvf_mask_kernel_args {
     uint64_t first_token;
 } kvf_mask_kernel_args;
 
-/* A list without its -1 entries, or what a mask lets through. */
-enum { KVF_COMPACT_LIST = 0, KVF_COMPACT_MASK_F32 = 1, KVF_COMPACT_MASK_F16 = 2 };
-typedef struct kvf_compact_kernel_args {
-    uint64_t list;
-    uint64_t mask_f32;
-    uint64_t mask_f16;
-    uint64_t lengths;
-    uint64_t out;
-    uint64_t counts;
-    uint64_t in_stride;  /* places of a query, in entries */
-    uint64_t out_stride; /* of the compacted list */
-    uint32_t kind;
-    uint32_t ratio;
-    uint64_t first_token; /* of the first query of the dispatch */
-} kvf_compact_kernel_args;
+/* What a query attends: the first rows, a list without its -1 entries, what a mask lets through. */
+enum {
+    KVF_ATTEND_FIRST_ROWS = 0,
+    KVF_ATTEND_LIST = 1,
+    KVF_ATTEND_MASK_F32 = 2,
+    KVF_ATTEND_MASK_F16 = 3
+};
 
-/*
- * Queries first_query .. of the call; lists, counts and partial results begin with that
- * query. Place i of a query is row i of its window or, from the window's end on, of its
- * list. Every query's places are cut into n_splits equal splits or, where those would be
- * short, into fewer: so nothing depends on what is not attended.
- */
-typedef struct kvf_attend_kernel_args {
+typedef struct kvf_attend_span {
     uint64_t q;
-    uint64_t sinks;
-    uint64_t lists;
-    uint64_t counts;
     uint64_t out;
-    uint64_t lse;
-    uint64_t partial_sums;
-    uint64_t partial_softmax;
-    kvf_kernel_rows window;
-    kvf_kernel_rows rows;
+    uint64_t lse;     /* or 0 */
+    uint64_t chosen;  /* lists or masks, in_stride entries a query */
+    uint64_t lengths; /* of lists; or visible rows, where ratio is 0 */
     uint64_t first_token;
     uint64_t first_row; /* of the window's view: first_token's */
+    kvf_kernel_rows window;
+    kvf_kernel_rows rows; /* n_rows 0: none is attended */
+    uint32_t first;       /* number of its query 0 */
+    uint32_t unused;
+} kvf_attend_span;
+
+/*
+ * attend, its merge, and compact, which makes lists of lists and masks. Lists, counts and partial
+ * results begin with query first_query. Place i of a query is row i of its window or, from the
+ * window's end on, of its list. Every query's places are cut into KVF_ATTEND_MAX_SPLITS equal
+ * splits or, where those would be short, into fewer: so how results are added up depends on
+ * nothing but what the query attends.
+ */
+typedef struct kvf_attend_kernel_args {
+    kvf_kernel_spans spans;
+    kvf_attend_span one;
+    uint64_t sinks;
+    uint64_t lists; /* [queries][list_stride], made by compact */
+    uint64_t counts;
+    uint64_t partial_sums;
+    uint64_t partial_softmax;
     uint64_t list_stride;
+    uint64_t in_stride; /* of `chosen` */
     uint32_t first_query;
     uint32_t n_heads;
     uint32_t window_tokens;
-    uint32_t has_rows;
-    uint32_t has_list; /* else the first rows: counts[query], or as ratio says */
+    uint32_t kind;
     uint32_t ratio;
-    uint32_t n_splits; /* 1: no merge follows */
-    uint32_t n_parts;  /* splits that there are partial results of, at most */
+    uint32_t n_parts; /* splits that there are partial results of, at most */
     float scale;
     uint32_t unused;
 } kvf_attend_kernel_args;
 
 static_assert(sizeof(kvf_kernel_rows) == 32, "the same in C and Metal");
-static_assert(sizeof(kvf_report_kernel_args) == 56, "the same in C and Metal");
-static_assert(sizeof(kvf_check_kernel_args) == 40, "the same in C and Metal");
+static_assert(sizeof(kvf_kernel_spans) == 24, "the same in C and Metal");
+static_assert(sizeof(kvf_row_span) == 88, "the same in C and Metal");
+static_assert(sizeof(kvf_row_kernel_args) == 168, "the same in C and Metal");
 static_assert(sizeof(kvf_move_kernel_args) == 32, "the same in C and Metal");
-static_assert(sizeof(kvf_pack_kernel_args) == 96, "the same in C and Metal");
 static_assert(sizeof(kvf_unpack_kernel_args) == 72, "the same in C and Metal");
-static_assert(sizeof(kvf_compress_kernel_args) == 112, "the same in C and Metal");
-static_assert(sizeof(kvf_select_kernel_args) == 176, "the same in C and Metal");
-static_assert(sizeof(kvf_merge_kernel_args) == 72, "the same in C and Metal");
+static_assert(sizeof(kvf_compress_span) == 72, "the same in C and Metal");
+static_assert(sizeof(kvf_compress_kernel_args) == 152, "the same in C and Metal");
+static_assert(sizeof(kvf_select_span) == 112, "the same in C and Metal");
+static_assert(sizeof(kvf_select_kernel_args) == 224, "the same in C and Metal");
 static_assert(sizeof(kvf_mask_kernel_args) == 72, "the same in C and Metal");
-static_assert(sizeof(kvf_compact_kernel_args) == 80, "the same in C and Metal");
-static_assert(sizeof(kvf_attend_kernel_args) == 192, "the same in C and Metal");
+static_assert(sizeof(kvf_attend_span) == 128, "the same in C and Metal");
+static_assert(sizeof(kvf_attend_kernel_args) == 240, "the same in C and Metal");
 /* 32 KiB of threadgroup memory; pieces of 16 bytes, as driver.h asks for. */
 static_assert(KVF_SELECT_CODE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");
 static_assert(KVF_SELECT_VALUE_BYTES + KVF_SELECT_WORK_BYTES + KVF_TOP_BYTES <= 32768, "");

@@ -9,6 +9,8 @@
 
 #define ALIGNMENT_BYTES 256
 #define SCRATCH_LEAST_BYTES (1u << 20)
+/* A kernel may load all of so many aligned bytes where it needs some of them. */
+#define LOAD_BYTES 16
 
 #define BLOCKS 64    /* of a region, a bit each in free_blocks */
 #define PAGE_WASTE 8 /* a buffer of its own may leave an eighth of its bytes unused */
@@ -111,6 +113,7 @@ static kvf_gpu_region *add_region(kvf_gpu_device *gpu, kvf_place place, size_t b
         return NULL;
     }
     gpu->region_bytes += region->buffer.bytes;
+    region->n_waits = gpu->n_waits;
     region->given = place == KVF_PLACE_STAGING
                         ? (uintptr_t)region->buffer.contents
                         : (uintptr_t)(region->buffer.gpu_address | KVF_DEVICE_BIT);
@@ -182,7 +185,9 @@ static bool wastes_pages(const kvf_gpu_device *gpu, size_t bytes)
 void *kvf_gpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
-    bytes = bytes ? bytes : 1;
+    if (bytes > SIZE_MAX - LOAD_BYTES)
+        return NULL;
+    bytes = bytes ? (bytes + LOAD_BYTES - 1) / LOAD_BYTES * LOAD_BYTES : LOAD_BYTES;
     if (wastes_pages(gpu, bytes)) {
         const uintptr_t block = alloc_block(
             gpu, place, (bytes + ALIGNMENT_BYTES - 1) / ALIGNMENT_BYTES * ALIGNMENT_BYTES);
@@ -270,11 +275,30 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory)
     return 0;
 }
 
+static kvf_gpu_region *region_of(kvf_gpu_device *gpu, const void *memory)
+{
+    uint32_t at;
+    return find_region(&gpu->regions[place_of(memory)], (uintptr_t)memory, &at);
+}
+
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory)
+{
+    const kvf_gpu_region *region = memory ? region_of(gpu, memory) : NULL;
+    return !memory || (region && region->n_waits < gpu->n_waits);
+}
+
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory)
+{
+    kvf_gpu_region *region = region_of(gpu, memory);
+    if (region)
+        region->n_waits = gpu->n_waits;
+}
+
 /* ---- Scratch --------------------------------------------------------------------------- */
 
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes)
 {
-    if (gpu->lost.status != KVF_OK)
+    if (gpu->lost.status != KVF_OK || gpu->lacks.status != KVF_OK)
         return 0;
     if (bytes <= gpu->scratch.bytes)
         return gpu->scratch.gpu_address;
@@ -287,6 +311,53 @@ uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes)
     if (gpu->scratch.handle)
         release_later(gpu, gpu->scratch);
     gpu->scratch = larger;
+    return larger.gpu_address;
+}
+
+/*
+ * A buffer of the words, written by a dispatch: those before it may still use the old one.
+ * `start` has what they are at first.
+ */
+static bool make_found(kvf_gpu_device *gpu, uint32_t n, kvf_gpu_buffer *made)
+{
+    static const uint32_t nothing[KVF_FOUND_WORDS] = {KVF_FOUND_NOTHING, KVF_FOUND_NOTHING, 0};
+    kvf_gpu_buffer start;
+    if (!kvf_gpu_make_buffer(gpu, n * sizeof nothing, false, made))
+        return false;
+    if (!kvf_gpu_make_buffer(gpu, n * sizeof nothing, true, &start)) {
+        kvf_gpu_release_buffer(gpu, made);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        memcpy((uint8_t *)start.contents + i * sizeof nothing, nothing, sizeof nothing);
+    const kvf_move_kernel_args k = {.to = made->gpu_address,
+                                    .from = start.gpu_address,
+                                    .n_units = (uint64_t)n * KVF_FOUND_WORDS,
+                                    .unit_bytes = sizeof nothing[0]};
+    kvf_gpu_run(gpu,
+                &(kvf_gpu_call){.kernel = KVF_KERNEL_move,
+                                .groups = {kvf_gpu_pieces(k.n_units, KVF_ELEMENTS_THREADS), 1, 1},
+                                .threads = KVF_ELEMENTS_THREADS,
+                                KVF_GPU_ARGUMENTS(k)});
+    release_later(gpu, start);
+    return true;
+}
+
+uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n)
+{
+    kvf_gpu_buffer larger;
+    if (gpu->lost.status != KVF_OK || gpu->lacks.status != KVF_OK)
+        return 0;
+    if (n <= gpu->n_found)
+        return gpu->found.gpu_address;
+    if (!make_found(gpu, n, &larger)) {
+        kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory on the GPU for what checks find");
+        return 0;
+    }
+    if (gpu->found.handle)
+        release_later(gpu, gpu->found);
+    gpu->found = larger;
+    gpu->n_found = n;
     return larger.gpu_address;
 }
 
@@ -303,6 +374,7 @@ void kvf_gpu_close_memory(kvf_gpu_device *gpu)
     kvf_gpu_end_releases(gpu);
     kvf_gpu_release_buffer(gpu, &gpu->scratch);
     kvf_gpu_release_buffer(gpu, &gpu->found);
+    free(gpu->table);
     free(gpu->releases.buffers);
     free(gpu->releases.blocks);
 }

@@ -9,6 +9,7 @@
 
 #include "backend/gpu/kernels.h"
 #include "backend/gpu/rows.h"
+#include "backend/gpu/spans.h"
 #include "shared/bf16.h"
 #include "shared/e2m1.h"
 #include "shared/e4m3.h"
@@ -23,6 +24,25 @@ template <uint N> struct kvf_share {
 };
 
 enum { KVF_PACK_NO_DIM = 0xffff }; /* no dimension of a row */
+
+template <typename Pointer> static inline kvf_row_span kvf_copy_row_span(Pointer from)
+{
+    kvf_row_span span;
+    span.rows = from->rows;
+    span.place = from->place;
+    span.first_index = from->first_index;
+    span.kv = from->kv;
+    span.gate = from->gate;
+    span.out = kvf_copy_rows(&from->out);
+    span.first_row = from->first_row;
+    span.first = from->first;
+    return span;
+}
+
+static inline kvf_row_span kvf_row_span_at(constant kvf_row_kernel_args &args, uint span)
+{
+    return KVF_COPY_SPAN(args, kvf_row_span, kvf_copy_row_span, span);
+}
 
 template <uint N>
 static inline void load_share(device const float *row, uint lane, thread kvf_share<N> &x)
@@ -121,7 +141,7 @@ template <uint N> static inline uint check_share(thread const kvf_share<N> &x, u
 }
 
 template <uint N>
-static inline uint check_row(constant kvf_pack_kernel_args &args, device const float *row,
+static inline uint check_row(constant kvf_row_kernel_args &args, device const float *row,
                              uint lane)
 {
     kvf_share<N> x;
@@ -136,54 +156,63 @@ static inline uint check_row(constant kvf_pack_kernel_args &args, device const f
     return check_share<N>(x, args.grid, lane);
 }
 
+/* A row that is bad: why, and that its span has it. */
+static inline void tell(constant kvf_row_kernel_args &args, uint number, uint span, uint row,
+                        uint why)
+{
+    reinterpret_cast<device uint *>(args.words)[number] = why;
+    device atomic_uint *found =
+        reinterpret_cast<device atomic_uint *>(args.found) + span * KVF_FOUND_WORDS;
+    atomic_fetch_min_explicit(found + KVF_FOUND_BAD_ROW, row, memory_order_relaxed);
+}
+
 /*
- * The lowest bad row, and for every bad row words[row] = status * 2^16 + dimension.
+ * Of each span the lowest bad row, and for every bad row its word = status * 2^16 + dimension.
  * group.x: rows, KVF_PACK_ROWS at a time.
  */
-kernel void kvf_pack_check(constant kvf_pack_kernel_args &args [[buffer(0)]],
+kernel void kvf_pack_check(constant kvf_row_kernel_args &args [[buffer(0)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint lane [[thread_index_in_simdgroup]],
                            uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *rows = reinterpret_cast<device const float *>(args.rows);
-    device atomic_uint *found = reinterpret_cast<device atomic_uint *>(args.found);
-    device uint *words = reinterpret_cast<device uint *>(args.words);
     const uint i = group.x * KVF_PACK_ROWS + simd;
     if (i >= args.n_rows)
         return;
-    device const float *row = rows + i * args.stride;
+    const uint s = kvf_find_span(args.spans, 0, i, lane);
+    const kvf_row_span span = kvf_row_span_at(args, s);
+    const uint number = i - span.first;
+    device const float *row =
+        reinterpret_cast<device const float *>(span.rows) + number * args.stride;
     const uint bad = args.width == KVF_FP4_VALUES ? check_row<1>(args, row, lane)
                                                   : check_row<4>(args, row, lane);
-    if (bad == KVF_ROW_IS_OK || lane != 0)
-        return;
-    words[i] = bad;
-    atomic_fetch_min_explicit(found + KVF_FOUND_BAD_ROW, i, memory_order_relaxed);
+    if (bad != KVF_ROW_IS_OK && lane == 0)
+        tell(args, i, s, number, bad);
 }
 
 /*
- * Values that are not finite, in any rows: the lowest row, words[row] as above.
+ * Values that are not finite, in any rows: the lowest row, and words as above.
  * group.x: rows, KVF_PACK_ROWS at a time.
  */
-kernel void kvf_check(constant kvf_check_kernel_args &args [[buffer(0)]],
+kernel void kvf_check(constant kvf_row_kernel_args &args [[buffer(0)]],
                       uint3 group [[threadgroup_position_in_grid]],
                       uint lane [[thread_index_in_simdgroup]],
                       uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const uint *values = reinterpret_cast<device const uint *>(args.values);
-    device atomic_uint *found = reinterpret_cast<device atomic_uint *>(args.found);
-    device uint *words = reinterpret_cast<device uint *>(args.words);
-    const ulong row = ulong(group.x) * KVF_PACK_ROWS + simd;
-    if (row >= args.n_rows)
+    const uint i = group.x * KVF_PACK_ROWS + simd;
+    if (i >= args.n_rows)
         return;
+    const uint s = kvf_find_span(args.spans, 0, i, lane);
+    const kvf_row_span span = kvf_row_span_at(args, s);
+    const uint number = i - span.first;
+    device const uint *values =
+        reinterpret_cast<device const uint *>(span.rows) + ulong(number) * args.width;
     uint dim = args.width;
-    for (uint i = lane; i < args.width; i += KVF_KERNEL_SIMD_WIDTH)
-        if ((values[row * args.width + i] & uint(KVF_F32_MAGNITUDE_MASK)) >= uint(KVF_F32_INFINITY))
-            dim = min(dim, i);
+    for (uint d = lane; d < args.width; d += KVF_KERNEL_SIMD_WIDTH)
+        if ((values[d] & uint(KVF_F32_MAGNITUDE_MASK)) >= uint(KVF_F32_INFINITY))
+            dim = min(dim, d);
     dim = simd_min(dim);
-    if (dim == args.width || lane != 0)
-        return;
-    words[row] = KVF_ROW_IS_NONFINITE << 16 | dim;
-    atomic_fetch_min_explicit(found + KVF_FOUND_BAD_ROW, uint(row), memory_order_relaxed);
+    if (dim != args.width && lane == 0)
+        tell(args, i, s, number, KVF_ROW_IS_NONFINITE << 16 | dim);
 }
 
 /* As kvf_found_word of shared/finding.h. */
@@ -205,15 +234,18 @@ static inline uint bad_column(device const uint *kv, device const uint *gate, ui
 }
 
 /*
- * One simdgroup, after the checks and stores of an operation: what they found, to the
- * finding, which it lowers; the words are ready for the next operation.
+ * One simdgroup a span, after the checks and stores of an operation: what they found, to the
+ * span's finding, which it lowers; the words of `found` are ready for the next operation.
+ * group.x: spans.
  */
-kernel void kvf_report(constant kvf_report_kernel_args &args [[buffer(0)]],
+kernel void kvf_report(constant kvf_row_kernel_args &args [[buffer(0)]],
+                       uint3 group [[threadgroup_position_in_grid]],
                        uint lane [[thread_index_in_simdgroup]])
 {
-    device uint *found = reinterpret_cast<device uint *>(args.found);
-    device const uint *words = reinterpret_cast<device const uint *>(args.words);
-    device ulong *place = reinterpret_cast<device ulong *>(args.place);
+    const kvf_row_span span = kvf_row_span_at(args, group.x);
+    device uint *found = reinterpret_cast<device uint *>(args.found) + group.x * KVF_FOUND_WORDS;
+    device const uint *words = reinterpret_cast<device const uint *>(args.words) + span.first;
+    device ulong *place = reinterpret_cast<device ulong *>(span.place);
     const uint token = found[KVF_FOUND_BAD_INPUT];
     const uint row = found[KVF_FOUND_BAD_ROW];
     const uint inexact = found[KVF_FOUND_INEXACT_ROWS];
@@ -221,11 +253,12 @@ kernel void kvf_report(constant kvf_report_kernel_args &args [[buffer(0)]],
     if (token != KVF_FOUND_NOTHING) {
         const ulong first = ulong(token) * args.columns;
         const uint column =
-            bad_column(reinterpret_cast<device const uint *>(args.kv) + first,
-                       reinterpret_cast<device const uint *>(args.gate) + first, args.columns, lane);
-        word = found_word(false, args.first + token, column, KVF_ROW_IS_NONFINITE);
+            bad_column(reinterpret_cast<device const uint *>(span.kv) + first,
+                       reinterpret_cast<device const uint *>(span.gate) + first, args.columns, lane);
+        word = found_word(false, span.first_index + token, column, KVF_ROW_IS_NONFINITE);
     } else if (row != KVF_FOUND_NOTHING) {
-        word = found_word(args.made != 0, args.first + row, words[row] & 0xffff, words[row] >> 16);
+        word = found_word(args.made != 0, span.first_index + row, words[row] & 0xffff,
+                          words[row] >> 16);
     }
     simdgroup_barrier(mem_flags::mem_device); /* all have read */
     if (lane != 0)
@@ -399,64 +432,72 @@ static inline bool store_fp8(thread const kvf_share<4> &x, bool bf16, device uin
  * block can have a smaller maximum, hence another scale and other bytes.
  */
 template <uint N>
-static inline bool store_plain(constant kvf_pack_kernel_args &args, thread kvf_share<N> &x,
-                               device uint *words, uint lane)
+static inline bool store_plain(constant kvf_row_kernel_args &args, thread kvf_share<N> &x,
+                               uint format, device uint *words, uint lane)
 {
     round_to_grid<N>(x, args.grid, lane);
-    return args.out.format == KVF_ROWS_F16 ? store_f16<N>(x, words, lane)
+    return format == KVF_ROWS_F16 ? store_f16<N>(x, words, lane)
                                            : store_f32<N>(x, words, lane);
 }
 
-static inline bool store_row_128(constant kvf_pack_kernel_args &args, device const float *from,
+static inline bool store_row_128(constant kvf_row_kernel_args &args,
+                                 thread const kvf_kernel_rows &out, device const float *from,
                                  kvf_row_place place, uint lane)
 {
-    device uint *words = reinterpret_cast<device uint *>(kvf_row_data(args.out, place, 128));
+    device uint *words = reinterpret_cast<device uint *>(kvf_row_data(out, place, 128));
     kvf_share<1> x;
     load_share<1>(from, lane, x);
     if (args.hadamard)
         x.at[0] = hadamard(x.at[0], lane);
-    if (args.out.format != KVF_ROWS_FP4)
-        return store_plain<1>(args, x, words, lane);
-    device uint *scales = reinterpret_cast<device uint *>(kvf_row_scales(args.out, place));
+    if (out.format != KVF_ROWS_FP4)
+        return store_plain<1>(args, x, out.format, words, lane);
+    device uint *scales = reinterpret_cast<device uint *>(kvf_row_scales(out, place));
     return store_fp4(x, words, scales, lane);
 }
 
-static inline bool store_row_512(constant kvf_pack_kernel_args &args, device const float *from,
+static inline bool store_row_512(constant kvf_row_kernel_args &args,
+                                 thread const kvf_kernel_rows &out, device const float *from,
                                  kvf_row_place place, uint lane)
 {
-    device uint *words = reinterpret_cast<device uint *>(kvf_row_data(args.out, place, 512));
-    const uint format = args.out.format;
+    device uint *words = reinterpret_cast<device uint *>(kvf_row_data(out, place, 512));
     kvf_share<4> x;
     load_share<4>(from, lane, x);
-    if (format != KVF_ROWS_FP8_F16 && format != KVF_ROWS_FP8_BF16)
-        return store_plain<4>(args, x, words, lane);
-    device uint *scales = reinterpret_cast<device uint *>(kvf_row_scales(args.out, place));
-    return store_fp8(x, format == KVF_ROWS_FP8_BF16, words, scales, lane);
+    if (out.format != KVF_ROWS_FP8_F16 && out.format != KVF_ROWS_FP8_BF16)
+        return store_plain<4>(args, x, out.format, words, lane);
+    device uint *scales = reinterpret_cast<device uint *>(kvf_row_scales(out, place));
+    return store_fp8(x, out.format == KVF_ROWS_FP8_BF16, words, scales, lane);
 }
 
 /*
- * Stores all rows, or none if the checks before it found anything.
+ * Stores all rows of a span, or none if the checks before it found anything in it.
  * A row of f32 may lie where its input does: a lane writes what it alone reads.
  * group.x: rows, KVF_PACK_ROWS at a time.
  */
-kernel void kvf_pack_store(constant kvf_pack_kernel_args &args [[buffer(0)]],
+kernel void kvf_pack_store(constant kvf_row_kernel_args &args [[buffer(0)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint lane [[thread_index_in_simdgroup]],
                            uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *rows = reinterpret_cast<device const float *>(args.rows);
-    device atomic_uint *found = reinterpret_cast<device atomic_uint *>(args.found);
     const uint i = group.x * KVF_PACK_ROWS + simd;
+    if (i >= args.n_rows)
+        return;
+    const uint s = kvf_find_span(args.spans, 0, i, lane);
+    device atomic_uint *found =
+        reinterpret_cast<device atomic_uint *>(args.found) + s * KVF_FOUND_WORDS;
     const uint bad = atomic_load_explicit(found + KVF_FOUND_BAD_INPUT, memory_order_relaxed) &
                      atomic_load_explicit(found + KVF_FOUND_BAD_ROW, memory_order_relaxed);
-    if (i >= args.n_rows || bad != KVF_FOUND_NOTHING)
+    if (bad != KVF_FOUND_NOTHING)
         return;
-    device const float *from = rows + i * args.stride;
-    ulong row = args.first_row + i;
-    row = row >= args.out.n_rows ? row - args.out.n_rows : row;
-    const kvf_row_place place = kvf_find_row(args.out, row);
-    const bool exact = args.width == KVF_FP4_VALUES ? store_row_128(args, from, place, lane)
-                                                    : store_row_512(args, from, place, lane);
+    const kvf_row_span span = kvf_row_span_at(args, s);
+    const uint number = i - span.first;
+    device const float *from =
+        reinterpret_cast<device const float *>(span.rows) + number * args.stride;
+    ulong row = span.first_row + number;
+    row = row >= span.out.n_rows ? row - span.out.n_rows : row;
+    const kvf_row_place place = kvf_find_row(span.out, row);
+    const bool exact = args.width == KVF_FP4_VALUES
+                           ? store_row_128(args, span.out, from, place, lane)
+                           : store_row_512(args, span.out, from, place, lane);
     if (simd_any(!exact) && lane == 0)
         atomic_fetch_add_explicit(found + KVF_FOUND_INEXACT_ROWS, 1u, memory_order_relaxed);
 }
@@ -473,5 +514,6 @@ kernel void kvf_unpack(constant kvf_unpack_kernel_args &args [[buffer(0)]],
     if (i >= args.n_rows)
         return;
     const ulong row = args.list ? ulong(list[i]) : args.first_row + i;
-    kvf_read_row(args.in, row, args.width, lane, out + i * args.stride);
+    const kvf_kernel_rows in = kvf_copy_rows(&args.in);
+    kvf_read_row(in, row, args.width, lane, out + i * args.stride);
 }

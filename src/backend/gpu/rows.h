@@ -12,13 +12,25 @@
 
 using namespace metal;
 
+/* A view, from an argument struct or a table. */
+template <typename Pointer> static inline kvf_kernel_rows kvf_copy_rows(Pointer from)
+{
+    kvf_kernel_rows rows;
+    rows.address = from->address;
+    rows.page_stride_bytes = from->page_stride_bytes;
+    rows.n_rows = from->n_rows;
+    rows.page_rows = from->page_rows;
+    rows.format = from->format;
+    return rows;
+}
+
 /* A row in its page: what varies with the page, and its place there. */
 struct kvf_row_place {
     device uchar *page;
     uint row;
 };
 
-static inline kvf_row_place kvf_find_row(constant kvf_kernel_rows &rows, ulong row)
+static inline kvf_row_place kvf_find_row(thread const kvf_kernel_rows &rows, ulong row)
 {
     /* Rows are numbered by int32 in lists; 32 bits are faster to divide. */
     const uint page = uint(row) / rows.page_rows;
@@ -33,7 +45,7 @@ static inline kvf_row_place kvf_find_row(constant kvf_kernel_rows &rows, ulong r
 }
 
 /* Where a row's data and its scale bytes begin; formats without scales: the same. */
-static inline device uchar *kvf_row_data(constant kvf_kernel_rows &rows, kvf_row_place place,
+static inline device uchar *kvf_row_data(thread const kvf_kernel_rows &rows, kvf_row_place place,
                                          uint width)
 {
     uint bytes = 0;
@@ -47,7 +59,7 @@ static inline device uchar *kvf_row_data(constant kvf_kernel_rows &rows, kvf_row
     return place.page + ulong(place.row) * bytes;
 }
 
-static inline device uchar *kvf_row_scales(constant kvf_kernel_rows &rows, kvf_row_place place)
+static inline device uchar *kvf_row_scales(thread const kvf_kernel_rows &rows, kvf_row_place place)
 {
     const ulong n_rows = rows.page_rows;
     return rows.format == KVF_ROWS_FP4
@@ -176,8 +188,8 @@ static inline void kvf_read_fp8(device const uint *words, device const uint *sca
  * lane + 32, ... Space: device or threadgroup.
  */
 template <typename Pointer>
-static inline void kvf_read_row(constant kvf_kernel_rows &rows, ulong row, uint width, uint lane,
-                                Pointer to)
+static inline void kvf_read_row(thread const kvf_kernel_rows &rows, ulong row, uint width,
+                                uint lane, Pointer to)
 {
     const kvf_row_place place = kvf_find_row(rows, row);
     device const uint *words =

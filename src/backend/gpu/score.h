@@ -9,8 +9,7 @@
  * sum of blocks, maximum with 0, and the sum over heads, of which column l of the matrix is
  * lane l of the format. So nothing is stored before the score is.
  *
- * Which two elements a lane has, Metal does not say. It is found out at the start, from a
- * matrix of numbers (kvf_find_places). All matrices have it alike.
+ * Which two elements a lane has, is found out at the start (places.h).
  */
 #ifndef KVF_BACKEND_GPU_SCORE_H
 #define KVF_BACKEND_GPU_SCORE_H
@@ -19,6 +18,7 @@
 #include <metal_simdgroup_matrix>
 
 #include "backend/gpu/kernels.h"
+#include "backend/gpu/places.h"
 #include "backend/gpu/rows.h"
 #include "backend/gpu/top.h"
 
@@ -30,35 +30,12 @@ enum {
     KVF_SELECT_ELEMENTS = 2 * KVF_SELECT_KEY_GROUPS /* of 8 x 8 sums, in a lane */
 };
 
-/* Row and column of a lane's two elements of a matrix. */
-struct kvf_places {
-    uint row[2];
-    uint column[2];
-};
-
-/* scratch: the simdgroups' memory; each uses its own. */
-static inline kvf_places kvf_find_places(threadgroup float *scratch, kvf_at at)
-{
-    threadgroup float *numbers = scratch + at.simd * KVF_SELECT_SIMD_SCRATCH;
-    numbers[at.lane] = float(at.lane);
-    numbers[at.lane + 32] = float(at.lane + 32);
-    simdgroup_barrier(mem_flags::mem_threadgroup);
-    simdgroup_matrix<float, 8, 8> matrix;
-    simdgroup_load(matrix, numbers, 8);
-    kvf_places places;
-    KVF_UNROLL
-    for (uint e = 0; e < 2; e++) {
-        const uint number = uint(matrix.thread_elements()[e]);
-        places.row[e] = number / 8;
-        places.column[e] = number % 8;
-    }
-    return places;
-}
-
 /* What the threads of a threadgroup have of their query. */
 template <typename Form> struct kvf_query {
-    uint index;
-    device const float *weights; /* of all queries */
+    uint index;                  /* in its span */
+    kvf_kernel_rows queries;     /* of its span */
+    kvf_kernel_rows keys;        /* of its span */
+    device const float *weights; /* of its span's queries */
     threadgroup typename Form::value *tile;
     threadgroup float *work;
 };
@@ -106,7 +83,7 @@ struct kvf_code_form {
     }
 
     /* Element e of group g of the simdgroup's keys. */
-    static inline void load_key(constant kvf_kernel_rows &rows, uint key, uint column, uint g,
+    static inline void load_key(thread const kvf_kernel_rows &rows, uint key, uint column, uint g,
                                 uint e, thread kvf_keys<half> &keys)
     {
         const kvf_row_place place = kvf_find_row(rows, key);
@@ -123,7 +100,7 @@ struct kvf_code_form {
     }
 
     /* Heads first .. first + n of the batch into the tile. Threads side by side take heads. */
-    static inline void load_heads(constant kvf_kernel_rows &rows, uint first_row, uint n,
+    static inline void load_heads(thread const kvf_kernel_rows &rows, uint first_row, uint n,
                                   threadgroup half *tile, threadgroup float *work, kvf_at at)
     {
         for (uint i = at.thread_index; i < n * KVF_KEY_PARTS; i += at.n_threads) {
@@ -145,7 +122,7 @@ struct kvf_code_form {
 };
 
 /* Four values of an index row, FP4 or f32. */
-static inline float4 kvf_index_values(constant kvf_kernel_rows &rows, kvf_row_place place,
+static inline float4 kvf_index_values(thread const kvf_kernel_rows &rows, kvf_row_place place,
                                       uint quad)
 {
     device const uint *words =
@@ -168,7 +145,7 @@ struct kvf_value_form {
         return dot;
     }
 
-    static inline void load_key(constant kvf_kernel_rows &rows, uint key, uint column, uint g,
+    static inline void load_key(thread const kvf_kernel_rows &rows, uint key, uint column, uint g,
                                 uint e, thread kvf_keys<float> &keys)
     {
         const kvf_row_place place = kvf_find_row(rows, key);
@@ -182,7 +159,7 @@ struct kvf_value_form {
         keys.scales[2 * g + e] = float4(0.0f); /* not used */
     }
 
-    static inline void load_heads(constant kvf_kernel_rows &rows, uint first_row, uint n,
+    static inline void load_heads(thread const kvf_kernel_rows &rows, uint first_row, uint n,
                                   threadgroup float *tile, threadgroup float *work, kvf_at at)
     {
         for (uint i = at.thread_index; i < n * (KVF_FP4_VALUES / 4); i += at.n_threads) {
@@ -211,7 +188,7 @@ static inline void kvf_load_batch(constant kvf_select_kernel_args &args,
 {
     const uint first_row = query.index * args.n_heads + first;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    Form::load_heads(args.queries, first_row, n, query.tile, query.work, at);
+    Form::load_heads(query.queries, first_row, n, query.tile, query.work, at);
     for (uint head = at.thread_index; head < n; head += at.n_threads)
         query.work[KVF_SELECT_WEIGHTS + head] =
             query.weights[ulong(query.index) * args.n_heads + first + head] * args.weight_scale;
@@ -299,7 +276,7 @@ static inline float kvf_add_lanes(threadgroup float *scratch, kvf_lane_sums sums
 
 /* The simdgroup's keys; past the last one, the last. */
 template <typename Form>
-static inline void kvf_load_keys(constant kvf_kernel_rows &rows, kvf_places places, uint first,
+static inline void kvf_load_keys(thread const kvf_kernel_rows &rows, kvf_places places, uint first,
                                  uint last, thread kvf_keys<typename Form::value> &keys)
 {
     KVF_UNROLL
@@ -326,7 +303,7 @@ static inline float kvf_score_keys(constant kvf_select_kernel_args &args,
     for (uint i = 0; i < KVF_SELECT_ELEMENTS; i++)
         sums.at[i] = 0.0f;
     if (works)
-        kvf_load_keys<Form>(args.keys, places, first, end - 1, keys);
+        kvf_load_keys<Form>(query.keys, places, first, end - 1, keys);
     for (uint head = 0; head < args.n_heads; head += Form::HEADS) {
         const uint n = min(uint(Form::HEADS), args.n_heads - head);
         if (args.n_heads > uint(Form::HEADS))

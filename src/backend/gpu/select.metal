@@ -12,9 +12,40 @@
 
 #include "backend/gpu/kernels.h"
 #include "backend/gpu/score.h"
+#include "backend/gpu/spans.h"
 #include "backend/gpu/top.h"
 
 using namespace metal;
+
+template <typename Pointer> static inline kvf_select_span kvf_copy_select_span(Pointer from)
+{
+    kvf_select_span span;
+    span.weights = from->weights;
+    span.n_visible = from->n_visible;
+    span.first_token = from->first_token;
+    span.list = from->list;
+    span.list_len = from->list_len;
+    span.queries = kvf_copy_rows(&from->queries);
+    span.keys = kvf_copy_rows(&from->keys);
+    span.first = from->first;
+    return span;
+}
+
+/* The span of a query, by its number. */
+static inline kvf_select_span kvf_select_span_of(constant kvf_select_kernel_args &args, uint number,
+                                                 uint lane)
+{
+    const uint s = kvf_find_span(args.spans, 0, number, lane);
+    return KVF_COPY_SPAN(args, kvf_select_span, kvf_copy_select_span, s);
+}
+
+/* Rows that query i of the span sees. */
+static inline uint kvf_select_sees(constant kvf_select_kernel_args &args,
+                                   thread const kvf_select_span &span, uint i)
+{
+    return kvf_visible(reinterpret_cast<device const uint *>(span.n_visible), span.first_token,
+                       args.ratio, i);
+}
 
 /* ---- select ---------------------------------------------------------------------------- */
 
@@ -93,7 +124,8 @@ static inline void stream_rows(constant kvf_select_kernel_args &args,
                                threadgroup uint *top, kvf_at at)
 {
     kvf_load_only_batch<Form>(args, query, at);
-    const kvf_places places = kvf_find_places(query.work + KVF_SELECT_SCRATCH, at);
+    const kvf_places places = kvf_find_places(
+        query.work + KVF_SELECT_SCRATCH + at.simd * KVF_SELECT_SIMD_SCRATCH, at.lane);
     uint buffer = 0;
     for (uint first = begin; first < end; first += KVF_SELECT_TILE_KEYS) {
         /* Two buffers, used in turn: no score is overwritten before all have read it. */
@@ -112,46 +144,53 @@ static inline void stream_rows(constant kvf_select_kernel_args &args,
         thin(candidates, args.top_k, top, at);
 }
 
-/* What select reads and writes, besides rows. */
-struct kvf_select_memory {
-    device const float *weights;
-    device const uint *n_visible;
-    device uint *orders; /* of a slot: capacity */
-    device int *rows;
-    device uint *counts; /* one a slot */
+/* A query's list, and where its length goes. */
+struct kvf_list_place {
     device int *list;
     device uint *list_len;
 };
 
-/* group.x: parts, group.y: queries from first_query on; a slot for each pair. */
+static inline kvf_list_place kvf_list_of(thread const kvf_select_span &span, uint i, uint top_k)
+{
+    kvf_list_place place;
+    place.list = reinterpret_cast<device int *>(span.list) + ulong(i) * top_k;
+    place.list_len = reinterpret_cast<device uint *>(span.list_len) + i;
+    return place;
+}
+
+/* group.x: queries from first_query on, group.y: parts; a slot for each pair. */
 template <typename Form>
 static inline void select_part(constant kvf_select_kernel_args &args,
-                               thread const kvf_select_memory &memory,
                                threadgroup typename Form::value *tile, threadgroup float *work,
                                threadgroup uint *top, uint3 group, kvf_at at)
 {
-    const uint i = args.first_query + group.y;
-    const uint slot = group.y * args.n_parts + group.x;
-    const uint n_visible = kvf_visible(memory.n_visible, args.first_token, args.ratio, i);
+    const uint number = args.first_query + group.x;
+    const kvf_select_span span = kvf_select_span_of(args, number, at.lane);
+    const uint i = number - span.first;
+    const uint slot = group.x * args.n_parts + group.y;
+    const uint n_visible = kvf_select_sees(args, span, i);
     const uint tiles = (n_visible + KVF_SELECT_TILE_KEYS - 1) / KVF_SELECT_TILE_KEYS;
     const uint part_rows = (tiles + args.n_parts - 1) / args.n_parts * KVF_SELECT_TILE_KEYS;
-    const uint begin = min(group.x * part_rows, n_visible);
+    const uint begin = min(group.y * part_rows, n_visible);
     const uint end = min(begin + part_rows, n_visible);
     kvf_candidates candidates;
-    candidates.orders = memory.orders + ulong(slot) * args.capacity;
-    candidates.rows = memory.rows + ulong(slot) * args.capacity;
+    candidates.orders = reinterpret_cast<device uint *>(args.orders) + ulong(slot) * args.capacity;
+    candidates.rows = reinterpret_cast<device int *>(args.rows) + ulong(slot) * args.capacity;
     candidates.count = 0;
     candidates.bar = 0;
     if (begin < end) {
-        const kvf_query<Form> query = {i, memory.weights, tile, work};
+        const kvf_query<Form> query = {i, span.queries, span.keys,
+                                       reinterpret_cast<device const float *>(span.weights), tile,
+                                       work};
         stream_rows<Form>(args, query, candidates, begin, end, top, at);
     }
     threadgroup_barrier(mem_flags::mem_device);
-    if (args.n_parts == 1)
-        write_list(candidates, args.top_k, memory.list + ulong(i) * args.top_k, memory.list_len + i,
-                   at);
-    else if (at.thread_index == 0)
-        memory.counts[slot] = candidates.count;
+    if (args.n_parts == 1) {
+        const kvf_list_place to = kvf_list_of(span, i, args.top_k);
+        write_list(candidates, args.top_k, to.list, to.list_len, at);
+    } else if (at.thread_index == 0) {
+        reinterpret_cast<device uint *>(args.counts)[slot] = candidates.count;
+    }
 }
 
 [[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_select_codes(
@@ -161,16 +200,8 @@ static inline void select_part(constant kvf_select_kernel_args &args,
     uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *weights = reinterpret_cast<device const float *>(args.weights);
-    device const uint *n_visible = reinterpret_cast<device const uint *>(args.n_visible);
-    device uint *orders = reinterpret_cast<device uint *>(args.orders);
-    device int *rows = reinterpret_cast<device int *>(args.rows);
-    device uint *counts = reinterpret_cast<device uint *>(args.counts);
-    device int *list = reinterpret_cast<device int *>(args.list);
-    device uint *list_len = reinterpret_cast<device uint *>(args.list_len);
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
-    const kvf_select_memory memory = {weights, n_visible, orders, rows, counts, list, list_len};
-    select_part<kvf_code_form>(args, memory, tile, work, top, group, at);
+    select_part<kvf_code_form>(args, tile, work, top, group, at);
 }
 
 [[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_select_rows(
@@ -180,16 +211,8 @@ static inline void select_part(constant kvf_select_kernel_args &args,
     uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *weights = reinterpret_cast<device const float *>(args.weights);
-    device const uint *n_visible = reinterpret_cast<device const uint *>(args.n_visible);
-    device uint *orders = reinterpret_cast<device uint *>(args.orders);
-    device int *rows = reinterpret_cast<device int *>(args.rows);
-    device uint *counts = reinterpret_cast<device uint *>(args.counts);
-    device int *list = reinterpret_cast<device int *>(args.list);
-    device uint *list_len = reinterpret_cast<device uint *>(args.list_len);
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
-    const kvf_select_memory memory = {weights, n_visible, orders, rows, counts, list, list_len};
-    select_part<kvf_value_form>(args, memory, tile, work, top, group, at);
+    select_part<kvf_value_form>(args, tile, work, top, group, at);
 }
 
 /* ---- Merging parts ------------------------------------------------------------------------- */
@@ -227,51 +250,63 @@ static inline void merge_parts(thread const kvf_parts_source &source, uint k,
  * Merges KVF_SELECT_MERGE_PARTS parts into the first of them, or into the query's list when
  * these are all. Parts ascend by row, so their candidates, one part after the other, do too.
  * Written in place: a place is never after the element that goes there, and lies in the
- * first part. group.x: groups of parts, group.y: queries from first_query on.
+ * first part. group.x: queries from first_query on, group.y: groups of parts.
  */
 [[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void kvf_select_merge(
-    constant kvf_merge_kernel_args &args [[buffer(0)]],
+    constant kvf_select_kernel_args &args [[buffer(0)]],
     threadgroup uint *top [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device uint *orders = reinterpret_cast<device uint *>(args.orders);
-    device int *rows = reinterpret_cast<device int *>(args.rows);
     device uint *counts = reinterpret_cast<device uint *>(args.counts);
-    device int *list = reinterpret_cast<device int *>(args.list);
-    device uint *list_len = reinterpret_cast<device uint *>(args.list_len);
     const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
-    const uint first = group.x * KVF_SELECT_MERGE_PARTS;
-    const uint slot = group.y * args.n_parts + first * args.step;
-    const uint i = args.first_query + group.y;
+    const uint first = group.y * KVF_SELECT_MERGE_PARTS;
+    const uint slot = group.x * args.n_parts + first * args.step;
     kvf_candidates merged;
-    merged.orders = orders + ulong(slot) * args.capacity;
-    merged.rows = rows + ulong(slot) * args.capacity;
+    merged.orders = reinterpret_cast<device uint *>(args.orders) + ulong(slot) * args.capacity;
+    merged.rows = reinterpret_cast<device int *>(args.rows) + ulong(slot) * args.capacity;
     merged.bar = 0;
     const kvf_parts_source source = {merged.orders, counts + slot,
                                      min(uint(KVF_SELECT_MERGE_PARTS), args.n_live - first),
                                      args.step, args.capacity};
     merge_parts(source, args.top_k, merged, top, at);
     threadgroup_barrier(mem_flags::mem_device); /* and all have read the counts */
-    if (args.is_last)
-        write_list(merged, args.top_k, list + ulong(i) * args.top_k, list_len + i, at);
-    else if (thread_index == 0)
+    if (args.is_last) {
+        const uint number = args.first_query + group.x;
+        const kvf_select_span span = kvf_select_span_of(args, number, lane);
+        const kvf_list_place to = kvf_list_of(span, number - span.first, args.top_k);
+        write_list(merged, args.top_k, to.list, to.list_len, at);
+    } else if (thread_index == 0) {
         counts[slot] = merged.count;
+    }
 }
 
 /* ---- score and mask ---------------------------------------------------------------------- */
 
-/* KVF_SCORE_ROWS columns of a query's scores; -infinity where rows are not visible. */
+/*
+ * KVF_SCORE_ROWS columns of a query's scores; -infinity where rows are not visible.
+ * group.x: queries from first_query on, group.y: rows, KVF_SCORE_ROWS at a time.
+ */
 template <typename Form>
 static inline void score_rows(constant kvf_select_kernel_args &args,
-                              thread const kvf_query<Form> &query, uint n_visible,
-                              device float *scores, uint begin, kvf_at at)
+                              threadgroup typename Form::value *tile, threadgroup float *work,
+                              uint3 group, kvf_at at)
 {
+    const kvf_select_span span = kvf_select_span_of(args, args.first_query + group.x, at.lane);
+    const uint i = args.first_query + group.x - span.first;
+    const kvf_query<Form> query = {i, span.queries, span.keys,
+                                   reinterpret_cast<device const float *>(span.weights), tile,
+                                   work};
+    device float *scores =
+        reinterpret_cast<device float *>(args.scores) + group.x * args.score_stride;
+    const uint begin = group.y * KVF_SCORE_ROWS;
     const uint end = min(begin + KVF_SCORE_ROWS, args.n_rows);
+    const uint n_visible = kvf_select_sees(args, span, i);
     const uint end_visible = min(end, n_visible);
     if (begin < end_visible)
         kvf_load_only_batch<Form>(args, query, at);
-    const kvf_places places = kvf_find_places(query.work + KVF_SELECT_SCRATCH, at);
+    const kvf_places places = kvf_find_places(
+        work + KVF_SELECT_SCRATCH + at.simd * KVF_SELECT_SIMD_SCRATCH, at.lane);
     for (uint first = begin; first < end; first += KVF_SELECT_TILE_KEYS) {
         const uint simd_first = first + at.simd * KVF_SELECT_SIMD_KEYS;
         float score = -INFINITY;
@@ -283,21 +318,14 @@ static inline void score_rows(constant kvf_select_kernel_args &args,
     }
 }
 
-/* group.x: queries from first_query on, group.y: rows, KVF_SCORE_ROWS at a time. */
 [[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_score_codes(
     constant kvf_select_kernel_args &args [[buffer(0)]],
     threadgroup half *tile [[threadgroup(0)]], threadgroup float *work [[threadgroup(1)]],
     uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *weights = reinterpret_cast<device const float *>(args.weights);
-    device const uint *n_visible = reinterpret_cast<device const uint *>(args.n_visible);
-    device float *scores = reinterpret_cast<device float *>(args.scores);
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
-    const uint i = args.first_query + group.x;
-    const kvf_query<kvf_code_form> query = {i, weights, tile, work};
-    score_rows<kvf_code_form>(args, query, kvf_visible(n_visible, args.first_token, args.ratio, i),
-                              scores + group.x * args.score_stride, group.y * KVF_SCORE_ROWS, at);
+    score_rows<kvf_code_form>(args, tile, work, group, at);
 }
 
 [[max_total_threads_per_threadgroup(KVF_SELECT_THREADS)]] kernel void kvf_score_plain(
@@ -306,14 +334,8 @@ static inline void score_rows(constant kvf_select_kernel_args &args,
     uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
 {
-    device const float *weights = reinterpret_cast<device const float *>(args.weights);
-    device const uint *n_visible = reinterpret_cast<device const uint *>(args.n_visible);
-    device float *scores = reinterpret_cast<device float *>(args.scores);
     const kvf_at at = {thread_index, KVF_SELECT_THREADS, lane, simd};
-    const uint i = args.first_query + group.x;
-    const kvf_query<kvf_value_form> query = {i, weights, tile, work};
-    score_rows<kvf_value_form>(args, query, kvf_visible(n_visible, args.first_token, args.ratio, i),
-                              scores + group.x * args.score_stride, group.y * KVF_SCORE_ROWS, at);
+    score_rows<kvf_value_form>(args, tile, work, group, at);
 }
 
 /* A query's mask: 0 for the top_k of its visible rows, else -infinity. group.x: queries. */
@@ -349,44 +371,4 @@ kvf_mask(constant kvf_mask_kernel_args &args [[buffer(0)]],
         else
             mask_f32[group.x * args.mask_stride + row] = selected ? 0.0f : -INFINITY;
     }
-}
-
-/* ---- Lists of lists and masks ---------------------------------------------------------------- */
-
-/*
- * A list without its -1 entries, or the rows that a mask lets through, ascending.
- * group.x: queries; lengths[query] places of `list` or of a mask are looked at.
- */
-[[max_total_threads_per_threadgroup(KVF_TOP_THREADS)]] kernel void
-kvf_compact(constant kvf_compact_kernel_args &args [[buffer(0)]],
-            threadgroup uint *sums [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
-            uint thread_index [[thread_index_in_threadgroup]],
-            uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]])
-{
-    device const int *list = reinterpret_cast<device const int *>(args.list);
-    device const uint *mask_f32 = reinterpret_cast<device const uint *>(args.mask_f32);
-    device const ushort *mask_f16 = reinterpret_cast<device const ushort *>(args.mask_f16);
-    device const uint *lengths = reinterpret_cast<device const uint *>(args.lengths);
-    device int *out = reinterpret_cast<device int *>(args.out);
-    device uint *counts = reinterpret_cast<device uint *>(args.counts);
-    const kvf_at at = {thread_index, KVF_TOP_THREADS, lane, simd};
-    const uint length = kvf_visible(lengths, args.first_token, args.ratio, group.x);
-    const ulong begin = group.x * args.in_stride;
-    device int *to = out + group.x * args.out_stride;
-    kvf_kept kept = kvf_keep_nothing();
-    for (uint first = 0; first < length; first += at.n_threads) {
-        const uint i = first + thread_index;
-        int row = -1;
-        if (i < length && args.kind == KVF_COMPACT_LIST)
-            row = list[begin + i];
-        else if (i < length && args.kind == KVF_COMPACT_MASK_F32)
-            row = mask_f32[begin + i] == 0xff800000u ? -1 : int(i); /* bits of -infinity */
-        else if (i < length)
-            row = mask_f16[begin + i] == 0xfc00 ? -1 : int(i);
-        uint place = 0;
-        if (kvf_keep(row >= 0, false, 0, sums, at, kept, place) && place < args.out_stride)
-            to[place] = row;
-    }
-    if (thread_index == 0)
-        counts[group.x] = min(kept.above, uint(args.out_stride));
 }

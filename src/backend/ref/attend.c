@@ -131,9 +131,8 @@ size_t kvf_ref_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args 
     return 2 * (size_t)args->n_heads * sizeof(float);
 }
 
-void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args)
+static void attend_queries(const kvf_attend_args *args)
 {
-    (void)device;
     float *max = args->workspace;
     float *denominator = max + args->n_heads;
     for (uint32_t query = 0; query < args->n_queries; query++) {
@@ -146,4 +145,11 @@ void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args)
             finish(max[h], denominator[h], out + h * KVF_ROW_WIDTH,
                    args->lse ? &args->lse[first_head + h] : NULL);
     }
+}
+
+void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n)
+{
+    (void)device;
+    for (uint32_t i = 0; i < n; i++)
+        attend_queries(&args[i]);
 }

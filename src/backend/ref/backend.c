@@ -49,6 +49,7 @@ const kvf_backend kvf_backend_ref = {
     .name = "ref",
     .addresses_host_memory = true,
     .takes_stored_weights = true,
+    .slab_bytes = KVF_HOST_SLAB_BYTES,
     .open = ref_open,
     .close = ref_close,
     .alloc = ref_alloc,

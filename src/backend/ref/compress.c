@@ -123,9 +123,8 @@ static void take_into_state(const kvf_compress_args *args)
     }
 }
 
-void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found)
+static void compress_chunk(const kvf_compress_args *args, kvf_findings found)
 {
-    (void)device;
     const uint64_t first_row = args->first_token / args->ratio;
     const uint64_t n_emitted = (args->first_token + args->n) / args->ratio - first_row;
 
@@ -141,4 +140,12 @@ void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, kvf_fin
             found.place->inexact_rows++;
     }
     take_into_state(args);
+}
+
+void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n)
+{
+    (void)device;
+    for (uint32_t i = 0; i < n; i++)
+        compress_chunk(&args[i], found[i]);
 }

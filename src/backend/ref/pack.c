@@ -87,9 +87,8 @@ static kvf_status check_input_row(const kvf_pack_args *args, uint64_t i, uint32_
     return kvf_ref_check_row(values, args->out.width, args->grid, bad_dim);
 }
 
-void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found)
+static void pack_rows(const kvf_pack_args *args, kvf_findings found)
 {
-    (void)device;
     for (uint64_t i = 0; i < args->n_rows; i++) {
         float values[KVF_ROW_WIDTH];
         uint32_t bad_dim;
@@ -103,4 +102,12 @@ void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings fo
         if (!kvf_ref_store_row(&args->out, row, args->grid, values))
             found.place->inexact_rows++;
     }
+}
+
+void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n)
+{
+    (void)device;
+    for (uint32_t i = 0; i < n; i++)
+        pack_rows(&args[i], found[i]);
 }

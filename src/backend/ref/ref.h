@@ -23,14 +23,17 @@ void kvf_ref_unmix(kvf_device *device, const kvf_unmix_args *args);
 void kvf_ref_route(kvf_device *device, const kvf_route_args *args);
 void kvf_ref_experts(kvf_device *device, const kvf_experts_args *args);
 
-void kvf_ref_check(kvf_device *device, const kvf_check_args *args, kvf_findings found);
-void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, kvf_findings found);
-void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, kvf_findings found);
+void kvf_ref_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
+                   uint32_t n);
+void kvf_ref_compress(kvf_device *device, const kvf_compress_args *args, const kvf_findings *found,
+                      uint32_t n);
+void kvf_ref_pack(kvf_device *device, const kvf_pack_args *args, const kvf_findings *found,
+                  uint32_t n);
 void kvf_ref_unpack(kvf_device *device, const kvf_unpack_args *args);
-void kvf_ref_select(kvf_device *device, const kvf_select_args *args);
+void kvf_ref_select(kvf_device *device, const kvf_select_args *args, uint32_t n);
 void kvf_ref_score(kvf_device *device, const kvf_score_args *args);
 void kvf_ref_mask(kvf_device *device, const kvf_mask_args *args);
-void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args);
+void kvf_ref_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n);
 
 size_t kvf_ref_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 size_t kvf_ref_select_workspace_bytes(uint32_t n_threads, const kvf_select_args *args);

@@ -51,9 +51,8 @@ size_t kvf_ref_select_workspace_bytes(uint32_t n_threads, const kvf_select_args 
     return (size_t)args->top_k * sizeof(float);
 }
 
-void kvf_ref_select(kvf_device *device, const kvf_select_args *args)
+static void select_queries(const kvf_select_args *args)
 {
-    (void)device;
     for (uint32_t query = 0; query < args->n_queries; query++) {
         int32_t *list = args->list + (size_t)query * args->top_k;
         const uint32_t n = select_rows(args, query, list, args->workspace);
@@ -61,4 +60,11 @@ void kvf_ref_select(kvf_device *device, const kvf_select_args *args)
             list[i] = -1;
         args->list_len[query] = n;
     }
+}
+
+void kvf_ref_select(kvf_device *device, const kvf_select_args *args, uint32_t n)
+{
+    (void)device;
+    for (uint32_t i = 0; i < n; i++)
+        select_queries(&args[i]);
 }
