@@ -89,7 +89,8 @@ kvf_status kvf_model_load_session(kvf_model *model, const char *path,
 /*
  * Appends each item's tokens to its session, all of them in one pass over the weights: at most
  * chunk_tokens together. Logits of an item's last token are left in kvf_session_logits(), those of
- * all of them in its all_logits where that is not NULL.
+ * all of them in its all_logits where that is not NULL. Where each item has a `sampling` (sample.h)
+ * and the device memory of its own, it gets what a token is drawn from, and the logits are queued.
  *   Items fail as kvf_batch_begin and the stages say, each for itself, and KVF_NONFINITE where the
  * head reads or gives a value that is not finite, which damaged weights make. All of them fail
  * where a file of the weights was lost (tensor_set.h; KVF_FILE_IO names it), and with

@@ -18,8 +18,10 @@ static void open_engine(kvf_engine *engine, kvf_engine_options *options, uint64_
 {
     const kvf_engine_events events = {0};
     kvf_error error;
+    const char *backend = getenv("KVF_TEST_BACKEND"); /* far.scheduler */
     *options = (kvf_engine_options){.model = KVF_TEST_MODEL,
-                                    .backend = "cpu",
+                                    .backend = backend ? backend : "cpu",
+                                    .isa = getenv("KVF_TEST_ISA"),
                                     .n_threads = 1,
                                     .profile = KVF_PROFILE_FOLD,
                                     .chunk_tokens = 256};

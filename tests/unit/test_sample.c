@@ -267,6 +267,112 @@ static void test_top_k_of_all_changes_nothing(void **state)
     assert_int_equal(off.state, all.state);
 }
 
+/* ---- From the highest alone ------------------------------------------------------------- */
+
+#define MANY 1000
+
+static kvf_sampled sample_of(const float *logits, uint32_t vocab, float temperature)
+{
+    kvf_sampled sampled;
+    const kvf_sample_row row = {NULL, temperature};
+    const kvf_sample_args args = {
+        .n = 1, .vocab = vocab, .logits = logits, .rows = &row, .out = &sampled};
+    kvf_host_sample(NULL, &args);
+    return sampled;
+}
+
+/* Whether the highest tell; if so, the token and the state are those of the row. */
+static bool tells(kvf_sampler sampler, const kvf_sampled *sampled, const float *logits,
+                  uint32_t vocab)
+{
+    static kvf_candidate workspace[MANY];
+    const kvf_sampler before = sampler;
+    kvf_sampler whole = sampler;
+    uint32_t token;
+    if (!kvf_sample_few(&sampler, sampled, workspace, &token)) {
+        assert_memory_equal(&sampler, &before, sizeof before);
+        return false;
+    }
+    assert_int_equal(token, kvf_sample(&whole, logits, vocab, workspace));
+    assert_memory_equal(&sampler, &whole, sizeof whole);
+    return true;
+}
+
+/* A step of a hundredth: 256 of them hold 92 percent. */
+static void make_slope(float *logits)
+{
+    for (uint32_t i = 0; i < MANY; i++)
+        logits[i * 7 % MANY] = -0.01f * (float)i;
+}
+
+static void test_the_highest_tell_what_they_hold(void **state)
+{
+    (void)state;
+    float logits[MANY];
+    make_slope(logits);
+    const kvf_sampled sampled = sample_of(logits, MANY, 1);
+    assert_int_equal(sampled.n, KVF_SAMPLED_MOST);
+    assert_int_equal(sampled.n_drawable, MANY);
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        assert_true(tells((kvf_sampler){0, 1, 0, seed, 0}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 1, 0, seed, 40}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 1, 0.001f, seed, 255}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 0.7f, 0, seed, 255}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 0.9f, 0, seed, 0}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 1, 0.1f, seed, 0}, &sampled, logits, MANY));
+        assert_true(tells((kvf_sampler){1, 0.95f, 0.1f, seed, 0}, &sampled, logits, MANY));
+        assert_false(tells((kvf_sampler){1, 1, 0, seed, 0}, &sampled, logits, MANY));
+        assert_false(tells((kvf_sampler){1, 1, 0, seed, 256}, &sampled, logits, MANY));
+        assert_false(tells((kvf_sampler){1, 0.95f, 0, seed, 0}, &sampled, logits, MANY));
+        assert_false(tells((kvf_sampler){1, 0.5f, 0.05f, seed, 0}, &sampled, logits, MANY));
+        const kvf_sampled all = sample_of(logits, KVF_SAMPLED_MOST, 1);
+        assert_true(tells((kvf_sampler){1, 1, 0, seed, 0}, &all, logits, KVF_SAMPLED_MOST));
+    }
+}
+
+/*
+ * Logits that differ and have one probability: 256 are listed, and those that are not have the
+ * lower ids, so that they come first.
+ */
+static void test_probabilities_that_tie_at_the_last_place_need_the_row(void **state)
+{
+    (void)state;
+    float logits[300];
+    for (uint32_t i = 0; i < 300; i++)
+        logits[i] = i < 44 ? 1.0f : nextafterf(1, 2);
+    const kvf_sampled sampled = sample_of(logits, 300, 10);
+    assert_int_equal(sampled.tokens[0].id, 44);
+    assert_int_equal(sampled.tokens[255].id, 299);
+    assert_false(tells((kvf_sampler){10, 1, 0, 5, 10}, &sampled, logits, 300));
+    assert_false(tells((kvf_sampler){10, 0.1f, 0, 5, 0}, &sampled, logits, 300));
+}
+
+/* top_p ends between two tokens by a hair, and the mass is off by what it may be. */
+static void test_a_limit_within_the_error_of_the_mass_is_not_told_wrongly(void **state)
+{
+    (void)state;
+    float logits[MANY];
+    make_slope(logits);
+    const kvf_sampled exact = sample_of(logits, MANY, 1);
+    uint32_t n_told = 0;
+    uint32_t n_asked = 0;
+    double sum = 0;
+    for (uint32_t i = 0; i < 200; i++) {
+        sum += exp((double)exact.tokens[i].logit);
+        for (int off = -2; off <= 2; off++) {
+            kvf_sampled sampled = exact;
+            sampled.mass *= 1 + (float)off * 0x1p-16f;
+            const float top_p = (float)(sum / (double)exact.mass);
+            for (uint64_t seed = 0; seed < 20; seed++, n_asked++)
+                n_told += tells((kvf_sampler){1, top_p, 0, seed, 0}, &sampled, logits, MANY);
+        }
+    }
+    assert_int_equal(n_told, 0);
+    assert_int_equal(n_asked, 200 * 5 * 20);
+}
+
+/* ---- Before it is drawn ------------------------------------------------------------------ */
+
 static void test_penalties_and_bias(void **state)
 {
     (void)state;
@@ -341,6 +447,9 @@ int main(void)
         cmocka_unit_test(test_odd_logits_and_settings_never_give_an_odd_token),
         cmocka_unit_test(test_top_k_leaves_the_likeliest),
         cmocka_unit_test(test_top_k_of_all_changes_nothing),
+        cmocka_unit_test(test_the_highest_tell_what_they_hold),
+        cmocka_unit_test(test_probabilities_that_tie_at_the_last_place_need_the_row),
+        cmocka_unit_test(test_a_limit_within_the_error_of_the_mass_is_not_told_wrongly),
         cmocka_unit_test(test_penalties_and_bias),
         cmocka_unit_test(test_logprobs_are_log_softmax),
     };
