@@ -6,7 +6,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 TREE := build/$(BUILD)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check check-all check-slow check-cuda bench asan tsan fuzz format install clean help
+.PHONY: build demo check check-all check-slow check-cuda bench bench-cuda asan tsan fuzz format install clean help
 
 # Each target installs what it needs and this machine lacks (scripts/bootstrap.sh).
 build: ## build the command and the library (the default)
@@ -42,14 +42,20 @@ check-tools:
 	@cmake --preset $(BUILD) --log-level=NOTICE -DKVF_TESTS=ON -DKVF_CUDA=auto
 	@cmake --build $(TREE) -j $(JOBS) --target all all_tests
 
-check-cuda: ## the tests that need an NVIDIA GPU, compute-sanitizer, and what kernels take
+check-cuda: ## the tests that need an NVIDIA GPU, compute-sanitizer
 	@./scripts/bootstrap.sh check
 	@cmake --preset $(BUILD) --log-level=NOTICE -DKVF_TESTS=ON -DKVF_CUDA=on
-	@cmake --build $(TREE) -j $(JOBS) --target kvfold_cli test_conformance test_model_goldens time_token time_designs
+	@cmake --build $(TREE) -j $(JOBS) --target kvfold_cli test_conformance test_model_goldens
 	@./scripts/check_cuda.sh $(TREE)
 
 bench: build ## time every operation
 	@$(TREE)/kvfold bench
+
+bench-cuda: ## what kernels take on an NVIDIA GPU, against its memory (docs/CUDA.md)
+	@./scripts/bootstrap.sh check
+	@cmake --preset $(BUILD) --log-level=NOTICE -DKVF_TESTS=ON -DKVF_CUDA=on
+	@cmake --build $(TREE) -j $(JOBS) --target time_token time_products time_designs
+	@./scripts/bench_cuda.sh $(TREE)
 
 asan: ## build and test with address and undefined-behaviour sanitizers
 	@./scripts/bootstrap.sh check

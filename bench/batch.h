@@ -1,6 +1,7 @@
 /*
  * batch: one token each of several sessions through a model at once. Sessions are filled with
- * synthetic rows, each with pages of its own; weights are the model's.
+ * synthetic rows (zeros where the host does not address the device's memory), each with pages of
+ * its own; weights are the model's.
  */
 #ifndef KVF_BENCH_BATCH_H
 #define KVF_BENCH_BATCH_H

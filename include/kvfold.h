@@ -353,7 +353,9 @@ typedef enum kvf_memory_class {
     KVF_MEMORY_ACTIVATION = 2, /* of the dense layers */
     KVF_MEMORY_WEIGHT = 3,
     KVF_MEMORY_CHECKPOINT = 4, /* held by checkpoints, or by an open chunk to go back, alone */
-    KVF_MEMORY_CLASS_COUNT = 5
+    KVF_MEMORY_TABLE = 5,      /* addresses of pages, for the whole context, of every session */
+    KVF_MEMORY_POOL = 6,       /* of slabs of pages, what nobody holds */
+    KVF_MEMORY_CLASS_COUNT = 7
 } kvf_memory_class;
 
 typedef struct kvf_plan_buffer {
@@ -364,6 +366,7 @@ typedef struct kvf_plan_buffer {
     uint64_t shape[4];   /* of what is allocated */
     uint64_t bytes;      /* allocated, padding included */
     uint64_t held_bytes; /* counted in session_bytes; 0 for scratch */
+    uint64_t page_bytes; /* of each page of the device that it lies in; 0: it lies in none */
 } kvf_plan_buffer;
 
 /* Every buffer of one session of n_tokens tokens (FORMAT.md 8). */
@@ -373,10 +376,14 @@ typedef struct kvf_plan {
     /* A first file that saves them, with the checkpoints that commit took. */
     uint64_t snapshot_bytes;
     uint64_t scratch_bytes; /* of a batch, which any number of sessions take turns in */
+    /* Addresses of all pages that the context may have: taken at open, never shared. */
+    uint64_t table_bytes;
     /* In no other total: the most that the checkpoints kept at n_tokens hold, .. */
     uint64_t checkpoint_bytes;
     /* .. and what an open chunk takes besides, so that it can be dropped. */
     uint64_t chunk_undo_bytes;
+    /* .. and what slabs have free, of each size of page that the session has, if it is alone. */
+    uint64_t pool_bytes;
     uint32_t n_buffers;
     kvf_plan_buffer *buffers; /* owned by the plan: kvf_plan_free */
 } kvf_plan;
@@ -484,8 +491,9 @@ typedef struct kvf_batch_item {
     const int32_t *ids; /* [n], for begin */
     uint32_t n;         /* at least 1 */
     float *all_logits;  /* the caller's: [n][vocab], where logits of all tokens are wanted */
-    kvf_status status;  /* out: KVF_OK, .. */
-    kvf_error error;    /* .. or why this one was, or will be, undone */
+    struct kvf_sampling *sampling; /* of the model's forward pass alone (src/model/sample.h) */
+    kvf_status status;             /* out: KVF_OK, .. */
+    kvf_error error;               /* .. or why this one was, or will be, undone */
 } kvf_batch_item;
 
 /* Where an item's tokens are. */
@@ -590,8 +598,18 @@ KVF_API uint64_t kvf_session_scratch_bytes(const kvf_session *session);
 KVF_API uint64_t kvf_session_n_tokens(const kvf_session *session);
 /* Their ids, then those of the open chunk; until the next begin, truncate or close. Or NULL. */
 KVF_API const int32_t *kvf_session_tokens(const kvf_session *session);
-/* [vocab] f32 of the last committed token; the caller writes them, after settle, before commit. */
+/*
+ * [vocab] f32 of the last committed token; the caller writes them, after settle, before commit.
+ * Where they were queued this waits; NaN, if the device was lost that has them.
+ */
 KVF_API float *kvf_session_logits(kvf_session *session);
+/*
+ * The caller's way to write them where they lie in memory of the device: copied in order with what
+ * else it does, without a wait.
+ */
+KVF_API void kvf_session_queue_logits(kvf_session *session, const float *logits);
+/* Until they are where kvf_session_logits says. KVF_DEVICE_LOST: they are gone. */
+KVF_API kvf_status kvf_session_wait_logits(kvf_session *session, kvf_error *error);
 /*
  * Whether they are: not in a session that went back to a checkpoint of a file (see
  * kvf_session_truncate), until a chunk is committed. They are zeros then.
@@ -677,8 +695,8 @@ KVF_API void kvf_replay_free(kvf_replay *replay);
  * (kvf_session_logits_known).
  *   Fails, with the session unchanged, with KVF_INVALID_ARGUMENT (more tokens than are
  * held; it is in an open batch), KVF_NOT_COVERED (before the oldest checkpoint, or replay is NULL
- * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged) and
- * KVF_OUT_OF_MEMORY. Truncating to 0 always works.
+ * and needed), KVF_FILE_FORMAT (the checkpoint's part of the file is damaged),
+ * KVF_OUT_OF_MEMORY and KVF_DEVICE_LOST. Truncating to 0 is always covered.
  */
 KVF_API kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_replay *replay,
                                         kvf_error *error);
@@ -691,7 +709,8 @@ KVF_API uint64_t kvf_session_first_covered(const kvf_session *session);
  * kvf_session_checkpoint_alignment (a caller ends a chunk there), and no chunk be open. The last
  * KVF_REQUESTED_CHECKPOINTS are kept, whatever the options say; one that is there already is
  * marked. Forks that are made later have it too.
- *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, the session unchanged.
+ *   Fails with KVF_INVALID_ARGUMENT, KVF_FILE_FORMAT, KVF_OUT_OF_MEMORY, KVF_DEVICE_LOST, the
+ * session unchanged.
  */
 KVF_API kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error);
 /* The least common multiple of the ratios; more than any context: there are no checkpoints. */

@@ -90,6 +90,67 @@ KVF_API kvf_status kvf_session_snapshot_bytes(const kvf_session *session,
                                               const kvf_save_options *options, uint64_t *bytes,
                                               kvf_error *error);
 
+/* ---- Saving beside other work ---- */
+
+/*
+ * The same save while the session's device goes on with other work, the session itself included:
+ * one thread has the device, another one writes (docs/SAVING.md).
+ *
+ *     device's thread: kvf_save_begin; then, again and again until the other has returned,
+ *                      kvf_save_read and kvf_save_hand; at last kvf_save_end
+ *     other thread:    kvf_save_write, once
+ */
+typedef struct kvf_save kvf_save;
+
+/* Host memory that an open save takes at most, beside a copy of the logits and the file's index. */
+#define KVF_SAVE_STAGING_BYTES (8u << 20)
+
+/*
+ * From here on it is fixed what is written: the session as it is now. It may be appended to,
+ * truncated, forked and closed while the save is open; what it writes into then is copied before
+ * (the last page of each kind of rows, the states, the token ids), and pages that it gives up stay
+ * until the save lets them go. options are copied and may be NULL.
+ *   Fails with KVF_INVALID_ARGUMENT (no path, the session is in an open batch, or a save of it is
+ * not ended yet), KVF_DEVICE_LOST, KVF_OUT_OF_MEMORY. *save is owned by the caller: kvf_save_end.
+ */
+KVF_API kvf_status kvf_save_begin(kvf_session *session, const char *path,
+                                  const kvf_save_options *options, kvf_save **save,
+                                  kvf_error *error);
+/*
+ * Writes the file, with the promises and the errors of kvf_session_save; on any thread, once. It
+ * waits for the disk, and for the bytes that it wants from the device's thread: `wants`, which may
+ * be NULL, is called on this thread whenever it has come to want some. After kvf_save_stop, or
+ * where a read failed, it returns with what happened, and the file is as it was. report may be
+ * NULL.
+ */
+KVF_API kvf_status kvf_save_write(kvf_save *save, void (*wants)(void *context), void *context,
+                                  kvf_save_report *report, kvf_error *error);
+/*
+ * On the device's thread: queues reads of what is wanted, of at most max_bytes, or one page.
+ * Returns their bytes; 0: nothing is wanted now. Never waits for the disk, but where pages lie in a
+ * mapped file that the system does not have in memory.
+ */
+KVF_API uint64_t kvf_save_read(kvf_save *save, uint64_t max_bytes);
+/*
+ * On the device's thread: waits for these reads (which is at once where a pass of the model came
+ * between and waited) and gives the writer what is complete. Where nothing was queued it does
+ * nothing.
+ */
+KVF_API void kvf_save_hand(kvf_save *save);
+/*
+ * On the device's thread: lets the session's pages go at once, whatever the writer does; it fails,
+ * unless it had all bytes.
+ */
+KVF_API void kvf_save_stop(kvf_save *save);
+/*
+ * On the device's thread, after kvf_save_write has returned, or where it was never called. Tells
+ * the session what the file holds, so that its next save adds to it; NULL where it was closed.
+ * A save of NULL is ignored.
+ */
+KVF_API void kvf_save_end(kvf_save *save, kvf_session *session);
+
+/* ---- Restoring ---- */
+
 typedef struct kvf_load_options {
     const kvf_session_options *session; /* NULL: profile and context as saved, default chunk */
     const kvf_geometry *geometry;       /* the model's, compared with the file's; NULL: not */
@@ -114,12 +175,28 @@ typedef struct kvf_load_options {
  *   Fails with KVF_FILE_NOT_FOUND, KVF_FILE_IO, KVF_FILE_FORMAT, KVF_WRONG_MODEL (names
  * both fingerprints, or what differs in the geometry), KVF_INEXACT (names layer and row),
  * KVF_UNSUPPORTED (a newer version, or a profile or flag of one; a compressed file without zstd; a
- * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY. options may be
- * NULL. *session is owned by the caller: kvf_session_close.
+ * session without grid in another profile), KVF_INVALID_ARGUMENT, KVF_OUT_OF_MEMORY,
+ * KVF_DEVICE_LOST. options may be NULL. *session is owned by the caller: kvf_session_close.
  */
 KVF_API kvf_status kvf_session_load(kvf_device *device, const char *path,
                                     const kvf_load_options *options, kvf_session **session,
                                     kvf_error *error);
+
+/*
+ * The same in pieces. open reads headers and index and maps the file; with options->verify it
+ * checks all of it, which is where the disk is waited for: on any thread. step, on the device's
+ * thread, brings so many bytes at the most (or one part of the file) into a session, which is the
+ * caller's as soon as *session is not NULL; a page that stays in the file counts as 1 kB. The
+ * file may be replaced or removed meanwhile, not shortened. What options point to outlives the
+ * load. The errors are those of kvf_session_load; after one, and after the session was given, the
+ * load can only be closed, on the device's thread if a step was made. NULL is ignored.
+ */
+typedef struct kvf_load kvf_load;
+KVF_API kvf_status kvf_load_open(const char *path, const kvf_load_options *options, kvf_load **load,
+                                 kvf_error *error);
+KVF_API kvf_status kvf_load_step(kvf_load *load, kvf_device *device, uint64_t max_bytes,
+                                 kvf_session **session, kvf_error *error);
+KVF_API void kvf_load_close(kvf_load *load);
 
 /*
  * Checks all of a restored session that was not checked yet, for callers that read rows

@@ -1,19 +1,17 @@
 #!/bin/sh
-# What `make check-cuda` runs on a machine with an NVIDIA GPU: the conformance suite, goldens
-# and verify by the generic kernels; a sample of the suite under compute-sanitizer, where it is;
-# what kernels take. Status 77 where there is no GPU.
+# What `make check-cuda` runs on a machine with an NVIDIA GPU: the conformance suite by every ISA
+# of the GPU's, goldens and verify by the best one; a sample of the suite under compute-sanitizer,
+# where it is. Status 77 where there is no GPU.
 #
-#   check_cuda.sh BUILD_FOLDER [--no-sanitizers] [--no-times]
+#   check_cuda.sh BUILD_FOLDER [--no-sanitizers]
 set -u
 
-build=${1:?usage: check_cuda.sh BUILD_FOLDER [--no-sanitizers] [--no-times]}
+build=${1:?usage: check_cuda.sh BUILD_FOLDER [--no-sanitizers]}
 shift
 sanitizers=yes
-times=yes
 for argument in "$@"; do
     case $argument in
     --no-sanitizers) sanitizers=no ;;
-    --no-times) times=no ;;
     *) echo "check_cuda.sh: unknown $argument" >&2 && exit 2 ;;
     esac
 done
@@ -47,14 +45,6 @@ if [ $sanitizers = yes ] && command -v compute-sanitizer >/dev/null; then
         # shellcheck disable=SC2086
         run "conformance, $tool" compute-sanitizer --error-exitcode 9 --tool $tool \
             $conformance --every "${KVF_SANITIZED_CASES:-12}"
-    done
-fi
-if [ $times = yes ]; then
-    run "a token, true widths" "$build/tests/cuda/time_token" "$root/models/tiny" 1024
-    for rows in 24576 262144; do
-        for design in legacy packed fold; do
-            run "select and attend of $design" "$build/tests/cuda/time_designs" $design $rows
-        done
     done
 fi
 [ $failed = 0 ] && echo "== all good"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 70
-MAX_DEVICE_LINES = 300  # of the file that names Apple's interface: it holds no logic
+MAX_DEVICE_LINES = 320  # of the file that names Apple's interface: it holds no logic
 FOLDERS = ("include", "src", "tests", "bench", "scripts", "cmake", ".ci")
 C_SUFFIXES = {".c", ".h"}
 OTHER_C_SUFFIXES = {".m", ".metal", ".cc", ".cu"}

@@ -292,8 +292,9 @@ def cuda_argument(p):
 def cuda_source(path, kernels, variant):
     library = library_name(path, variant)
     name = symbol(library)
+    text = flattened(path.resolve(), [])
     out = ['#include "metal_cuda.h"', *defines(variant), f"namespace metal {{ namespace file_{name} {{",
-           f'#line 1 "{path.resolve()}"', for_cuda(flattened(path.resolve(), [])),
+           f'#line 1 "{path.resolve()}"', for_cuda(text),
            f'#line 1 "{name}.cu"']
     for k in kernels:
         values = ", ".join(cuda_argument(p) for p in k.parameters)
@@ -309,7 +310,7 @@ def cuda_source(path, kernels, variant):
         out.append(f'    {{"{k.name}", (const void *)launch_{k.name}, sizeof({k.argument}), '
                    f"{len(k.arrays)}}},")
     out += ["};", f'extern "C" const kvf_cuda_library kvf_cuda_library_{name} = {{"{library}", kernels, '
-            f"{len(kernels)}}};", "} }", ""]
+            f"{len(kernels)}, {int('kvf_wait_for_earlier' in text)}}};", "} }", ""]
     return "\n".join(out)
 
 

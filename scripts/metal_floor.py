@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The least time that attention of one decode step can take on three Macs.
+"""The least time that one decode step, and attention in it, can take on three Macs.
 
 usage: metal_floor.py            prints the tables of docs/METAL.md
        metal_floor.py --write    puts them into docs/METAL.md
@@ -27,6 +27,37 @@ INDEX_WIDTH = 128
 TOP_K = 512
 WINDOW_TOKENS = 128
 CONTEXTS = {"8k": 8192, "96k": 98304, "1M": 1048576}
+TOKEN_CONTEXTS = {"2k": 2048, "64k": 65536, "1M": 1048576}
+
+# The matrices that a token is multiplied with, docs/FORMAT.md 1: values, by what they are of.
+HIDDEN = 4096
+Q_RANK = 1024
+OUT_RANK, OUT_GROUPS = 1024, 8
+EXPERT_FFN = 2048
+N_EXPERTS, EXPERTS_USED = 256, 6
+STREAMS = 4
+VOCAB = 129280
+EXPERT_MATRIX = HIDDEN * EXPERT_FFN  # gate, up, down each
+ATTENTION = N_LAYERS * (
+    HIDDEN * Q_RANK  # wq_a
+    + Q_RANK * HEADS * ROW_WIDTH  # wq_b
+    + HIDDEN * ROW_WIDTH  # wkv
+    + HEADS * ROW_WIDTH * OUT_RANK  # wo_a: each group its own heads
+    + OUT_GROUPS * OUT_RANK * HIDDEN)  # wo_b
+COMPRESSORS = (
+    LAYERS["CSA"] * (2 * HIDDEN * 2 * (ROW_WIDTH + INDEX_WIDTH)  # wkv, wgate; rows overlap: twice
+                     + 2 * RATIO["CSA"] * (ROW_WIDTH + INDEX_WIDTH)  # ape
+                     + Q_RANK * INDEX_HEADS * INDEX_WIDTH + HIDDEN * INDEX_HEADS)
+    + LAYERS["HCA"] * (2 * HIDDEN * ROW_WIDTH + RATIO["HCA"] * ROW_WIDTH))
+ROUTER = N_LAYERS * HIDDEN * N_EXPERTS
+MIXES = (2 * N_LAYERS * STREAMS * (2 + STREAMS) + STREAMS) * STREAMS * HIDDEN
+VECTORS = N_LAYERS * (2 * HIDDEN + Q_RANK + ROW_WIDTH + HEADS + N_EXPERTS)
+
+# Bytes a value of a stored type: docs/WEIGHTS.md, a block's bytes over its values.
+F32, F16, Q8_0 = 4, 2, 34 / 32
+IQ2_XXS, Q2_K, Q4_K, MXFP4 = 66 / 256, 84 / 256, 144 / 256, 17 / 32
+# Files of these names: how gate, up and down of routed experts are stored. The rest is the same.
+FILES = {"q2": (IQ2_XXS, IQ2_XXS, Q2_K), "q4": (Q4_K, Q4_K, Q4_K), "MXFP4": (MXFP4, MXFP4, MXFP4)}
 
 # Bytes of a row, an index row, a window row, an index query's head, a mask's value:
 # docs/FORMAT.md 7. Scores are f32 wherever there is a mask.
@@ -94,6 +125,32 @@ def floor_seconds(machine, profile, tokens):
             sum(count_operations(tokens).values()) / peak_flops(machine))
 
 
+def count_weights(file):
+    """Bytes of weights that one token reads, by what they are of."""
+    return {
+        "routed experts": N_LAYERS * EXPERTS_USED * EXPERT_MATRIX * sum(FILES[file]),
+        "attention": ATTENTION * Q8_0,
+        "shared expert": N_LAYERS * 3 * EXPERT_MATRIX * Q8_0,
+        "compressors, indexer": COMPRESSORS * F16,
+        "router, mixes": (ROUTER + MIXES) * F16 + VECTORS * F32,
+        "output": VOCAB * HIDDEN * Q8_0,
+    }
+
+
+def count_weight_operations():
+    """A multiplication and an addition of each value."""
+    values = (N_LAYERS * 3 * EXPERT_MATRIX * (EXPERTS_USED + 1) + ATTENTION + COMPRESSORS + ROUTER
+              + MIXES + VOCAB * HIDDEN)
+    return 2 * values
+
+
+def token_seconds(machine, file, profile, tokens):
+    """Bytes / bandwidth and operations / peak, of weights and of attention."""
+    total = sum(count_weights(file).values()) + sum(count_bytes(profile, tokens).values())
+    operations = count_weight_operations() + sum(count_operations(tokens).values())
+    return total / MACHINES[machine][1], operations / peak_flops(machine)
+
+
 def table(header, rows):
     """Markdown, all but the first column to the right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
@@ -143,7 +200,33 @@ def floor_table():
     return table(header, rows)
 
 
+def weights_table():
+    parts = list(count_weights("q2"))
+    rows = []
+    for file in FILES:
+        counted = count_weights(file)
+        rows.append([file] + [f"{counted[p] / 1e9:.3f}" for p in parts]
+                    + [f"{sum(counted.values()) / 1e9:.3f}"])
+    return table(["GB a token"] + parts + ["all"], rows)
+
+
+def token_table():
+    rows = []
+    for context, tokens in TOKEN_CONTEXTS.items():
+        for file in FILES:
+            cells = []
+            for machine in MACHINES:
+                by_bytes, by_operations = token_seconds(machine, file, "fold", tokens)
+                seconds = max(by_bytes, by_operations)
+                cells.append(f"{seconds * 1e3:.1f} ms, {1 / seconds:.0f}/s "
+                             f"({by_operations * 1e3:.1f})")
+            rows.append([f"{context} {file}"] + cells)
+    return table(["least time a token, tokens/s (operations alone, ms)"] + list(MACHINES), rows)
+
+
 TABLES = {
+    "weights": weights_table,
+    "token": token_table,
     "machines": machines_table,
     "bytes": bytes_table,
     "operations": operations_table,

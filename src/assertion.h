@@ -9,7 +9,7 @@
 #undef NDEBUG
 #include <assert.h>
 #define KVF_ASSERT(condition) assert(condition)
-#define KVF_UNREACHABLE() assert(!"reached")
+#define KVF_UNREACHABLE() assert(0 && "reached")
 #else
 #define KVF_ASSERT(condition) ((void)0)
 #define KVF_UNREACHABLE() __builtin_unreachable()

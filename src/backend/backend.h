@@ -30,6 +30,28 @@ typedef enum kvf_place {
  */
 typedef void kvf_task(void *context, size_t first, size_t end, uint32_t thread);
 
+/* Memory of a device in which pages of one size lie. */
+typedef struct kvf_slab kvf_slab;
+
+/* Slabs of a device with pages of one size. */
+typedef struct kvf_slab_size {
+    size_t page_bytes;
+    uint64_t n_slabs; /* 0: the entry is not used */
+    uint64_t n_free;  /* pages that nobody holds, of all slabs */
+    kvf_slab *partly; /* those with pages that are held and pages that are free */
+    kvf_slab *empty;  /* those of which no page is held */
+} kvf_slab_size;
+
+/* Pages of a model have at most 9 sizes: 5 of rows over all profiles, 3 of states, of checkpoints.
+ */
+#define KVF_SLAB_SIZES 16
+
+/* A stretch of the host's memory. */
+typedef struct kvf_host_part {
+    const void *memory;
+    size_t bytes;
+} kvf_host_part;
+
 /* First member of every backend's own device struct. */
 struct kvf_device {
     const kvf_backend *backend;
@@ -38,7 +60,11 @@ struct kvf_device {
     uint64_t memory_bytes; /* what may be allocated in all; 0: what the host gives */
     uint64_t buffer_bytes; /* the largest allocation; 0: any */
     uint64_t live_bytes[KVF_MEMORY_CLASS_COUNT]; /* given and not yet freed */
+    uint64_t mapped_bytes;                       /* of `map`, whole pages: used besides */
     uint64_t peak_bytes[KVF_MEMORY_CLASS_COUNT];
+    size_t slab_bytes; /* the backend's */
+    kvf_slab_size slab_sizes[KVF_SLAB_SIZES];
+    uint64_t n_shortages; /* waits that said KVF_OUT_OF_MEMORY; counted by the backend */
     kvf_finding *finding; /* of the public stages, staging memory */
 };
 
@@ -53,10 +79,23 @@ struct kvf_backend {
 
     /*
      * Products are computed with weights as they are stored: where they lie, in memory that the
-     * host has from elsewhere, if addresses_host_memory, or else copied to memory that alloc
-     * gave. Where not, a matrix is f32 in memory that alloc gave.
+     * host has from elsewhere, if addresses_host_memory, or mapped, or else copied to memory that
+     * alloc gave. Where not, a matrix is f32 in memory that alloc gave.
      */
     bool takes_stored_weights;
+
+    /* The most that a slab of pages takes; 0: every page is an allocation of its own. */
+    size_t slab_bytes;
+
+    /*
+     * Where host and device have one memory but not one address: from map to unmap operations read
+     * the parts where they lie, as weights as they are stored. They ascend, lie in one shared
+     * mapping of a file, and each is at one address of the device throughout. unmap ends it for all
+     * parts in the stretch. Both NULL: weights are copied. KVF_OUT_OF_MEMORY: they are too large
+     * for the device, or one is for a buffer; parts that were mapped before stay so.
+     */
+    kvf_status (*map)(kvf_device *device, const kvf_host_part *parts, size_t n, kvf_error *error);
+    void (*unmap)(kvf_device *device, const void *memory, size_t bytes);
 
     /* Fills *device (malloc'd by the backend) or fails with a message. */
     kvf_status (*open)(const kvf_device_options *options, kvf_device **device, kvf_error *error);
@@ -76,15 +115,17 @@ struct kvf_backend {
 
     /*
      * Queued, in order with the operations; `device` memory is of either place. What write
-     * reads may be reused at once; what read writes may be looked at after wait.
+     * reads may be reused at once; what read writes may be looked at after wait. They lack no
+     * memory: what they need is the device's from the start, where more cannot be had.
      */
     void (*zero)(kvf_device *device, void *to, size_t bytes);
     void (*write)(kvf_device *device, void *to, const void *from_host, size_t bytes);
     void (*read)(kvf_device *device, void *to_host, const void *from, size_t bytes);
     void (*copy)(kvf_device *device, void *to, const void *from, size_t bytes);
     /*
-     * Until all that was queued is done. KVF_OK, or what ended the device, with its message:
-     * nothing that is asked for is done then.
+     * Until all that was queued is done. KVF_OK; or what ended the device, with its message:
+     * nothing that is asked for is done then; or, once, KVF_OUT_OF_MEMORY of an operation: neither
+     * it was done nor any operation after it. Bytes are moved in every case but the second.
      */
     kvf_status (*wait)(kvf_device *device, kvf_error *error);
 
@@ -101,6 +142,7 @@ struct kvf_backend {
     void (*unmix)(kvf_device *device, const kvf_unmix_args *args);
     void (*route)(kvf_device *device, const kvf_route_args *args);
     void (*experts)(kvf_device *device, const kvf_experts_args *args);
+    void (*sample)(kvf_device *device, const kvf_sample_args *args);
 
     /*
      * The stages, of n sessions at once, at least one: args[i] and found[i] are one's, which of
@@ -144,7 +186,16 @@ kvf_status kvf_backend_find(const char *name, const kvf_backend **backend, kvf_e
 /* Matrices stay in the files that they are mapped from. */
 static inline bool kvf_backend_maps_weights(const kvf_backend *backend)
 {
-    return backend->takes_stored_weights && backend->addresses_host_memory;
+    return backend->takes_stored_weights && (backend->addresses_host_memory || backend->map);
+}
+
+/* Of the device's memory_bytes. */
+static inline uint64_t kvf_device_used_bytes(const kvf_device *device)
+{
+    uint64_t used = device->mapped_bytes;
+    for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
+        used += device->live_bytes[i];
+    return used;
 }
 
 /* KVF_UNSUPPORTED names the first function that the backend lacks; `run` may be missing. */
@@ -158,8 +209,8 @@ void kvf_device_run(kvf_device *device, size_t n_items, size_t chunk_items, kvf_
                     void *context);
 
 /*
- * Counted allocation on a device. NULL when the memory cannot be had. Zero bytes
- * give a valid pointer. Release with the same size and class.
+ * Counted allocation on a device. NULL when the memory cannot be had, not even after
+ * kvf_device_trim. Zero bytes give a valid pointer. Release with the same size and class.
  */
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes);
 void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory, size_t bytes);
@@ -167,13 +218,49 @@ void kvf_device_release(kvf_device *device, kvf_memory_class klass, void *memory
 void kvf_device_reclassify(kvf_device *device, kvf_memory_class from, kvf_memory_class to,
                            size_t bytes);
 
+/*
+ * A page out of a slab of pages of that size, undefined at first, 64-byte aligned, of the device;
+ * counted in that class, and the rest of the slab in KVF_MEMORY_POOL. Where such pages are not put
+ * into slabs it is an allocation of its own, and *slab NULL. NULL when there is no memory.
+ */
+void *kvf_device_take_page(kvf_device *device, kvf_memory_class klass, size_t bytes,
+                           kvf_slab **slab);
+/* With what take_page gave; the class may be another by now. Work that uses it may be queued. */
+void kvf_device_give_page(kvf_device *device, kvf_memory_class klass, void *page, size_t bytes,
+                          kvf_slab *slab);
+/* Releases the slabs of which no page is held. */
+void kvf_device_trim(kvf_device *device);
+
+/*
+ * Pages of that size in a slab; 0: they are not put into any. Fewer than eight to a slab are so
+ * large that each is worth a call, and what they would leave over of slab_bytes up to an eighth.
+ */
+static inline uint32_t kvf_slab_pages(size_t slab_bytes, uint64_t page_bytes)
+{
+    const bool fits = page_bytes > 0 && page_bytes % 64 == 0 && page_bytes <= slab_bytes / 8;
+    return fits ? (uint32_t)(slab_bytes / page_bytes) : 0;
+}
+
 /* ---- For backends whose memory the host addresses, and that do what is asked at once ------ */
 
 void kvf_host_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_host_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
 void kvf_host_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
 void kvf_host_copy(kvf_device *device, void *to, const void *from, size_t bytes);
+/*
+ * Their slabs: eight pages of the largest rows (64 of 512 f32, 131,072 bytes). An allocator takes
+ * what is larger than 128 KiB from the system and has it back, page by page of 4096, as it is used.
+ */
+#define KVF_HOST_SLAB_BYTES ((size_t)1 << 20)
 /* For those that cannot be lost. */
 kvf_status kvf_host_wait(kvf_device *device, kvf_error *error);
+void kvf_host_sample(kvf_device *device, const kvf_sample_args *args);
+
+/*
+ * logits[vocab] with their changes to changed[vocab]; uses and biases of other ids are passed
+ * over, and of a bias that comes twice both count. Thread-safe.
+ */
+void kvf_change_logits(const kvf_logit_changes *changes, const float *logits, uint32_t vocab,
+                       float *changed);
 
 #endif

@@ -80,6 +80,7 @@ kvf_status kvf_backend_check(const kvf_backend *backend, kvf_error *error)
         KVF_FUNCTION(unmix),
         KVF_FUNCTION(route),
         KVF_FUNCTION(experts),
+        KVF_FUNCTION(sample),
         KVF_FUNCTION(check),
         KVF_FUNCTION(compress),
         KVF_FUNCTION(pack),
@@ -120,6 +121,7 @@ kvf_status kvf_device_open(const kvf_device_options *options, kvf_device **devic
     if (status != KVF_OK)
         return status;
     (*device)->finding = backend->alloc(*device, sizeof(kvf_finding), KVF_PLACE_STAGING);
+    (*device)->slab_bytes = backend->slab_bytes;
     if ((*device)->finding)
         return kvf_ok(error);
     kvf_device_close(*device);
@@ -131,6 +133,7 @@ void kvf_device_close(kvf_device *device)
 {
     if (!device)
         return;
+    kvf_device_trim(device);
     if (device->finding)
         device->backend->release(device, device->finding, sizeof(kvf_finding));
     device->backend->close(device);
@@ -172,9 +175,21 @@ static void count_bytes(kvf_device *device, kvf_memory_class klass, size_t bytes
         device->peak_bytes[klass] = device->live_bytes[klass];
 }
 
+static bool has_empty_slabs(const kvf_device *device)
+{
+    bool has = false;
+    for (int i = 0; i < KVF_SLAB_SIZES; i++)
+        has = has || device->slab_sizes[i].empty;
+    return has;
+}
+
 void *kvf_device_alloc(kvf_device *device, kvf_memory_class klass, kvf_place place, size_t bytes)
 {
     void *memory = device->backend->alloc(device, bytes, place);
+    if (!memory && has_empty_slabs(device)) {
+        kvf_device_trim(device);
+        memory = device->backend->alloc(device, bytes, place);
+    }
     if (memory)
         count_bytes(device, klass, bytes);
     return memory;

@@ -106,8 +106,11 @@ static size_t used_bytes(const kvf_rows *view, uint64_t n)
         return (size_t)view->page_rows * KVF_FP8_DATA_BYTES + (size_t)n * KVF_FP8_SCALE_BYTES;
     case KVF_FORMAT_FP4:
         return (size_t)view->page_rows * KVF_FP4_CODE_BYTES + (size_t)n * KVF_FP4_SCALE_BYTES;
-    default: return (size_t)n * kvf_format_row_bytes(view->format, view->width);
+    case KVF_FORMAT_F32:
+    case KVF_FORMAT_F16:
+    case KVF_FORMAT_COUNT: break;
     }
+    return (size_t)n * kvf_format_row_bytes(view->format, view->width);
 }
 
 static void *mirror_page(kvf_mirror *mirror, void *page, size_t bytes, bool written)

@@ -91,6 +91,12 @@ kvf_status kvf_session_check_free(const kvf_session *session, const char *what, 
                     what, session->chunk_tokens);
 }
 
+kvf_status kvf_session_check_ready(const kvf_session *session, const char *what, kvf_error *error)
+{
+    const kvf_status status = kvf_session_check_free(session, what, error);
+    return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
+}
+
 static void leave(kvf_batch *batch, uint32_t item)
 {
     batch->sessions[item]->batch = NULL;
@@ -114,6 +120,10 @@ static void close_items(kvf_batch *batch)
 
 void kvf_batch_drop(kvf_batch *batch)
 {
+    kvf_device *device = batch->device;
+    /* What its operations lack is told here, to nobody, or the next batch would be told. */
+    if (batch->n_items > 0)
+        device->backend->wait(device, NULL);
     for (uint32_t i = 0; i < batch->n_items; i++)
         if (batch->sessions[i]) {
             kvf_chunk_drop(batch->sessions[i]);
@@ -284,6 +294,7 @@ kvf_status kvf_batch_begin(kvf_batch *batch, kvf_batch_item *items, uint32_t n_i
     }
     batch->items = items;
     batch->n_items = n_items;
+    batch->n_shortages = batch->device->n_shortages;
     batch->select_tokens = 0;
     begin_items(batch);
     kvf_batch_clear_found(batch);
@@ -299,22 +310,45 @@ static kvf_status check_open(const kvf_batch *batch, kvf_error *error)
                : kvf_fail(error, KVF_INVALID_ARGUMENT, "no chunk is open: call begin first");
 }
 
+/* Another wait may have been told of what operations of the batch lacked. */
+static kvf_status check_shortages(const kvf_batch *batch, kvf_error *error)
+{
+    if (batch->device->n_shortages == batch->n_shortages)
+        return KVF_OK;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "an operation of the batch had no memory");
+}
+
+kvf_status kvf_batch_check_done(kvf_batch *batch, kvf_error *error)
+{
+    kvf_error why;
+    if (check_shortages(batch, &why) == KVF_OK)
+        return KVF_OK;
+    for (uint32_t i = 0; i < batch->n_items; i++)
+        if (batch->sessions[i]) {
+            batch->items[i].error = why;
+            kvf_batch_fail(batch, i, why.status);
+        }
+    return kvf_batch_left(batch, error);
+}
+
 kvf_status kvf_batch_settle(kvf_batch *batch, kvf_error *error)
 {
     kvf_device *device = batch->device;
-    kvf_error lost;
+    kvf_error why;
     kvf_status status = check_open(batch, error);
     if (status != KVF_OK || batch->settled)
         return status == KVF_OK ? kvf_ok(error) : status;
     device->backend->read(device, batch->found, batch->scratch.found,
                           batch->n_items * kvf_batch_item_found_bytes(batch));
-    status = device->backend->wait(device, &lost);
+    status = device->backend->wait(device, &why);
+    if (status == KVF_OK)
+        status = check_shortages(batch, &why);
     for (uint32_t i = 0; i < batch->n_items; i++) {
         if (!batch->sessions[i])
             continue;
         kvf_status found = status;
         if (status != KVF_OK)
-            batch->items[i].error = lost;
+            batch->items[i].error = why;
         else
             found = kvf_batch_first_found(batch, i, &batch->items[i].error);
         if (found != KVF_OK)

@@ -43,7 +43,8 @@ struct kvf_batch {
     kvf_session **sessions; /* [batch_sessions] of the items; NULL: it failed */
     kvf_item_span *spans;   /* [batch_sessions] */
     uint32_t n_items;
-    uint32_t n_tokens; /* 0: nothing is open */
+    uint32_t n_tokens;    /* 0: nothing is open */
+    uint64_t n_shortages; /* the device's, when it began */
     /* Until the next begins, for kvf_batch_selection: of the layer that was selected last. */
     uint32_t select_tokens; /* 0: none was */
     uint32_t select_ratio;
@@ -58,6 +59,12 @@ void kvf_scratch_close(kvf_batch *batch);
 void kvf_batch_fail(kvf_batch *batch, uint32_t item, kvf_status status);
 /* KVF_OK while an item is left; else the first one's status, and nothing is open. */
 kvf_status kvf_batch_left(kvf_batch *batch, kvf_error *error);
+
+/*
+ * Before more is queued: fails all items where a wait said since begin that an operation had no
+ * memory. Lists and counts that it did not write are not to be followed.
+ */
+kvf_status kvf_batch_check_done(kvf_batch *batch, kvf_error *error);
 
 /* found.c: bytes of an item's findings. */
 size_t kvf_batch_item_found_bytes(const kvf_batch *batch);

@@ -149,6 +149,7 @@ static void move_memory(kvf_session *session, const kvf_checkpoint *checkpoint, 
                          session->layers[i].index_state->memory, at, back);
     }
     const size_t bytes = logits_bytes(&session->geometry);
+    kvf_session_wait_logits(session, NULL); /* once a checkpoint */
     if (back && checkpoint->logits)
         memcpy(session->logits, checkpoint->logits, bytes);
     else if (back)
@@ -376,7 +377,7 @@ static kvf_status find_present(kvf_session *session, bool *found, kvf_error *err
     if (!last->logits)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the logits of %llu tokens",
                         (unsigned long long)last->n_tokens);
-    memcpy(last->logits, session->logits, logits_bytes(&session->geometry));
+    memcpy(last->logits, kvf_session_logits(session), logits_bytes(&session->geometry));
     return KVF_OK;
 }
 
@@ -421,7 +422,7 @@ kvf_status kvf_session_checkpoint(kvf_session *session, kvf_error *error)
                         "a checkpoint at %llu tokens; they are taken at multiples of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)all->alignment_tokens);
     bool found = false;
-    kvf_status status = kvf_session_check_free(session, "a checkpoint", error);
+    kvf_status status = kvf_session_check_ready(session, "a checkpoint", error);
     if (status == KVF_OK)
         status = find_present(session, &found, error);
     if (status == KVF_OK && !found)

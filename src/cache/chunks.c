@@ -200,15 +200,22 @@ kvf_status kvf_chunk_begin(kvf_session *session, const int32_t *tokens, uint32_t
 
 /* ---- commit -------------------------------------------------------------------- */
 
+/* What a file was given of the session is still there up to n_tokens at the most. */
+static void lower(kvf_saved *saved, uint64_t n_tokens)
+{
+    if (n_tokens < saved->kept_tokens)
+        saved->kept_tokens = n_tokens;
+    if (n_tokens < saved->kept_window)
+        saved->kept_window = n_tokens;
+    if (n_tokens < saved->kept_checkpoint)
+        saved->kept_checkpoint = n_tokens;
+}
+
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens)
 {
     session->header->n_tokens = n_tokens;
-    if (n_tokens < session->saved.kept_tokens)
-        session->saved.kept_tokens = n_tokens;
-    if (n_tokens < session->saved.kept_window)
-        session->saved.kept_window = n_tokens;
-    if (n_tokens < session->saved.kept_checkpoint)
-        session->saved.kept_checkpoint = n_tokens;
+    lower(&session->saved, n_tokens);
+    lower(&session->opened, n_tokens);
     for (uint32_t i = 0; i < session->geometry.n_layers; i++) {
         const kvf_layer layer = session->geometry.layers[i];
         session->row_counts[i].rows = (uint32_t)kvf_layer_rows(layer, n_tokens);

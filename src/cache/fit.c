@@ -16,17 +16,37 @@ struct need {
 /* For what memory is asked. */
 typedef enum asker { A_SESSION, A_BATCH } asker;
 
+/*
+ * Free pages that rows of the session will lie in. Of another size they are as good as taken: those
+ * of their slab that are held keep it.
+ */
+static uint64_t free_page_bytes(const kvf_device *device, const kvf_plan *plan)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < KVF_SLAB_SIZES; i++) {
+        const kvf_slab_size *size = &device->slab_sizes[i];
+        const uint64_t free_bytes = size->n_free * size->page_bytes;
+        uint64_t wanted_bytes = 0;
+        for (uint32_t j = 0; size->n_slabs > 0 && j < plan->n_buffers; j++)
+            if (plan->buffers[j].page_bytes == size->page_bytes)
+                wanted_bytes += plan->buffers[j].bytes;
+        bytes += wanted_bytes < free_bytes ? wanted_bytes : free_bytes;
+    }
+    return bytes;
+}
+
 static struct room room_of(const kvf_device *device)
 {
-    uint64_t used = 0;
-    for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-        used += device->live_bytes[i];
+    const uint64_t used = kvf_device_used_bytes(device);
     return (struct room){device->memory_bytes > used ? device->memory_bytes - used : 0,
                          device->buffer_bytes ? device->buffer_bytes : UINT64_MAX};
 }
 
-/* Of a session that is opened for and filled with n_tokens, or of a batch for such sessions. */
-static kvf_status need_of(asker who, const kvf_geometry *geometry,
+/*
+ * Of a session that is opened for and filled with n_tokens, or of a batch for such sessions: what
+ * it takes that the device has not given.
+ */
+static kvf_status need_of(asker who, const kvf_device *device, const kvf_geometry *geometry,
                           const kvf_session_options *options, uint64_t n_tokens, struct need *need,
                           kvf_error *error)
 {
@@ -40,7 +60,8 @@ static kvf_status need_of(asker who, const kvf_geometry *geometry,
         return status;
     *need = (struct need){.bytes = plan.scratch_bytes};
     if (who == A_SESSION)
-        need->bytes = plan.allocated_bytes + plan.checkpoint_bytes + plan.chunk_undo_bytes;
+        need->bytes = plan.allocated_bytes + plan.table_bytes + plan.checkpoint_bytes +
+                      plan.chunk_undo_bytes + plan.pool_bytes - free_page_bytes(device, &plan);
     for (uint32_t i = 0; who == A_BATCH && i < plan.n_buffers; i++)
         if (plan.buffers[i].klass == KVF_MEMORY_SCRATCH &&
             plan.buffers[i].bytes > need->largest.bytes)
@@ -49,23 +70,24 @@ static kvf_status need_of(asker who, const kvf_geometry *geometry,
     return KVF_OK;
 }
 
-static bool fits(asker who, const struct room *room, const kvf_geometry *geometry,
-                 const kvf_session_options *options, uint64_t n_tokens)
+static bool fits(asker who, const kvf_device *device, const struct room *room,
+                 const kvf_geometry *geometry, const kvf_session_options *options,
+                 uint64_t n_tokens)
 {
     struct need need;
-    return need_of(who, geometry, options, n_tokens, &need, NULL) == KVF_OK &&
+    return need_of(who, device, geometry, options, n_tokens, &need, NULL) == KVF_OK &&
            need.bytes <= room->bytes && need.largest.bytes <= room->buffer_bytes;
 }
 
 /* 0: not even one token. */
-static uint64_t largest_context(asker who, const struct room *room, const kvf_geometry *geometry,
-                                const kvf_session_options *options)
+static uint64_t largest_context(asker who, const kvf_device *device, const struct room *room,
+                                const kvf_geometry *geometry, const kvf_session_options *options)
 {
     uint64_t fitting = 0;
     uint64_t too_large = options->max_tokens;
     while (too_large - fitting > 1) {
         const uint64_t middle = fitting + (too_large - fitting) / 2;
-        if (fits(who, room, geometry, options, middle))
+        if (fits(who, device, room, geometry, options, middle))
             fitting = middle;
         else
             too_large = middle;
@@ -80,11 +102,12 @@ static kvf_status check_memory(asker who, const kvf_device *device, const kvf_ge
         return KVF_OK;
     const struct room room = room_of(device);
     struct need need;
-    const kvf_status status = need_of(who, geometry, options, options->max_tokens, &need, error);
+    const kvf_status status =
+        need_of(who, device, geometry, options, options->max_tokens, &need, error);
     if (status != KVF_OK || (need.bytes <= room.bytes && need.largest.bytes <= room.buffer_bytes))
         return status;
     const unsigned long long context = options->max_tokens;
-    const unsigned long long largest = largest_context(who, &room, geometry, options);
+    const unsigned long long largest = largest_context(who, device, &room, geometry, options);
     const char *profile = kvf_profile_get(options->profile)->name;
     const char *what = who == A_BATCH ? " for a batch" : "";
     if (need.bytes > room.bytes)

@@ -25,17 +25,14 @@ kvf_status kvf_session_fork(kvf_session *session, kvf_session **out, kvf_error *
 {
     *out = NULL;
     kvf_session *fork;
-    kvf_status status = kvf_session_check_free(session, "fork", error);
-    /* What a lost device holds is nothing to go on with. */
-    if (status == KVF_OK)
-        status = session->device->backend->wait(session->device, error);
+    kvf_status status = kvf_session_check_ready(session, "fork", error);
     if (status == KVF_OK)
         status = kvf_session_open_tables(session->device, &session->geometry, &session->options,
                                          &fork, error);
     if (status != KVF_OK)
         return status;
     memcpy(fork->header, session->header, kvf_session_header_bytes(session));
-    memcpy(fork->logits, session->logits, sizeof(float) * session->geometry.vocab);
+    memcpy(fork->logits, kvf_session_logits(session), sizeof(float) * session->geometry.vocab);
     fork->logits_known = session->logits_known;
     fork->inexact_rows = session->inexact_rows;
     fork->saved = session->saved;

@@ -120,4 +120,10 @@ static inline uint64_t kvf_window_most_pages(uint32_t window_tokens, uint32_t ch
            kvf_ceil_div((uint64_t)chunk_tokens + KVF_PAGE_ROWS - 1, KVF_PAGE_ROWS);
 }
 
+/* A table of the addresses of so many pages: of one at least, so that it is there. */
+static inline uint64_t kvf_table_bytes(uint64_t max_pages)
+{
+    return (max_pages ? max_pages : 1) * sizeof(void *);
+}
+
 #endif

@@ -3,15 +3,16 @@
  * KVF_PAGE_ROWS; a compressor's state and the token ids are one page each, of their
  * own size. Internal to cache/.
  *
- * A page is shared by counting: forks hold the same pages, and checkpoints hold those
- * that they give back. Whoever wants to write a page that is not its own alone copies
- * it first (kvf_session_own_page), and begin does so for everything that the chunk will
- * write, so that no stage has to. Counters are plain: a device, all sessions on it and
- * all pages they share belong to one thread at a time.
+ * A page is shared by counting: forks hold the same pages, checkpoints hold those that
+ * they give back, and a save that is open those that it writes to its file. Whoever wants
+ * to write a page that is not its own alone copies it first (kvf_session_own_page), and
+ * begin does so for everything that the chunk will write, so that no stage has to.
+ * Counters are plain: a device, all sessions on it and all pages they share belong to one
+ * thread at a time.
  *
  * Two kinds of memory:
- *   - the device's, counted once there: in class cache while a session holds the page,
- *     in class checkpoint while only checkpoints do;
+ *   - the device's, out of a slab where it has some of that size, counted once there: in class
+ *     cache while a session holds the page, in class checkpoint while only checkpoints do;
  *   - an owner's, for instance the mapping of a snapshot: read-only, not counted by the
  *     device, replaced by an own copy before the first write.
  */
@@ -42,9 +43,10 @@ typedef struct kvf_page {
     uint64_t bytes;
     kvf_place place;        /* staging: the host reads and writes it by itself */
     uint32_t n_sessions;    /* places in sessions that hold it */
-    uint32_t n_checkpoints; /* checkpoints (and open chunks, to go back) that hold it */
+    uint32_t n_checkpoints; /* checkpoints (open chunks, to go back, and saves) that hold it */
     bool checked;           /* may be read; always so in device memory */
     kvf_page_owner *owner;  /* NULL: the device's memory */
+    kvf_slab *slab;         /* NULL: an allocation of its own, or an owner's memory */
 } kvf_page;
 
 /* A new zeroed page of the device's memory, held by the session. NULL: no memory. */
@@ -58,7 +60,7 @@ kvf_page *kvf_session_map_page(kvf_session *session, kvf_page_owner *owner, cons
 void kvf_session_hold_page(kvf_session *session, kvf_page *page);
 /* Gives up the session's hold; a page that nobody holds is gone. NULL is ignored. */
 void kvf_session_drop_page(kvf_session *session, kvf_page *page);
-/* The same for a checkpoint, or for what an open chunk would go back to. */
+/* The same for a checkpoint, for what an open chunk would go back to, or for a save. */
 void kvf_page_keep(kvf_device *device, kvf_page *page);
 void kvf_page_unkeep(kvf_device *device, kvf_page *page);
 

@@ -6,15 +6,12 @@
 #include "cache/session.h"
 #include "error.h"
 
-void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes)
+void *kvf_session_alloc(kvf_session *session, uint64_t bytes)
 {
-    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, place, bytes);
+    void *memory = kvf_device_alloc(session->device, KVF_MEMORY_CACHE, KVF_PLACE_STAGING, bytes);
     if (!memory)
         return NULL;
-    if (place == KVF_PLACE_STAGING)
-        memset(memory, 0, bytes);
-    else
-        session->device->backend->zero(session->device, memory, bytes);
+    memset(memory, 0, bytes);
     session->allocated_bytes += bytes;
     return memory;
 }
@@ -35,12 +32,23 @@ void kvf_page_owner_release(kvf_page_owner *owner)
         owner->release(owner);
 }
 
+static void *take_device_page(kvf_session *session, uint64_t bytes, kvf_slab **slab)
+{
+    void *memory = kvf_device_take_page(session->device, KVF_MEMORY_CACHE, bytes, slab);
+    if (!memory)
+        return NULL;
+    session->device->backend->zero(session->device, memory, bytes);
+    session->allocated_bytes += bytes;
+    return memory;
+}
+
 kvf_page *kvf_session_new_page(kvf_session *session, kvf_place place, uint64_t bytes)
 {
     kvf_page *page = calloc(1, sizeof *page);
     if (!page)
         return NULL;
-    page->memory = kvf_session_alloc(session, place, bytes);
+    page->memory = place == KVF_PLACE_STAGING ? kvf_session_alloc(session, bytes)
+                                              : take_device_page(session, bytes, &page->slab);
     if (!page->memory) {
         free(page);
         return NULL;
@@ -81,7 +89,7 @@ static void close_page(kvf_device *device, kvf_page *page, kvf_memory_class klas
     if (page->owner)
         kvf_page_owner_release(page->owner);
     else
-        kvf_device_release(device, klass, page->memory, page->bytes);
+        kvf_device_give_page(device, klass, page->memory, page->bytes, page->slab);
     free(page);
 }
 
@@ -165,11 +173,6 @@ uint64_t kvf_paged_rows_page_bytes(const kvf_paged_rows *rows)
     return kvf_format_page_bytes(rows->format, rows->width, KVF_PAGE_ROWS);
 }
 
-static size_t table_bytes(const kvf_paged_rows *rows)
-{
-    return (rows->max_pages ? rows->max_pages : 1) * sizeof *rows->table;
-}
-
 kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_format_id format,
                                uint32_t width, uint64_t max_rows, kvf_error *error)
 {
@@ -178,10 +181,10 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
     rows->width = width;
     rows->max_pages = kvf_ceil_div(max_rows, KVF_PAGE_ROWS);
     const size_t n = rows->max_pages ? rows->max_pages : 1;
-    const kvf_backend *backend = session->device->backend;
     rows->memory = calloc(n, sizeof *rows->memory);
     rows->pages = calloc(n, sizeof *rows->pages);
-    rows->table = backend->alloc(session->device, table_bytes(rows), KVF_PLACE_DEVICE);
+    rows->table = kvf_device_alloc(session->device, KVF_MEMORY_TABLE, KVF_PLACE_DEVICE,
+                                   kvf_table_bytes(rows->max_pages));
     if (!rows->memory || !rows->pages || !rows->table)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a table of %llu pages",
                         (unsigned long long)rows->max_pages);
@@ -191,8 +194,8 @@ kvf_status kvf_paged_rows_open(kvf_session *session, kvf_paged_rows *rows, kvf_f
 void kvf_paged_rows_close(kvf_session *session, kvf_paged_rows *rows)
 {
     kvf_paged_rows_shrink(session, rows, rows->first_row);
-    if (rows->table)
-        session->device->backend->release(session->device, rows->table, table_bytes(rows));
+    kvf_device_release(session->device, KVF_MEMORY_TABLE, rows->table,
+                       kvf_table_bytes(rows->max_pages));
     free(rows->memory);
     free(rows->pages);
     memset(rows, 0, sizeof *rows);

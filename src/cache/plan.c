@@ -178,6 +178,7 @@ static void add_rows(builder *b, uint32_t layer, const char *what, kvf_format_id
                                   n_pages * kvf_format_page_bytes(format, width, KVF_PAGE_ROWS),
                                   "layer.%u.%s", layer, what);
     buffer->held_bytes = n_rows * kvf_format_row_bytes(format, width);
+    buffer->page_bytes = kvf_format_page_bytes(format, width, KVF_PAGE_ROWS);
     set_shape(buffer, 3, n_pages, KVF_PAGE_ROWS, width);
 }
 
@@ -186,6 +187,7 @@ static void add_state(builder *b, uint32_t i, const char *what, kvf_layer layer,
     const uint64_t bytes = 4 * kvf_layer_state_floats(layer, width);
     kvf_plan_buffer *buffer = add(b, KVF_MEMORY_CACHE, "f32", bytes, "layer.%u.%s", i, what);
     buffer->held_bytes = bytes;
+    buffer->page_bytes = bytes;
     set_shape(buffer, 3, kvf_layer_slots(layer), 2, (uint64_t)kvf_layer_parts(layer) * width);
 }
 
@@ -223,6 +225,26 @@ static void add_session(builder *b, const kvf_geometry *geometry, uint64_t n_tok
     buffer = add(b, KVF_MEMORY_CACHE, "i32", 4 * tokens_allocated, "tokens");
     buffer->held_bytes = 4 * n_tokens;
     set_shape(buffer, 1, tokens_allocated, 0, 0);
+}
+
+/* As session.c opens them: for all pages that the session may come to hold. */
+static void add_tables(builder *b, const kvf_geometry *geometry, const kvf_session_options *options)
+{
+    const uint64_t window_pages =
+        kvf_window_most_pages(geometry->window_tokens, options->chunk_tokens);
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < geometry->n_layers; i++) {
+        const kvf_layer layer = geometry->layers[i];
+        const uint64_t pages =
+            kvf_ceil_div(kvf_layer_rows(layer, options->max_tokens), KVF_PAGE_ROWS);
+        bytes += kvf_table_bytes(window_pages);
+        if (layer.kind != KVF_LAYER_WINDOW)
+            bytes += kvf_table_bytes(pages);
+        if (layer.kind == KVF_LAYER_CSA) /* index rows: as many */
+            bytes += kvf_table_bytes(pages);
+    }
+    set_shape(add(b, KVF_MEMORY_TABLE, "u64", bytes, "tables"), 1, bytes / kvf_table_bytes(1), 0,
+              0);
 }
 
 /* Workspace of attend in one layer, for the longest chunk at the context's end. */
@@ -334,6 +356,33 @@ static void add_scratch(builder *b, const kvf_geometry *geometry,
               2, chunk, size.select_rows, 0);
 }
 
+/*
+ * The most that slabs have free while a session takes pages: a slab is opened where no page of the
+ * size is free, so all but one page of one slab of each size.
+ */
+static uint64_t pool_bytes_of(const kvf_plan *plan, uint64_t halves_bytes, size_t slab_bytes)
+{
+    uint64_t sizes[KVF_SLAB_SIZES];
+    uint32_t n = 0;
+    uint64_t bytes = 0;
+    /* Checkpoints have pages too, of halves: the last one here. */
+    for (uint32_t i = 0; i <= plan->n_buffers; i++) {
+        const uint64_t page_bytes =
+            i < plan->n_buffers ? plan->buffers[i].page_bytes : halves_bytes;
+        const uint32_t n_pages = kvf_slab_pages(slab_bytes, page_bytes);
+        uint32_t at = 0;
+        while (at < n && sizes[at] != page_bytes)
+            at++;
+        if (n_pages == 0 || at < n)
+            continue;
+        if (n == KVF_SLAB_SIZES) /* those that come first have slabs, whichever they are */
+            return n * slab_bytes;
+        sizes[n++] = page_bytes;
+        bytes += (n_pages - 1) * page_bytes;
+    }
+    return bytes;
+}
+
 kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_options *options,
                             uint64_t n_tokens, kvf_plan *plan, kvf_error *error)
 {
@@ -345,24 +394,31 @@ kvf_status kvf_plan_session(const kvf_geometry *geometry, const kvf_session_opti
     if (n_tokens > resolved.max_tokens)
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "%llu tokens do not fit a context of %llu",
                         (unsigned long long)n_tokens, (unsigned long long)resolved.max_tokens);
-    /* At most 5 buffers a layer, 3 of the session, 9 of scratch. */
-    builder b = {plan, geometry->n_layers * 5 + 3 + 9};
+    /* At most 5 buffers a layer, 4 of the session, 9 of scratch. */
+    builder b = {plan, geometry->n_layers * 5 + 4 + 9};
     plan->buffers = malloc(b.capacity * sizeof *plan->buffers);
     if (!plan->buffers)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a plan of %u buffers", b.capacity);
     add_session(&b, geometry, n_tokens);
     for (uint32_t i = 0; i < geometry->n_layers; i++)
         add_layer(&b, geometry, kvf_profile_get(resolved.profile), i, n_tokens);
+    add_tables(&b, geometry, &resolved);
     add_scratch(&b, geometry, &resolved);
     for (uint32_t i = 0; i < plan->n_buffers; i++) {
         plan->session_bytes += plan->buffers[i].held_bytes;
         if (plan->buffers[i].klass == KVF_MEMORY_CACHE)
             plan->allocated_bytes += plan->buffers[i].bytes;
+        else if (plan->buffers[i].klass == KVF_MEMORY_TABLE)
+            plan->table_bytes += plan->buffers[i].bytes;
         else
             plan->scratch_bytes += plan->buffers[i].bytes;
     }
     plan->checkpoint_bytes = kvf_checkpoints_bytes(geometry, &resolved, n_tokens);
     plan->chunk_undo_bytes = kvf_chunk_undo_bytes(geometry, &resolved);
+    const kvf_backend *backend;
+    kvf_backend_find(resolved.backend, &backend, NULL); /* as it was resolved */
+    plan->pool_bytes =
+        pool_bytes_of(plan, kvf_checkpoint_halves_bytes(geometry), backend->slab_bytes);
     return kvf_ok(error);
 }
 

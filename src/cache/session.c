@@ -1,6 +1,7 @@
 /* A session: opening, closing, and what it reports of itself. */
 #include "cache/session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,9 +54,8 @@ uint64_t kvf_session_header_bytes(const kvf_session *session)
 static kvf_status open_parts(kvf_session *session, kvf_error *error)
 {
     session->layers = calloc(session->geometry.n_layers, sizeof *session->layers);
-    session->header =
-        kvf_session_alloc(session, KVF_PLACE_STAGING, kvf_session_header_bytes(session));
-    session->logits = kvf_session_alloc(session, KVF_PLACE_STAGING, 4ull * session->geometry.vocab);
+    session->header = kvf_session_alloc(session, kvf_session_header_bytes(session));
+    session->logits = kvf_session_alloc(session, 4ull * session->geometry.vocab);
     session->before =
         calloc((size_t)session->geometry.n_layers * KVF_LAYER_STATES, sizeof(kvf_page *));
     if (!session->layers || !session->header || !session->logits || !session->before)
@@ -157,7 +157,9 @@ kvf_status kvf_session_close(kvf_session *session)
     if (session->batch)
         return KVF_INVALID_ARGUMENT;
     kvf_batch_close(session->alone);
+    kvf_device *device = session->device;
     close_parts(session);
+    kvf_device_trim(device);
     return KVF_OK;
 }
 
@@ -175,7 +177,26 @@ const int32_t *kvf_session_tokens(const kvf_session *session)
 
 float *kvf_session_logits(kvf_session *session)
 {
+    kvf_session_wait_logits(session, NULL);
     return session->logits;
+}
+
+void kvf_session_queue_logits(kvf_session *session, const float *logits)
+{
+    session->device->backend->copy(session->device, session->logits, logits,
+                                   sizeof(float) * session->geometry.vocab);
+    session->logits_queued = true;
+}
+
+kvf_status kvf_session_wait_logits(kvf_session *session, kvf_error *error)
+{
+    if (!session->logits_queued)
+        return kvf_ok(error);
+    const kvf_status status = session->device->backend->wait(session->device, error);
+    for (uint32_t i = 0; status != KVF_OK && i < session->geometry.vocab; i++)
+        session->logits[i] = NAN;
+    session->logits_queued = status != KVF_OK;
+    return status;
 }
 
 bool kvf_session_logits_known(const kvf_session *session)

@@ -36,6 +36,7 @@ struct kvf_session {
     kvf_row_counts *row_counts;
     float *logits;            /* own memory: the pointer is the caller's for good */
     bool logits_known;        /* of the last token; not after going back to a file's checkpoint */
+    bool logits_queued;       /* the device writes them: kvf_session_wait_logits comes first */
     kvf_page *tokens;         /* NULL before the first token */
     uint64_t allocated_bytes; /* of the device's memory, shared pages included */
     uint64_t mapped_bytes;    /* of pages in an owner's memory */
@@ -47,14 +48,15 @@ struct kvf_session {
     kvf_batch *alone;      /* alone.c: its own, of one item; NULL before its first chunk */
     kvf_batch_item item;   /* of `alone` */
     kvf_saved saved;       /* a fork may keep it: saving compares it with the file */
+    kvf_saved opened;      /* what it becomes once the save that is open is done; known: one is */
     uint8_t caller_state[KVF_CALLER_STATE_BYTES];
 };
 
 /* Of a layer: row_state, index_state. */
 #define KVF_LAYER_STATES 2
 
-/* pages.c: counted allocation of what belongs to the session, zeroed. */
-void *kvf_session_alloc(kvf_session *session, kvf_place place, uint64_t bytes);
+/* pages.c: staging memory that belongs to the session, counted, zeroed. NULL: there is none. */
+void *kvf_session_alloc(kvf_session *session, uint64_t bytes);
 void kvf_session_release(kvf_session *session, void *memory, uint64_t bytes);
 /* Bytes of the header with its row counts. */
 uint64_t kvf_session_header_bytes(const kvf_session *session);
@@ -79,6 +81,8 @@ void kvf_chunk_commit(kvf_session *session);
 void kvf_chunk_drop(kvf_session *session);
 /* KVF_INVALID_ARGUMENT where the session is in an open batch; `what` cannot be done then. */
 kvf_status kvf_session_check_free(const kvf_session *session, const char *what, kvf_error *error);
+/* The same; and KVF_DEVICE_LOST where what it holds is nothing to go on with. Waits. */
+kvf_status kvf_session_check_ready(const kvf_session *session, const char *what, kvf_error *error);
 /* n_tokens and the row counts that follow from it. */
 void kvf_session_set_n_tokens(kvf_session *session, uint64_t n_tokens);
 /* Puts back the pages that session->before keeps, or forgets them. */

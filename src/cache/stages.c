@@ -19,7 +19,7 @@ static kvf_status check_layer(kvf_batch *batch, uint32_t layer, kvf_error *error
         return kvf_fail(error, KVF_INVALID_ARGUMENT, "layer %u; the model has %u", layer,
                         batch->geometry.n_layers);
     batch->settled = false;
-    return KVF_OK;
+    return kvf_batch_check_done(batch, error);
 }
 
 /* Tokens of one item that a stage is given. */

@@ -107,7 +107,7 @@ static void go_back(kvf_session *session, const kvf_checkpoint *checkpoint)
     session->checkpoints.from_start = session->checkpoints.periodic;
     session->logits_known = true;
     session->inexact_rows = 0;
-    memset(session->logits, 0, sizeof(float) * session->geometry.vocab);
+    memset(kvf_session_logits(session), 0, sizeof(float) * session->geometry.vocab);
 }
 
 static kvf_status not_covered(const kvf_session *session, uint64_t n_tokens, kvf_error *error)
@@ -167,9 +167,9 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
     const uint64_t held = session->header->n_tokens;
     if (replay)
         *replay = (kvf_replay){.first_token = held, .chunk_tokens = session->options.chunk_tokens};
-    const kvf_status is_free = kvf_session_check_free(session, "truncate", error);
-    if (is_free != KVF_OK)
-        return is_free;
+    kvf_status status = kvf_session_check_ready(session, "truncate", error);
+    if (status != KVF_OK)
+        return status;
     if (n_tokens > held)
         return kvf_fail(error, KVF_INVALID_ARGUMENT,
                         "truncate to %llu tokens; the session holds %llu",
@@ -182,10 +182,11 @@ kvf_status kvf_session_truncate(kvf_session *session, uint64_t n_tokens, kvf_rep
         n_tokens ? kvf_checkpoints_find(session, n_tokens, known) : NULL;
     if (!checkpoint && n_tokens && !session->checkpoints.from_start)
         return not_covered(session, n_tokens, error);
-    const kvf_status status = prepare(session, checkpoint, n_tokens, replay, error);
+    status = prepare(session, checkpoint, n_tokens, replay, error);
     if (status != KVF_OK)
         return status;
     go_back(session, checkpoint);
     kvf_session_forget_before(session);
+    kvf_device_trim(session->device);
     return kvf_ok(error);
 }

@@ -160,11 +160,6 @@ static int open_device(benchmark *b, const char *isa)
 {
     const cli_options *options = b->options;
     kvf_error error;
-    const char *backend = options->engine.backend;
-    if (backend && (strcmp(backend, "metal") == 0 || strcmp(backend, "cuda") == 0))
-        return cli_error(
-            "bench", "--backend %s: bench times the CPU's kernels against its peaks, cpu or ref",
-            backend);
     const kvf_device_options device_options = {.backend = options->engine.backend,
                                                .isa = isa[0] ? isa : NULL,
                                                .n_threads = options->engine.n_threads};
@@ -389,7 +384,8 @@ static int measure_device(benchmark *b, const char *isa)
     int status = open_device(b, isa);
     if (status != CLI_EXIT_OK)
         return status;
-    status = measure_device_peaks(b);
+    if (b->device->backend->addresses_host_memory)
+        status = measure_device_peaks(b);
     if (status == CLI_EXIT_OK && b->options->bench_stages & CLI_BENCH_CASES)
         status = check_device(b);
     for (int stage = 0; stage < BENCH_STAGE_COUNT && status == CLI_EXIT_OK; stage++) {
@@ -423,6 +419,30 @@ static int check_isas(benchmark *b)
         b->device = NULL;
     }
     return CLI_EXIT_OK;
+}
+
+/* A device with memory of its own: what works on the host's arrays cannot be timed on it. */
+static bool is_apart(const cli_options *options)
+{
+    const kvf_backend *backend;
+    return kvf_backend_find(options->engine.backend, &backend, NULL) == KVF_OK &&
+           !backend->addresses_host_memory;
+}
+
+/* There batch is what is measured, and nothing else. */
+static int choose_stages(benchmark *b, cli_options *own)
+{
+    if (!is_apart(own))
+        return CLI_EXIT_OK;
+    if (own->bench_stages == CLI_BENCH_CASES)
+        own->bench_stages = CLI_BENCH_BATCH;
+    b->options = own;
+    return own->bench_stages == CLI_BENCH_BATCH
+               ? CLI_EXIT_OK
+               : cli_error("bench",
+                           "--backend %s: --stage batch times passes of a model there; the other "
+                           "stages time the CPU's kernels against its peaks, on cpu or ref",
+                           own->engine.backend);
 }
 
 /* batch runs a model; its records have columns of their own. */
@@ -483,13 +503,17 @@ int cli_bench(const cli_options *options)
     benchmark *b = calloc(1, sizeof *b);
     if (!b)
         return cli_error("bench", "out of memory");
+    cli_options own = *options;
     b->options = options;
-    int status = prepare_all(b);
+    int status = choose_stages(b, &own);
+    if (status == CLI_EXIT_OK)
+        status = prepare_all(b);
     if (status == CLI_EXIT_OK) {
         cli_bench_print_machine(report_stream(b), b->model, &b->geometry, &b->machine);
         if (options->quick)
             fprintf(report_stream(b), "Quick: few runs, and the cold stages are not cold\n");
-        status = measure_best_peaks(b);
+        if (!is_apart(b->options))
+            status = measure_best_peaks(b);
     }
     for (; b->i_device < b->n_isas && status == CLI_EXIT_OK; b->i_device++)
         status = measure_device(b, b->isas[b->i_device]);

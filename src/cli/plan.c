@@ -23,9 +23,11 @@ typedef struct totals {
     uint64_t allocated_bytes;
     uint64_t snapshot_bytes;
     uint64_t scratch_bytes;
-    uint64_t total_bytes;      /* allocated + scratch + activations */
-    uint64_t checkpoint_bytes; /* in no other number, like the next */
+    uint64_t table_bytes;
+    uint64_t total_bytes;      /* allocated + tables + scratch + activations */
+    uint64_t checkpoint_bytes; /* in no other number, like the next two */
     uint64_t chunk_undo_bytes;
+    uint64_t pool_bytes;
 } totals;
 
 /* Which of them a table shows. */
@@ -137,7 +139,9 @@ static const char *class_name(kvf_memory_class klass)
 {
     switch (klass) {
     case KVF_MEMORY_CACHE: return "cache";
+    case KVF_MEMORY_POOL: return "pool"; /* no buffer is in it */
     case KVF_MEMORY_SCRATCH: return "scratch";
+    case KVF_MEMORY_TABLE: return "table";
     case KVF_MEMORY_ACTIVATION: return "activation";
     default: return "weight";
     }
@@ -167,9 +171,11 @@ static int make_plan(const planning *p, kvf_profile_id profile, uint64_t context
                   .allocated_bytes = plan->allocated_bytes,
                   .snapshot_bytes = plan->snapshot_bytes,
                   .scratch_bytes = plan->scratch_bytes,
-                  .total_bytes = plan->allocated_bytes + plan->scratch_bytes,
+                  .table_bytes = plan->table_bytes,
+                  .total_bytes = plan->allocated_bytes + plan->table_bytes + plan->scratch_bytes,
                   .checkpoint_bytes = plan->checkpoint_bytes,
-                  .chunk_undo_bytes = plan->chunk_undo_bytes};
+                  .chunk_undo_bytes = plan->chunk_undo_bytes,
+                  .pool_bytes = plan->pool_bytes};
     for (uint32_t i = n_session; i < plan->n_buffers; i++)
         t->total_bytes += plan->buffers[i].bytes;
     return CLI_EXIT_OK;
@@ -209,9 +215,11 @@ static int print_record(planning *p, kvf_profile_id profile, uint64_t context_to
     cli_record_count(&record, "allocated_bytes", t->allocated_bytes);
     cli_record_count(&record, "snapshot_bytes", t->snapshot_bytes);
     cli_record_count(&record, "scratch_bytes", t->scratch_bytes);
+    cli_record_count(&record, "table_bytes", t->table_bytes);
     cli_record_count(&record, "total_bytes", t->total_bytes);
     cli_record_count(&record, "checkpoint_bytes", t->checkpoint_bytes);
     cli_record_count(&record, "chunk_undo_bytes", t->chunk_undo_bytes);
+    cli_record_count(&record, "pool_bytes", t->pool_bytes);
     cli_record_count(&record, "weights_mapped_bytes", p->weights.mapped_bytes);
     cli_record_count(&record, "weights_copied_bytes", p->weights.copied_bytes);
     if (p->options->output == CLI_OUTPUT_JSON) {
@@ -275,8 +283,8 @@ static uint64_t shown_bytes(const totals *t, shown what)
     switch (what) {
     case SHOW_SESSION: return t->session_bytes;
     case SHOW_TOTAL: return t->total_bytes;
-    case SHOW_ONCE: return t->total_bytes - t->allocated_bytes;
-    default: return t->checkpoint_bytes + t->chunk_undo_bytes;
+    case SHOW_ONCE: return t->total_bytes - t->allocated_bytes - t->table_bytes;
+    default: return t->checkpoint_bytes + t->chunk_undo_bytes + t->pool_bytes;
     }
 }
 
@@ -338,7 +346,7 @@ static int print_tables(const planning *p)
     printf("Session bytes: rows held, no page padding\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_SESSION);
-    printf("\nMemory in all without weights: pages, scratch and activations "
+    printf("\nMemory in all without weights: pages, tables, scratch and activations "
            "(1 MB = 1,000,000 bytes)\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_TOTAL);
@@ -346,9 +354,8 @@ static int print_tables(const planning *p)
            "each\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_ONCE);
-    printf(
-        "\nIn no number above: checkpoints to go back to, and what an open chunk takes so that it\n"
-        "can be dropped, at most\n");
+    printf("\nIn no number above: checkpoints to go back to, what an open chunk takes so that it "
+           "can be\ndropped, and what slabs of pages have free, at most\n");
     if (status == CLI_EXIT_OK)
         status = print_totals(p, SHOW_CHECKPOINTS);
     return status;

@@ -50,8 +50,9 @@ kvf_status kvf_budget_total_bytes(const kvf_budget *budget, kvf_profile_id profi
     const kvf_status status = kvf_budget_plan(budget, profile, context_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
-    *bytes = plan.allocated_bytes + plan.scratch_bytes + plan.checkpoint_bytes +
-             plan.chunk_undo_bytes + kvf_budget_activation_bytes(budget, context_tokens);
+    *bytes = plan.allocated_bytes + plan.table_bytes + plan.scratch_bytes + plan.checkpoint_bytes +
+             plan.chunk_undo_bytes + plan.pool_bytes +
+             kvf_budget_activation_bytes(budget, context_tokens);
     kvf_plan_free(&plan);
     return KVF_OK;
 }
@@ -76,16 +77,17 @@ uint64_t kvf_budget_largest_context(const kvf_budget *budget, kvf_profile_id pro
 /* ---- A process that runs a model ------------------------------------------------------- */
 
 /*
- * What no plan has: page tables (8 bytes a page of 4096), pages of f32 rows, which an
- * allocator with a header a block rounds up from 128 KiB by a page of 4096, and the rest of a
+ * What no plan has: page tables (8 bytes a page of 4096), what is larger than 128 KiB (states,
+ * slabs), which an allocator with a header a block rounds up by a page of 4096, and the rest of a
  * process: libraries' data, headers of files as trees, buffers of streams.
  */
 enum { PAGE_TABLE_SHARE = 512, ROUNDING_SHARE = 32 };
 static const uint64_t process_bytes = 24u << 20;
 
 /*
- * Pages of forks come and go, and a freed block is seldom taken again for an aligned one of its
- * size (glibc's posix_memalign looks for a larger one): as much again lies between.
+ * Pages of forks come and go, and of a slab that others hold pages of they leave room that only
+ * pages of the same size can take; a freed block of another size is seldom taken again for an
+ * aligned one (glibc's posix_memalign looks for a larger one): as much again lies between.
  */
 enum { FORK_SHARE = 2 };
 
@@ -102,8 +104,8 @@ static bool only_grows(const kvf_plan_buffer *buffer)
     return name && (strcmp(name, ".rows") == 0 || strcmp(name, ".index_rows") == 0);
 }
 
-/* Tables of pages: an address, a pointer and a record with its block's header for each. */
-static uint64_t table_bytes(const kvf_plan *plan, bool records)
+/* The host's side of pages: an address, a pointer and a record with its block's header for each. */
+static uint64_t host_table_bytes(const kvf_plan *plan, bool records)
 {
     uint64_t n_pages = 0;
     for (uint32_t i = 0; i < plan->n_buffers; i++)
@@ -115,7 +117,7 @@ static uint64_t table_bytes(const kvf_plan *plan, bool records)
 /* What a fork holds alone when the session that goes on has written over all it can. */
 static uint64_t fork_bytes(const kvf_plan *plan)
 {
-    uint64_t bytes = table_bytes(plan, false);
+    uint64_t bytes = host_table_bytes(plan, false) + plan->table_bytes;
     for (uint32_t i = 0; i < plan->n_buffers; i++) {
         const kvf_plan_buffer *buffer = &plan->buffers[i];
         if (buffer->klass == KVF_MEMORY_CACHE)
@@ -141,7 +143,7 @@ kvf_status kvf_budget_need(const kvf_budget *budget, const kvf_request *request,
         status = kvf_budget_plan(&changed, request->profile, context_tokens, &plan, error);
     if (status != KVF_OK)
         return status;
-    session_bytes += table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
+    session_bytes += host_table_bytes(&plan, true) + plan.allocated_bytes / ROUNDING_SHARE +
                      request->n_forks * FORK_SHARE * fork_bytes(&plan);
     /* One that is resumed lies in its file, which is mapped to be read. */
     const bool saved = options.session || options.store;

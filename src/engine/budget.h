@@ -32,8 +32,9 @@ kvf_status kvf_budget_plan(const kvf_budget *budget, kvf_profile_id profile,
                            uint64_t context_tokens, kvf_plan *plan, kvf_error *error);
 
 /*
- * The most that a full session takes: pages, scratch, activations, checkpoints and what an
- * open chunk takes so that it can be dropped. Weights are not in it.
+ * The most that a full session takes: pages, their tables, what their slabs leave free, scratch,
+ * activations, checkpoints and what an open chunk takes so that it can be dropped. Weights are not
+ * in it.
  */
 kvf_status kvf_budget_total_bytes(const kvf_budget *budget, kvf_profile_id profile,
                                   uint64_t context_tokens, uint64_t *bytes, kvf_error *error);

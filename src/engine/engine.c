@@ -270,8 +270,11 @@ kvf_status kvf_engine_check_memory(kvf_engine *engine, const kvf_request *reques
     if (need.bytes[KVF_LIMIT_MEMORY] > engine->needed_bytes)
         engine->needed_bytes = need.bytes[KVF_LIMIT_MEMORY];
     kvf_limits_read(&limits);
+    /* Weights that it reads where they lie are in no need: it has them already. */
+    const uint64_t mapped = engine->device->mapped_bytes;
     if (device_bytes)
-        kvf_limits_lower(&limits, KVF_LIMIT_MEMORY, "the GPU", device_bytes, device_bytes);
+        kvf_limits_lower(&limits, KVF_LIMIT_MEMORY, "the GPU", device_bytes,
+                         device_bytes > mapped ? device_bytes - mapped : 0);
     const kvf_limit_kind beyond = kvf_need_beyond(&need, &limits);
     if (beyond != KVF_LIMIT_KINDS)
         return refuse(&budget, request, &need, beyond, &limits, error);
@@ -305,7 +308,9 @@ static void tell_of_disk(kvf_engine *engine)
     const uint64_t all_bytes = limits.tightest[KVF_LIMIT_MEMORY].left_bytes;
     const uint64_t left_bytes =
         all_bytes > engine->needed_bytes ? all_bytes - engine->needed_bytes : 0;
-    model->from_disk = kvf_backend_maps_weights(engine->device->backend) && used_bytes > left_bytes;
+    /* A GPU has all that it maps in memory while it works. */
+    model->from_disk = kvf_backend_maps_weights(engine->device->backend) &&
+                       !engine->device->backend->map && used_bytes > left_bytes;
     if (model->from_disk)
         kvf_engine_note(&engine->events, false,
                         "%s of weights do not fit the %s of memory that are left: a token reads "

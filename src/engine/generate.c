@@ -11,11 +11,6 @@ static kvf_profile_id profile_of(const kvf_generator *generator)
     return generator->engine->options->profile;
 }
 
-static uint32_t vocab_of(const kvf_generator *generator)
-{
-    return generator->engine->config.geometry.vocab;
-}
-
 kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t context_tokens,
                               const int32_t *tokens, uint64_t n_tokens, kvf_generator *generator,
                               kvf_error *error)
@@ -30,10 +25,13 @@ kvf_status kvf_generator_open(kvf_engine *engine, kvf_saver *saver, uint64_t con
                                        .min_p = options->min_p,
                                        .state = options->seed};
     generator->pending = -1;
-    generator->candidates = malloc(vocab_of(generator) * sizeof *generator->candidates);
-    if (!generator->candidates)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %u candidates",
-                        vocab_of(generator));
+    generator->sampling.changes.repeat_penalty = 1;
+    const size_t vocab = engine->config.geometry.vocab;
+    const size_t n_candidates = vocab > KVF_SAMPLED_MOST ? vocab : KVF_SAMPLED_MOST;
+    generator->drawing.vocab = (uint32_t)vocab;
+    generator->drawing.candidates = malloc(n_candidates * sizeof *generator->drawing.candidates);
+    if (!generator->drawing.candidates)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "out of memory for %zu candidates", n_candidates);
     kvf_status status =
         kvf_engine_open_batch(engine, options->profile, context_tokens, &generator->batch, error);
     if (status == KVF_OK)
@@ -50,10 +48,10 @@ void kvf_generator_close(kvf_generator *generator)
 {
     kvf_session_close(generator->session);
     kvf_batch_close(generator->batch);
-    free(generator->candidates);
+    free(generator->drawing.candidates);
     generator->session = NULL;
     generator->batch = NULL;
-    generator->candidates = NULL;
+    generator->drawing.candidates = NULL;
 }
 
 /* ---- Going back ---------------------------------------------------------------------- */
@@ -61,6 +59,7 @@ void kvf_generator_close(kvf_generator *generator)
 void kvf_generator_reset(kvf_generator *generator)
 {
     kvf_session_truncate(generator->session, 0, NULL, NULL); /* always works */
+    generator->sampling.is_sampled = false;
     generator->pending = -1;
     generator->pending_failed = false;
     kvf_saver_end_prompt(generator->saver);
@@ -81,6 +80,7 @@ void kvf_generator_take_back(kvf_generator *generator, kvf_kept *kept)
     kvf_session_share_save(kept->session, generator->session);
     kvf_session_close(generator->session);
     generator->session = kept->session;
+    generator->sampling.is_sampled = false;
     generator->pending = kept->pending;
     generator->pending_failed = false;
     generator->saver->unfinished = kept->unfinished;
@@ -104,7 +104,11 @@ static bool weights_are_lost(const kvf_generator *generator)
 static kvf_status forward(kvf_generator *generator, const int32_t *tokens, uint32_t n_tokens,
                           kvf_error *error)
 {
-    kvf_batch_item item = {.session = generator->session, .ids = tokens, .n = n_tokens};
+    kvf_batch_item item = {.session = generator->session,
+                           .ids = tokens,
+                           .n = n_tokens,
+                           .sampling = &generator->sampling};
+    generator->sampling.temperature = generator->sampler.temperature;
     const kvf_status status =
         kvf_model_forward(generator->engine->model, generator->batch, &item, 1, error);
     if (status == KVF_OK)
@@ -183,6 +187,7 @@ kvf_status kvf_generator_rewind(kvf_generator *generator, uint64_t n_tokens, kvf
     kvf_status status = kvf_ok(error);
     if (n_tokens > held)
         return status;
+    generator->sampling.is_sampled = generator->sampling.is_sampled && n_tokens == held;
     if (n_tokens < held)
         status = kvf_model_rewind(generator->engine->model, generator->batch, generator->session,
                                   n_tokens, error);
@@ -317,9 +322,12 @@ static bool answer_token(kvf_generator *generator, const kvf_token_sink *sink,
 {
     const kvf_sampler before = generator->sampler;
     kvf_taken taken = KVF_TAKEN;
-    const int32_t token =
-        (int32_t)kvf_sample(&generator->sampler, kvf_session_logits(generator->session),
-                            vocab_of(generator), generator->candidates);
+    uint32_t drawn;
+    *status = kvf_draw_token(&generator->sampler, generator->session, &generator->sampling,
+                             &generator->drawing, &drawn, error);
+    if (*status != KVF_OK)
+        return false;
+    const int32_t token = (int32_t)drawn;
     if (is_eos(&generator->engine->config, token)) {
         generation->ending = KVF_ENDED_EOS;
         return false;

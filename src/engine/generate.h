@@ -24,7 +24,8 @@ typedef struct kvf_generator {
     kvf_session *session;
     uint64_t context_tokens;
     kvf_sampler sampler;
-    kvf_candidate *candidates; /* [vocab] */
+    kvf_sampling sampling; /* of the session's logits, where the last pass left them as they are */
+    kvf_drawing drawing;   /* without logits of its own: nothing changes them */
     /*
      * Shown, and so part of the text, but not in the session yet; -1: none. It is appended
      * before anything else is, or saved beside the session where that cannot be done.

@@ -99,6 +99,35 @@ static bool is_same_file(const kvf_file_identity *a, const kvf_file_identity *b)
     return a->device == b->device && a->inode == b->inode;
 }
 
+/* Of the descriptor, unless it is of another file, or one that has changed. */
+static bool share_descriptor(int descriptor, const kvf_file *file)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return false;
+    const kvf_file_identity now = identify(&info);
+    return is_same_file(&now, &file->identity) && now.bytes == file->identity.bytes &&
+           now.modified_ns == file->identity.modified_ns &&
+           mmap((void *)(uintptr_t)file->data, file->bytes, PROT_READ, MAP_SHARED | MAP_FIXED,
+                descriptor, 0) != MAP_FAILED;
+}
+
+kvf_status kvf_file_share(const char *path, const kvf_file *file, kvf_error *error)
+{
+    if (file->bytes == 0)
+        return kvf_ok(error);
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const bool shared = descriptor >= 0 && share_descriptor(descriptor, file);
+    if (descriptor >= 0)
+        close(descriptor);
+    if (shared)
+        return kvf_ok(error);
+    const kvf_status status = kvf_file_check_unchanged(path, file, error);
+    return status != KVF_OK ? status
+                            : kvf_fail(error, KVF_FILE_IO, "%s: cannot be mapped for the GPU",
+                                       kvf_printable(path).text);
+}
+
 kvf_status kvf_file_check_unchanged(const char *path, const kvf_file *file, kvf_error *error)
 {
     struct stat info;

@@ -28,6 +28,14 @@ typedef struct kvf_file {
 kvf_status kvf_file_map(const char *path, kvf_file *file, kvf_error *error);
 void kvf_file_unmap(kvf_file *file);
 
+/*
+ * Maps the same bytes at the same addresses once more, now shared (MAP_SHARED): what Apple's GPUs
+ * take without a copy. (Others keep a private mapping: macOS has had faults with programs that
+ * read tens of gigabytes by a shared one.) KVF_FILE_IO, with nothing changed, where the file at
+ * path is not the one that was mapped any more. Nobody reads the bytes meanwhile.
+ */
+kvf_status kvf_file_share(const char *path, const kvf_file *file, kvf_error *error);
+
 /* KVF_FILE_IO, with what differs, unless the file at path is still the one that was mapped. */
 kvf_status kvf_file_check_unchanged(const char *path, const kvf_file *file, kvf_error *error);
 /* Whether the mapped file is at path and shorter than its mapping. */

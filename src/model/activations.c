@@ -71,6 +71,10 @@ void kvf_activation_layout_of(const kvf_model_config *config, uint32_t chunk_tok
         [KVF_ACT_EXPERT_WEIGHTS] = {"expert_weights", {chunk, used, 1}},
         [KVF_ACT_EXPERT_WORK] = {"expert_work",
                                  {expert_work_floats(config, chunk_tokens, backend), 1, 1}},
+        /* A host that has the logits needs no excerpt of them. */
+        [KVF_ACT_SAMPLED] = {"sampled",
+                             {backend->addresses_host_memory ? 0 : head, sizeof(kvf_sampled) / 4,
+                              1}},
         [KVF_ACT_LOGITS] = {"logits", {head, geometry->vocab, 1}},
     };
     memcpy(layout->all, all, sizeof all);

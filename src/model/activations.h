@@ -55,7 +55,8 @@ typedef enum kvf_activation_id {
     KVF_ACT_EXPERT_WORK,                    /* the backend's experts_workspace_bytes() */
     KVF_ACT_EXPERTS_END,
 
-    KVF_ACT_LOGITS = KVF_ACT_EXPERTS_END, /* [KVF_HEAD_TOKENS, or fewer][vocab] */
+    KVF_ACT_SAMPLED = KVF_ACT_EXPERTS_END, /* kvf_sampled [KVF_HEAD_TOKENS, or fewer], or none */
+    KVF_ACT_LOGITS,                        /* [KVF_HEAD_TOKENS, or fewer][vocab] */
     KVF_ACT_COUNT
 } kvf_activation_id;
 

@@ -11,6 +11,7 @@
 #include "error.h"
 #include "model/forward.h"
 #include "model/model.h"
+#include "model/sample.h"
 #include "shared/bits.h"
 #include "shared/fp_environment.h"
 
@@ -25,25 +26,31 @@ typedef struct chunk {
     const kvf_model_config *config;
     float **act; /* by kvf_activation_id */
     uint32_t n;
+    bool samples; /* logits stay on the device: each item has a `sampling` */
     kvf_error *error;
 } chunk;
 
 /* ---- Small steps ------------------------------------------------------------- */
 
-/* Values of 4 bytes on the device, as the host sees them. */
-static void observe(const chunk *c, const char *name, uint32_t layer, const void *values,
-                    uint64_t width)
+/*
+ * Values of 4 bytes on the device, as the host sees them. What its wait says ends the pass: what
+ * later operations would read may not be there.
+ */
+static kvf_status observe(const chunk *c, const char *name, uint32_t layer, const void *values,
+                          uint64_t width)
 {
     if (!c->model->observe)
-        return;
+        return KVF_OK;
     const size_t bytes = (size_t)c->n * width * sizeof(float);
     void *copy = malloc(bytes);
     if (!copy)
-        return;
+        return KVF_OK;
     c->backend->read(c->device, copy, values, bytes);
-    if (c->backend->wait(c->device, NULL) == KVF_OK)
+    const kvf_status status = c->backend->wait(c->device, c->error);
+    if (status == KVF_OK)
         c->model->observe(c->model->observe_user, name, layer, copy, c->n, width);
     free(copy);
+    return status;
 }
 
 /* The batch itself, whose selection the observer reads. */
@@ -313,8 +320,7 @@ static kvf_status attention(const chunk *c, uint32_t layer, const kvf_layer_weig
     if (status != KVF_OK)
         return status;
     observe_selected(c, layer);
-    observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
-    return KVF_OK;
+    return observe(c, "attn_out", layer, c->act[KVF_ACT_OUTPUT], c->config->hidden);
 }
 
 /* ---- Weights that come from the disk ---------------------------------------------- */
@@ -352,27 +358,41 @@ static void ask_for(const kvf_matrix *matrix)
 
 /*
  * All that were chosen at once: a disk works on many requests in the time of one. They are fewer
- * than there are experts: see reads_all.
+ * than there are experts: see reads_all. What the wait says ends the pass, as in observe.
  */
-static void ask_for_experts(const chunk *c, const kvf_layer_weights *w, const int32_t *experts)
+static kvf_status ask_for_experts(const chunk *c, const kvf_layer_weights *w,
+                                  const int32_t *experts)
 {
     if (!c->model->from_disk || reads_all(c))
-        return;
+        return KVF_OK;
     const uint32_t n = c->n * c->config->n_experts_used;
     int32_t *chosen = c->model->forward->host_experts;
     c->backend->read(c->device, chosen, experts, n * sizeof *chosen);
-    const bool known = c->backend->wait(c->device, NULL) == KVF_OK;
-    for (uint32_t i = 0; known && i < n; i++) {
+    const kvf_status status = c->backend->wait(c->device, c->error);
+    for (uint32_t i = 0; status == KVF_OK && i < n; i++) {
         const kvf_expert_weights *expert = &w->routed[chosen[i]];
         ask_for(&expert->w1);
         ask_for(&expert->w3);
         ask_for(&expert->w2);
     }
+    return status;
 }
 
 /* ---- Experts -------------------------------------------------------------------- */
 
-static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
+/* Whoever looks at the choices, before experts of that number are looked up. */
+static kvf_status look_at_route(const chunk *c, uint32_t layer, const kvf_layer_weights *w,
+                                const kvf_route_args *route)
+{
+    kvf_status status = ask_for_experts(c, w, route->experts);
+    if (status == KVF_OK)
+        status = observe(c, "experts", layer, route->experts, route->top_k);
+    if (status == KVF_OK)
+        status = observe(c, "expert_weights", layer, route->weights, route->top_k);
+    return status;
+}
+
+static kvf_status feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights *w)
 {
     const kvf_model_config *config = c->config;
     matmul(c, c->n, w->gate, c->act[KVF_ACT_INPUT], c->act[KVF_ACT_ROUTER]);
@@ -388,9 +408,9 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                   .experts = (int32_t *)c->act[KVF_ACT_EXPERT_IDS],
                                   .weights = c->act[KVF_ACT_EXPERT_WEIGHTS]};
     c->backend->route(c->device, &route);
-    ask_for_experts(c, w, route.experts);
-    observe(c, "experts", layer, route.experts, route.top_k);
-    observe(c, "expert_weights", layer, route.weights, route.top_k);
+    const kvf_status status = look_at_route(c, layer, w, &route);
+    if (status != KVF_OK)
+        return status;
     const kvf_experts_args experts = {.n = c->n,
                                       .hidden = config->hidden,
                                       .ffn = config->expert_ffn,
@@ -406,7 +426,7 @@ static void feed_forward(const chunk *c, uint32_t layer, const kvf_layer_weights
                                       .out = c->act[KVF_ACT_OUTPUT],
                                       .workspace = c->act[KVF_ACT_EXPERT_WORK]};
     c->backend->experts(c->device, &experts);
-    observe(c, "ffn_out", layer, c->act[KVF_ACT_OUTPUT], config->hidden);
+    return observe(c, "ffn_out", layer, c->act[KVF_ACT_OUTPUT], config->hidden);
 }
 
 /* ---- The layers ------------------------------------------------------------------ */
@@ -418,17 +438,18 @@ static kvf_status run_layer(const chunk *c, uint32_t layer)
     const kvf_chunk_span all = {0, c->n};
     mix(c, all, w->hc_attn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->attn_norm);
-    const kvf_status status = attention(c, layer, w);
+    kvf_status status = attention(c, layer, w);
     if (status != KVF_OK)
         return status;
     unmix(c);
     mix(c, all, w->hc_ffn, config->sinkhorn_rounds, c->act[KVF_ACT_INPUT]);
     norm(c, c->act[KVF_ACT_INPUT], c->n, config->hidden, w->ffn_norm);
-    feed_forward(c, layer, w);
+    status = feed_forward(c, layer, w);
+    if (status != KVF_OK)
+        return status;
     unmix(c);
-    observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS],
-            (uint64_t)config->n_streams * config->hidden);
-    return KVF_OK;
+    return observe(c, "hidden", layer, c->act[KVF_ACT_STREAMS],
+                   (uint64_t)config->n_streams * config->hidden);
 }
 
 /* ---- The head -------------------------------------------------------------------- */
@@ -490,6 +511,15 @@ static float *logits_of(const chunk *c, uint32_t item, uint32_t token)
     return all ? all + token * vocab : c->model->forward->host_logits + item * vocab;
 }
 
+static kvf_status not_finite(const chunk *c, const head_part *part, uint32_t token,
+                             const char *what)
+{
+    return kvf_fail(
+        &c->items[part->item].error, KVF_NONFINITE, "%s of token %llu: %s", what,
+        (unsigned long long)(kvf_batch_span(c->batch, part->item).position + part->token + token),
+        kvf_status_string(KVF_NONFINITE));
+}
+
 /* The last sublayers' values go into no row, where they would be looked at. */
 static kvf_status check_finite(const chunk *c, const head_part *part, const float *rows,
                                uint32_t width, const char *what)
@@ -500,13 +530,16 @@ static kvf_status check_finite(const chunk *c, const head_part *part, const floa
         for (uint32_t i = 0; i < width; i++)
             finite &= (kvf_bits_of(row[i]) & KVF_F32_MAGNITUDE_MASK) < KVF_F32_INFINITY;
         if (!finite)
-            return kvf_fail(&c->items[part->item].error, KVF_NONFINITE, "%s of token %llu: %s",
-                            what,
-                            (unsigned long long)(kvf_batch_span(c->batch, part->item).position +
-                                                 part->token + t),
-                            kvf_status_string(KVF_NONFINITE));
+            return not_finite(c, part, t, what);
     }
     return KVF_OK;
+}
+
+static kvf_status check_sampled(const chunk *c, const head_part *part)
+{
+    return c->items[part->item].sampling->sampled.first_bad == KVF_SAMPLED_ALL_FINITE
+               ? KVF_OK
+               : not_finite(c, part, 0, "logits");
 }
 
 static void check_part(const chunk *c, const head_part *part, const float *input)
@@ -515,12 +548,83 @@ static void check_part(const chunk *c, const head_part *part, const float *input
     if (part->n == 0 || item->status != KVF_OK)
         return;
     item->status = check_finite(c, part, input, c->config->hidden, "what the head reads");
-    if (item->status == KVF_OK)
+    if (item->status == KVF_OK && c->samples)
+        item->status = check_sampled(c, part);
+    else if (item->status == KVF_OK)
         item->status = check_finite(c, part, logits_of(c, part->item, part->token),
                                     c->config->geometry.vocab, "logits");
 }
 
-/* Streams to one, norm, logits of rows first .. + n, to the host; a wait. */
+/* ---- Logits that stay on the device -------------------------------------------------- */
+
+/*
+ * Whether the rows that the head reads are sampled where they are: the host has them not, all
+ * are at hand at once, each item wants its last one alone, and what changes them has room.
+ */
+static bool can_sample(const chunk *c, uint32_t n_rows)
+{
+    const uint32_t most = (uint32_t)c->model->forward->head_rows;
+    bool can = !c->backend->addresses_host_memory && n_rows <= KVF_HEAD_TOKENS && n_rows <= most;
+    for (uint32_t i = 0; i < c->n_items && can; i++) {
+        const kvf_batch_item *item = &c->items[i];
+        can = item->sampling && !item->all_logits &&
+              (kvf_logit_changes_none(&item->sampling->changes) || 2 * n_rows <= most);
+    }
+    return can;
+}
+
+/* The logits of an item that samples, on the device. */
+static float *row_of(const chunk *c, uint32_t item)
+{
+    size_t row = 0;
+    for (uint32_t i = 0; i < item; i++)
+        row += head_rows_of(c, i);
+    return c->act[KVF_ACT_LOGITS] + row * c->config->geometry.vocab;
+}
+
+/* Queues the sampling of n rows of logits, and the way of what it finds to the items. */
+static void sample_rows(const chunk *c, uint32_t n)
+{
+    const uint32_t vocab = c->config->geometry.vocab;
+    kvf_sample_row *rows = c->model->forward->sample_rows;
+    kvf_sampled *sampled = (kvf_sampled *)(void *)c->act[KVF_ACT_SAMPLED];
+    kvf_sample_args args = {
+        .n = n, .vocab = vocab, .logits = c->act[KVF_ACT_LOGITS], .rows = rows, .out = sampled};
+    for (uint32_t i = 0, row = 0; i < c->n_items; row += head_rows_of(c, i++)) {
+        const kvf_sampling *sampling = c->items[i].sampling;
+        if (head_rows_of(c, i) == 0)
+            continue;
+        rows[row] = (kvf_sample_row){NULL, sampling->temperature};
+        if (kvf_logit_changes_none(&sampling->changes))
+            continue;
+        rows[row].changes = &sampling->changes;
+        args.changed = c->act[KVF_ACT_LOGITS] + (size_t)n * vocab;
+    }
+    c->backend->sample(c->device, &args);
+    for (uint32_t i = 0, row = 0; i < c->n_items; row += head_rows_of(c, i++))
+        if (head_rows_of(c, i) > 0)
+            c->backend->read(c->device, &c->items[i].sampling->sampled, sampled + row,
+                             sizeof *sampled);
+}
+
+/* Logits of rows first .. + n to the host, or what is sampled of them. */
+static void read_logits(const chunk *c, uint32_t first, uint32_t n)
+{
+    const size_t vocab = c->config->geometry.vocab;
+    if (c->samples) {
+        sample_rows(c, n);
+        return;
+    }
+    for (uint32_t i = 0, begin = 0; i < c->n_items; begin += head_rows_of(c, i++)) {
+        const head_part part = part_in(c, i, begin, first, n);
+        if (part.n > 0)
+            c->backend->read(c->device, logits_of(c, i, part.token),
+                             c->act[KVF_ACT_LOGITS] + (part.first - first) * vocab,
+                             part.n * vocab * sizeof(float));
+    }
+}
+
+/* Streams to one, norm, logits of rows first .. + n; a wait. */
 static kvf_status make_logits(const chunk *c, uint32_t first, uint32_t n)
 {
     const kvf_matrix head = c->model->weights.head;
@@ -531,13 +635,7 @@ static kvf_status make_logits(const chunk *c, uint32_t first, uint32_t n)
     norm(c, input, n, hidden, c->model->weights.norm);
     matmul(c, n, head, input, c->act[KVF_ACT_LOGITS]);
     c->backend->read(c->device, host_input, input, (size_t)n * hidden * sizeof *input);
-    for (uint32_t i = 0, begin = 0; i < c->n_items; begin += head_rows_of(c, i++)) {
-        const head_part part = part_in(c, i, begin, first, n);
-        if (part.n > 0)
-            c->backend->read(c->device, logits_of(c, i, part.token),
-                             c->act[KVF_ACT_LOGITS] + (size_t)(part.first - first) * head.rows,
-                             (size_t)part.n * head.rows * sizeof(float));
-    }
+    read_logits(c, first, n);
     kvf_status status = kvf_batch_settle(c->batch, c->error); /* of the layers, if anything */
     if (status == KVF_OK)
         status = c->backend->wait(c->device, c->error);
@@ -550,11 +648,12 @@ static kvf_status make_logits(const chunk *c, uint32_t first, uint32_t n)
 }
 
 /* Of all rows that are wanted, as many at a time as there is room for. */
-static kvf_status run_head(const chunk *c)
+static kvf_status run_head(chunk *c)
 {
     const uint32_t n_rows = gather_head_rows(c);
     const uint32_t most = (uint32_t)c->model->forward->head_rows;
     kvf_status status = KVF_OK;
+    c->samples = can_sample(c, n_rows);
     for (uint32_t first = 0; first < n_rows && status == KVF_OK; first += most)
         status = make_logits(c, first, n_rows - first < most ? n_rows - first : most);
     return status;
@@ -608,10 +707,17 @@ static kvf_status finish(const chunk *c, kvf_status status)
     if (status != KVF_OK)
         return drop_all(c, status);
     for (uint32_t i = 0; i < c->n_items; i++) {
+        const kvf_batch_item *item = &c->items[i];
         const uint32_t n = kvf_batch_span(c->batch, i).n;
-        if (c->items[i].status == KVF_OK)
-            memcpy(kvf_session_logits(c->items[i].session), logits_of(c, i, n - 1),
+        if (item->status != KVF_OK)
+            continue;
+        if (c->samples)
+            kvf_session_queue_logits(item->session, row_of(c, i));
+        else
+            memcpy(kvf_session_logits(item->session), logits_of(c, i, n - 1),
                    vocab * sizeof(float));
+        if (item->sampling)
+            item->sampling->is_sampled = c->samples;
     }
     return kvf_batch_commit(c->batch, c->error);
 }
@@ -673,6 +779,9 @@ kvf_status kvf_model_forward(kvf_model *model, kvf_batch *batch, kvf_batch_item 
                .config = &model->config,
                .act = model->forward->act,
                .error = error ? error : &why};
+    for (uint32_t i = 0; i < n_items; i++)
+        if (items[i].sampling)
+            items[i].sampling->is_sampled = false;
     kvf_status status = check_pass(model, batch, items, n_items, &why);
     if (status != KVF_OK)
         return refuse(items, n_items, status, &why, error);

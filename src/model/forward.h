@@ -15,6 +15,7 @@ struct kvf_forward {
     /* [n_host_logits][vocab] of last tokens, until the step is known to be good. */
     float *host_logits;
     uint32_t n_host_logits;
+    kvf_sample_row sample_rows[KVF_HEAD_TOKENS]; /* of the pass that runs */
     float window_frequencies[KVF_ROPE_PAIRS];
     float compress_frequencies[KVF_ROPE_PAIRS];
 };

@@ -28,7 +28,10 @@ static kvf_status open_host_side(struct kvf_forward *forward, const kvf_model_co
                                  uint32_t chunk_tokens, kvf_error *error)
 {
     const uint64_t row_bytes = config->geometry.vocab * sizeof(float);
-    const uint64_t room = forward->bytes[KVF_ACT_KEPT] / row_bytes; /* KVF_HEAD_TOKENS or more */
+    const uint64_t before_bytes =
+        (uint64_t)(forward->act[KVF_ACT_LOGITS] - forward->buffers[KVF_ACT_KEPT]) * sizeof(float);
+    /* KVF_HEAD_TOKENS or more */
+    const uint64_t room = (forward->bytes[KVF_ACT_KEPT] - before_bytes) / row_bytes;
     forward->head_rows = room < chunk_tokens ? room : chunk_tokens;
     forward->host_input = malloc(forward->head_rows * config->hidden * sizeof(float));
     forward->host_experts = malloc(config->n_experts * sizeof *forward->host_experts);

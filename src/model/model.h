@@ -74,6 +74,9 @@ kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_er
 kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
                                   const kvf_save_options *options, kvf_save_report *report,
                                   kvf_error *error);
+/* kvf_save_begin with it. */
+kvf_status kvf_model_save_begin(kvf_model *model, kvf_session *session, const char *path,
+                                const kvf_save_options *options, kvf_save **save, kvf_error *error);
 /*
  * kvf_session_load of a session of this model: one of another, or of none that is
  * known, is KVF_WRONG_MODEL. options may be NULL (profile and context as saved). One with a

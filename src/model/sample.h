@@ -2,7 +2,7 @@
 #ifndef KVF_MODEL_SAMPLE_H
 #define KVF_MODEL_SAMPLE_H
 
-#include "kvfold.h"
+#include "backend/backend.h"
 
 typedef struct kvf_sampler {
     float temperature; /* 0: greedy, the rest is ignored */
@@ -31,28 +31,46 @@ typedef struct kvf_candidate {
 uint32_t kvf_sample(kvf_sampler *sampler, const float *logits, uint32_t vocab,
                     kvf_candidate *workspace);
 
+/*
+ * The same token, and the same state after it, from the highest logits alone. False, and nothing
+ * has changed, where they do not tell: the row is needed. workspace is [KVF_SAMPLED_MOST]; the
+ * temperature is that of `sampled`. Thread-safe.
+ */
+bool kvf_sample_few(kvf_sampler *sampler, const kvf_sampled *sampled, kvf_candidate *workspace,
+                    uint32_t *token);
+
 /* ---- Before it is drawn -------------------------------------------------------------------- */
 
-typedef struct kvf_bias {
-    int32_t id;
-    float value; /* added to the logit; -infinity: never drawn */
-} kvf_bias;
-
-/* What changes logits before a token is drawn from them. */
-typedef struct kvf_logit_changes {
-    const kvf_bias *bias; /* [n_bias]; of one id that comes twice both count */
-    uint32_t n_bias;
-    float repeat_penalty;    /* 1: off; divides what is above 0, multiplies what is below .. */
-    float presence_penalty;  /* 0: off; taken from each token that was answered .. */
-    float frequency_penalty; /* 0: off; .. and for each time that it was */
-    const uint8_t *seen;     /* [vocab] .. of tokens of prompt or answer; NULL: of none */
-    const uint32_t *counts;  /* [vocab] how often a token was answered; NULL: never */
-} kvf_logit_changes;
-/* Whether it changes nothing, whatever was answered. */
+/* Whether it changes nothing, whatever was answered. What changes is backend.h's. */
 bool kvf_logit_changes_none(const kvf_logit_changes *changes);
-/* logits[vocab] with the penalties, and then the bias, to changed[vocab]. Thread-safe. */
-void kvf_change_logits(const kvf_logit_changes *changes, const float *logits, uint32_t vocab,
-                       float *changed);
+
+/* ---- With the pass that makes the logits ---------------------------------------------------- */
+
+/*
+ * What a token will be drawn with, known before its logits: where the device has memory of its own,
+ * they stay there and their highest come with the pass (kvf_batch_item.sampling). The caller's,
+ * unchanged until the pass is over.
+ */
+typedef struct kvf_sampling {
+    kvf_logit_changes changes;
+    float temperature;
+    bool is_sampled; /* by the pass: `sampled` is of the session's logits, until they change */
+    kvf_sampled sampled;
+} kvf_sampling;
+
+/* Memory to draw with, of one thread. */
+typedef struct kvf_drawing {
+    kvf_candidate *candidates; /* [vocab], KVF_SAMPLED_MOST at least */
+    float *logits;             /* [vocab]; may be NULL where nothing changes them */
+    uint32_t vocab;
+} kvf_drawing;
+
+/*
+ * The next token of a session, by what `sampling` has of its logits, or by the logits. Fails
+ * where the device was lost that has them.
+ */
+kvf_status kvf_draw_token(kvf_sampler *sampler, kvf_session *session, const kvf_sampling *sampling,
+                          const kvf_drawing *drawing, uint32_t *token, kvf_error *error);
 
 /* ---- After it is drawn --------------------------------------------------------------------- */
 
@@ -66,5 +84,11 @@ typedef struct kvf_logprob {
  */
 float kvf_logprobs(const float *logits, uint32_t vocab, uint32_t id, kvf_logprob *top,
                    uint32_t n_top);
+/*
+ * Close to them, from what a pass sampled, whose changes leave logprobs as they are. False where
+ * that does not tell: the row is needed.
+ */
+bool kvf_logprobs_few(const kvf_sampling *sampling, uint32_t id, float *logprob, kvf_logprob *top,
+                      uint32_t n_top);
 
 #endif

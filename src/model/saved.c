@@ -29,9 +29,8 @@ kvf_status kvf_model_fingerprint(kvf_model *model, uint64_t *fingerprint, kvf_er
     return status == KVF_OK ? kvf_ok(error) : status;
 }
 
-kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
-                                  const kvf_save_options *options, kvf_save_report *report,
-                                  kvf_error *error)
+/* Marks a session as this model's, which is compared when it is restored. */
+static kvf_status sign(kvf_model *model, kvf_session *session, kvf_error *error)
 {
     uint64_t fingerprint;
     const kvf_status status = kvf_model_fingerprint(model, &fingerprint, error);
@@ -39,7 +38,23 @@ kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const 
         return status;
     kvf_session_set_model_fingerprint(session, fingerprint);
     kvf_fingerprint_mark(kvf_session_caller_state(session));
-    return kvf_session_save(session, path, options, report, error);
+    return KVF_OK;
+}
+
+kvf_status kvf_model_save_session(kvf_model *model, kvf_session *session, const char *path,
+                                  const kvf_save_options *options, kvf_save_report *report,
+                                  kvf_error *error)
+{
+    const kvf_status status = sign(model, session, error);
+    return status == KVF_OK ? kvf_session_save(session, path, options, report, error) : status;
+}
+
+kvf_status kvf_model_save_begin(kvf_model *model, kvf_session *session, const char *path,
+                                const kvf_save_options *options, kvf_save **save, kvf_error *error)
+{
+    *save = NULL;
+    const kvf_status status = sign(model, session, error);
+    return status == KVF_OK ? kvf_save_begin(session, path, options, save, error) : status;
 }
 
 /* Of a session with a fingerprint of version 1, which all weights are read to compare with. */

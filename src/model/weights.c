@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "file/tensor_set.h"
+#include "model/weight_map.h"
 #include "model/weight_source.h"
 #include "shared/bf16.h"
 #include "shared/half.h"
@@ -29,6 +30,8 @@ struct loader {
     kvf_error *error;
     struct job *jobs; /* two a weight of the config at most: a matrix has two planes */
     size_t n_jobs;
+    kvf_host_part *parts; /* of matrices that stay in the files, as many at most */
+    size_t n_parts;
     size_t n_tensors; /* of the files */
     bool *used;       /* [n_tensors], by place in the file set */
 };
@@ -82,19 +85,36 @@ static kvf_status add_plane(struct loader *loader, const kvf_weight_place *place
     return KVF_OK;
 }
 
-/* Both planes as they are stored, with the gaps that rows may have between them. */
+/* Bytes of both planes as they are stored, with the gaps that rows may have between them. */
+static void measure_planes(const kvf_matrix *matrix, uint64_t *bytes, uint64_t *scale_bytes)
+{
+    const kvf_weight_type *type = kvf_weight_get(matrix->type);
+    const kvf_weight_scales scales = kvf_weight_scales_of(type, matrix->rows, matrix->cols);
+    *bytes = (matrix->rows - 1) * matrix->row_bytes + kvf_weight_row_bytes(type, matrix->cols);
+    *scale_bytes =
+        scales.rows ? (uint64_t)(scales.rows - 1) * matrix->scale_stride + scales.stride_bytes : 0;
+}
+
 static kvf_status add_stored(struct loader *loader, const kvf_weight_place *place,
                              kvf_matrix *target)
 {
-    const kvf_weight_type *type = kvf_weight_get(target->type);
-    const kvf_weight_scales scales = kvf_weight_scales_of(type, target->rows, target->cols);
-    const uint64_t bytes =
-        (target->rows - 1) * target->row_bytes + kvf_weight_row_bytes(type, target->cols);
-    const uint64_t scale_bytes =
-        scales.rows ? (uint64_t)(scales.rows - 1) * target->scale_stride + scales.stride_bytes : 0;
+    uint64_t bytes;
+    uint64_t scale_bytes;
+    measure_planes(target, &bytes, &scale_bytes);
     const kvf_status status = add_plane(loader, place, &target->data, bytes);
     return status == KVF_OK && scale_bytes ? add_plane(loader, place, &target->scales, scale_bytes)
                                            : status;
+}
+
+/* Lists both planes for the device to map. */
+static void add_mapped(struct loader *loader, const kvf_matrix *matrix)
+{
+    uint64_t bytes;
+    uint64_t scale_bytes;
+    measure_planes(matrix, &bytes, &scale_bytes);
+    loader->parts[loader->n_parts++] = (kvf_host_part){matrix->data, bytes};
+    if (scale_bytes)
+        loader->parts[loader->n_parts++] = (kvf_host_part){matrix->scales, scale_bytes};
 }
 
 /*
@@ -107,6 +127,8 @@ static kvf_status add_matrix(struct loader *loader, const kvf_weight *weight,
     kvf_matrix *target = weight->target;
     void *copy;
     *target = place->matrix;
+    if (loader->weights->device->backend->map)
+        add_mapped(loader, target);
     if (kvf_backend_maps_weights(loader->weights->device->backend))
         return KVF_OK;
     if (loader->weights->device->backend->takes_stored_weights)
@@ -376,9 +398,10 @@ static kvf_status make_room(struct loader *loader)
     weights->blocks = calloc(2 * n + 1, sizeof *weights->blocks);
     weights->block_bytes = calloc(2 * n + 1, sizeof *weights->block_bytes);
     loader->jobs = calloc(2 * n + 1, sizeof *loader->jobs);
+    loader->parts = calloc(2 * n + 1, sizeof *loader->parts);
     loader->used = calloc(loader->n_tensors + 1, sizeof *loader->used);
-    bool enough =
-        weights->layers && weights->blocks && weights->block_bytes && loader->jobs && loader->used;
+    bool enough = weights->layers && weights->blocks && weights->block_bytes && loader->jobs &&
+                  loader->parts && loader->used;
     for (uint32_t i = 0; i < n_layers && enough; i++) {
         weights->layers[i].routed = calloc(loader->config->n_experts, sizeof(kvf_expert_weights));
         enough = weights->layers[i].routed != NULL;
@@ -396,6 +419,9 @@ static kvf_status load(struct loader *loader)
         status = kvf_weight_walk(loader->config, weights, add_weight, loader);
     if (status == KVF_OK)
         status = refuse_surplus(loader);
+    if (status == KVF_OK && loader->n_parts > 0)
+        status = kvf_weight_map(weights->device, weights->files, loader->parts, loader->n_parts,
+                                loader->error);
     if (status == KVF_OK)
         status = copy_all(loader);
     if (loader->config->tied_embeddings)
@@ -411,6 +437,7 @@ kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, 
     struct loader loader = {.config = config, .weights = weights, .path = path, .error = error};
     const kvf_status status = load(&loader);
     free(loader.jobs);
+    free(loader.parts);
     free(loader.used);
     if (status != KVF_OK) {
         kvf_weights_free(weights);
@@ -421,6 +448,8 @@ kvf_status kvf_weights_load(kvf_device *device, const kvf_model_config *config, 
 
 void kvf_weights_free(kvf_weights *weights)
 {
+    if (weights->files)
+        kvf_weight_unmap(weights->device, weights->files);
     for (size_t i = 0; i < weights->n_blocks; i++)
         kvf_device_release(weights->device, KVF_MEMORY_WEIGHT, weights->blocks[i],
                            weights->block_bytes[i]);

@@ -172,7 +172,7 @@ static void remember(kvf_answering *a, const kvf_choice *choice)
                               kvf_answer_stream_given_bytes(choice->stream) &&
                           a->ask.prompt.n == place.answer_at;
     size_t at = 0;
-    if (!is_whole || choice->end == KVF_JOB_FAILED)
+    if (!is_whole || n == 0 || choice->end == KVF_JOB_FAILED)
         return;
     if (place.is_reasoning) {
         while (at < n && ids[at] != conversation->marks[KVF_MARK_END_THINK])
@@ -256,10 +256,7 @@ static void refuse_end(kvf_answering *a, kvf_job_end end, const kvf_error *error
                    "of its prompt is kept");
         break;
     case KVF_JOB_FAILED: kvf_refuse_error(&a->refusal, NULL, error); break;
-    case KVF_JOB_SHUTDOWN:
-        a->refusal.retry_after_seconds = 5;
-        kvf_refuse(&a->refusal, 503, NULL, "the server is being stopped");
-        break;
+    case KVF_JOB_SHUTDOWN: kvf_refuse(&a->refusal, 503, NULL, "the server is being stopped"); break;
     }
 }
 
@@ -273,8 +270,9 @@ static void conclude(kvf_answering *a)
         status = a->refusal.status;
         kvf_refusal_write(&a->refusal, a->form->api, a->request_id, &whole);
         kvf_refusal_write_event(&a->refusal, a->form->api, a->request_id, &piece);
-        snprintf(seconds, sizeof seconds, "%u", a->refusal.retry_after_seconds);
-        if (a->refusal.retry_after_seconds)
+        const unsigned again = kvf_refusal_retry_after(&a->refusal);
+        snprintf(seconds, sizeof seconds, "%u", again);
+        if (again)
             kvf_exchange_add_header(a->exchange, "Retry-After", seconds);
     } else if (a->ask.streams) {
         begin(a);
@@ -401,13 +399,9 @@ static bool submit(kvf_answering *a, uint64_t key, kvf_refusal *refusal)
         refusal->code = "context_length_exceeded";
         return kvf_refuse(refusal, 400, a->form == &kvf_form_completion ? "prompt" : "messages",
                           "%s", error.message);
-    case KVF_SUBMIT_BUSY:
-        refusal->retry_after_seconds = 5;
-        return kvf_refuse(refusal, 429, NULL, "%s", error.message);
+    case KVF_SUBMIT_BUSY: return kvf_refuse(refusal, 429, NULL, "%s", error.message);
     case KVF_SUBMIT_STOPPING:
-    case KVF_SUBMIT_NO_MEMORY:
-        refusal->retry_after_seconds = 5;
-        return kvf_refuse(refusal, 503, NULL, "%s", error.message);
+    case KVF_SUBMIT_NO_MEMORY: return kvf_refuse(refusal, 503, NULL, "%s", error.message);
     }
     /* It may have ended already; it is released by whoever closes this, later than here. */
     pthread_mutex_lock(&a->job_lock);

@@ -2,6 +2,7 @@
 
 #include "error.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,6 +53,7 @@ bool kvf_ask_take_effort(kvf_ask *ask, const kvf_fields *fields, const char *key
         if (kvf_span_is(level, levels[i].name)) {
             ask->wants_thinking = levels[i].thinks;
             ask->settings.effort = levels[i].effort;
+            snprintf(ask->effort_field, sizeof ask->effort_field, "%s%s", fields->where, key);
             return true;
         }
     return kvf_field_refuse(fields, key, kvf_field(fields, key),
@@ -76,10 +78,12 @@ bool kvf_ask_refuse_fields(const kvf_fields *fields, const kvf_refused_field *re
 {
     for (size_t i = 0; i < n; i++) {
         const kvf_node *node = kvf_field(fields, refused[i].key);
-        if (node && kvf_node_is_true(node) && !is_harmless(node, refused[i].harmless))
-            return kvf_refuse(fields->refusal, 400, refused[i].key,
-                              "%s is not supported by this server yet; leave it out",
-                              refused[i].key);
+        char param[96];
+        if (!node || !kvf_node_is_true(node) || is_harmless(node, refused[i].harmless))
+            continue;
+        snprintf(param, sizeof param, "%s%s", fields->where, refused[i].key);
+        return kvf_refuse(fields->refusal, 400, param,
+                          "%s is not supported by this server yet; leave it out", param);
     }
     return fields->refusal->status == 0;
 }
@@ -99,7 +103,7 @@ bool kvf_ask_settle(const kvf_served *served, kvf_ask *ask, kvf_refusal *refusal
             KVF_OK)
             return true;
         if (attempt > 0 || (effort != KVF_EFFORT_LOW && effort != KVF_EFFORT_HIGH))
-            return kvf_refuse_error(refusal, "reasoning_effort", &error);
+            return kvf_refuse_error(refusal, ask->effort_field, &error);
         ask->settings.effort = KVF_EFFORT_NONE;
     }
 }

@@ -18,9 +18,10 @@ typedef struct kvf_served {
     kvf_draw draw;                        /* where a request does not say; its seed is nobody's */
     bool thinking;                        /* where it does not say that */
     kvf_release release;
-    int32_t bos;      /* before a plain text; -1: none */
-    uint32_t n_ids;   /* of the vocabulary */
-    uint64_t context; /* tokens */
+    int32_t bos;        /* before a plain text; -1: none */
+    uint32_t n_ids;     /* of the vocabulary */
+    uint64_t context;   /* tokens */
+    uint32_t n_choices; /* that run at once at the most */
 } kvf_served;
 
 typedef enum kvf_ask_kind {
@@ -42,7 +43,8 @@ typedef struct kvf_ask {
     bool includes_usage; /* a stream's last piece */
     bool shows_thinking; /* the reasoning is given out */
     kvf_conversation_settings settings;
-    bool wants_thinking; /* the request says so, or nobody says otherwise */
+    bool wants_thinking;   /* the request says so, or nobody says otherwise */
+    char effort_field[48]; /* that says how long it thinks; "" where none does */
     kvf_ids prompt;
     size_t turn_at;      /* kvf_job_options */
     size_t answer_at;    /* ids up to and with the marker of the answer's role; 0: no chat */

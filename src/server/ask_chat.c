@@ -36,6 +36,19 @@ static bool read_drawing(const kvf_fields *fields, kvf_ask *ask)
     return read_seed(fields, draw);
 }
 
+/* Digits alone. */
+static bool read_id(kvf_span text, uint32_t n_ids, uint32_t *id)
+{
+    uint64_t number = 0;
+    for (size_t i = 0; i < text.bytes && number < n_ids; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return false;
+        number = 10 * number + (uint64_t)(text.data[i] - '0');
+    }
+    *id = (uint32_t)number;
+    return text.bytes > 0 && number < n_ids;
+}
+
 /* {"1234": -100, ..}: keys are ids. */
 static bool read_bias(const kvf_served *served, const kvf_fields *fields, kvf_ask *ask)
 {
@@ -49,21 +62,16 @@ static bool read_bias(const kvf_served *served, const kvf_fields *fields, kvf_as
     if (!bias)
         return kvf_refuse(fields->refusal, 503, NULL, "no memory for the request");
     for (const kvf_node *one = node->first; one; one = one->next) {
-        /* A key is a number, as JSON writes it. */
-        const kvf_node key = {.type = KVF_NODE_NUMBER, .text = one->key};
-        int64_t id = -1;
+        uint32_t id;
         double value;
-        if (one->key.bytes > 0 && one->key.bytes < 12 && one->key.data[0] >= '0' &&
-            one->key.data[0] <= '9')
-            kvf_node_whole(&key, &id);
-        if (id < 0 || id >= served->n_ids)
+        if (!read_id(one->key, served->n_ids, &id))
             return kvf_refuse(fields->refusal, 400, "logit_bias",
                               "logit_bias: \"%s\" is no id of a token; 0 to %u are",
                               kvf_span_printable(one->key).text, served->n_ids - 1);
         if (!kvf_node_number(one, &value) || !(value >= -100 && value <= 100))
             return kvf_refuse(fields->refusal, 400, "logit_bias",
-                              "logit_bias: of the id %lld it has to be a number from -100 to 100",
-                              (long long)id);
+                              "logit_bias: of the id %u it has to be a number from -100 to 100",
+                              id);
         bias[ask->draw.n_bias++] = (kvf_bias){(int32_t)id, (float)value};
     }
     ask->draw.bias = bias;
@@ -120,12 +128,18 @@ static bool read_common(const kvf_served *served, const kvf_fields *fields, kvf_
                                                 {"samplers", ""},
                                                 {"lora", ""},
                                                 {"prompt_logprobs", ""},
+                                                {"n_predict", "-1"},
+                                                {"n_probs", ""},
+                                                {"top_a", ""},
+                                                {"top_n_sigma", "-1|-1.0"},
+                                                {"logits_processors", ""},
+                                                {"include_stop_str_in_output", ""},
                                                 {"truncate_prompt_tokens", ""}};
     kvf_fields stream = {.refusal = fields->refusal};
     int64_t number;
     if (!kvf_ask_refuse_fields(fields, refused, sizeof refused / sizeof *refused))
         return false;
-    if (kvf_field_whole(fields, "n", 1, KVF_MAX_CHOICES, &number))
+    if (kvf_field_whole(fields, "n", 1, served->n_choices, &number))
         ask->n_choices = (uint32_t)number;
     if (kvf_field_whole(fields, "max_tokens", 1, MAX_TOKENS, &number))
         ask->max_tokens = (uint64_t)number;

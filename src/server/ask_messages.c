@@ -34,23 +34,23 @@ static bool fail_memory(conversion *c)
     return kvf_refuse(c->refusal, 503, NULL, "no memory for the request");
 }
 
-/* a, an empty line, b; either may be empty. */
-static bool join(conversion *c, kvf_span *a, kvf_span b)
+/* Texts with an empty line between them; one of no bytes is none. */
+static void join(kvf_buffer *joined, kvf_span text)
 {
-    if (b.bytes == 0)
-        return true;
-    if (a->bytes == 0) {
-        *a = b;
-        return true;
-    }
-    char *both = kvf_arena_alloc(&c->ask->arena, a->bytes + 2 + b.bytes);
-    if (!both)
-        return fail_memory(c);
-    memcpy(both, a->data, a->bytes);
-    memcpy(both + a->bytes, "\n\n", 2);
-    memcpy(both + a->bytes + 2, b.data, b.bytes);
-    *a = (kvf_span){both, a->bytes + 2 + b.bytes};
-    return true;
+    if (joined->bytes > 0 && text.bytes > 0)
+        kvf_buffer_add_string(joined, "\n\n");
+    kvf_buffer_add_span(joined, text);
+}
+
+/* Moves what was joined to where it lasts; the buffer is free then. */
+static bool keep(conversion *c, kvf_buffer *joined, kvf_span *text)
+{
+    char *copy = joined->failed ? NULL : kvf_arena_alloc(&c->ask->arena, joined->bytes + 1);
+    if (copy && joined->bytes > 0)
+        memcpy(copy, joined->data, joined->bytes);
+    *text = (kvf_span){copy, copy ? joined->bytes : 0};
+    kvf_buffer_free(joined);
+    return copy || fail_memory(c);
 }
 
 static kvf_span string_of(const kvf_node *node, const char *key)
@@ -80,9 +80,24 @@ static bool refuse_type(conversion *c, const kvf_node *block)
                       kvf_span_printable(type).text);
 }
 
+static bool join_blocks(conversion *c, const kvf_node *content, bool is_system, kvf_buffer *joined)
+{
+    for (const kvf_node *block = content->first; block; block = block->next) {
+        const kvf_node *inner = kvf_node_member(block, "text");
+        if (!is_type(block, "text"))
+            return refuse_type(c, block);
+        if (!inner || inner->type != KVF_NODE_STRING)
+            return refuse(c, " has a block of text without \"text\"");
+        if (!is_system || !kvf_span_begins(inner->text, BILLING))
+            join(joined, inner->text);
+    }
+    return true;
+}
+
 /* A string, or blocks of text: their texts joined. */
 static bool take_texts(conversion *c, const kvf_node *content, bool is_system, kvf_span *text)
 {
+    kvf_buffer joined = {.data = NULL};
     if (!content || content->type == KVF_NODE_NULL)
         return true;
     if (content->type == KVF_NODE_STRING) {
@@ -91,18 +106,10 @@ static bool take_texts(conversion *c, const kvf_node *content, bool is_system, k
     }
     if (content->type != KVF_NODE_ARRAY)
         return refuse(c, " is neither a string nor an array of blocks");
-    for (const kvf_node *block = content->first; block; block = block->next) {
-        const kvf_node *inner = kvf_node_member(block, "text");
-        if (!is_type(block, "text"))
-            return refuse_type(c, block);
-        if (!inner || inner->type != KVF_NODE_STRING)
-            return refuse(c, " has a block of text without \"text\"");
-        if (is_system && kvf_span_begins(inner->text, BILLING))
-            continue;
-        if (!join(c, text, inner->text))
-            return false;
-    }
-    return true;
+    if (join_blocks(c, content, is_system, &joined))
+        return keep(c, &joined, text);
+    kvf_buffer_free(&joined);
+    return false;
 }
 
 /* ---- Blocks of messages ------------------------------------------------------------------- */
@@ -183,11 +190,35 @@ static bool take_call(conversion *c, const kvf_node *block, kvf_call *call)
     return copy || fail_memory(c);
 }
 
-/* Reasoning, text and calls. Thinking that only its maker can read is as if it were not there. */
-static bool take_assistant(conversion *c, const kvf_node *content, size_t i)
+/* Thinking that only its maker can read is as if it were not there. */
+static bool take_blocks(conversion *c, const kvf_node *content, size_t i, kvf_call *calls,
+                        kvf_buffer *reasoning, kvf_buffer *text)
 {
     kvf_message *message = &c->list[c->n];
     size_t j = 0;
+    for (const kvf_node *block = content->first; block; block = block->next, j++) {
+        bool taken = true;
+        go_to(c, i, j);
+        if (is_type(block, "text"))
+            join(text, string_of(block, "text"));
+        else if (is_type(block, "thinking"))
+            join(reasoning, string_of(block, "thinking"));
+        else if (is_type(block, "tool_use"))
+            taken = take_call(c, block, &calls[message->n_calls++]);
+        else if (!is_type(block, "redacted_thinking"))
+            taken = refuse_type(c, block);
+        if (!taken)
+            return false;
+    }
+    return true;
+}
+
+/* Reasoning, text and calls. */
+static bool take_assistant(conversion *c, const kvf_node *content, size_t i)
+{
+    kvf_message *message = &c->list[c->n];
+    kvf_buffer reasoning = {.data = NULL};
+    kvf_buffer text = {.data = NULL};
     *message = (kvf_message){.role = KVF_ROLE_ASSISTANT, .role_name = KVF_SPAN("assistant")};
     message->content = message->reasoning = (kvf_span){"", 0};
     if (!content || content->type != KVF_NODE_ARRAY) {
@@ -198,21 +229,28 @@ static bool take_assistant(conversion *c, const kvf_node *content, size_t i)
     if (!calls)
         return fail_memory(c);
     message->calls = calls;
-    for (const kvf_node *block = content->first; block; block = block->next, j++) {
-        bool taken = true;
-        go_to(c, i, j);
-        if (is_type(block, "text"))
-            taken = join(c, &message->content, string_of(block, "text"));
-        else if (is_type(block, "thinking"))
-            taken = join(c, &message->reasoning, string_of(block, "thinking"));
-        else if (is_type(block, "tool_use"))
-            taken = take_call(c, block, &calls[message->n_calls++]);
-        else if (!is_type(block, "redacted_thinking"))
-            taken = refuse_type(c, block);
-        if (!taken)
-            return false;
-    }
-    c->n++;
+    const bool taken = take_blocks(c, content, i, calls, &reasoning, &text) &&
+                       keep(c, &reasoning, &message->reasoning) &&
+                       keep(c, &text, &message->content);
+    kvf_buffer_free(&reasoning);
+    kvf_buffer_free(&text);
+    c->n += taken;
+    return taken;
+}
+
+/*
+ * A system's text among the messages, as Claude Code has it behind its first question: a text of
+ * the user's turn, where the format has room for one; what is before it stays as it was.
+ */
+static bool take_system(conversion *c, const kvf_node *content)
+{
+    kvf_message *message = &c->list[c->n];
+    *message = c->n == 0 ? (kvf_message){.role = KVF_ROLE_SYSTEM, .role_name = KVF_SPAN("system")}
+                         : (kvf_message){.role = KVF_ROLE_USER, .role_name = KVF_SPAN("user")};
+    message->content = (kvf_span){"", 0};
+    if (!take_texts(c, content, true, &message->content))
+        return false;
+    c->n += message->content.bytes > 0;
     return true;
 }
 
@@ -230,9 +268,11 @@ static bool take_messages(conversion *c, const kvf_node *messages)
             taken = take_user(c, content, i);
         else if (kvf_span_is(role, "assistant"))
             taken = take_assistant(c, content, i);
+        else if (kvf_span_is(role, "system"))
+            taken = take_system(c, content);
         else
             kvf_refuse(c->refusal, 400, "messages",
-                       "messages[%zu].role is \"%s\"; user or assistant is needed", i,
+                       "messages[%zu].role is \"%s\"; user, assistant or system is needed", i,
                        kvf_span_printable(role).text);
         if (!taken)
             return false;

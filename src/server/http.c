@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -33,24 +34,30 @@ static void set_option(int file, int level, int name, int value)
     (void)setsockopt(file, level, name, &value, sizeof value);
 }
 
-/* A peer that is not there any more, and whose system does not say so, is given up in idle_seconds.
+/*
+ * A peer that is not there any more, and whose system does not say so, is given up in idle_seconds.
+ * Where nothing is sent the system asks it; what is sent, a sign of life after stir_seconds at the
+ * latest, has to be acknowledged in what is left of the time.
  */
-static void set_patience(int file, double idle_seconds)
+static void set_patience(int file, const kvf_http_options *options)
 {
-    const int seconds = idle_seconds < 8 ? 8 : (int)idle_seconds;
+    const int seconds = options->idle_seconds < 2 ? 2 : (int)options->idle_seconds;
+    const int before = seconds < 65536 ? seconds / 2 : 32767; /* Linux takes no more */
+    const int between = seconds < 8 ? 1 : seconds / 8;
+    const int stir = options->stir_seconds < seconds / 2 ? (int)options->stir_seconds : seconds / 2;
     set_option(file, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(file, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
-    set_option(file, IPPROTO_TCP, TCP_KEEPIDLE, seconds / 2);
+    set_option(file, IPPROTO_TCP, TCP_KEEPIDLE, before);
 #endif
 #ifdef TCP_KEEPINTVL
-    set_option(file, IPPROTO_TCP, TCP_KEEPINTVL, seconds / 8);
+    set_option(file, IPPROTO_TCP, TCP_KEEPINTVL, between);
 #endif
 #ifdef TCP_KEEPCNT
-    set_option(file, IPPROTO_TCP, TCP_KEEPCNT, 4);
+    set_option(file, IPPROTO_TCP, TCP_KEEPCNT, (seconds - before) / between);
 #endif
 #ifdef TCP_USER_TIMEOUT
-    set_option(file, IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1000);
+    set_option(file, IPPROTO_TCP, TCP_USER_TIMEOUT, (seconds - stir) * 1000);
 #endif
 }
 
@@ -64,7 +71,7 @@ static void open_connection(kvf_http *http, struct MHD_Connection *connection, v
         return;
     c->file = file->connect_fd;
     c->since = kvf_seconds();
-    set_patience(c->file, http->options.idle_seconds);
+    set_patience(c->file, &http->options);
     pthread_mutex_lock(&http->lock);
     c->next = http->connections;
     if (c->next)
@@ -115,10 +122,11 @@ static void begin_request(kvf_http *http, kvf_exchange *exchange)
 }
 
 /* Whether there is more of a body than is read of a request that is refused. */
-static bool has_large_body(const kvf_exchange *exchange, const char *transfer)
+static bool has_large_body(const kvf_exchange *exchange)
 {
     const char *length = exchange->headers[KVF_HEADER_CONTENT_LENGTH];
-    return transfer || (length && strtoull(length, NULL, 10) > SMALL_BODY_BYTES);
+    return exchange->headers[KVF_HEADER_TRANSFER_ENCODING] ||
+           (length && strtoull(length, NULL, 10) > SMALL_BODY_BYTES);
 }
 
 static bool is_answered(kvf_exchange *exchange)
@@ -135,6 +143,27 @@ static void refuse(kvf_exchange *exchange, unsigned status, const char *message)
     handler->refuse(handler->user, exchange, status, message);
 }
 
+/*
+ * Whether its headers say one thing alone: a proxy in front of this server might have gone by
+ * another of two hosts, or seen another end of the body.
+ */
+static bool check_framing(kvf_exchange *exchange)
+{
+    const char *transfer = exchange->headers[KVF_HEADER_TRANSFER_ENCODING];
+    char message[128];
+    if (exchange->doubled) {
+        snprintf(message, sizeof message, "the request has the header %s twice", exchange->doubled);
+        refuse(exchange, 400, message);
+    } else if (transfer && strcasecmp(transfer, "chunked") != 0) {
+        refuse(exchange, 501, "the only Transfer-Encoding that this server knows is chunked");
+    } else if (transfer && exchange->headers[KVF_HEADER_CONTENT_LENGTH]) {
+        refuse(exchange, 400, "the request has both Content-Length and Transfer-Encoding");
+    } else {
+        return true;
+    }
+    return false;
+}
+
 static void check_head(kvf_exchange *exchange)
 {
     kvf_http *http = exchange->http;
@@ -149,6 +178,8 @@ static void check_head(kvf_exchange *exchange)
         refuse(exchange, 431, message);
         return;
     }
+    if (!check_framing(exchange))
+        return;
     http->handler.head(http->handler.user, exchange);
     if (!is_answered(exchange) && length && strtoull(length, NULL, 10) > most) {
         snprintf(message, sizeof message, "the request's body has %.20s bytes; %llu are the most",
@@ -175,8 +206,7 @@ static enum MHD_Result take_head(kvf_http *http, struct MHD_Connection *connecti
         return MHD_YES;
     pthread_mutex_lock(&exchange->lock);
     exchange->phase = KVF_PHASE_DISCARDED;
-    if (has_large_body(exchange, MHD_lookup_connection_value(connection, MHD_HEADER_KIND,
-                                                             "Transfer-Encoding")))
+    if (has_large_body(exchange))
         kvf_exchange_cut_locked(exchange);
     pthread_mutex_unlock(&exchange->lock);
     return MHD_YES;

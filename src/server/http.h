@@ -23,6 +23,7 @@ typedef enum kvf_header {
     KVF_HEADER_API_KEY,
     KVF_HEADER_CONTENT_TYPE,
     KVF_HEADER_CONTENT_LENGTH,
+    KVF_HEADER_TRANSFER_ENCODING,
     KVF_HEADER_ANTHROPIC_VERSION,
     KVF_HEADERS
 } kvf_header;
@@ -74,7 +75,7 @@ bool kvf_exchange_has_begun(kvf_exchange *exchange);
 
 /* How one that takes long is watched. Called by the watching thread; quick, never blocking. */
 typedef struct kvf_http_watching {
-    /* The other side is gone: once. */
+    /* The other side is gone: once; where it has left already, from kvf_exchange_watch. */
     void (*gone)(void *user);
     /*
      * Something has to be said, because nothing was for ten seconds or to see whether the other

@@ -8,13 +8,33 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 /* ---- What it is --------------------------------------------------------------------------- */
 
 static const char *const header_names[KVF_HEADERS] = {
-    "Host",         "Origin",         "Authorization",    "x-api-key",
-    "Content-Type", "Content-Length", "anthropic-version"};
+    "Host",         "Origin",         "Authorization",     "x-api-key",
+    "Content-Type", "Content-Length", "Transfer-Encoding", "anthropic-version"};
+
+/* Takes a header that anybody asks for. */
+static enum MHD_Result take_header(void *user, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    kvf_exchange *exchange = user;
+    (void)kind;
+    for (int i = 0; i < KVF_HEADERS; i++) {
+        if (strcasecmp(name, header_names[i]) != 0)
+            continue;
+        if (exchange->headers[i]) {
+            exchange->doubled = header_names[i];
+            return MHD_YES;
+        }
+        exchange->headers[i] = strdup(value ? value : "");
+        return exchange->headers[i] ? MHD_YES : MHD_NO;
+    }
+    return MHD_YES;
+}
 
 /* Where the connection came to. */
 static void find_address(kvf_exchange *exchange)
@@ -36,14 +56,11 @@ static bool copy_texts(kvf_exchange *exchange, const char *method, const char *p
 {
     exchange->method = strdup(method);
     exchange->path = strdup(path);
-    bool copied = exchange->method && exchange->path;
-    for (int i = 0; i < KVF_HEADERS; i++) {
-        const char *value =
-            MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, header_names[i]);
-        exchange->headers[i] = value ? strdup(value) : NULL;
-        copied = copied && (!value || exchange->headers[i]);
-    }
-    return copied;
+    const int n = MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, NULL, NULL);
+    /* It ends where there is no memory for one. */
+    return exchange->method && exchange->path &&
+           MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, take_header,
+                                     exchange) == n;
 }
 
 kvf_exchange *kvf_exchange_make(kvf_http *http, struct MHD_Connection *connection,
@@ -272,6 +289,15 @@ void kvf_exchange_watch(kvf_exchange *exchange, const kvf_http_watching *watchin
     pthread_mutex_lock(&exchange->watch_lock);
     exchange->watching = *watching;
     exchange->is_watched = true;
+    /* It may have left while nobody watched, which the watching thread tells once. */
+    pthread_mutex_lock(&exchange->lock);
+    const bool is_gone = exchange->is_gone;
+    pthread_mutex_unlock(&exchange->lock);
+    if (is_gone) {
+        exchange->is_watched = false;
+        if (watching->gone)
+            watching->gone(watching->user);
+    }
     pthread_mutex_unlock(&exchange->watch_lock);
 }
 

@@ -36,6 +36,7 @@ struct kvf_exchange {
     char *method;
     char *path;
     char *headers[KVF_HEADERS];
+    const char *doubled; /* one of these that is there twice; NULL: none is */
     char local_address[INET6_ADDRSTRLEN];
     bool is_local;
     double started;

@@ -8,24 +8,12 @@
 
 /* ---- A job's memory ----------------------------------------------------------------------- */
 
-static kvf_logit_changes changes_of(const kvf_job *job, const kvf_choice *choice)
-{
-    const kvf_draw *draw = &job->options.draw;
-    return (kvf_logit_changes){.bias = draw->bias,
-                               .n_bias = draw->n_bias,
-                               .repeat_penalty = draw->repeat_penalty,
-                               .presence_penalty = draw->presence_penalty,
-                               .frequency_penalty = draw->frequency_penalty,
-                               .seen = choice->seen,
-                               .counts = choice->counts};
-}
-
 static void free_choice(kvf_choice *choice)
 {
-    free(choice->seen);
-    free(choice->counts);
-    choice->seen = NULL;
-    choice->counts = NULL;
+    free(choice->uses);
+    free(choice->use_of);
+    choice->uses = NULL;
+    choice->use_of = NULL;
 }
 
 static void free_job(kvf_job *job)
@@ -56,7 +44,42 @@ static void *copy_of(const void *data, size_t n, size_t bytes)
     return copy;
 }
 
+static bool has_penalty(float penalty, float off)
+{
+    return penalty < off || penalty > off;
+}
+
+/* Counts a token that was answered, or lists one of the prompt. */
+static void use_token(kvf_choice *choice, int32_t id, uint32_t count)
+{
+    kvf_logit_changes *changes = &choice->sampling.changes;
+    if (!choice->uses)
+        return;
+    if (choice->use_of[id] == 0) {
+        choice->uses[changes->n_uses] = (kvf_token_use){(uint32_t)id, 0};
+        choice->use_of[id] = ++changes->n_uses;
+    }
+    choice->uses[choice->use_of[id] - 1].count += count;
+}
+
 /* What penalties look at; false: no memory. */
+static bool open_uses(kvf_job *job, kvf_choice *choice, uint32_t vocab)
+{
+    const kvf_draw *draw = &job->options.draw;
+    const bool repeats = has_penalty(draw->repeat_penalty, 1);
+    if (!repeats && !has_penalty(draw->presence_penalty, 0) &&
+        !has_penalty(draw->frequency_penalty, 0))
+        return true;
+    choice->uses = malloc(vocab * sizeof *choice->uses);
+    choice->use_of = calloc(vocab, sizeof *choice->use_of);
+    if (!choice->uses || !choice->use_of)
+        return false;
+    choice->sampling.changes.uses = choice->uses;
+    for (size_t at = 0; at < job->options.n_prompt && repeats; at++)
+        use_token(choice, job->options.prompt[at], 0);
+    return true;
+}
+
 static bool open_choice(kvf_job *job, uint32_t i, uint32_t vocab)
 {
     const kvf_draw *draw = &job->options.draw;
@@ -68,20 +91,36 @@ static bool open_choice(kvf_job *job, uint32_t i, uint32_t vocab)
                                     .min_p = draw->min_p,
                                     .top_k = draw->top_k,
                                     .state = draw->seed + i};
-    if (draw->repeat_penalty < 1 || draw->repeat_penalty > 1) {
-        choice->seen = calloc(vocab, sizeof *choice->seen);
-        if (!choice->seen)
-            return false;
-        for (size_t at = 0; at < job->options.n_prompt; at++)
-            choice->seen[job->options.prompt[at]] = 1;
-    }
-    if (draw->presence_penalty < 0 || draw->presence_penalty > 0 || draw->frequency_penalty < 0 ||
-        draw->frequency_penalty > 0) {
-        choice->counts = calloc(vocab, sizeof *choice->counts);
-        if (!choice->counts)
-            return false;
-    }
-    return true;
+    choice->sampling.temperature = draw->temperature;
+    choice->sampling.changes = (kvf_logit_changes){.bias = draw->bias,
+                                                   .n_bias = draw->n_bias,
+                                                   .repeat_penalty = draw->repeat_penalty,
+                                                   .presence_penalty = draw->presence_penalty,
+                                                   .frequency_penalty = draw->frequency_penalty};
+    return open_uses(job, choice, vocab);
+}
+
+/* By id, then by value: so that a sum does not depend on how a request writes its biases. */
+static int compare_biases(const void *a, const void *b)
+{
+    const kvf_bias *x = a;
+    const kvf_bias *y = b;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return (x->value > y->value) - (x->value < y->value);
+}
+
+/* Biases of one id become their sum; how many are left. */
+static uint32_t merge_biases(kvf_bias *bias, uint32_t n)
+{
+    uint32_t merged = 0;
+    qsort(bias, n, sizeof *bias, compare_biases);
+    for (uint32_t i = 0; i < n; i++)
+        if (merged > 0 && bias[merged - 1].id == bias[i].id)
+            bias[merged - 1].value += bias[i].value;
+        else
+            bias[merged++] = bias[i];
+    return merged;
 }
 
 kvf_job *kvf_job_new(const kvf_job_options *options, uint32_t vocab)
@@ -94,9 +133,11 @@ kvf_job *kvf_job_new(const kvf_job_options *options, uint32_t vocab)
     job->options = *options;
     job->n_open = options->n_choices;
     job->options.prompt = copy_of(options->prompt, options->n_prompt, sizeof *options->prompt);
-    job->options.draw.bias =
-        copy_of(options->draw.bias, options->draw.n_bias, sizeof *options->draw.bias);
-    bool opened = job->options.prompt && job->options.draw.bias;
+    kvf_bias *bias = copy_of(options->draw.bias, options->draw.n_bias, sizeof *bias);
+    job->options.draw.bias = bias;
+    bool opened = job->options.prompt && bias;
+    if (opened)
+        job->options.draw.n_bias = merge_biases(bias, options->draw.n_bias);
     for (uint32_t i = 0; i < options->n_choices && opened; i++)
         opened = open_choice(job, i, vocab);
     if (opened)
@@ -152,23 +193,36 @@ kvf_status kvf_job_check(const kvf_job_options *options, uint32_t vocab, uint32_
 
 /* ---- Tokens ------------------------------------------------------------------------------- */
 
-void kvf_choice_draw(kvf_job *job, kvf_choice *choice, const kvf_drawing *drawing, kvf_drawn *drawn,
-                     kvf_logprob *top)
+/* Of a drawn token, and of the likeliest. */
+static kvf_status draw_logprobs(const kvf_job *job, const kvf_choice *choice,
+                                const kvf_drawing *drawing, kvf_drawn *drawn, kvf_logprob *top,
+                                kvf_error *error)
 {
     const kvf_draw *draw = &job->options.draw;
-    const kvf_logit_changes changes = changes_of(job, choice);
-    const float *logits = kvf_session_logits(choice->held->session);
-    const float *changed = logits;
-    if (!kvf_logit_changes_none(&changes)) {
-        kvf_change_logits(&changes, logits, drawing->vocab, drawing->logits);
-        changed = drawing->logits;
-    }
-    const uint32_t id = kvf_sample(&choice->sampler, changed, drawing->vocab, drawing->candidates);
+    kvf_session *session = choice->held->session;
+    drawn->top = draw->n_top > 0 ? top : NULL;
+    if (kvf_logprobs_few(&choice->sampling, (uint32_t)drawn->id, &drawn->logprob, top, draw->n_top))
+        return KVF_OK;
+    const kvf_status status = kvf_session_wait_logits(session, error);
+    if (status == KVF_OK)
+        drawn->logprob = kvf_logprobs(kvf_session_logits(session), drawing->vocab,
+                                      (uint32_t)drawn->id, top, draw->n_top);
+    return status;
+}
+
+kvf_status kvf_choice_draw(kvf_job *job, kvf_choice *choice, const kvf_drawing *drawing,
+                           kvf_drawn *drawn, kvf_logprob *top, kvf_error *error)
+{
+    const kvf_draw *draw = &job->options.draw;
+    uint32_t id;
+    const kvf_status status = kvf_draw_token(&choice->sampler, choice->held->session,
+                                             &choice->sampling, drawing, &id, error);
+    if (status != KVF_OK)
+        return status;
     *drawn = (kvf_drawn){.id = (int32_t)id, .logprob = 0, .top = NULL};
     if (!draw->logprobs && draw->n_top == 0)
-        return;
-    drawn->logprob = kvf_logprobs(logits, drawing->vocab, id, top, draw->n_top);
-    drawn->top = draw->n_top > 0 ? top : NULL;
+        return status;
+    return draw_logprobs(job, choice, drawing, drawn, top, error);
 }
 
 void kvf_choice_take(kvf_job *job, kvf_choice *choice, int32_t id)
@@ -176,10 +230,7 @@ void kvf_choice_take(kvf_job *job, kvf_choice *choice, int32_t id)
     (void)job;
     choice->pending = id;
     choice->n_answered++;
-    if (choice->seen)
-        choice->seen[id] = 1;
-    if (choice->counts)
-        choice->counts[id]++;
+    use_token(choice, id, 1);
 }
 
 void kvf_choice_end(kvf_job *job, kvf_choice *choice, kvf_job_end end, double now_seconds,

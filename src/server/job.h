@@ -15,8 +15,10 @@ typedef struct kvf_choice {
     uint64_t n_answered;
     double told_seconds; /* when its last token was given; 0: none was */
     kvf_sampler sampler;
-    uint8_t *seen;    /* [vocab], where its draw asks for it */
-    uint32_t *counts; /* [vocab] */
+    kvf_sampling sampling; /* of its session's logits; what changes them */
+    /* [vocab] each, where its draw has penalties, else NULL. */
+    kvf_token_use *uses; /* tokens that were used, in their order */
+    uint32_t *use_of;    /* a token's place in `uses`, from 1; 0: it was not */
 } kvf_choice;
 
 enum { KVF_JOB_PLACES = 3 };
@@ -35,6 +37,9 @@ struct kvf_job {
     /* Another one reads the same up to there: its checkpoint is waited for. 0: none is. */
     uint64_t awaited_job; /* its number */
     uint64_t awaited_tokens;
+    /* What a file has of its prompt is restored: until that many restores have ended. */
+    uint64_t awaited_restores;
+    bool was_restored; /* once is enough */
     double submitted_seconds;
     double began_seconds;
     double answering_seconds; /* since when; 0: it reads */
@@ -49,15 +54,12 @@ kvf_job *kvf_job_new(const kvf_job_options *options, uint32_t vocab);
 kvf_status kvf_job_check(const kvf_job_options *options, uint32_t vocab, uint32_t parallel,
                          kvf_error *error);
 
-/* Memory for drawing, of one thread: [vocab] each. */
-typedef struct kvf_drawing {
-    kvf_candidate *candidates;
-    float *logits;
-    uint32_t vocab;
-} kvf_drawing;
-/* The next token of a choice from its session's logits. top has room for the draw's n_top. */
-void kvf_choice_draw(kvf_job *job, kvf_choice *choice, const kvf_drawing *drawing, kvf_drawn *drawn,
-                     kvf_logprob *top);
+/*
+ * The next token of a choice from its session's logits. top has room for the draw's n_top. Fails
+ * where the device was lost.
+ */
+kvf_status kvf_choice_draw(kvf_job *job, kvf_choice *choice, const kvf_drawing *drawing,
+                           kvf_drawn *drawn, kvf_logprob *top, kvf_error *error);
 /* The token was taken: it is part of the answer, and pending. */
 void kvf_choice_take(kvf_job *job, kvf_choice *choice, int32_t id);
 /* Tells the end of a choice, and lets go of all that it had but its session. */

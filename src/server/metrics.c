@@ -2,7 +2,7 @@
 #include "server/server_internal.h"
 
 static const unsigned statuses[KVF_STATUSES] = {200, 204, 400, 401, 403, 404, 405, 408,
-                                                413, 415, 429, 431, 500, 503, 0 /* cut off */};
+                                                413, 415, 429, 431, 500, 501, 503, 0 /* cut off */};
 
 size_t kvf_status_index(unsigned status)
 {
@@ -53,6 +53,8 @@ static void add_gauges(const kvf_scheduler_report *r, kvf_buffer *out)
     add_whole(out, "running", "gauge", "Answers that run.", r->n_running);
     add_whole(out, "queue", "gauge", "Requests that may wait.", r->queue);
     add_whole(out, "queued", "gauge", "Requests that wait.", r->n_queued);
+    add_whole(out, "restoring", "gauge",
+              "Of these, that wait for a file of their prompt's beginning.", r->n_restoring);
     add_whole(out, "held_sessions", "gauge", "Sessions in memory that nobody runs.", r->n_held);
     add_whole(out, "held_tokens", "gauge", "Tokens in these.", r->held_tokens);
     add_whole(out, "memory_bytes", "gauge", "Memory that sessions may take.", r->memory_bytes);

@@ -18,6 +18,7 @@ kvf_status kvf_needs_open(const kvf_geometry *geometry, const kvf_session_option
         return status;
     needs->checkpoint_bytes = plan.checkpoint_bytes;
     needs->undo_bytes = plan.chunk_undo_bytes;
+    needs->pool_bytes = plan.pool_bytes;
     kvf_plan_free(&plan);
     return KVF_OK;
 }
@@ -42,7 +43,7 @@ static kvf_status count(const kvf_needs *needs, uint64_t n_tokens, session_bytes
         const kvf_plan_buffer *buffer = &plan.buffers[i];
         const char *name = strrchr(buffer->name, '.');
         const bool rows = name && (strcmp(name, ".rows") == 0 || strcmp(name, ".index_rows") == 0);
-        if (buffer->klass != KVF_MEMORY_CACHE)
+        if (buffer->klass != KVF_MEMORY_CACHE && buffer->klass != KVF_MEMORY_TABLE)
             continue;
         *(rows ? &bytes->rows : &bytes->rest) += buffer->bytes;
         if (rows && buffer->shape[0] > 0)

@@ -16,6 +16,7 @@ typedef struct kvf_needs {
     kvf_session_options options;
     uint64_t checkpoint_bytes; /* of one */
     uint64_t undo_bytes;       /* of an open chunk */
+    uint64_t pool_bytes;       /* that slabs have free however few pages there are */
 } kvf_needs;
 
 kvf_status kvf_needs_open(const kvf_geometry *geometry, const kvf_session_options *options,

@@ -72,6 +72,24 @@ static void end_stream(const kvf_answering *a, kvf_buffer *out)
     kvf_buffer_add_string(out, "data: [DONE]\n\n");
 }
 
+/* An answer that comes whole. add_choice: what an endpoint says of each. */
+static void add_whole(const kvf_answering *a, const char *object,
+                      void (*add_choice)(const kvf_answering *a, const kvf_choice *choice,
+                                         kvf_buffer *out),
+                      kvf_buffer *out)
+{
+    add_head(a, object, out);
+    kvf_buffer_add_string(out, ", \"choices\": [");
+    for (uint32_t i = 0; i < a->ask.n_choices; i++) {
+        kvf_buffer_print(out, "%s{\"index\": %u, ", i > 0 ? ", " : "", i);
+        add_choice(a, &a->choices[i], out);
+        kvf_buffer_print(out, ", \"finish_reason\": \"%s\"}", finish_reason(&a->choices[i]));
+    }
+    kvf_buffer_add_string(out, "], \"usage\": ");
+    add_usage(a, out);
+    kvf_buffer_add_string(out, "}");
+}
+
 /* ---- Logprobs ----------------------------------------------------------------------------- */
 
 /* Tokens of which all that they read as is given now: [from, to). At the end, of a stop none more.
@@ -141,7 +159,7 @@ static bool same_texts(const kvf_answering *a, int32_t one, int32_t other)
 static void add_top_texts(const kvf_answering *a, const kvf_choice *choice,
                           const kvf_scored *scored, kvf_buffer *out)
 {
-    const kvf_logprob *tops = choice->tops + scored->first_top;
+    const kvf_logprob *tops = a->ask.draw.n_top > 0 ? choice->tops + scored->first_top : NULL;
     bool is_first = true;
     kvf_buffer_add_string(out, "{");
     for (uint32_t j = 0; j < a->ask.draw.n_top; j++) {
@@ -233,27 +251,21 @@ static void chat_end_choice(const kvf_answering *a, kvf_choice *choice, kvf_buff
     choice->has_role = true;
 }
 
+static void chat_choice(const kvf_answering *a, const kvf_choice *choice, kvf_buffer *out)
+{
+    kvf_buffer_add_string(out, "\"message\": {\"role\": \"assistant\", \"content\": ");
+    kvf_json_write_string(kvf_buffer_span(&choice->content), out);
+    if (a->ask.settings.thinking) {
+        kvf_buffer_add_string(out, ", \"reasoning_content\": ");
+        kvf_json_write_string(kvf_buffer_span(&choice->reasoning), out);
+    }
+    kvf_buffer_add_string(out, ", \"refusal\": null}");
+    add_chat_logprobs(a, choice, 0, scored_until(choice), out);
+}
+
 static void chat_whole(const kvf_answering *a, kvf_buffer *out)
 {
-    add_head(a, "chat.completion", out);
-    kvf_buffer_add_string(out, ", \"choices\": [");
-    for (uint32_t i = 0; i < a->ask.n_choices; i++) {
-        const kvf_choice *choice = &a->choices[i];
-        kvf_buffer_print(out, "%s{\"index\": %u, \"message\": {\"role\": \"assistant\", ",
-                         i > 0 ? ", " : "", i);
-        kvf_buffer_add_string(out, "\"content\": ");
-        kvf_json_write_string(kvf_buffer_span(&choice->content), out);
-        if (a->ask.settings.thinking) {
-            kvf_buffer_add_string(out, ", \"reasoning_content\": ");
-            kvf_json_write_string(kvf_buffer_span(&choice->reasoning), out);
-        }
-        kvf_buffer_add_string(out, ", \"refusal\": null}");
-        add_chat_logprobs(a, choice, 0, scored_until(choice), out);
-        kvf_buffer_print(out, ", \"finish_reason\": \"%s\"}", finish_reason(choice));
-    }
-    kvf_buffer_add_string(out, "], \"usage\": ");
-    add_usage(a, out);
-    kvf_buffer_add_string(out, "}");
+    add_whole(a, "chat.completion", chat_choice, out);
 }
 
 const kvf_form kvf_form_chat = {.api = KVF_API_OPENAI,
@@ -295,20 +307,16 @@ static void completion_end_choice(const kvf_answering *a, kvf_choice *choice, kv
     completion_piece(a, choice, (kvf_span){"", 0}, is_long ? "\"length\"" : "\"stop\"", out);
 }
 
+static void completion_choice(const kvf_answering *a, const kvf_choice *choice, kvf_buffer *out)
+{
+    kvf_buffer_add_string(out, "\"text\": ");
+    kvf_json_write_string(kvf_buffer_span(&choice->content), out);
+    add_text_logprobs(a, choice, 0, scored_until(choice), out);
+}
+
 static void completion_whole(const kvf_answering *a, kvf_buffer *out)
 {
-    add_head(a, "text_completion", out);
-    kvf_buffer_add_string(out, ", \"choices\": [");
-    for (uint32_t i = 0; i < a->ask.n_choices; i++) {
-        const kvf_choice *choice = &a->choices[i];
-        kvf_buffer_print(out, "%s{\"index\": %u, \"text\": ", i > 0 ? ", " : "", i);
-        kvf_json_write_string(kvf_buffer_span(&choice->content), out);
-        add_text_logprobs(a, choice, 0, scored_until(choice), out);
-        kvf_buffer_print(out, ", \"finish_reason\": \"%s\"}", finish_reason(choice));
-    }
-    kvf_buffer_add_string(out, "], \"usage\": ");
-    add_usage(a, out);
-    kvf_buffer_add_string(out, "}");
+    add_whole(a, "text_completion", completion_choice, out);
 }
 
 const kvf_form kvf_form_completion = {.api = KVF_API_OPENAI,

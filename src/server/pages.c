@@ -7,30 +7,47 @@
 #include <string.h>
 #include <time.h>
 
-void kvf_page_health(kvf_server *server, kvf_exchange *exchange)
+/* Whether it answers requests; else why not, as fields behind the status. */
+static const char *find_status(kvf_server *server, kvf_buffer *why)
 {
-    kvf_buffer out = {.data = NULL};
+    kvf_error lost;
     pthread_mutex_lock(&server->lock);
     const kvf_serving serving = server->serving;
     const char *stage = server->stage;
     const double share = server->share;
     pthread_mutex_unlock(&server->lock);
+    switch (serving) {
+    case KVF_SERVING_LOADS:
+        kvf_buffer_add_string(why, ", \"stage\": ");
+        kvf_json_write_chars(stage, why);
+        kvf_buffer_print(why, ", \"progress\": %.3f", share);
+        return "loading";
+    case KVF_SERVING_STOPS: return "stopping";
+    case KVF_SERVING_RUNS: break;
+    }
+    if (!kvf_scheduler_is_lost(server->scheduler, &lost))
+        return "ok";
+    kvf_buffer_add_string(why, ", \"error\": ");
+    kvf_json_write_chars(lost.message, why);
+    return "failed";
+}
+
+void kvf_page_health(kvf_server *server, kvf_exchange *exchange)
+{
+    kvf_buffer out = {.data = NULL};
+    kvf_buffer why = {.data = NULL};
+    const char *status = find_status(server, &why);
+    const bool is_ok = strcmp(status, "ok") == 0;
     kvf_buffer_add_string(&out, "{\"status\": ");
-    kvf_json_write_chars(serving == KVF_SERVING_RUNS    ? "ok"
-                         : serving == KVF_SERVING_LOADS ? "loading"
-                                                        : "stopping",
-                         &out);
+    kvf_json_write_chars(status, &out);
     kvf_buffer_add_string(&out, ", \"model\": ");
     kvf_json_write_chars(server->name, &out);
-    if (serving == KVF_SERVING_LOADS) {
-        kvf_buffer_add_string(&out, ", \"stage\": ");
-        kvf_json_write_chars(stage, &out);
-        kvf_buffer_print(&out, ", \"progress\": %.3f", share);
-    }
+    kvf_buffer_add_span(&out, kvf_buffer_span(&why));
     kvf_buffer_print(&out, ", \"version\": \"%s\"}", kvf_version_string());
-    if (serving != KVF_SERVING_RUNS)
+    if (!is_ok)
         kvf_exchange_add_header(exchange, "Retry-After", "1");
-    kvf_server_answer(exchange, serving == KVF_SERVING_RUNS ? 200 : 503, "application/json", &out);
+    kvf_buffer_free(&why);
+    kvf_server_answer(exchange, is_ok ? 200 : 503, "application/json", &out);
 }
 
 /* ---- Models ------------------------------------------------------------------------------- */

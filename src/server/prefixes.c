@@ -22,8 +22,7 @@ void kvf_prefixes_drop(kvf_prefixes *prefixes, kvf_held *held)
     uint32_t at = 0;
     while (prefixes->list[at] != held)
         at++;
-    if (held->file.stored)
-        kvf_stored_hold(held->file.stored, NULL);
+    kvf_holder_leave(&held->file);
     kvf_session_close(held->session);
     free(held);
     prefixes->list[at] = prefixes->list[--prefixes->n];
@@ -163,6 +162,19 @@ static bool is_served(const kvf_held *shorter, const kvf_held *longer)
            place_for(longer, n, n) + KVF_PREFIX_TOKENS >= n;
 }
 
+/* Of a longer one and a beginning of it. What its file will hold is not known while it is saved. */
+static void take_place(kvf_prefixes *prefixes, kvf_held *longer, kvf_held *shorter)
+{
+    if (shorter->file.saving || longer->file.saving)
+        return;
+    if (shorter->file.stored && !longer->file.stored)
+        take_file(longer, shorter);
+    if (!is_served(shorter, longer))
+        return;
+    longer->n_hits += shorter->n_hits; /* what was worth it goes on to be */
+    kvf_prefixes_drop(prefixes, shorter);
+}
+
 void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_seconds)
 {
     held->runs = false;
@@ -176,14 +188,19 @@ void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_second
     }
     for (uint32_t i = prefixes->n; i > 0; i--) {
         kvf_held *other = prefixes->list[i - 1];
-        if (other->runs || !is_beginning(other, held))
-            continue;
-        if (other->file.stored && !held->file.stored)
-            take_file(held, other);
-        if (!is_served(other, held))
-            continue;
-        held->n_hits += other->n_hits; /* what was worth it goes on to be */
-        kvf_prefixes_drop(prefixes, other);
+        if (!other->runs && is_beginning(other, held))
+            take_place(prefixes, held, other);
+    }
+}
+
+void kvf_prefixes_settle(kvf_prefixes *prefixes, kvf_held *held)
+{
+    for (uint32_t i = 0; i < prefixes->n; i++) {
+        kvf_held *other = prefixes->list[i];
+        if (other != held && !other->runs && is_beginning(held, other)) {
+            take_place(prefixes, other, held);
+            return;
+        }
     }
 }
 

@@ -19,6 +19,7 @@ typedef struct kvf_held {
     double used_seconds; /* when it was taken up last, or came to be held */
     uint64_t n_hits;     /* how often it was */
     kvf_holder file;     /* that it is saved to, where there is one */
+    bool is_wanted;      /* it is saved before others: its memory is waited for */
 } kvf_held;
 
 typedef struct kvf_prefixes {
@@ -54,6 +55,11 @@ kvf_status kvf_prefixes_add(kvf_prefixes *prefixes, kvf_session *session, kvf_he
  * another itself, is gone.
  */
 void kvf_prefixes_rest(kvf_prefixes *prefixes, kvf_held *held, double now_seconds);
+/*
+ * A save of it has ended: a longer one that came to rest meanwhile goes on with its file, and takes
+ * its place where it serves as well. *held may be gone then.
+ */
+void kvf_prefixes_settle(kvf_prefixes *prefixes, kvf_held *held);
 /* Whether it has tokens that its file has not, and that may find room there. */
 bool kvf_held_is_unsaved(const kvf_held *held);
 /* Closes and forgets it. Its file stays. */

@@ -27,11 +27,17 @@ bool kvf_refuse_error(kvf_refusal *refusal, const char *param, const kvf_error *
     case KVF_FILE_FORMAT: /* of the request's text */
     case KVF_FILE_NOT_FOUND:
     case KVF_UNSUPPORTED: return kvf_refuse(refusal, 400, param, "%s", error->message);
-    case KVF_OUT_OF_MEMORY:
-        refusal->retry_after_seconds = 5;
-        return kvf_refuse(refusal, 503, NULL, "%s", error->message);
+    case KVF_OUT_OF_MEMORY: return kvf_refuse(refusal, 503, NULL, "%s", error->message);
     default: return kvf_refuse(refusal, 500, NULL, "%s", error->message);
     }
+}
+
+unsigned kvf_refusal_retry_after(const kvf_refusal *refusal)
+{
+    enum { SOON = 5 };
+    if (refusal->retry_after_seconds)
+        return refusal->retry_after_seconds;
+    return refusal->status == 429 || refusal->status == 503 ? SOON : 0;
 }
 
 void kvf_buffer_print(kvf_buffer *buffer, const char *format, ...)
@@ -65,6 +71,7 @@ static const named_status *name_status(unsigned status)
         {415, "invalid_request_error", "unsupported_media_type", "invalid_request_error"},
         {429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_error"},
         {500, "server_error", "server_error", "api_error"},
+        {501, "invalid_request_error", "not_implemented", "invalid_request_error"},
         {503, "server_error", "service_unavailable", "overloaded_error"}};
     static const named_status other = {400, "invalid_request_error", NULL, "invalid_request_error"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

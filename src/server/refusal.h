@@ -11,7 +11,7 @@ typedef enum kvf_api { KVF_API_OPENAI, KVF_API_ANTHROPIC } kvf_api;
 typedef struct kvf_refusal {
     unsigned status;              /* of HTTP; 0: there is none */
     const char *code;             /* "context_length_exceeded"; NULL: that of the status */
-    unsigned retry_after_seconds; /* 0: a repeat is of no use, or may come at once */
+    unsigned retry_after_seconds; /* 0: nothing better is known than the status says */
     char param[96];               /* the field, "messages[2].content"; "" where it is none's */
     char message[512];
 } kvf_refusal;
@@ -24,6 +24,9 @@ bool kvf_refuse(kvf_refusal *refusal, unsigned status, const char *param, const 
     __attribute__((format(printf, 4, 5)));
 /* The same of a kvf_error: what is no fault of the request's is 500, or 503 without memory. */
 bool kvf_refuse_error(kvf_refusal *refusal, const char *param, const kvf_error *error);
+
+/* What Retry-After says: seconds, where a repeat is of use; else 0. */
+unsigned kvf_refusal_retry_after(const kvf_refusal *refusal);
 
 /* The error object of an API. request_id goes into Anthropic's. */
 void kvf_refusal_write(const kvf_refusal *refusal, kvf_api api, const char *request_id,

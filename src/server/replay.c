@@ -176,22 +176,23 @@ static bool same_call(part *p, const kvf_replay_key *key)
  * client that makes up call ids of its own is served; the same call id alone is, because no two
  * answers have one.
  */
-static int match(part *p, const kvf_replay_key *key, uint64_t before_hash)
+static int match(part *p, const kvf_replay_key *key)
 {
-    const bool continues = p->before_hash == before_hash && p->n_before == key->n_before;
+    /* A conversation asks for each of its messages: all that is before it is read where it may be
+     * the same, and else is not. */
+    const bool continues = p->n_before == key->n_before && p->before_hash == before_of(key);
     const bool called = p->call_bytes > 0 && same_call(p, key);
     return 2 * called + continues;
 }
 
-static part *find(const kvf_replays *replays, const kvf_replay_key *key, uint64_t hash,
-                  uint64_t before_hash)
+static part *find(const kvf_replays *replays, const kvf_replay_key *key, uint64_t hash)
 {
     part *best = NULL;
     int best_match = 0;
     for (part *p = *bucket_of(replays, hash); p; p = p->next) {
         if (p->hash != hash || !same_text(p, key))
             continue;
-        const int m = match(p, key, before_hash);
+        const int m = match(p, key);
         if (m > best_match) { /* of equal ones the first, which is the latest */
             best = p;
             best_match = m;
@@ -203,9 +204,8 @@ static part *find(const kvf_replays *replays, const kvf_replay_key *key, uint64_
 bool kvf_replays_find(kvf_replays *replays, const kvf_replay_key *key, kvf_ids *ids)
 {
     const uint64_t hash = hash_of(key);
-    const uint64_t before_hash = before_of(key);
     pthread_mutex_lock(&replays->mutex);
-    part *p = find(replays, key, hash, before_hash);
+    part *p = find(replays, key, hash);
     const bool found = p && kvf_ids_reserve(ids, p->n_ids);
     if (found) {
         memcpy(ids->ids + ids->n, p->ids, p->n_ids * sizeof *p->ids);

@@ -12,6 +12,16 @@
 
 /* ---- Answers ------------------------------------------------------------------------------ */
 
+/* Whose form its errors have. */
+static kvf_api api_of(const kvf_exchange *exchange)
+{
+    const char *path = kvf_exchange_path(exchange);
+    const bool is_anthropic = strncmp(path, "/v1/messages", strlen("/v1/messages")) == 0 ||
+                              (strncmp(path, "/v1/models", strlen("/v1/models")) == 0 &&
+                               kvf_exchange_header(exchange, KVF_HEADER_ANTHROPIC_VERSION));
+    return is_anthropic ? KVF_API_ANTHROPIC : KVF_API_OPENAI;
+}
+
 void kvf_server_answer(kvf_exchange *exchange, unsigned status, const char *content_type,
                        kvf_buffer *content)
 {
@@ -23,12 +33,12 @@ void kvf_server_refuse(kvf_server *server, kvf_exchange *exchange, const kvf_ref
     const kvf_request_data *request = kvf_exchange_data(exchange);
     kvf_buffer out = {.data = NULL};
     char seconds[16];
+    const unsigned again = kvf_refusal_retry_after(refusal);
     (void)server;
-    snprintf(seconds, sizeof seconds, "%u", refusal->retry_after_seconds);
-    if (refusal->retry_after_seconds)
+    snprintf(seconds, sizeof seconds, "%u", again);
+    if (again)
         kvf_exchange_add_header(exchange, "Retry-After", seconds);
-    kvf_refusal_write(refusal, request ? request->api : KVF_API_OPENAI, request ? request->id : "",
-                      &out);
+    kvf_refusal_write(refusal, api_of(exchange), request ? request->id : "", &out);
     kvf_server_answer(exchange, refusal->status, "application/json", &out);
 }
 
@@ -226,16 +236,6 @@ static bool matches(const kvf_route *route, const char *path)
 }
 
 /* ---- Every request ------------------------------------------------------------------------ */
-
-/* Whose form its errors have. */
-static kvf_api api_of(const kvf_exchange *exchange)
-{
-    const char *path = kvf_exchange_path(exchange);
-    const bool is_anthropic = strncmp(path, "/v1/messages", strlen("/v1/messages")) == 0 ||
-                              (strncmp(path, "/v1/models", strlen("/v1/models")) == 0 &&
-                               kvf_exchange_header(exchange, KVF_HEADER_ANTHROPIC_VERSION));
-    return is_anthropic ? KVF_API_ANTHROPIC : KVF_API_OPENAI;
-}
 
 static bool find_route(kvf_request_data *request, kvf_exchange *exchange, kvf_refusal *refusal)
 {

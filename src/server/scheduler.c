@@ -2,8 +2,10 @@
 #include "server/scheduler.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "clock.h"
 #include "engine/session_files.h"
@@ -16,6 +18,16 @@ typedef struct job_list {
     kvf_job *first;
     kvf_job **end; /* where the next one is linked */
 } job_list;
+
+/* What the model sampled, into its file, by the thread that writes. */
+typedef struct replays_save {
+    kvf_disk_task task;
+    kvf_scheduler *scheduler;
+    atomic_bool is_under_way;
+    bool has_result;
+    kvf_status status;
+    kvf_error error;
+} replays_save;
 
 struct kvf_scheduler {
     kvf_engine *engine;
@@ -30,6 +42,8 @@ struct kvf_scheduler {
     uint32_t n_waiting; /* jobs, in incoming or waiting */
     uint32_t n_running; /* choices */
     bool stopping;
+    bool is_woken;  /* the disk's threads did something */
+    kvf_error lost; /* KVF_OK: nothing was */
     uint64_t n_refused;
     kvf_scheduler_report report;
     kvf_slot *slots; /* [parallel] */
@@ -43,9 +57,10 @@ struct kvf_scheduler {
     uint64_t blocked_at; /* .. when so many had ended */
     uint64_t n_timed_out;
     char *replays_path;     /* NULL: nothing is kept on the disk */
-    double replays_seconds; /* when they were saved last */
-    bool replays_failed;    /* the last save did, and that was said */
-    uint32_t n_published;   /* running, and when, as last reported */
+    double replays_seconds; /* when a save of them began last */
+    bool replays_failed;    /* the last one did, and that was said */
+    replays_save saving_replays;
+    uint32_t n_published; /* running, and when, as last reported */
     double published_seconds;
 };
 
@@ -123,6 +138,9 @@ static kvf_submitted enqueue(kvf_scheduler *scheduler, kvf_job *job, kvf_error *
     if (scheduler->stopping) {
         kvf_fail(error, KVF_FILE_BUSY, "the server is stopping");
         submitted = KVF_SUBMIT_STOPPING;
+    } else if (scheduler->lost.status != KVF_OK) {
+        *error = scheduler->lost;
+        submitted = KVF_SUBMIT_STOPPING;
     } else if (scheduler->n_waiting >= scheduler->options.queue + free_slots) {
         kvf_fail(error, KVF_FILE_BUSY, "%u requests run and %u wait: the queue is full",
                  scheduler->n_running, scheduler->n_waiting);
@@ -180,32 +198,55 @@ static void count_out(kvf_scheduler *scheduler)
 static void end_waiting(kvf_scheduler *scheduler, bool stopping)
 {
     const double now = kvf_seconds();
+    const bool lost = scheduler->work.lost.status != KVF_OK;
     for (kvf_job **at = &scheduler->waiting.first; *at;) {
         kvf_job *job = *at;
         const bool timed_out =
             now - job->submitted_seconds >= scheduler->options.queue_timeout_seconds;
         const bool cancelled = atomic_load(&job->is_cancelled);
-        if (!stopping && !timed_out && !cancelled) {
+        if (!stopping && !lost && !timed_out && !cancelled) {
             at = &job->next;
             continue;
         }
         const kvf_job_end why = cancelled  ? KVF_JOB_CANCELLED
+                                : lost     ? KVF_JOB_FAILED
                                 : stopping ? KVF_JOB_SHUTDOWN
                                            : KVF_JOB_TIMED_OUT;
         list_remove(&scheduler->waiting, at);
         count_out(scheduler);
         scheduler->n_timed_out += why == KVF_JOB_TIMED_OUT;
         scheduler->is_blocked = false;
-        kvf_job_end_all(job, why, NULL);
+        kvf_job_end_all(job, why, &scheduler->work.lost);
     }
 }
 
-/* Of the key that waited longest the job that came first; NULL: none waits. */
+/* Whether what a file has of its prompt is still brought to memory. */
+static bool is_restored(const kvf_scheduler *scheduler, const kvf_job *job)
+{
+    return job->awaited_restores > scheduler->work.n_restored;
+}
+
+/* Nothing that runs or waits can go on, nor anything that comes. */
+static void end_lost(kvf_scheduler *scheduler)
+{
+    kvf_work *work = &scheduler->work;
+    pthread_mutex_lock(&scheduler->mutex);
+    scheduler->lost = work->lost;
+    pthread_mutex_unlock(&scheduler->mutex);
+    kvf_engine_note(&scheduler->engine->events, true,
+                    "%s; no request is answered until the next start", work->lost.message);
+    while (work->running)
+        kvf_work_end(work, work->running, KVF_JOB_FAILED, &work->lost);
+}
+
+/* Of the key that waited longest the job that came first; NULL: none waits but for a file. */
 static kvf_job **next_to_begin(kvf_scheduler *scheduler)
 {
     kvf_job **next = NULL;
     uint64_t next_turn = 0;
     for (kvf_job **at = &scheduler->waiting.first; *at; at = &(*at)->next) {
+        if (is_restored(scheduler, *at))
+            continue;
         const uint64_t turn = kvf_turns_last(&scheduler->beginning, (*at)->options.key);
         if (!next || turn < next_turn) {
             next = at;
@@ -226,12 +267,17 @@ static void begin_jobs(kvf_scheduler *scheduler)
             (scheduler->is_blocked && scheduler->blocked_at == work->n_ended))
             return;
         list_remove(&scheduler->waiting, at);
-        scheduler->is_blocked = !kvf_work_begin(work, job); /* else it may be gone */
-        if (scheduler->is_blocked) {
-            scheduler->blocked_at = work->n_ended;
+        const kvf_begun begun = kvf_work_begin(work, job); /* it may be gone */
+        scheduler->is_blocked = begun == KVF_NO_MEMORY;
+        scheduler->blocked_at = work->n_ended;
+        if (begun == KVF_IS_RESTORED)
+            job->awaited_restores = work->n_restored + 1;
+        if (begun != KVF_BEGUN)
             list_put_back(&scheduler->waiting, at, job);
+        if (begun == KVF_NO_MEMORY)
             return;
-        }
+        if (begun == KVF_IS_RESTORED)
+            continue; /* others pass it */
         kvf_turns_take(&scheduler->beginning, key);
         count_out(scheduler);
     }
@@ -252,6 +298,8 @@ static void publish(kvf_scheduler *scheduler, bool now)
     kvf_work_report(&scheduler->work, &report);
     pthread_mutex_lock(&scheduler->mutex);
     report.n_timed_out = scheduler->n_timed_out;
+    for (const kvf_job *job = scheduler->waiting.first; job; job = job->next)
+        report.n_restoring += is_restored(scheduler, job);
     scheduler->report = report;
     scheduler->n_running = report.n_running;
     scheduler->n_slots =
@@ -262,34 +310,92 @@ static void publish(kvf_scheduler *scheduler, bool now)
 /* From one save to the next while something runs. */
 static const double save_replays_seconds = 5;
 
-/* What the model sampled is needed where its sessions are; a failure is said once. */
-static void save_replays(kvf_scheduler *scheduler)
+static void write_replays(kvf_disk_task *task)
 {
-    kvf_error error;
-    const double now = kvf_seconds();
-    if (!scheduler->replays_path ||
-        (scheduler->work.running && now - scheduler->replays_seconds < save_replays_seconds))
+    replays_save *save = (replays_save *)task;
+    const kvf_scheduler *scheduler = save->scheduler;
+    save->status = kvf_replays_save(scheduler->replays, scheduler->replays_path, &save->error);
+    atomic_store(&save->is_under_way, false);
+}
+
+/* A failure is said once. */
+static void end_replays(kvf_scheduler *scheduler)
+{
+    replays_save *save = &scheduler->saving_replays;
+    if (!save->has_result || atomic_load(&save->is_under_way))
         return;
-    scheduler->replays_seconds = now;
-    const bool failed =
-        kvf_replays_save(scheduler->replays, scheduler->replays_path, &error) != KVF_OK;
+    const bool failed = save->status != KVF_OK;
+    save->has_result = false;
     if (failed && !scheduler->replays_failed)
-        kvf_engine_note(&scheduler->engine->events, true, "%s", error.message);
+        kvf_engine_note(&scheduler->engine->events, true, "%s", save->error.message);
     scheduler->replays_failed = failed;
 }
 
+/* What the model sampled is needed where its sessions are. */
+static void save_replays(kvf_scheduler *scheduler)
+{
+    replays_save *save = &scheduler->saving_replays;
+    const double now = kvf_seconds();
+    end_replays(scheduler);
+    if (!scheduler->replays_path || save->has_result ||
+        (scheduler->work.running && now - scheduler->replays_seconds < save_replays_seconds))
+        return;
+    scheduler->replays_seconds = now;
+    save->scheduler = scheduler;
+    save->task.run = write_replays;
+    save->has_result = true;
+    atomic_store(&save->is_under_way, true);
+    kvf_disk_add(scheduler->work.shelf->writing, &save->task);
+}
+
+/* By any thread: the disk's have something for this one. */
+static void wake(void *user)
+{
+    kvf_scheduler *scheduler = user;
+    pthread_mutex_lock(&scheduler->mutex);
+    scheduler->is_woken = true;
+    pthread_cond_signal(&scheduler->wake);
+    pthread_mutex_unlock(&scheduler->mutex);
+}
+
+/* Jobs that wait are looked at so often, whatever happens: they may be cancelled, or time out. */
+enum { WAITING_NANOSECONDS = 20000000 };
+
+/* With the mutex. */
+static void sleep_once(kvf_scheduler *scheduler)
+{
+    struct timespec until;
+    if (!scheduler->waiting.first) {
+        pthread_cond_wait(&scheduler->wake, &scheduler->mutex);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += WAITING_NANOSECONDS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (pthread_cond_timedwait(&scheduler->wake, &scheduler->mutex, &until) != 0)
+        scheduler->is_woken = true;
+}
+
+/* What waits can begin only when something ends. */
+static bool may_sleep(const kvf_scheduler *scheduler)
+{
+    return !scheduler->stopping && !scheduler->incoming.first && !scheduler->is_woken &&
+           !scheduler->work.running;
+}
+
 /*
- * Waits until there is something to do, where nothing is left to be saved, and takes what came.
- * True: to stop.
+ * Waits until there is something to do, where nothing can be done for the disk, and takes what
+ * came. True: to stop.
  */
 static bool take_incoming(kvf_scheduler *scheduler)
 {
-    const bool may_wait = !kvf_work_save_one(&scheduler->work);
+    const bool may_wait = kvf_work_disk(&scheduler->work) != KVF_DISK_GOES_ON;
     save_replays(scheduler);
     pthread_mutex_lock(&scheduler->mutex);
-    while (may_wait && !scheduler->stopping && !scheduler->incoming.first &&
-           !scheduler->waiting.first && !scheduler->work.running)
-        pthread_cond_wait(&scheduler->wake, &scheduler->mutex);
+    while (may_wait && may_sleep(scheduler))
+        sleep_once(scheduler);
+    scheduler->is_woken = false;
     while (scheduler->incoming.first) {
         kvf_job *job = scheduler->incoming.first;
         list_remove(&scheduler->incoming, &scheduler->incoming.first);
@@ -298,6 +404,18 @@ static bool take_incoming(kvf_scheduler *scheduler)
     const bool stopping = scheduler->stopping;
     pthread_mutex_unlock(&scheduler->mutex);
     return stopping;
+}
+
+/* Until all that is held is on the disk, or cannot be. */
+static void save_all(kvf_scheduler *scheduler)
+{
+    for (kvf_disk_state state; (state = kvf_work_disk(&scheduler->work)) != KVF_DISK_IDLE;) {
+        pthread_mutex_lock(&scheduler->mutex);
+        while (state == KVF_DISK_WAITS && !scheduler->is_woken)
+            pthread_cond_wait(&scheduler->wake, &scheduler->mutex);
+        scheduler->is_woken = false;
+        pthread_mutex_unlock(&scheduler->mutex);
+    }
 }
 
 static void *run(void *user)
@@ -311,15 +429,25 @@ static void *run(void *user)
             break;
         kvf_work_end_cancelled(work);
         begin_jobs(scheduler);
+        if (!scheduler->is_blocked)
+            work->waits_seconds = 0;
         if (work->running)
             kvf_work_step(work);
+        kvf_work_hand(work);
+        if (work->lost.status != KVF_OK && scheduler->lost.status == KVF_OK)
+            end_lost(scheduler);
         publish(scheduler, !work->running);
     }
     while (work->running)
         kvf_work_end(work, work->running, KVF_JOB_SHUTDOWN, NULL);
-    while (kvf_work_save_one(work))
-        continue;
-    save_replays(scheduler);
+    work->waits_seconds = 0; /* nobody waits for memory: the disk has all the time that it takes */
+    save_all(scheduler);
+    if (work->shelf) {
+        kvf_disk_drain(work->shelf->writing); /* one that began before the last was added */
+        save_replays(scheduler);
+        kvf_disk_drain(work->shelf->writing);
+        end_replays(scheduler);
+    }
     publish(scheduler, true);
     return NULL;
 }
@@ -379,7 +507,8 @@ static kvf_status start(kvf_scheduler *scheduler, kvf_error *error)
     if (status == KVF_OK)
         status = kvf_replays_open(scheduler->options.replay_max_bytes, &scheduler->replays, error);
     if (status == KVF_OK)
-        status = kvf_work_open(scheduler->engine, &scheduler->options, &scheduler->work, error);
+        status = kvf_work_open(scheduler->engine, &scheduler->options, wake, scheduler,
+                               &scheduler->work, error);
     if (status != KVF_OK)
         return status;
     if (scheduler->options.folder)
@@ -445,6 +574,14 @@ void kvf_scheduler_close(kvf_scheduler *scheduler)
     kvf_scheduler_stop(scheduler);
     pthread_join(scheduler->thread, NULL);
     free_scheduler(scheduler);
+}
+
+bool kvf_scheduler_is_lost(kvf_scheduler *scheduler, kvf_error *why)
+{
+    pthread_mutex_lock(&scheduler->mutex);
+    *why = scheduler->lost;
+    pthread_mutex_unlock(&scheduler->mutex);
+    return why->status != KVF_OK;
 }
 
 kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler)

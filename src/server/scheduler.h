@@ -99,7 +99,7 @@ typedef enum kvf_submitted {
     KVF_SUBMIT_INVALID,   /* ids outside the vocabulary, numbers out of range (400) */
     KVF_SUBMIT_TOO_LARGE, /* never fits: prompt + max_tokens against context or memory (400) */
     KVF_SUBMIT_BUSY,      /* the queue is full (429) */
-    KVF_SUBMIT_STOPPING,  /* 503 */
+    KVF_SUBMIT_STOPPING,  /* 503; also once the device was lost */
     KVF_SUBMIT_NO_MEMORY  /* for the job's own copy of it (503) */
 } kvf_submitted;
 
@@ -155,6 +155,13 @@ void kvf_scheduler_stop(kvf_scheduler *scheduler);
  */
 void kvf_scheduler_close(kvf_scheduler *scheduler);
 
+/*
+ * Whether the device, or the weights, were lost, and how. All that ran and waited has ended with
+ * KVF_JOB_FAILED then, and nothing is accepted any more; what is on the disk is there for the next
+ * start. Thread-safe.
+ */
+bool kvf_scheduler_is_lost(kvf_scheduler *scheduler, kvf_error *why);
+
 /* What the model sampled, by what it reads as (replay.h). Thread-safe; lives as long as this. */
 struct kvf_replays;
 struct kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler);
@@ -165,6 +172,7 @@ typedef struct kvf_scheduler_report {
     uint32_t parallel, queue;     /* resolved */
     uint32_t n_running;           /* choices */
     uint32_t n_queued;            /* jobs */
+    uint32_t n_restoring;         /* of these, that wait for what a file has of their prompt */
     uint32_t n_held;              /* sessions that are held, and nobody runs */
     uint64_t held_tokens;         /* in them; a beginning that two share counts twice */
     uint64_t memory_bytes;        /* that sessions may take, resolved */

@@ -222,6 +222,13 @@ static uint64_t body_bytes(uint64_t context_tokens)
     return bytes < LEAST_BODY_BYTES ? LEAST_BODY_BYTES : bytes;
 }
 
+static uint32_t most_choices(kvf_scheduler *scheduler)
+{
+    kvf_scheduler_report report;
+    kvf_scheduler_read_report(scheduler, &report);
+    return report.parallel < KVF_MAX_CHOICES ? report.parallel : KVF_MAX_CHOICES;
+}
+
 kvf_status kvf_server_begin(kvf_server *server, const kvf_engine *engine, kvf_scheduler *scheduler,
                             uint64_t context_tokens, const kvf_draw_defaults *defaults,
                             kvf_error *error)
@@ -244,7 +251,8 @@ kvf_status kvf_server_begin(kvf_server *server, const kvf_engine *engine, kvf_sc
                                   .release = server->options.release,
                                   .bos = engine->config.bos_token,
                                   .n_ids = engine->config.geometry.vocab,
-                                  .context = context_tokens};
+                                  .context = context_tokens,
+                                  .n_choices = most_choices(scheduler)};
     server->host = (kvf_answering_host){
         .served = &server->served, .scheduler = scheduler, .user = server, .done = take_done};
     kvf_http_set_body_bytes(server->http, body_bytes(context_tokens));
@@ -264,6 +272,9 @@ void kvf_server_stop(kvf_server *server)
     while (server->n_answering > 0 || server->first || server->is_working)
         pthread_cond_wait(&server->changed, &server->lock);
     pthread_mutex_unlock(&server->lock);
+    /* A step may have taken longer than that wait, and what its answers said is still to be sent.
+     */
+    kvf_http_drain(server->http, stop_seconds);
 }
 
 void kvf_server_close(kvf_server *server)

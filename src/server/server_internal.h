@@ -11,7 +11,7 @@
 typedef enum kvf_serving { KVF_SERVING_LOADS, KVF_SERVING_RUNS, KVF_SERVING_STOPS } kvf_serving;
 
 /* Of all requests by what they ask for and how that ended. */
-enum { KVF_ROUTES = 12, KVF_STATUSES = 16 };
+enum { KVF_ROUTES = 12, KVF_STATUSES = 17 };
 
 typedef struct kvf_route {
     const char *method;

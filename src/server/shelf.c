@@ -1,4 +1,4 @@
-#include "server/shelf.h"
+#include "server/shelf_internal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,25 +16,17 @@
 
 /* Names are a count, so that a file is never mistaken for an older one of that name. */
 enum { NAME_DIGITS = 16 };
-/* After a save that failed: the disk may have room again. */
-static const double retry_seconds = 30;
 static const char saving_suffix[] = KVF_SESSION_SUFFIX ".saving";
 
 /* ---- Files -------------------------------------------------------------------------------- */
 
-static kvf_status path_of(const kvf_shelf *shelf, const char *name, const char *suffix, char **path,
+kvf_status kvf_shelf_path(const kvf_shelf *shelf, const char *name, const char *suffix, char **path,
                           kvf_error *error)
 {
     return kvf_session_path(shelf->folder, name, suffix, path, error);
 }
 
-static uint64_t file_bytes(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
-}
-
-static void free_stored(kvf_stored *stored)
+void kvf_stored_free(kvf_stored *stored)
 {
     if (!stored)
         return;
@@ -51,10 +43,10 @@ static void take_off(kvf_shelf *shelf, kvf_stored *stored)
     shelf->list[at] = shelf->list[--shelf->n];
     shelf->bytes -= stored->bytes;
     shelf->n_tokens -= stored->n_tokens;
-    free_stored(stored);
+    kvf_stored_free(stored);
 }
 
-static kvf_status put_on(kvf_shelf *shelf, kvf_stored *stored, kvf_error *error)
+kvf_status kvf_shelf_put_on(kvf_shelf *shelf, kvf_stored *stored, kvf_error *error)
 {
     if (shelf->n == shelf->capacity) {
         const uint32_t capacity = shelf->capacity ? 2 * shelf->capacity : 64;
@@ -79,12 +71,38 @@ void kvf_stored_hold(kvf_stored *stored, kvf_holder *holder)
         holder->stored = stored;
 }
 
+typedef struct removal {
+    kvf_disk_task task;
+    char path[];
+} removal;
+
+static void remove_file(kvf_disk_task *task)
+{
+    removal *gone = (removal *)task;
+    unlink(gone->path); /* one that stays is found again at the next start */
+    free(gone);
+}
+
+/* Before whatever is written next. */
+static void remove_later(kvf_shelf *shelf, const char *path)
+{
+    const size_t path_bytes = strlen(path) + 1;
+    removal *gone = malloc(sizeof *gone + path_bytes);
+    if (!gone) {
+        unlink(path);
+        return;
+    }
+    gone->task.run = remove_file;
+    memcpy(gone->path, path, path_bytes);
+    kvf_disk_add(shelf->writing, &gone->task);
+}
+
 void kvf_shelf_forget(kvf_shelf *shelf, kvf_stored *stored)
 {
     char *path;
     kvf_stored_hold(stored, NULL);
-    if (path_of(shelf, stored->name, KVF_SESSION_SUFFIX, &path, NULL) == KVF_OK) {
-        unlink(path); /* one that stays is found again at the next start */
+    if (kvf_shelf_path(shelf, stored->name, KVF_SESSION_SUFFIX, &path, NULL) == KVF_OK) {
+        remove_later(shelf, path);
         free(path);
     }
     take_off(shelf, stored);
@@ -154,13 +172,13 @@ static kvf_status take_file(kvf_shelf *shelf, const char *name, const char *path
         status = read_stored(path, &info, stored, &wrong);
     if (status != KVF_OK) {
         kvf_engine_note(&shelf->engine->events, true, "passed over: %s", wrong.message);
-        free_stored(stored);
+        kvf_stored_free(stored);
         return KVF_OK;
     }
     snprintf(stored->name, sizeof stored->name, "%s", name);
-    status = put_on(shelf, stored, error);
+    status = kvf_shelf_put_on(shelf, stored, error);
     if (status != KVF_OK)
-        free_stored(stored);
+        kvf_stored_free(stored);
     return status;
 }
 
@@ -186,7 +204,7 @@ static kvf_status take_entry(kvf_shelf *shelf, const char *file, uint64_t finger
     const uint64_t number = strtoull(name, NULL, 16);
     if (number >= shelf->next_name)
         shelf->next_name = number + 1;
-    kvf_status status = path_of(shelf, file, "", &path, error);
+    kvf_status status = kvf_shelf_path(shelf, file, "", &path, error);
     if (status != KVF_OK)
         return status;
     if (!is_saving)
@@ -214,8 +232,8 @@ static kvf_status read_folder(kvf_shelf *shelf, kvf_error *error)
 }
 
 kvf_status kvf_shelf_open(kvf_engine *engine, const char *folder, uint64_t max_bytes, bool no_lock,
-                          const kvf_session_options *session_options, kvf_shelf **out,
-                          kvf_error *error)
+                          const kvf_session_options *session_options, void (*wake)(void *user),
+                          void *wake_user, kvf_shelf **out, kvf_error *error)
 {
     kvf_engine_options options = *engine->options;
     kvf_shelf *shelf = calloc(1, sizeof *shelf);
@@ -228,6 +246,8 @@ kvf_status kvf_shelf_open(kvf_engine *engine, const char *folder, uint64_t max_b
     shelf->session_options = *session_options;
     shelf->max_bytes = max_bytes;
     shelf->lock.file = -1;
+    shelf->wake = wake;
+    shelf->wake_user = wake_user;
     kvf_status status = kvf_session_path(folder, "", "", &shelf->folder, error);
     if (status == KVF_OK)
         status = kvf_make_folder(folder, error);
@@ -236,6 +256,10 @@ kvf_status kvf_shelf_open(kvf_engine *engine, const char *folder, uint64_t max_b
             kvf_session_lock_take(&options, &engine->events, folder, "server", &shelf->lock, error);
     if (status == KVF_OK)
         status = read_folder(shelf, error);
+    if (status == KVF_OK)
+        status = kvf_disk_open(&shelf->writing, error);
+    if (status == KVF_OK)
+        status = kvf_disk_open(&shelf->reading, error);
     if (status != KVF_OK) {
         kvf_shelf_close(shelf);
         return status;
@@ -248,6 +272,7 @@ void kvf_shelf_close(kvf_shelf *shelf)
 {
     if (!shelf)
         return;
+    kvf_shelf_stop_tasks(shelf);
     while (shelf->n > 0)
         take_off(shelf, shelf->list[shelf->n - 1]);
     free(shelf->list);
@@ -288,28 +313,7 @@ kvf_stored *kvf_shelf_find(const kvf_shelf *shelf, const int32_t *ids, uint64_t 
     return best;
 }
 
-kvf_status kvf_shelf_load(kvf_shelf *shelf, kvf_stored *stored, kvf_session **session,
-                          kvf_error *error)
-{
-    char *path;
-    *session = NULL;
-    kvf_status status = path_of(shelf, stored->name, KVF_SESSION_SUFFIX, &path, error);
-    if (status != KVF_OK)
-        return status;
-    status = kvf_model_load_session(shelf->engine->model, path, &shelf->session_options, true,
-                                    session, error);
-    free(path);
-    if (status == KVF_OK) {
-        stored->used_seconds = kvf_seconds();
-        stored->n_hits++;
-    } else if (status == KVF_FILE_FORMAT || status == KVF_FILE_NOT_FOUND) {
-        kvf_engine_note(&shelf->engine->events, true, "forgotten: %s", error->message);
-        kvf_shelf_forget(shelf, stored);
-    }
-    return status;
-}
-
-/* ---- Saving ------------------------------------------------------------------------------- */
+/* ---- Which leaves ------------------------------------------------------------------------- */
 
 /* Tokens that could be taken up from no other file. */
 static uint64_t own_tokens(const kvf_shelf *shelf, const kvf_stored *stored)
@@ -354,7 +358,7 @@ static kvf_stored *least(const kvf_shelf *shelf, const kvf_stored *but)
     kvf_stored *oldest[WEIGHED];
     uint32_t n = 0;
     for (uint32_t i = 0; i < shelf->n; i++)
-        if (shelf->list[i] != but)
+        if (shelf->list[i] != but && !shelf->list[i]->is_busy)
             n = insert_oldest(oldest, n, shelf->list[i]);
     kvf_stored *found = NULL;
     double least_worth = 0;
@@ -368,9 +372,8 @@ static kvf_stored *least(const kvf_shelf *shelf, const kvf_stored *but)
     return found;
 }
 
-/* Removes files until a new one of so many bytes fits beside the others. */
-static kvf_status make_room(kvf_shelf *shelf, const kvf_stored *but, uint64_t bytes,
-                            kvf_error *error)
+kvf_status kvf_shelf_make_room(kvf_shelf *shelf, const kvf_stored *but, uint64_t bytes,
+                               kvf_error *error)
 {
     while (shelf->max_bytes > 0 &&
            (bytes > shelf->max_bytes || shelf->bytes > shelf->max_bytes - bytes)) {
@@ -386,111 +389,4 @@ static kvf_status make_room(kvf_shelf *shelf, const kvf_stored *but, uint64_t by
         kvf_shelf_forget(shelf, leaving);
     }
     return KVF_OK;
-}
-
-/* A record for the file of that session; the ids are its own copy. */
-static kvf_status describe(const kvf_session *session, const char *path, kvf_stored *stored,
-                           kvf_error *error)
-{
-    const uint64_t n = kvf_session_n_tokens(session);
-    kvf_snapshot_info info;
-    const kvf_status status = kvf_snapshot_info_read(path, &info, error);
-    if (status != KVF_OK)
-        return status;
-    int32_t *ids = malloc(n * sizeof *ids + 1);
-    if (!ids)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for the ids of %s",
-                        kvf_printable(path).text);
-    memcpy(ids, kvf_session_tokens(session), n * sizeof *ids);
-    free(stored->ids);
-    stored->ids = ids;
-    stored->n_tokens = n;
-    stored->bytes = file_bytes(path);
-    stored->used_seconds = kvf_seconds();
-    return read_places(path, &info, stored, error);
-}
-
-static kvf_save_options save_options(const kvf_shelf *shelf)
-{
-    return (kvf_save_options){.no_lock = shelf->no_lock,
-                              .checkpoint_spacing_tokens =
-                                  shelf->session_options.checkpoint_spacing_tokens};
-}
-
-kvf_status kvf_shelf_plan_bytes(const kvf_shelf *shelf, const kvf_session *session, uint64_t *bytes,
-                                kvf_error *error)
-{
-    const kvf_save_options options = save_options(shelf);
-    return kvf_session_snapshot_bytes(session, &options, bytes, error);
-}
-
-static kvf_status save_at(kvf_shelf *shelf, kvf_session *session, const char *path,
-                          kvf_stored *stored, bool is_new, bool *no_room, kvf_error *error)
-{
-    const kvf_save_options options = save_options(shelf);
-    kvf_save_report report;
-    uint64_t bytes;
-    kvf_status status = kvf_shelf_plan_bytes(shelf, session, &bytes, error);
-    if (status == KVF_OK)
-        status = make_room(shelf, stored, bytes, error);
-    *no_room = status == KVF_FILE_IO;
-    if (status == KVF_OK)
-        status =
-            kvf_model_save_session(shelf->engine->model, session, path, &options, &report, error);
-    if (status != KVF_OK)
-        return status;
-    if (!is_new) {
-        shelf->bytes -= stored->bytes;
-        shelf->n_tokens -= stored->n_tokens;
-    }
-    status = describe(session, path, stored, error);
-    if (!is_new) {
-        shelf->bytes += stored->bytes;
-        shelf->n_tokens += stored->n_tokens;
-    } else if (status == KVF_OK) {
-        status = put_on(shelf, stored, error);
-    }
-    return status;
-}
-
-/* What comes of a save, for the next ones. */
-static void note_result(kvf_shelf *shelf, kvf_status status, bool no_room, const kvf_error *error)
-{
-    const bool is_noted = no_room ? shelf->noted_room : shelf->failed_seconds > 0;
-    if (status != KVF_OK && !is_noted)
-        kvf_engine_note(&shelf->engine->events, true, "a session is not kept on the disk: %s",
-                        error->message);
-    shelf->noted_room = shelf->noted_room || no_room;
-    if (!no_room)
-        shelf->failed_seconds = status == KVF_OK ? 0 : kvf_seconds();
-}
-
-kvf_status kvf_shelf_save(kvf_shelf *shelf, kvf_session *session, kvf_holder *holder,
-                          kvf_error *error)
-{
-    const bool is_new = !holder->stored;
-    kvf_stored *stored = is_new ? calloc(1, sizeof *stored) : holder->stored;
-    bool no_room = false;
-    char *path = NULL;
-    if (!stored)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for one more file");
-    if (is_new)
-        snprintf(stored->name, sizeof stored->name, "%016" PRIx64, shelf->next_name++);
-    kvf_status status = path_of(shelf, stored->name, KVF_SESSION_SUFFIX, &path, error);
-    if (status == KVF_OK)
-        status = save_at(shelf, session, path, stored, is_new, &no_room, error);
-    free(path);
-    note_result(shelf, status, no_room, error);
-    if (status == KVF_OK)
-        kvf_stored_hold(stored, holder);
-    else if (no_room)
-        holder->given_up_tokens = kvf_session_n_tokens(session);
-    if (status != KVF_OK && is_new)
-        free_stored(stored);
-    return status;
-}
-
-bool kvf_shelf_may_save(const kvf_shelf *shelf)
-{
-    return shelf->failed_seconds <= 0 || kvf_seconds() - shelf->failed_seconds > retry_seconds;
 }

@@ -30,8 +30,9 @@ static kvf_status open_drawing(kvf_work *work, kvf_error *error)
 {
     const uint32_t vocab = work->engine->config.geometry.vocab;
     const size_t n_items = (size_t)work->options.parallel + 1;
+    const size_t n_candidates = vocab > KVF_SAMPLED_MOST ? vocab : KVF_SAMPLED_MOST;
     work->drawing.vocab = vocab;
-    work->drawing.candidates = malloc(vocab * sizeof *work->drawing.candidates);
+    work->drawing.candidates = malloc(n_candidates * sizeof *work->drawing.candidates);
     work->drawing.logits = malloc(vocab * sizeof *work->drawing.logits);
     work->items = calloc(n_items, sizeof *work->items);
     work->item_of = calloc(n_items, sizeof(kvf_choice *));
@@ -42,7 +43,8 @@ static kvf_status open_drawing(kvf_work *work, kvf_error *error)
     return KVF_OK;
 }
 
-kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options, kvf_work *work,
+kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *options,
+                         void (*wake)(void *user), void *wake_user, kvf_work *work,
                          kvf_error *error)
 {
     memset(work, 0, sizeof *work);
@@ -60,10 +62,11 @@ kvf_status kvf_work_open(kvf_engine *engine, const kvf_scheduler_options *option
     if (status == KVF_OK)
         status = open_batch(work, error);
     if (status == KVF_OK && options->memory_bytes == 0)
-        work->options.memory_bytes = kvf_work_memory_left(engine);
+        work->options.memory_bytes = kvf_work_memory_left(engine, options->folder != NULL);
     if (status == KVF_OK && options->folder)
-        status = kvf_shelf_open(engine, options->folder, options->folder_max_bytes,
-                                options->no_lock, &work->session_options, &work->shelf, error);
+        status =
+            kvf_shelf_open(engine, options->folder, options->folder_max_bytes, options->no_lock,
+                           &work->session_options, wake, wake_user, &work->shelf, error);
     return status;
 }
 
@@ -226,6 +229,7 @@ static void resume_again(kvf_work *work, kvf_job *job)
     kvf_prefixes_drop(&work->prefixes, job->choices[0].held);
     job->choices[0].held = held;
     job->choices[0].has_begun = false;
+    job->choices[0].sampling.is_sampled = false;
     work->report.cached_tokens += resume.n_tokens - job->n_read;
     job->n_cached += resume.n_tokens - job->n_read;
     job->n_read = resume.n_tokens;
@@ -240,62 +244,41 @@ static void tell_progress(const kvf_job *job)
 
 static void start_answers(kvf_work *work, kvf_job *job);
 
-/* What is held of the prompt and cannot be held besides is given up: it is read anew. */
-static kvf_status begin_without(kvf_work *work, kvf_job *job, kvf_resume *resume, kvf_error *error)
-{
-    *resume = (kvf_resume){NULL, 0, resume->shared_tokens};
-    return kvf_work_make_room(work, job, resume, error) == KVF_ROOM ? KVF_OK : error->status;
-}
-
-static kvf_status begin_where(kvf_work *work, kvf_job *job, kvf_resume *resume, bool *waits,
-                              kvf_error *error)
+/*
+ * Memory for the job and for what it resumes from; what cannot be held besides is given up, and the
+ * prompt read anew. KVF_NO_ROOM: neither way.
+ */
+static kvf_room make_room(kvf_work *work, const kvf_job *job, kvf_resume *resume, kvf_error *error)
 {
     const kvf_room found = kvf_work_make_room(work, job, resume, error);
-    *waits = found == KVF_NO_ROOM_NOW;
-    if (found == KVF_NO_ROOM && resume->held && !resume->held->runs)
-        return begin_without(work, job, resume, error);
-    return found == KVF_ROOM ? KVF_OK : error->status;
+    if (found != KVF_NO_ROOM || !resume->held || resume->held->runs)
+        return found;
+    const kvf_resume without = {NULL, 0, resume->shared_tokens};
+    const kvf_room again = kvf_work_make_room(work, job, &without, error);
+    if (again == KVF_ROOM)
+        *resume = without;
+    return again;
 }
 
-/*
- * Restores what a file has of the text, where that is worth it. Where a backend has no use for
- * memory that is mapped, all of it is copied: it needs the room that reading it would.
- */
-static void restore(kvf_work *work, const kvf_job *job, const kvf_resume *resume)
+static void note_loss(kvf_work *work, const kvf_error *error)
 {
-    const kvf_resume none = {NULL, 0, 0};
-    uint64_t n_tokens;
-    kvf_session *session;
-    kvf_held *held;
-    kvf_error error;
-    if (!work->shelf)
-        return;
-    kvf_stored *stored =
-        kvf_shelf_find(work->shelf, job->options.prompt, job->options.n_prompt, &n_tokens);
-    if (!stored || stored->holder || n_tokens < resume->n_tokens + KVF_PREFIX_TOKENS ||
-        (!work->engine->device->backend->addresses_host_memory &&
-         kvf_work_make_room(work, job, &none, &error) != KVF_ROOM) ||
-        kvf_shelf_load(work->shelf, stored, &session, &error) != KVF_OK)
-        return;
-    if (kvf_prefixes_add(&work->prefixes, session, &held, &error) != KVF_OK) {
-        kvf_session_close(session);
-        return;
-    }
-    kvf_stored_hold(stored, &held->file);
-    kvf_prefixes_rest(&work->prefixes, held, kvf_seconds());
+    if (work->lost.status == KVF_OK &&
+        (error->status == KVF_DEVICE_LOST || kvf_tensor_set_lost(work->engine->files)))
+        work->lost = *error;
 }
 
-bool kvf_work_begin(kvf_work *work, kvf_job *job)
+kvf_begun kvf_work_begin(kvf_work *work, kvf_job *job)
 {
     kvf_error error = {KVF_OK, ""};
     kvf_resume resume =
         kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
-    restore(work, job, &resume);
-    resume = kvf_prefixes_find(&work->prefixes, job->options.prompt, job->options.n_prompt);
-    bool waits;
-    kvf_status status = begin_where(work, job, &resume, &waits, &error);
-    if (waits)
-        return false;
+    const kvf_restores restores = kvf_work_restore(work, job, &resume);
+    if (restores != KVF_RESTORES_NOT)
+        return restores == KVF_RESTORES ? KVF_IS_RESTORED : KVF_NO_MEMORY;
+    const kvf_room room = make_room(work, job, &resume, &error);
+    if (room == KVF_NO_ROOM_NOW)
+        return KVF_NO_MEMORY;
+    kvf_status status = room == KVF_ROOM ? KVF_OK : error.status;
     if (status == KVF_OK)
         status = open_session(work, &resume, &job->choices[0].held, &error);
     work->report.n_jobs++;
@@ -305,8 +288,9 @@ bool kvf_work_begin(kvf_work *work, kvf_job *job)
     work->running = job;
     work->n_running += job->options.n_choices;
     if (status != KVF_OK) {
+        note_loss(work, &error);
         kvf_work_end(work, job, KVF_JOB_FAILED, &error);
-        return true;
+        return KVF_BEGUN;
     }
     job->n_cached = job->n_read = resume.n_tokens;
     set_places(job, &resume);
@@ -317,7 +301,7 @@ bool kvf_work_begin(kvf_work *work, kvf_job *job)
         start_answers(work, job);
     else
         await_reader(work, job);
-    return true;
+    return KVF_BEGUN;
 }
 
 /* ---- Answers ------------------------------------------------------------------------------ */
@@ -343,11 +327,14 @@ static kvf_job_end end_of(kvf_taken taken)
 }
 
 /* Draws a token and gives it to the job; false where the answer ends, as *end says. */
-static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end *end)
+static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end *end,
+                   kvf_error *error)
 {
     kvf_logprob top[KVF_MAX_TOP_LOGPROBS];
     kvf_drawn drawn;
-    kvf_choice_draw(job, choice, &work->drawing, &drawn, top);
+    *end = KVF_JOB_FAILED;
+    if (kvf_choice_draw(job, choice, &work->drawing, &drawn, top, error) != KVF_OK)
+        return false;
     if (is_eos(&work->engine->config, drawn.id)) {
         *end = KVF_JOB_EOS;
         return false;
@@ -374,9 +361,10 @@ static bool answer(kvf_work *work, kvf_job *job, kvf_choice *choice, kvf_job_end
 static bool answer_or_end(kvf_work *work, kvf_job *job, kvf_choice *choice)
 {
     kvf_job_end end;
-    if (answer(work, job, choice, &end))
+    kvf_error error;
+    if (answer(work, job, choice, &end, &error))
         return false;
-    end_choice(work, job, choice, end, NULL);
+    end_choice(work, job, choice, end, &error);
     if (job->n_open > 0)
         return false;
     forget(work, job);
@@ -436,8 +424,11 @@ static void take_checkpoint(const kvf_job *job, kvf_session *session)
 static void add_item(kvf_work *work, uint32_t at, kvf_job *job, kvf_choice *choice,
                      const int32_t *ids, uint32_t n)
 {
-    work->items[at] =
-        (kvf_batch_item){.session = choice->held->session, .ids = ids, .n = n, .status = KVF_OK};
+    work->items[at] = (kvf_batch_item){.session = choice->held->session,
+                                       .ids = ids,
+                                       .n = n,
+                                       .sampling = &choice->sampling,
+                                       .status = KVF_OK};
     work->item_of[at] = choice;
     work->item_job[at] = job;
 }
@@ -505,7 +496,7 @@ static void forward(kvf_work *work, kvf_batch_item *items, uint32_t n)
 /* Memory that was planned and is not there after all: held sessions are closed for it. */
 static void run_again(kvf_work *work, kvf_batch_item *item)
 {
-    while (item->status == KVF_OUT_OF_MEMORY && kvf_work_evict(work, NULL))
+    while (item->status == KVF_OUT_OF_MEMORY && kvf_work_evict(work, NULL, false) == KVF_EVICTED)
         forward(work, item, 1);
 }
 
@@ -513,6 +504,7 @@ static void run_again(kvf_work *work, kvf_batch_item *item)
 static void settle(kvf_work *work, const kvf_batch_item *item, kvf_job *job, kvf_choice *choice)
 {
     if (item->status != KVF_OK) {
+        note_loss(work, &item->error);
         end_choice(work, job, choice, KVF_JOB_FAILED, &item->error);
         if (job->n_open > 0 && job->answering_seconds <= 0)
             kvf_work_end(work, job, KVF_JOB_FAILED, &item->error);

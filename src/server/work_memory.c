@@ -7,14 +7,15 @@
 /* Of what is left to the process, a part stays for connections, texts and what allocators lose. */
 enum { SESSIONS_PART = 3, SESSIONS_PARTS = 4 };
 
-uint64_t kvf_work_memory_left(const kvf_engine *engine)
+uint64_t kvf_work_memory_left(const kvf_engine *engine, bool saves)
 {
     const uint64_t device_bytes = kvf_device_memory_bytes(engine->device);
+    const uint64_t staging_bytes =
+        saves ? KVF_SAVE_STAGING_BYTES + sizeof(float) * engine->config.geometry.vocab : 0;
     uint64_t left = kvf_limits_left();
+    left = left > staging_bytes ? left - staging_bytes : 0;
     if (device_bytes > 0) {
-        uint64_t used = 0;
-        for (int i = 0; i < KVF_MEMORY_CLASS_COUNT; i++)
-            used += engine->device->live_bytes[i];
+        const uint64_t used = kvf_device_used_bytes(engine->device);
         const uint64_t device_left = device_bytes > used ? device_bytes - used : 0;
         left = device_left < left ? device_left : left;
     }
@@ -82,69 +83,50 @@ static kvf_status running_growth(const kvf_work *work, uint64_t *bytes, kvf_erro
 uint64_t kvf_work_live_bytes(const kvf_work *work)
 {
     const uint64_t *live = work->engine->device->live_bytes;
-    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT];
+    return live[KVF_MEMORY_CACHE] + live[KVF_MEMORY_CHECKPOINT] + live[KVF_MEMORY_TABLE];
 }
 
-/* A save writes all that it has before it returns: as much as is no pause to speak of. */
-static const uint64_t quick_save_bytes = 8000000;
-static const double quick_save_seconds = 0.03;
-static const double slow_disk_seconds = 30;
-/* From one save to the next while answers run. */
-static const double save_every_seconds = 1;
-
-static bool is_small(const kvf_work *work, const kvf_held *held)
+/*
+ * Pages that are free in slabs, but for the last slab of each size, which is nobody's in
+ * particular: memory that is taken already, by sessions that have left it, and that the next ones
+ * take first.
+ */
+static uint64_t free_bytes(const kvf_work *work)
 {
-    uint64_t bytes;
-    return kvf_shelf_plan_bytes(work->shelf, held->session, &bytes, NULL) == KVF_OK &&
-           bytes <= quick_save_bytes;
+    const uint64_t pool = work->engine->device->live_bytes[KVF_MEMORY_POOL];
+    return pool > work->needs.pool_bytes ? pool - work->needs.pool_bytes : 0;
 }
 
-/* A disk that was slow is tried again after a while. */
-static bool saves_quickly(const kvf_work *work, const kvf_held *held)
+/* Whether what there is, and what may come to it, is no more than there may be. */
+static bool fits(const kvf_work *work, uint64_t growth_bytes)
 {
-    return (work->saving_seconds < quick_save_seconds ||
-            kvf_seconds() - work->saved_seconds > slow_disk_seconds) &&
-           is_small(work, held);
+    const uint64_t left_over = free_bytes(work);
+    const uint64_t more = growth_bytes > left_over ? growth_bytes : left_over;
+    return kvf_work_live_bytes(work) + more <= work->options.memory_bytes;
 }
 
-static bool save(kvf_work *work, kvf_held *held)
+/* Whether it is worth waiting for: it has what its file has not, and the disk takes it. */
+static bool is_saved_first(const kvf_work *work, const kvf_held *held)
 {
-    kvf_error error;
-    const bool small = is_small(work, held);
-    const double began = kvf_seconds();
-    const kvf_status status = kvf_shelf_save(work->shelf, held->session, &held->file, &error);
-    work->saved_seconds = kvf_seconds();
-    if (small)
-        work->saving_seconds = work->saved_seconds - began;
-    return status == KVF_OK;
+    return work->shelf && kvf_shelf_works(work->shelf) &&
+           (held->file.saving || kvf_held_is_unsaved(held));
 }
 
-bool kvf_work_save_one(kvf_work *work)
-{
-    if (!work->shelf || !kvf_shelf_may_save(work->shelf) ||
-        (work->running && kvf_seconds() - work->saved_seconds < save_every_seconds))
-        return false;
-    for (uint32_t i = 0; i < work->prefixes.n; i++) {
-        kvf_held *held = work->prefixes.list[i];
-        if (!held->runs && kvf_held_is_unsaved(held) &&
-            (!work->running || saves_quickly(work, held)))
-            return save(work, held);
-    }
-    return false;
-}
-
-bool kvf_work_evict(kvf_work *work, const kvf_held *but)
+kvf_evicted kvf_work_evict(kvf_work *work, const kvf_held *but, bool may_wait)
 {
     kvf_held *least = kvf_prefixes_least(&work->prefixes, but, kvf_seconds());
     if (!least)
-        return false;
-    if (work->shelf && kvf_held_is_unsaved(least) && kvf_shelf_may_save(work->shelf) &&
-        (!work->running || saves_quickly(work, least)))
-        save(work, least);
+        return KVF_NONE_TO_EVICT;
+    if (may_wait && is_saved_first(work, least)) {
+        kvf_work_want_saved(work, least);
+        return KVF_IS_SAVED_FIRST;
+    }
+    if (least->file.saving) /* its pages would stay */
+        kvf_shelf_save_stop(work->shelf);
     work->report.n_evicted++;
     work->report.n_dropped += !work->shelf || !least->file.stored;
     kvf_prefixes_drop(&work->prefixes, least);
-    return true;
+    return KVF_EVICTED;
 }
 
 void kvf_work_expect_copies(kvf_work *work, const kvf_held *held)
@@ -183,15 +165,22 @@ kvf_room kvf_work_make_room(kvf_work *work, const kvf_job *job, const kvf_resume
     if (running_growth(work, &running, error) != KVF_OK ||
         job_growth(work, job, resume->n_tokens, &needed, error) != KVF_OK)
         return KVF_NO_ROOM;
+    running += work->restoring_bytes;
     const uint64_t memory = work->options.memory_bytes;
     const bool is_vain = work->running && least_live_bytes(work) + running + needed > memory;
-    for (;;) {
-        if (kvf_work_live_bytes(work) + running + needed <= memory)
+    kvf_evicted evicted = KVF_EVICTED;
+    while (evicted == KVF_EVICTED) {
+        if (fits(work, running + needed))
             return KVF_ROOM;
-        if (is_vain || !kvf_work_evict(work, resume->held))
-            break;
+        evicted = is_vain ? KVF_NONE_TO_EVICT : kvf_work_evict(work, resume->held, true);
     }
     kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for a session of %llu tokens",
              (unsigned long long)last_token_of(job));
-    return work->running ? KVF_NO_ROOM_NOW : KVF_NO_ROOM;
+    if (evicted == KVF_NONE_TO_EVICT && work->shelf && kvf_shelf_saving_bytes(work->shelf) > 0) {
+        kvf_work_want_saved(work, NULL); /* pages of sessions that are closed already */
+        return KVF_NO_ROOM_NOW;
+    }
+    return work->running || evicted == KVF_IS_SAVED_FIRST || work->restoring_bytes > 0
+               ? KVF_NO_ROOM_NOW
+               : KVF_NO_ROOM;
 }

@@ -8,6 +8,7 @@
 
 #include "kvfold.h"
 #include "shared/matrix.h"
+#include "shared/sampled.h"
 
 /* The most that sessions are served with: tokens a compressed row, rows selected. */
 #define KVF_MAX_RATIO 4096
@@ -200,5 +201,39 @@ typedef struct kvf_mask_args {
     uint16_t *mask_f16; /* out, the other form */
     size_t mask_stride;
 } kvf_mask_args;
+
+/*
+ * What changes logits before a token is drawn from them, in this order: penalties of tokens that
+ * were used, biases, the mask. Host memory.
+ */
+typedef struct kvf_logit_changes {
+    const kvf_token_use *uses; /* [n_uses] of prompt or answer; each id once */
+    const kvf_bias *bias;      /* [n_bias]; for `sample` each id once */
+    const uint32_t *allowed;   /* [(vocab + 31) / 32] bit i % 32 of i / 32; NULL: every token is */
+    uint32_t n_uses;
+    uint32_t n_bias;
+    float repeat_penalty;    /* 1: off; divides what is above 0, multiplies what is below .. */
+    float presence_penalty;  /* 0: off; taken from each token that was answered .. */
+    float frequency_penalty; /* 0: off; .. and for each time that it was */
+} kvf_logit_changes;
+
+/* A row of logits that a token will be drawn from. */
+typedef struct kvf_sample_row {
+    const kvf_logit_changes *changes; /* NULL: none */
+    float temperature;                /* 0: no mass is asked for */
+} kvf_sample_row;
+
+/*
+ * sample: what a host needs of a row to draw a token. `rows` and what they point to are memory of
+ * the host, as it is until wait. Ids are below vocab.
+ */
+typedef struct kvf_sample_args {
+    uint32_t n;
+    uint32_t vocab;
+    const float *logits; /* [n][vocab] */
+    const kvf_sample_row *rows;
+    float *changed;   /* workspace [n][vocab]; NULL if no row has changes */
+    kvf_sampled *out; /* [n] */
+} kvf_sample_args;
 
 #endif

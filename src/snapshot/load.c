@@ -13,13 +13,17 @@
 #include "snapshot/snapshot.h"
 
 /* One restore under way. */
-typedef struct loading {
-    kvf_session *session;
+struct kvf_load {
+    kvf_load_options options;
     kvf_snapshot_map *map;
     kvf_snapshot_shape shape;     /* of the file */
+    kvf_session *session;         /* NULL: no step was made, or it is the caller's */
     kvf_snapshot_content content; /* what is filled */
     uint8_t *unpacked;            /* [KVF_SNAPSHOT_PART_BYTES] */
-} loading;
+    uint32_t n_taken;             /* parts */
+};
+/* What referring to a page costs, in bytes that could be copied instead. */
+#define MAPPED_PAGE_BYTES 1024u
 
 /* A page that a checkpoint alone holds. */
 static void give_to_checkpoint(kvf_session *session, kvf_page **place, kvf_page *page)
@@ -33,7 +37,7 @@ static void give_to_checkpoint(kvf_session *session, kvf_page **place, kvf_page 
  * A page of rows for page i of the part, where the session is to have it: in the file where it
  * lies at `in_file`, else new memory that is to be filled.
  */
-static kvf_status next_page(loading *load, const kvf_part *part, const kvf_stream_place *place,
+static kvf_status next_page(kvf_load *load, const kvf_part *part, const kvf_stream_place *place,
                             uint32_t i, uint64_t bytes, const uint8_t *in_file, kvf_page **page,
                             kvf_error *error)
 {
@@ -154,7 +158,7 @@ static kvf_status pack_exactly(kvf_device *device, const workspace *work, kvf_ro
 }
 
 /* Page i of the part, whose bytes are in work->page: the rows of it that mean something. */
-static kvf_status repack_page(loading *load, const kvf_part *part, const kvf_stream *stream,
+static kvf_status repack_page(kvf_load *load, const kvf_part *part, const kvf_stream *stream,
                               const kvf_stream_place *place, kvf_format_id format, uint32_t i,
                               workspace *work, kvf_error *error)
 {
@@ -186,7 +190,7 @@ static kvf_status repack_page(loading *load, const kvf_part *part, const kvf_str
 }
 
 /* Rows of another profile. KVF_INEXACT where a value cannot be held. */
-static kvf_status repack_part(loading *load, const kvf_part *part, const kvf_stream *stream,
+static kvf_status repack_part(kvf_load *load, const kvf_part *part, const kvf_stream *stream,
                               const kvf_stream_place *place, kvf_format_id format,
                               const uint8_t *data, kvf_error *error)
 {
@@ -206,7 +210,7 @@ static kvf_status repack_part(loading *load, const kvf_part *part, const kvf_str
 /* ---- Parts into the session ------------------------------------------------------------ */
 
 /* Pages of rows as they are in the file: referred to, or copied where data is not NULL. */
-static kvf_status take_rows(loading *load, const kvf_part *part, const kvf_stream *stream,
+static kvf_status take_rows(kvf_load *load, const kvf_part *part, const kvf_stream *stream,
                             const kvf_stream_place *place, const uint8_t *data, kvf_error *error)
 {
     const uint64_t page_bytes = stream->page_bytes;
@@ -238,7 +242,7 @@ static void take_bytes(kvf_device *device, const kvf_stream_place *place, const 
 }
 
 /* Plain bytes that the session has no page for yet: a checkpoint's. */
-static kvf_status make_page(loading *load, kvf_stream_place *place, const uint8_t *in_file,
+static kvf_status make_page(kvf_load *load, kvf_stream_place *place, const uint8_t *in_file,
                             kvf_error *error)
 {
     kvf_session *session = load->session;
@@ -255,7 +259,7 @@ static kvf_status make_page(loading *load, kvf_stream_place *place, const uint8_
 }
 
 /* In which the session has the stream's rows. */
-static kvf_format_id format_of(const loading *load, const kvf_part *part)
+static kvf_format_id format_of(const kvf_load *load, const kvf_part *part)
 {
     kvf_snapshot_shape shape = load->shape;
     kvf_stream stream;
@@ -266,9 +270,9 @@ static kvf_format_id format_of(const loading *load, const kvf_part *part)
 
 /*
  * Rows, and what checkpoints have, stay in the file where the session keeps them as it does, they
- * can be reached there, and lie together.
+ * can be reached there, and lie together. *bytes: what that was.
  */
-static kvf_status take_part(loading *load, uint32_t number, kvf_error *error)
+static kvf_status take_part(kvf_load *load, uint32_t number, uint64_t *bytes, kvf_error *error)
 {
     kvf_session *session = load->session;
     const kvf_part *part = &load->map->index.parts[number];
@@ -284,6 +288,7 @@ static kvf_status take_part(loading *load, uint32_t number, kvf_error *error)
     const uint8_t *in_file = load->map->view + part->offset;
     const uint8_t *data = NULL;
     kvf_status status = KVF_OK;
+    *bytes = (uint64_t)part->n_pages * (stays ? MAPPED_PAGE_BYTES : stream.page_bytes);
     if (!stays)
         status =
             kvf_snapshot_part_data(load->map, number, (uint64_t)part->n_pages * stream.page_bytes,
@@ -303,16 +308,17 @@ static kvf_status take_part(loading *load, uint32_t number, kvf_error *error)
     return status;
 }
 
-static kvf_status take_parts(loading *load, kvf_error *error)
+/* Parts of at most max_bytes, one at the least where one is left. */
+static kvf_status take_parts(kvf_load *load, uint64_t max_bytes, kvf_error *error)
 {
-    load->unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
-    if (!load->unpacked)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to unpack parts",
-                        kvf_printable(load->map->path).text);
     kvf_status status = KVF_OK;
-    for (uint32_t i = 0; i < load->map->index.header.n_parts && status == KVF_OK; i++)
-        status = take_part(load, i, error);
-    free(load->unpacked);
+    uint64_t bytes = 0;
+    while (load->n_taken < load->map->index.header.n_parts && status == KVF_OK &&
+           bytes < max_bytes) {
+        uint64_t taken;
+        status = take_part(load, load->n_taken++, &taken, error);
+        bytes += taken;
+    }
     return status;
 }
 
@@ -332,7 +338,7 @@ static void reverse(kvf_page **pages, uint64_t n)
  * pages are a list, oldest first; where the last is not full, it is also the oldest: the same
  * bytes are put at both ends, and each end's rows are read from its own.
  */
-static kvf_status unroll_window(loading *load, uint32_t layer, kvf_error *error)
+static kvf_status unroll_window(kvf_load *load, uint32_t layer, kvf_error *error)
 {
     kvf_session *session = load->session;
     const uint32_t window_tokens = session->geometry.window_tokens;
@@ -376,44 +382,42 @@ static void set_windows(kvf_session *session)
 /* ---- Checkpoints ---------------------------------------------------------------------------- */
 
 /* Empty ones for all of the file's. */
-static kvf_status open_checkpoints(loading *load, kvf_error *error)
+static kvf_status open_checkpoints(kvf_load *load, kvf_error *error)
 {
     const uint32_t n = load->shape.n_checkpoints;
     load->content = (kvf_snapshot_content){.session = load->session, .shape = load->shape};
     load->content.checkpoints = calloc(n + 1, sizeof *load->content.checkpoints);
-    for (uint32_t i = 0; load->content.checkpoints && i < n; i++) {
+    bool memory = load->content.checkpoints != NULL;
+    for (uint32_t i = 0; memory && i < n; i++) {
         kvf_checkpoint *checkpoint =
             kvf_checkpoint_new(load->session, load->shape.checkpoints[i].n_tokens);
         load->content.checkpoints[i] = checkpoint;
-        if (checkpoint)
+        memory = checkpoint != NULL;
+        if (memory)
             checkpoint->inexact_rows = load->shape.checkpoints[i].inexact_rows;
     }
-    if (!load->content.checkpoints || (n > 0 && !load->content.checkpoints[n - 1]))
+    if (!memory)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
                         kvf_printable(load->map->path).text, n);
     return KVF_OK;
 }
 
-/* Gives them to the session; on failure they are gone. */
-static kvf_status keep_checkpoints(loading *load, kvf_status so_far, kvf_error *error)
+/* Gives them to the session, whatever comes of it, but where memory for that is short. */
+static kvf_status keep_checkpoints(kvf_load *load, kvf_error *error)
 {
     const uint32_t n = load->shape.n_checkpoints;
     const bool from_start = load->map->index.header.state & KVF_SNAPSHOT_FROM_START;
     uint32_t *why = malloc((n + 1) * sizeof *why);
-    kvf_status status = so_far;
-    if (status == KVF_OK && !why)
-        status = kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
-                          kvf_printable(load->map->path).text, n);
-    for (uint32_t i = 0; i < n && why; i++)
+    if (!why)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for %u checkpoints",
+                        kvf_printable(load->map->path).text, n);
+    for (uint32_t i = 0; i < n; i++)
         why[i] = load->shape.checkpoints[i].why;
-    if (status == KVF_OK)
-        status = kvf_checkpoints_restart(load->session, load->content.checkpoints, why, n,
-                                         from_start, error);
-    else
-        for (uint32_t i = 0; load->content.checkpoints && i < n; i++)
-            kvf_checkpoint_release(load->session, load->content.checkpoints[i]);
+    const kvf_status status = kvf_checkpoints_restart(load->session, load->content.checkpoints, why,
+                                                      n, from_start, error);
     free(why);
     free(load->content.checkpoints);
+    load->content.checkpoints = NULL;
     return status;
 }
 
@@ -516,56 +520,139 @@ static kvf_status open_session(kvf_device *device, const kvf_snapshot_index *ind
                           kvf_printable(path).text, (unsigned long long)n_tokens);
 }
 
-static kvf_status fill_session(kvf_session *session, kvf_snapshot_map *map, kvf_error *error)
+/* A session as long as the file says, with nothing in it yet. */
+static kvf_status begin_session(kvf_load *load, kvf_device *device, kvf_error *error)
 {
-    const kvf_snapshot_header *header = &map->index.header;
+    const kvf_snapshot_map *map = load->map;
+    kvf_status status =
+        open_session(device, &map->index, &load->options, map->path, &load->session, error);
+    if (status != KVF_OK)
+        return status;
+    load->unpacked = malloc(KVF_SNAPSHOT_PART_BYTES);
+    if (!load->unpacked)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to unpack parts",
+                        kvf_printable(map->path).text);
+    /* Streams are as long as they say. */
+    kvf_session_set_n_tokens(load->session, map->index.header.session.n_tokens);
+    set_windows(load->session);
+    return open_checkpoints(load, error);
+}
+
+/* All parts are there. */
+static kvf_status end_session(kvf_load *load, kvf_error *error)
+{
+    kvf_session *session = load->session;
+    const kvf_snapshot_header *header = &load->map->index.header;
     const uint64_t n_tokens = header->session.n_tokens;
-    loading load = {.session = session, .map = map, .shape = kvf_snapshot_shape_of(&map->index)};
-    kvf_session_set_n_tokens(session, n_tokens); /* streams are as long as they say */
-    set_windows(session);
-    kvf_status status = open_checkpoints(&load, error);
-    if (status == KVF_OK)
-        status = take_parts(&load, error);
-    for (uint32_t i = 0; load.shape.version == 1 && i < session->geometry.n_layers; i++)
+    kvf_status status = KVF_OK;
+    for (uint32_t i = 0; load->shape.version == 1 && i < session->geometry.n_layers; i++)
         if (status == KVF_OK)
-            status = unroll_window(&load, i, error);
+            status = unroll_window(load, i, error);
     session->header->model_fingerprint = header->session.model_fingerprint;
     session->inexact_rows = header->inexact_rows;
     session->logits_known = !(header->state & KVF_SNAPSHOT_LOGITS_UNKNOWN);
     memcpy(session->caller_state, header->caller_state, sizeof session->caller_state);
     /* The file of another profile or version holds nothing that a later save could keep. */
     session->saved = (kvf_saved){.known = header->session.profile == session->header->profile &&
-                                          load.shape.version == KVF_SNAPSHOT_VERSION,
+                                          load->shape.version == KVF_SNAPSHOT_VERSION,
                                  .header_checksum = header->checksum,
                                  .n_tokens = n_tokens,
                                  .kept_tokens = n_tokens,
                                  .kept_window = n_tokens,
                                  .kept_checkpoint = n_tokens};
-    status = keep_checkpoints(&load, status, error);
+    if (status == KVF_OK)
+        status = keep_checkpoints(load, error);
     return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
+}
+
+/* What was filled is given up. */
+static void close_session(kvf_load *load)
+{
+    for (uint32_t i = 0; load->content.checkpoints && i < load->shape.n_checkpoints; i++)
+        kvf_checkpoint_release(load->session, load->content.checkpoints[i]);
+    free(load->content.checkpoints);
+    load->content.checkpoints = NULL;
+    kvf_session_close(load->session);
+    load->session = NULL;
+    free(load->unpacked);
+    load->unpacked = NULL;
+}
+
+kvf_status kvf_load_step(kvf_load *load, kvf_device *device, uint64_t max_bytes,
+                         kvf_session **session, kvf_error *error)
+{
+    kvf_status status = KVF_OK;
+    *session = NULL;
+    if (load->n_taken == load->map->index.header.n_parts)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "%s: the load is over",
+                        kvf_printable(load->map->path).text);
+    if (!load->session)
+        status = begin_session(load, device, error);
+    if (status == KVF_OK)
+        status = take_parts(load, max_bytes, error);
+    const bool is_over = load->n_taken == load->map->index.header.n_parts;
+    if (status == KVF_OK && is_over) {
+        status = end_session(load, error);
+        if (status == KVF_OK) {
+            *session = load->session;
+            load->session = NULL;
+        }
+    }
+    if (status != KVF_OK || is_over) {
+        load->n_taken = load->map->index.header.n_parts;
+        close_session(load);
+    }
+    return status == KVF_OK ? kvf_ok(error) : status;
+}
+
+kvf_status kvf_load_open_on(const char *path, const kvf_load_options *options, const kvf_io *io,
+                            kvf_load **out, kvf_error *error)
+{
+    *out = NULL;
+    if (!path || !*path)
+        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to restore from");
+    kvf_load *load = calloc(1, sizeof *load);
+    if (!load)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to restore it",
+                        kvf_printable(path).text);
+    if (options)
+        load->options = *options;
+    const kvf_status status = kvf_snapshot_open(io, path, load->options.verify, &load->map, error);
+    if (status != KVF_OK) {
+        free(load);
+        return status;
+    }
+    load->shape = kvf_snapshot_shape_of(&load->map->index);
+    *out = load;
+    return kvf_ok(error);
+}
+
+kvf_status kvf_load_open(const char *path, const kvf_load_options *options, kvf_load **load,
+                         kvf_error *error)
+{
+    return kvf_load_open_on(path, options, &kvf_io_system, load, error);
+}
+
+void kvf_load_close(kvf_load *load)
+{
+    if (!load)
+        return;
+    close_session(load);
+    kvf_page_owner_release(&load->map->owner);
+    free(load);
 }
 
 kvf_status kvf_session_load_from(kvf_device *device, const char *path,
                                  const kvf_load_options *options, kvf_session **session,
                                  const kvf_io *io, kvf_error *error)
 {
-    static const kvf_load_options defaults = {0};
-    const kvf_load_options *wanted = options ? options : &defaults;
-    kvf_snapshot_map *map;
+    kvf_load *load;
     *session = NULL;
-    if (!path || !*path)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to restore from");
-    kvf_status status = kvf_snapshot_open(io, path, wanted->verify, &map, error);
+    kvf_status status = kvf_load_open_on(path, options, io, &load, error);
     if (status != KVF_OK)
         return status;
-    status = open_session(device, &map->index, wanted, path, session, error);
-    if (status == KVF_OK)
-        status = fill_session(*session, map, error);
-    kvf_page_owner_release(&map->owner);
-    if (status == KVF_OK)
-        return kvf_ok(error);
-    kvf_session_close(*session);
-    *session = NULL;
+    status = kvf_load_step(load, device, UINT64_MAX, session, error);
+    kvf_load_close(load);
     return status;
 }
 

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/session.h"
 #include "snapshot/snapshot.h"
 #include "checksum.h"
 #include "error.h"
@@ -11,25 +10,22 @@
 kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_part_bytes,
                                     kvf_error *error)
 {
-    writer->buffer_bytes = kvf_snapshot_padded(largest_part_bytes);
-    writer->packed_bytes =
-        writer->compress ? kvf_snapshot_padded(kvf_codec_bound(largest_part_bytes)) : 0;
-    if (writer->compress && writer->packed_bytes == 0)
+    if (!writer->compress)
+        return KVF_OK;
+    writer->packed_bytes = kvf_snapshot_padded(kvf_codec_bound(largest_part_bytes));
+    if (writer->packed_bytes == 0)
         return kvf_fail(error, KVF_UNSUPPORTED, "%s: this build has no zstd to compress with",
                         kvf_printable(writer->path).text);
-    writer->buffer = malloc(writer->buffer_bytes + 1);
     writer->packed = malloc(writer->packed_bytes + 1);
-    if (!writer->buffer || !writer->packed)
-        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to save by parts of %zu bytes",
+    if (!writer->packed)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory to compress parts of %zu bytes",
                         kvf_printable(writer->path).text, largest_part_bytes);
     return KVF_OK;
 }
 
 void kvf_snapshot_writer_close(kvf_snapshot_writer *writer)
 {
-    free(writer->buffer);
     free(writer->packed);
-    writer->buffer = NULL;
     writer->packed = NULL;
 }
 
@@ -59,26 +55,13 @@ static kvf_status write_padded(kvf_snapshot_writer *writer, uint8_t *data, uint6
     return status;
 }
 
-kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, const kvf_snapshot_content *content,
-                                   const kvf_stream *stream, kvf_part *part, kvf_error *error)
+kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, uint8_t *data, size_t bytes,
+                                   kvf_part *part, kvf_error *error)
 {
-    for (uint32_t i = 0; i < part->n_pages; i++) {
-        const kvf_status status =
-            kvf_stream_read_page(content, stream, part->first_page + i,
-                                 writer->buffer + (size_t)i * stream->page_bytes, error);
-        if (status != KVF_OK)
-            return status;
-    }
-    kvf_device *device = content->session->device;
-    const kvf_status status = device->backend->wait(device, error);
-    if (status != KVF_OK)
-        return status;
-    uint8_t *data = writer->buffer;
-    part->stored_bytes = (uint64_t)part->n_pages * stream->page_bytes;
+    part->stored_bytes = bytes;
     if (writer->compress) {
-        const size_t n =
-            kvf_codec_compress(writer->packed, writer->packed_bytes, data, part->stored_bytes);
-        if (n > 0 && n < part->stored_bytes) {
+        const size_t n = kvf_codec_compress(writer->packed, writer->packed_bytes, data, bytes);
+        if (n > 0 && n < bytes) {
             data = writer->packed;
             part->stored_bytes = n;
             part->codec = KVF_CODEC_ZSTD;
@@ -89,46 +72,22 @@ kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, const kvf_snapsh
     return write_padded(writer, data, part->stored_bytes, error);
 }
 
-static void fill_header(const kvf_snapshot_content *content, kvf_snapshot_header *header)
+kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_snapshot_source *source,
+                                    const kvf_part *parts, kvf_snapshot_header *header,
+                                    kvf_error *error)
 {
-    const kvf_session *session = content->session;
-    const kvf_geometry *geometry = &session->geometry;
-    header->session = *session->header;
-    header->session.version = content->shape.version;
-    header->inexact_rows = session->inexact_rows;
-    header->n_heads = geometry->n_heads;
-    header->n_index_heads = geometry->n_index_heads;
-    header->top_k = geometry->top_k;
-    header->window_tokens = geometry->window_tokens;
-    header->model_max_tokens = geometry->max_tokens;
-    memcpy(header->caller_state, session->caller_state, sizeof header->caller_state);
-    header->n_checkpoints = content->shape.n_checkpoints;
-    header->state = (session->checkpoints.from_start ? KVF_SNAPSHOT_FROM_START : 0) |
-                    (session->logits_known ? 0 : KVF_SNAPSHOT_LOGITS_UNKNOWN);
-}
-
-kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer,
-                                    const kvf_snapshot_content *content, const kvf_part *parts,
-                                    kvf_snapshot_header *header, kvf_error *error)
-{
-    const kvf_session *session = content->session;
-    const kvf_geometry *geometry = &session->geometry;
-    const uint32_t n_checkpoints = content->shape.n_checkpoints;
-    const uint64_t bytes =
-        kvf_snapshot_index_bytes(geometry->n_layers, n_checkpoints, header->n_parts);
+    const uint32_t n_layers = source->geometry.n_layers;
+    const uint32_t n_checkpoints = source->shape.n_checkpoints;
+    const uint64_t bytes = kvf_snapshot_index_bytes(n_layers, n_checkpoints, header->n_parts);
     uint8_t *index = malloc(kvf_snapshot_padded(bytes));
     if (!index)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %u parts",
                         kvf_printable(writer->path).text, header->n_parts);
     kvf_snapshot_layer *layers = (kvf_snapshot_layer *)index;
-    for (uint32_t i = 0; i < geometry->n_layers; i++)
-        layers[i] = (kvf_snapshot_layer){.kind = geometry->layers[i].kind,
-                                         .ratio = geometry->layers[i].ratio,
-                                         .counts = session->row_counts[i]};
-    kvf_snapshot_checkpoint *checkpoints = (kvf_snapshot_checkpoint *)(layers + geometry->n_layers);
-    memcpy(checkpoints, content->entries, n_checkpoints * sizeof *checkpoints);
+    memcpy(layers, source->layers, n_layers * sizeof *layers);
+    kvf_snapshot_checkpoint *checkpoints = (kvf_snapshot_checkpoint *)(layers + n_layers);
+    memcpy(checkpoints, source->entries, n_checkpoints * sizeof *checkpoints);
     memcpy(checkpoints + n_checkpoints, parts, header->n_parts * sizeof *parts);
-    fill_header(content, header);
     header->index_offset = writer->end_bytes;
     header->index_bytes = bytes;
     header->index_checksum = kvf_checksum(index, bytes);

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/session.h"
 #include "error.h"
 #include "snapshot/snapshot.h"
 
@@ -17,7 +16,7 @@
 
 /* One save under way. */
 typedef struct saving {
-    kvf_snapshot_content content;
+    kvf_save *save;
     kvf_saved before; /* what the file that is added to holds */
     bool no_lock;     /* goes on where files cannot be locked */
     kvf_part *parts;  /* of the next index; new ones have offset 0 */
@@ -44,7 +43,7 @@ static bool slots_meet_pages(uint64_t first, uint64_t end, const kvf_stream *rin
 static bool ring_changed(const saving *save, const kvf_stream *ring, uint32_t page, uint32_t n)
 {
     const uint64_t slots = ring->ring_slots;
-    const uint64_t n_new = save->content.shape.n_tokens - save->before.kept_tokens;
+    const uint64_t n_new = save->save->source.shape.n_tokens - save->before.kept_tokens;
     if (save->before.kept_tokens < save->before.n_tokens || n_new >= slots)
         return true;
     const uint64_t first = save->before.n_tokens % slots;
@@ -97,7 +96,7 @@ static void add_part(saving *save, const kvf_stream *stream, const kvf_stream *k
  */
 static bool number_before(const saving *save, const kvf_snapshot_index *old, uint32_t *number)
 {
-    const uint64_t n_tokens = save->content.entries[*number].n_tokens;
+    const uint64_t n_tokens = save->save->source.entries[*number].n_tokens;
     uint32_t i = 0;
     while (i < old->header.n_checkpoints && old->checkpoints[i].n_tokens < n_tokens)
         i++;
@@ -126,10 +125,10 @@ static const kvf_part *find_old(const saving *save, const kvf_snapshot_index *ol
 /* Lists the parts of the next index; old is NULL for a new file. */
 static kvf_status choose_parts(saving *save, const kvf_snapshot_index *old, kvf_error *error)
 {
-    kvf_snapshot_shape kept_shape = save->content.shape;
+    kvf_snapshot_shape kept_shape = save->save->source.shape;
     kept_shape.n_tokens = save->before.kept_tokens;
     const size_t capacity =
-        (size_t)kvf_snapshot_n_parts(&save->content.shape) + (old ? old->header.n_parts : 0);
+        (size_t)kvf_snapshot_n_parts(&save->save->source.shape) + (old ? old->header.n_parts : 0);
     save->parts = malloc(capacity * sizeof *save->parts);
     if (!save->parts)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "%s: no memory for an index of %zu parts",
@@ -137,7 +136,7 @@ static kvf_status choose_parts(saving *save, const kvf_snapshot_index *old, kvf_
     uint32_t at = 0;
     kvf_stream stream;
     kvf_stream kept;
-    for (uint64_t i = 0; kvf_stream_at(&save->content.shape, i, &stream); i++) {
+    for (uint64_t i = 0; kvf_stream_at(&save->save->source.shape, i, &stream); i++) {
         kvf_stream_at(&kept_shape, i, &kept);
         if (stream.kind == KVF_STREAM_WINDOW &&
             kept.full_pages > save->before.kept_window / KVF_PAGE_ROWS)
@@ -152,36 +151,79 @@ static kvf_status choose_parts(saving *save, const kvf_snapshot_index *old, kvf_
 
 /* ---- Writing --------------------------------------------------------------------------- */
 
+/* A place in the list of parts. */
+typedef struct part_cursor {
+    uint64_t number; /* of the stream */
+    kvf_stream stream;
+    uint32_t page;
+    uint32_t at; /* in parts */
+} part_cursor;
+
+/* The next part that is new, or NULL; the cursor's stream is then the part's. */
+static kvf_part *next_new(saving *save, part_cursor *cursor)
+{
+    while (cursor->at < save->n_parts) {
+        if (cursor->page >= cursor->stream.end_page) {
+            kvf_stream_at(&save->save->source.shape, ++cursor->number, &cursor->stream);
+            cursor->page = cursor->stream.first_page;
+            continue;
+        }
+        kvf_part *part = &save->parts[cursor->at++];
+        cursor->page += part->n_pages;
+        if (part->offset == 0)
+            return part;
+    }
+    return NULL;
+}
+
+/* Parts are wanted ahead of the one that is written, as far as there are buffers. */
+static kvf_status write_new_parts(saving *save, kvf_error *error)
+{
+    kvf_feed *feed = &save->save->feed;
+    part_cursor cursor = {0};
+    kvf_status status = KVF_OK;
+    kvf_stream_at(&save->save->source.shape, 0, &cursor.stream);
+    cursor.page = cursor.stream.first_page;
+    kvf_part *next = next_new(save, &cursor);
+    while (status == KVF_OK && (next || feed->n_wanted > 0)) {
+        kvf_wanted taken;
+        while (next && kvf_feed_want(feed, cursor.number, &cursor.stream, next))
+            next = next_new(save, &cursor);
+        status = kvf_feed_take(feed, &taken, error);
+        if (status == KVF_OK)
+            status = kvf_snapshot_write_part(&save->writer, taken.data,
+                                             (size_t)taken.n_pages * taken.stream.page_bytes,
+                                             taken.part, error);
+        kvf_feed_release(feed, &taken);
+    }
+    return status;
+}
+
 /* New parts and the index behind the writer's end; the header is filled in. */
 static kvf_status write_parts(saving *save, kvf_error *error)
 {
     kvf_status status = kvf_snapshot_writer_open(&save->writer, save->largest_bytes, error);
-    uint32_t at = 0;
-    kvf_stream stream;
-    for (uint64_t i = 0; status == KVF_OK && kvf_stream_at(&save->content.shape, i, &stream); i++)
-        for (uint32_t page = stream.first_page; page < stream.end_page && status == KVF_OK;) {
-            kvf_part *part = &save->parts[at++];
-            if (part->offset == 0)
-                status =
-                    kvf_snapshot_write_part(&save->writer, &save->content, &stream, part, error);
-            page += part->n_pages;
-        }
+    if (status == KVF_OK)
+        status = kvf_feed_begin(&save->save->feed, save->largest_bytes, save->new_bytes, error);
+    if (status == KVF_OK)
+        status = write_new_parts(save, error);
     save->header.n_parts = save->n_parts;
     if (status == KVF_OK)
-        status = kvf_snapshot_write_index(&save->writer, &save->content, save->parts, &save->header,
-                                          error);
+        status = kvf_snapshot_write_index(&save->writer, &save->save->source, save->parts,
+                                          &save->header, error);
     return status;
 }
 
-/* From now on the session knows what the file holds. */
+/* From now on it is known what the file holds. */
 static void remember(saving *save, kvf_save_report *report, bool appended)
 {
-    save->content.session->saved = (kvf_saved){.known = true,
-                                               .header_checksum = save->header.checksum,
-                                               .n_tokens = save->content.shape.n_tokens,
-                                               .kept_tokens = save->content.shape.n_tokens,
-                                               .kept_window = save->content.shape.n_tokens,
-                                               .kept_checkpoint = save->content.shape.n_tokens};
+    const uint64_t n_tokens = save->save->source.shape.n_tokens;
+    save->save->after = (kvf_saved){.known = true,
+                                    .header_checksum = save->header.checksum,
+                                    .n_tokens = n_tokens,
+                                    .kept_tokens = n_tokens,
+                                    .kept_window = n_tokens,
+                                    .kept_checkpoint = n_tokens};
     if (!report)
         return;
     uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES +
@@ -371,7 +413,7 @@ static kvf_status replace_file(saving *save, const char *path, const char *tempo
         return status;
     }
     /* Should the folder fail now, either file may be there after a crash. */
-    save->content.session->saved.known = false;
+    save->save->before.known = false;
     if (io->sync_folder(io, folder) != 0)
         return kvf_io_fail(folder, "put on the disk", errno, error);
     return KVF_OK;
@@ -434,8 +476,9 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool alway
     kvf_status status = choose_parts(save, old, error);
     if (status != KVF_OK)
         return status;
-    const uint64_t index_bytes = kvf_snapshot_padded(kvf_snapshot_index_bytes(
-        save->content.shape.geometry->n_layers, save->content.shape.n_checkpoints, save->n_parts));
+    const uint64_t index_bytes = kvf_snapshot_padded(
+        kvf_snapshot_index_bytes(save->save->source.shape.geometry->n_layers,
+                                 save->save->source.shape.n_checkpoints, save->n_parts));
     const uint64_t live_bytes = KVF_SNAPSHOT_HEADERS * KVF_SNAPSHOT_PAGE_BYTES + save->kept_bytes +
                                 save->new_bytes + index_bytes;
     const uint64_t end_bytes = old->header.end_bytes + save->new_bytes + index_bytes;
@@ -457,7 +500,7 @@ static kvf_status append(saving *save, const kvf_snapshot_index *old, bool alway
         io->truncate(io, writer->file, old->header.end_bytes);
         return status;
     }
-    save->content.session->saved.known = false; /* until the header is known to be there */
+    save->save->before.known = false; /* until the header is known to be there */
     return write_headers(save, old, error);
 }
 
@@ -514,96 +557,60 @@ static kvf_status save_appending(saving *save, const char *path, bool always, bo
 
 /* ---- The whole --------------------------------------------------------------------------- */
 
-static kvf_status check_saveable(const kvf_session *session, const char *path, kvf_error *error)
-{
-    if (!path || !*path)
-        return kvf_fail(error, KVF_INVALID_ARGUMENT, "no path to save to");
-    const kvf_status status = kvf_session_check_free(session, "save", error);
-    /* Nothing on the disk is touched for what a lost device held. */
-    return status == KVF_OK ? session->device->backend->wait(session->device, error) : status;
-}
-
 typedef enum save_way { ADD_IF_WORTH, ADD_ALWAYS, WRITE_NEW } save_way;
 
 /* One attempt; *done where the file holds the session now. */
-static kvf_status attempt(kvf_session *session, const char *path, const kvf_save_options *wanted,
-                          save_way way, const kvf_io *io, kvf_save_report *report, bool *done,
-                          bool *no_room, kvf_error *error)
+static kvf_status attempt(kvf_save *whole, const char *path, save_way way, kvf_save_report *report,
+                          bool *done, bool *no_room, kvf_error *error)
 {
-    saving save = {.no_lock = wanted->no_lock,
-                   .writer = {.io = io, .path = path, .file = -1, .compress = wanted->compress}};
+    const kvf_save_options *wanted = &whole->options;
+    saving save = {
+        .save = whole,
+        .no_lock = wanted->no_lock,
+        .header = whole->source.header,
+        .writer = {.io = whole->io, .path = path, .file = -1, .compress = wanted->compress}};
+    kvf_status status;
     *done = false;
-    kvf_status status =
-        kvf_snapshot_choose(session, wanted->checkpoint_spacing_tokens, &save.content, error);
-    if (status != KVF_OK)
-        return status;
-    save.content.session = session;
     if (way == WRITE_NEW) {
         status = save_new(&save, path, error);
         *done = status == KVF_OK;
     } else {
-        save.before = session->saved;
+        save.before = whole->before;
         status = save_appending(&save, path, way == ADD_ALWAYS, done, error);
     }
     if (status == KVF_OK && *done)
         remember(&save, report, way != WRITE_NEW);
     *no_room = save.writer.no_room;
     kvf_snapshot_writer_close(&save.writer);
-    kvf_snapshot_content_free(&save.content);
     free(save.parts);
     return status;
 }
 
 /* Whether a whole file has room beside the old one: it need not be written to find out. */
-static bool has_room(const kvf_session *session, const char *path, const kvf_save_options *wanted,
-                     const kvf_io *io)
+static bool has_room(const kvf_save *save, const char *path)
 {
-    uint64_t bytes;
-    return kvf_session_snapshot_bytes(session, wanted, &bytes, NULL) == KVF_OK &&
-           bytes <= io->free_bytes(io, path);
+    return kvf_snapshot_file_bytes(&save->source.shape) <= save->io->free_bytes(save->io, path);
 }
 
-kvf_status kvf_session_save_to(kvf_session *session, const char *path,
-                               const kvf_save_options *options, kvf_save_report *report,
-                               const kvf_io *io, kvf_error *error)
+kvf_status kvf_save_to_path(kvf_save *save, const char *path, kvf_save_report *report,
+                            kvf_error *error)
 {
-    static const kvf_save_options defaults = {0};
-    const kvf_save_options *wanted = options ? options : &defaults;
     bool done = false;
     bool no_room = false;
-    kvf_status status = check_saveable(session, path, error);
-    if (status != KVF_OK)
-        return status;
-    const bool may_append = !wanted->whole && !wanted->compress && session->saved.known;
+    kvf_status status = KVF_OK;
+    const bool may_append = !save->options.whole && !save->options.compress && save->before.known;
     if (may_append)
-        status = attempt(session, path, wanted, ADD_IF_WORTH, io, report, &done, &no_room, error);
-    if (status == KVF_OK && !done && may_append && session->saved.known &&
-        !has_room(session, path, wanted, io))
-        status = attempt(session, path, wanted, ADD_ALWAYS, io, report, &done, &no_room, error);
+        status = attempt(save, path, ADD_IF_WORTH, report, &done, &no_room, error);
+    if (status == KVF_OK && !done && may_append && save->before.known && !has_room(save, path))
+        status = attempt(save, path, ADD_ALWAYS, report, &done, &no_room, error);
     if (status == KVF_OK && !done) {
-        status = attempt(session, path, wanted, WRITE_NEW, io, report, &done, &no_room, error);
+        status = attempt(save, path, WRITE_NEW, report, &done, &no_room, error);
         /* A quota, or a limit of the process: what is new may fit yet. */
-        if (no_room && may_append && session->saved.known &&
-            attempt(session, path, wanted, ADD_ALWAYS, io, report, &done, &no_room, NULL) ==
-                KVF_OK &&
-            done)
+        if (no_room && may_append && save->before.known &&
+            attempt(save, path, ADD_ALWAYS, report, &done, &no_room, NULL) == KVF_OK && done)
             status = KVF_OK;
     }
     return status == KVF_OK ? kvf_ok(error) : status;
-}
-
-kvf_status kvf_session_save(kvf_session *session, const char *path, const kvf_save_options *options,
-                            kvf_save_report *report, kvf_error *error)
-{
-    const kvf_io *io = &kvf_io_system;
-    char *target = NULL;
-    if (path && *path && io->follow(io, path, &target) != 0)
-        return kvf_io_fail(path, "follow the link", errno, error);
-    /* A rename onto a link would take its place and leave what it leads to as it was. */
-    const kvf_status status =
-        kvf_session_save_to(session, target ? target : path, options, report, io, error);
-    free(target);
-    return status;
 }
 
 bool kvf_snapshot_is_unfinished(const char *path)
@@ -618,90 +625,4 @@ bool kvf_snapshot_is_unfinished(const char *path)
                             check_unfinished(io, file, &info, path, &error) == KVF_OK;
     io->close(io, file);
     return unfinished;
-}
-
-/* ---- What a save of one spares the other -------------------------------------------------- */
-
-/*
- * Tokens, at most n, whose full pages are the same memory in both. What several sessions
- * hold is never written, so its content is the same too.
- */
-static uint64_t common_rows(const kvf_paged_rows *a, const kvf_paged_rows *b, uint32_t ratio,
-                            uint64_t n)
-{
-    const uint64_t page_tokens = (uint64_t)KVF_PAGE_ROWS * ratio;
-    for (uint64_t i = 0; i < n / page_tokens; i++)
-        if (a->pages[i] != b->pages[i])
-            return i * page_tokens;
-    return n;
-}
-
-static uint64_t common_tokens(const kvf_session *a, const kvf_session *b, uint64_t n)
-{
-    const int32_t *x = kvf_session_tokens(a);
-    const int32_t *y = kvf_session_tokens(b);
-    uint64_t same = 0;
-    while (same < n && x[same] == y[same])
-        same++;
-    for (uint32_t i = 0; i < a->geometry.n_layers; i++) {
-        const kvf_layer layer = a->geometry.layers[i];
-        if (layer.kind != KVF_LAYER_WINDOW)
-            same = common_rows(&a->layers[i].rows, &b->layers[i].rows, layer.ratio, same);
-        if (layer.kind == KVF_LAYER_CSA)
-            same =
-                common_rows(&a->layers[i].index_rows, &b->layers[i].index_rows, layer.ratio, same);
-    }
-    return same;
-}
-
-/* The token up to which all pages of a's windows are b's too. */
-static uint64_t common_window(const kvf_session *a, const kvf_session *b)
-{
-    const kvf_paged_rows *first = &a->layers[0].window;
-    for (uint64_t i = 0; i < first->n_pages; i++)
-        for (uint32_t layer = 0; layer < a->geometry.n_layers; layer++) {
-            const kvf_paged_rows *x = &a->layers[layer].window;
-            const kvf_paged_rows *y = &b->layers[layer].window;
-            const uint64_t row = x->first_row + i * KVF_PAGE_ROWS;
-            if (row < y->first_row || (row - y->first_row) / KVF_PAGE_ROWS >= y->n_pages ||
-                y->pages[(row - y->first_row) / KVF_PAGE_ROWS] != x->pages[i])
-                return i > 0 ? row : 0;
-        }
-    return first->first_row + first->n_pages * KVF_PAGE_ROWS;
-}
-
-/* The last place of a checkpoint that both have, where all before it are shared too. */
-static uint64_t common_checkpoint(const kvf_session *a, const kvf_session *b)
-{
-    const kvf_checkpoints *x = &a->checkpoints;
-    const kvf_checkpoints *y = &b->checkpoints;
-    for (uint32_t i = x->n; i > 0; i--)
-        for (uint32_t j = y->n; j > 0; j--)
-            if (x->list[i - 1] == y->list[j - 1])
-                return x->list[i - 1]->n_tokens;
-    return 0;
-}
-
-void kvf_session_share_save(kvf_session *session, const kvf_session *other)
-{
-    const kvf_saved *saved = &other->saved;
-    const uint64_t held = session->header->n_tokens;
-    if (!saved->known || session->device != other->device || session->profile != other->profile ||
-        session->options.grid_off != other->options.grid_off ||
-        memcmp(&session->geometry, &other->geometry, sizeof session->geometry) != 0)
-        return;
-    /* One token less than the file holds: its rings and states are not this session's. */
-    uint64_t kept = saved->kept_tokens < held ? saved->kept_tokens : held;
-    if (kept == saved->n_tokens && kept > 0)
-        kept--;
-    kept = common_tokens(session, other, kept);
-    if (kept == 0)
-        return;
-    const uint64_t common = common_checkpoint(session, other);
-    const uint64_t window = common_window(session, other);
-    session->saved = *saved;
-    session->saved.kept_tokens = kept;
-    session->saved.kept_window = window < kept ? window : kept;
-    if (common < session->saved.kept_checkpoint)
-        session->saved.kept_checkpoint = common;
 }

@@ -3,8 +3,11 @@
  *
  *   streams.c   what a session consists of: one line a stream, and how it is cut into parts
  *   file.c      a file that is read: headers, index, parts that are checked before their use
+ *   source.c    what a save writes: the session as it was when the save began
+ *   feed.c      its pages, from the thread that has the device to the one that writes
  *   parts.c     parts, index and headers into a file that is written
  *   save.c      a new file, or what is new in an old one
+ *   saving.c    a save as its callers see it: in one go, or beside other work
  *   load.c      a session from a file; rows of one profile as rows of another
  *   info.c      what a file says of itself
  *   codec.c     zstd
@@ -18,9 +21,9 @@
 #ifndef KVF_SNAPSHOT_H
 #define KVF_SNAPSHOT_H
 
-#include "cache/checkpoint.h"
-#include "cache/layout.h"
-#include "cache/page.h"
+#include <pthread.h>
+
+#include "cache/session.h"
 #include "snapshot/io.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -187,9 +190,6 @@ typedef struct kvf_stream_place {
 } kvf_stream_place;
 
 kvf_stream_place kvf_stream_place_in(const kvf_snapshot_content *content, const kvf_stream *stream);
-/* Queues page i into out, which is there after a wait. Whatever was mapped is checked first. */
-kvf_status kvf_stream_read_page(const kvf_snapshot_content *content, const kvf_stream *stream,
-                                uint32_t i, uint8_t *out, kvf_error *error);
 
 /* ---- zstd ------------------------------------------------------------------------ */
 
@@ -253,6 +253,104 @@ kvf_status kvf_snapshot_part_data(kvf_snapshot_map *map, uint32_t i, uint64_t by
 kvf_status kvf_snapshot_check_tokens(const kvf_snapshot_map *map, const kvf_part *part,
                                      const uint8_t *data, kvf_error *error);
 
+/* ---- What is written ------------------------------------------------------------------- */
+
+/*
+ * A session as it was when its save began: its pages, kept, and copies of all else. The session may
+ * go on and end. Belongs to the device's thread, but for what is no page and no device, which does
+ * not change.
+ */
+typedef struct kvf_source_stream kvf_source_stream;
+typedef struct kvf_snapshot_source {
+    kvf_device *device;
+    kvf_geometry geometry;
+    kvf_snapshot_shape shape; /* of geometry and entries here */
+    kvf_snapshot_checkpoint *entries;
+    kvf_snapshot_layer *layers; /* [n_layers] */
+    kvf_snapshot_header header; /* all of it that does not depend on the file */
+    float *logits;              /* [vocab] */
+    kvf_source_stream *streams; /* in the order of the file */
+    kvf_page **pages;           /* [n_pages] of all streams */
+    uint64_t n_pages;           /* 0: let go */
+} kvf_snapshot_source;
+
+/* The session is in no open batch. KVF_OUT_OF_MEMORY: nothing is held then. */
+kvf_status kvf_source_take(kvf_session *session, uint64_t spacing_tokens,
+                           kvf_snapshot_source *source, kvf_error *error);
+/* Nothing can be read from now on. */
+void kvf_source_let_go(kvf_snapshot_source *source);
+void kvf_source_close(kvf_snapshot_source *source);
+/*
+ * Queues page i of that stream, the number-th, into out, which is there after a wait. What is
+ * mapped is checked first.
+ */
+kvf_status kvf_source_read_page(const kvf_snapshot_source *source, uint64_t number,
+                                const kvf_stream *stream, uint32_t i, uint8_t *out,
+                                kvf_error *error);
+
+/* ---- From the device to who writes -------------------------------------------------------- */
+
+/* Two buffers of the largest part, which small parts share, as many as that. */
+enum { KVF_FEED_BUFFERS = 2, KVF_FEED_PARTS = 128 };
+_Static_assert(KVF_SAVE_STAGING_BYTES == KVF_FEED_BUFFERS * KVF_SNAPSHOT_PART_BYTES,
+               "what kvfold_files.h says that a save takes");
+
+typedef struct kvf_wanted {
+    uint64_t number; /* of the stream */
+    kvf_stream stream;
+    kvf_part *part; /* who writes knows it by that */
+    uint32_t first_page;
+    uint32_t n_pages;
+    uint32_t n_read; /* pages: reads of them are queued */
+    bool is_there;
+    uint32_t buffer; /* which it lies in */
+    uint8_t *data;   /* with room up to the next multiple of a page of the file */
+} kvf_wanted;
+
+typedef struct kvf_feed {
+    const kvf_snapshot_source *source;
+    bool is_beside;               /* who writes is another thread than the device's */
+    void (*wants)(void *context); /* NULL: nobody is told */
+    void *wants_context;
+    /* Who writes: */
+    uint32_t n_buffers;
+    uint8_t
+        *buffers[KVF_FEED_BUFFERS]; /* [buffer_bytes]; of the save, not of an attempt to write */
+    size_t buffer_bytes;
+    uint32_t n_in[KVF_FEED_BUFFERS]; /* parts that are wanted or being written */
+    uint32_t filling;                /* the buffer where the next one goes, .. */
+    size_t filled_bytes;             /* .. behind these */
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    /* Under the mutex: */
+    kvf_wanted wanted[KVF_FEED_PARTS]; /* a ring, the oldest at `first` */
+    uint32_t first;
+    uint32_t n_wanted;
+    bool is_queued; /* reads that the device was not waited for */
+    bool is_stopped;
+    kvf_error failure; /* of reading */
+} kvf_feed;
+
+void kvf_feed_open(kvf_feed *feed, const kvf_snapshot_source *source, bool is_beside);
+void kvf_feed_close(kvf_feed *feed);
+/* Who writes: nothing is wanted any more; the largest part, and all. KVF_OUT_OF_MEMORY. */
+kvf_status kvf_feed_begin(kvf_feed *feed, size_t largest_part_bytes, uint64_t all_bytes,
+                          kvf_error *error);
+/* Wants one more; false: there is no place for it before one that was taken is released. */
+bool kvf_feed_want(kvf_feed *feed, uint64_t number, const kvf_stream *stream, kvf_part *part);
+/*
+ * Waits for the one that was wanted first. What was wrong with its pages, or with the device, or
+ * KVF_FILE_IO: stopped.
+ */
+kvf_status kvf_feed_take(kvf_feed *feed, kvf_wanted *taken, kvf_error *error);
+/* It was written. */
+void kvf_feed_release(kvf_feed *feed, const kvf_wanted *taken);
+/* Who has the device: as kvf_save_read, kvf_save_hand. */
+uint64_t kvf_feed_read(kvf_feed *feed, uint64_t max_bytes);
+void kvf_feed_hand(kvf_feed *feed);
+/* Nothing more is read; no read is under way. */
+void kvf_feed_stop(kvf_feed *feed);
+
 /* ---- Writing ------------------------------------------------------------------------ */
 
 /* A file being written: bytes go behind each other from end_bytes on. */
@@ -264,8 +362,6 @@ typedef struct kvf_snapshot_writer {
     bool no_room; /* a write failed for want of it */
     uint64_t end_bytes;
     uint64_t written_bytes;
-    uint8_t *buffer; /* a part with its padding */
-    size_t buffer_bytes;
     uint8_t *packed; /* where compressing writes to */
     size_t packed_bytes;
 } kvf_snapshot_writer;
@@ -273,23 +369,50 @@ typedef struct kvf_snapshot_writer {
 kvf_status kvf_snapshot_writer_open(kvf_snapshot_writer *writer, size_t largest_part_bytes,
                                     kvf_error *error);
 void kvf_snapshot_writer_close(kvf_snapshot_writer *writer);
-/* Fills and writes part->n_pages pages from the session; sets offset, bytes, checksum. */
-kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, const kvf_snapshot_content *content,
-                                   const kvf_stream *stream, kvf_part *part, kvf_error *error);
-/* Writes the index, then fills in the header, its checksum included. */
-kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer,
-                                    const kvf_snapshot_content *content, const kvf_part *parts,
-                                    kvf_snapshot_header *header, kvf_error *error);
+/*
+ * Writes a part, whose bytes are in `data` with room up to the next multiple of a page; sets
+ * offset, bytes, codec, checksum.
+ */
+kvf_status kvf_snapshot_write_part(kvf_snapshot_writer *writer, uint8_t *data, size_t bytes,
+                                   kvf_part *part, kvf_error *error);
+/* Writes the index, then fills in what is not there of the header, its checksum included. */
+kvf_status kvf_snapshot_write_index(kvf_snapshot_writer *writer, const kvf_snapshot_source *source,
+                                    const kvf_part *parts, kvf_snapshot_header *header,
+                                    kvf_error *error);
 kvf_status kvf_snapshot_write_header(kvf_snapshot_writer *writer, const kvf_snapshot_header *header,
                                      uint32_t slot, kvf_error *error);
 kvf_status kvf_snapshot_sync(kvf_snapshot_writer *writer, kvf_error *error);
 
 /* ---- Saving and loading ------------------------------------------------------------- */
 
+struct kvf_save {
+    kvf_snapshot_source source;
+    kvf_feed feed;
+    const kvf_io *io;
+    kvf_save_options options;
+    kvf_saved before; /* what the file that is added to holds; not known: nothing is added */
+    bool was_known;   /* before it was begun to write */
+    kvf_saved after;  /* what the file holds; not known: the save is not done */
+    bool follows;     /* a link at the path */
+    char path[];
+};
+
+/*
+ * save.c: writes all of it to a path, which is no link (one there is replaced, as any other file);
+ * sets `after`, or not, and `before` where the file may be anything. On any thread.
+ */
+kvf_status kvf_save_to_path(kvf_save *save, const char *path, kvf_save_report *report,
+                            kvf_error *error);
+
 /* As the public functions, on any disk; a link at `path` is replaced, as any other file. */
+kvf_status kvf_save_begin_on(kvf_session *session, const char *path,
+                             const kvf_save_options *options, bool is_beside, const kvf_io *io,
+                             kvf_save **save, kvf_error *error);
 kvf_status kvf_session_save_to(kvf_session *session, const char *path,
                                const kvf_save_options *options, kvf_save_report *report,
                                const kvf_io *io, kvf_error *error);
+kvf_status kvf_load_open_on(const char *path, const kvf_load_options *options, const kvf_io *io,
+                            kvf_load **load, kvf_error *error);
 kvf_status kvf_session_load_from(kvf_device *device, const char *path,
                                  const kvf_load_options *options, kvf_session **session,
                                  const kvf_io *io, kvf_error *error);

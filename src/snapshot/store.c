@@ -654,7 +654,9 @@ kvf_status kvf_store_put(kvf_store *store, kvf_session *session, kvf_store_put_r
     char *path = kvf_store_path(store, name);
     if (!path)
         return kvf_store_no_memory(store, error);
-    kvf_status status = kvf_store_lock(store, &lock, error);
+    kvf_status status = kvf_session_check_ready(session, "save", error);
+    if (status == KVF_OK)
+        status = kvf_store_lock(store, &lock, error);
     if (status == KVF_OK) {
         status = kvf_store_list_files(store, &list, error);
         if (status == KVF_OK)

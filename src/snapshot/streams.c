@@ -276,32 +276,6 @@ kvf_stream_place kvf_stream_place_in(const kvf_snapshot_content *content, const 
     return entry_of(stream->kind)->place(content, stream->number);
 }
 
-kvf_status kvf_stream_read_page(const kvf_snapshot_content *content, const kvf_stream *stream,
-                                uint32_t i, uint8_t *out, kvf_error *error)
-{
-    const kvf_stream_place place = kvf_stream_place_in(content, stream);
-    kvf_device *device = content->session->device;
-    kvf_page *page = NULL;
-    if (place.pages)
-        page = place.pages[i - stream->first_page];
-    else if (place.page)
-        page = *place.page;
-    const kvf_status status = kvf_page_check(page, error);
-    if (status != KVF_OK)
-        return status;
-    if (place.pages) {
-        device->backend->read(device, out, page->memory, stream->page_bytes);
-        return KVF_OK;
-    }
-    /* What is there of a page of plain bytes, then zeros. */
-    const uint64_t first = (uint64_t)i * stream->page_bytes;
-    const uint64_t left = place.bytes - first;
-    const size_t n = left < stream->page_bytes ? left : stream->page_bytes;
-    device->backend->read(device, out, (const uint8_t *)place.memory + first, n);
-    memset(out + n, 0, stream->page_bytes - n);
-    return KVF_OK;
-}
-
 /* ---- Which checkpoints ------------------------------------------------------------------------
  */
 

@@ -31,7 +31,8 @@ bool kvf_span_begins(kvf_span span, const char *literal)
 
 kvf_span kvf_span_after(kvf_span span, size_t n)
 {
-    return (kvf_span){span.data + n, span.bytes - n};
+    return n > 0 ? (kvf_span){span.data + n, span.bytes - n}
+                 : span; /* of no text NULL + 0 is none */
 }
 
 kvf_printed kvf_span_printable(kvf_span span)

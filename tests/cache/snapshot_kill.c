@@ -5,7 +5,7 @@
  * The program runs itself as the process that saves: NAME --child PATH. It tells of each
  * finished save by writing the number of tokens to its standard output.
  */
-#include "snapshot_support.h"
+#include "saving_beside.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -42,6 +42,18 @@ static kvf_save_options next_options(uint64_t n_tokens)
                               .compress = n_tokens % 16 == 0 && kvf_codec_bound(1) > 0};
 }
 
+/* In one call, or in pieces by a thread of its own. */
+static kvf_status save(kvf_session *session, const char *path, const kvf_save_options *how,
+                       bool in_pieces)
+{
+    beside one;
+    if (!in_pieces)
+        return kvf_session_save(session, path, how, NULL, NULL);
+    beside_begin(&one, session, path, how, &kvf_io_system);
+    beside_finish(&one, 20000);
+    return beside_end(&one, session);
+}
+
 static int child(const char *path)
 {
     const kvf_device_options options = {.n_threads = 1};
@@ -57,7 +69,7 @@ static int child(const char *path)
             return 4;
         const uint64_t n_tokens = kvf_session_n_tokens(session);
         const kvf_save_options how = next_options(n_tokens);
-        if (kvf_session_save(session, path, &how, NULL, NULL) != KVF_OK)
+        if (save(session, path, &how, n_tokens % 3 == 1) != KVF_OK)
             return 5;
         if (write(STDOUT_FILENO, &n_tokens, sizeof n_tokens) != sizeof n_tokens)
             return 6;

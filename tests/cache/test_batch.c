@@ -492,6 +492,7 @@ static void memory_is_as_planned(void **state)
         assert_int_equal(kvf_batch_scratch_bytes(batch), plan.scratch_bytes);
         assert_int_equal(small_device->live_bytes[KVF_MEMORY_SCRATCH], plan.scratch_bytes);
         assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 5 * plan.allocated_bytes);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_TABLE], 5 * plan.table_bytes);
         kvf_plan_free(&plan);
         for (int i = 0; i < 5; i++)
             kvf_session_close(parts[i].session);

@@ -96,6 +96,12 @@ static void check_bytes(kvf_session *session, kvf_profile_id profile, uint64_t m
     assert_int_equal(kvf_session_held_bytes(session), plan.session_bytes);
     assert_int_equal(kvf_session_allocated_bytes(session), plan.allocated_bytes);
     assert_int_equal(device->live_bytes[KVF_MEMORY_CACHE], plan.allocated_bytes);
+    assert_int_equal(device->live_bytes[KVF_MEMORY_TABLE], plan.table_bytes);
+    /* What chunks kept and let go is in the pool: a slab of each size more than was ever held. */
+    assert_true(device->live_bytes[KVF_MEMORY_CACHE] + device->live_bytes[KVF_MEMORY_CHECKPOINT] +
+                    device->live_bytes[KVF_MEMORY_POOL] <=
+                plan.allocated_bytes + plan.checkpoint_bytes + plan.chunk_undo_bytes +
+                    plan.pool_bytes);
     assert_int_equal(kvf_session_scratch_bytes(session), has_scratch ? plan.scratch_bytes : 0);
     assert_int_equal(device->live_bytes[KVF_MEMORY_SCRATCH], has_scratch ? plan.scratch_bytes : 0);
     kvf_plan_free(&plan);

@@ -4,6 +4,7 @@ Attention and experts are switched off, so that a layer leaves the token's embed
 column of its own, among zeros. The output head knows which token comes behind which column.
 """
 
+import array
 import json
 import os
 import struct
@@ -56,12 +57,22 @@ def _matrix(ones):
     return bytes(data)
 
 
-def write_gguf(path, folder, more=None):
+def as_q8_0(name, dtype, shape, data):
+    """Matrices of zeros and ones, which Q8_0 holds exactly (a scale of 1); the rest as it is."""
+    words = array.array("H", data) if dtype == "BF16" and len(shape) > 1 else [2]
+    if not set(words) <= {0, 0x3F80}:
+        return checkpoints.tiny_gguf.as_it_is(name, dtype, shape, data)
+    codes = bytes(word != 0 for word in words)
+    blocks = (codes[at:at + 32] for at in range(0, len(codes), 32))
+    return "Q8_0", b"".join(struct.pack("<H", 0x3C00 if any(block) else 0) + block for block in blocks)
+
+
+def write_gguf(path, folder, more=None, store=checkpoints.tiny_gguf.as_it_is):
     """The folder's model as llama.cpp converts it: to that, what looks like a marker is one of control."""
     described = json.loads(FIXTURE.read_text(encoding="utf-8"))
     tokens, types, merges = v4.gguf_keys(described)
     types = [3 if kind == 4 and text.startswith(f"<{BAR}") else kind for text, kind in zip(tokens, types)]
-    metadata, tensors = checkpoints.gguf_parts(folder)
+    metadata, tensors = checkpoints.gguf_parts(folder, store)
     metadata.update({"tokenizer.ggml.model": gguf.text("gpt2"), "tokenizer.ggml.pre": gguf.text("deepseek-v3"),
                      "tokenizer.ggml.tokens": gguf.array(map(gguf.text, tokens)),
                      "tokenizer.ggml.token_type": gguf.array(map(gguf.i32, types)),

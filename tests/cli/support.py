@@ -1,6 +1,7 @@
 """What the tests of the kvfold binary share.
 
-usage: test_NAME.py --kvfold PATH --model DIR [--refusing-system PATH] [unittest's own arguments]
+usage: test_NAME.py --kvfold PATH --model DIR [--refusing-system PATH] [--backend NAME[/ISA]]
+                    [unittest's own arguments]
 
 DIR is models/tiny; its vocabulary is bytes and a few special ids. Nothing is needed but
 Python's standard library.
@@ -32,6 +33,7 @@ _parser.add_argument("--kvfold", required=True, metavar="PATH")
 _parser.add_argument("--model", required=True, metavar="DIR")
 _parser.add_argument("--refusing-system", metavar="PATH",
                      help="refusing_system.c as a library; without it what needs it is skipped")
+_parser.add_argument("--backend", metavar="NAME[/ISA]", help="that `run` uses, in the place of cpu")
 _options, _unittest_arguments = _parser.parse_known_args()
 
 KVFOLD = os.path.abspath(_options.kvfold)
@@ -46,8 +48,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def one_thread(arguments):
-    """Arguments with --threads 1 put first: quick on a machine that is busy with other tests."""
+    """Arguments with --threads 1, and the backend, put first: quick on a machine that is busy with
+    other tests."""
     command, *rest = map(str, arguments)
+    if command == "run" and _options.backend:
+        backend, *isa = _options.backend.split("/")
+        rest = ["--backend", backend, *(f"--isa={name}" for name in isa), *rest]
     return [command, "--threads", "1", *rest] if command in COMMANDS else [command, *rest]
 
 

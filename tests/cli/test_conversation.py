@@ -196,13 +196,16 @@ class GgufTest(ConversationTest):
         return scripted.write_gguf(self.path("model.gguf"), model(), more)
 
     def test_it_is_the_same_conversation(self):
-        """Though all of the roles' markers are no text in it."""
+        """Though all of the roles' markers are no text in it, and in whatever types it is stored."""
         file = self.gguf()
-        for name, of in (("folder", model()), ("file", file)):
+        stored = scripted.write_gguf(self.path("stored.gguf"), model(), store=scripted.as_q8_0)
+        self.assertLess(os.path.getsize(stored), os.path.getsize(file) - (1 << 20))
+        for name, of in (("folder", model()), ("file", file), ("stored", stored)):
             self.record(name, "-p", "b", "--think", "--system", "he", of=of)
             record = self.record(name, "-p", "c", of=of)
             self.assertEqual((record["reasoning"], record["content"], record["ended"]), ("rR", "CD", "eos"))
         self.assertEqual(self.held("file"), self.held("folder"))
+        self.assertEqual(self.held("stored"), self.held("folder"))
 
     def test_its_template_has_words_for_efforts(self):
         template = "{%- set reasoning_effort_max = \"hah\\n\\n\" -%}"

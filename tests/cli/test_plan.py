@@ -23,8 +23,8 @@ FORMAT_TABLE = {
 
 PLAN_KEYS = [
     "ctx", "profile", "session_bytes", "allocated_bytes", "snapshot_bytes", "scratch_bytes",
-    "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "weights_mapped_bytes",
-    "weights_copied_bytes", "weights", "buffers",
+    "table_bytes", "total_bytes", "checkpoint_bytes", "chunk_undo_bytes", "pool_bytes",
+    "weights_mapped_bytes", "weights_copied_bytes", "weights", "buffers",
 ]
 
 
@@ -104,7 +104,10 @@ class PlanTest(CliTest):
             for buffer in line["buffers"]:
                 self.assertEqual(list(buffer), ["name", "dtype", "shape", "bytes"])
             self.assertEqual(sum(b["bytes"] for b in line["buffers"]), line["total_bytes"])
-            self.assertGreater(line["total_bytes"], line["allocated_bytes"] + line["scratch_bytes"])
+            self.assertGreater(line["total_bytes"],
+                               line["allocated_bytes"] + line["table_bytes"] + line["scratch_bytes"])
+            self.assertEqual([b["bytes"] for b in line["buffers"] if b["name"] == "tables"],
+                             [line["table_bytes"]])
             self.assertGreaterEqual(line["allocated_bytes"], line["session_bytes"])
 
     def test_checkpoints_are_counted_beside_the_totals(self):
@@ -114,6 +117,8 @@ class PlanTest(CliTest):
             self.assertEqual(line["checkpoint_bytes"], count * (windows + halves + logits))
             # Both ends of a long chunk may lie inside pages: 3 before it, 3 behind it, of which 2 are the plan's.
             self.assertEqual(line["chunk_undo_bytes"], 2 * windows + state + halves + logits)
+            # As many pages as fit into 1 MiB, but one, of rows, of index rows and of two states.
+            self.assertEqual(line["pool_bytes"], 27 * 37440 + 239 * 4352 + 15 * 65536 + 63 * 16384)
 
     def test_scratch_is_what_the_format_promises(self):
         lines = self.json_lines("plan", "-m", "v4-flash", "--ctx", "1M", "--chunk", "4096")
@@ -173,7 +178,8 @@ class PlanTest(CliTest):
         self.assertEqual(line["memory_bytes"], memory)
         self.assertEqual(line["weights_bytes"], weights)
         largest = line["largest_ctx"]
-        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes"))
+        totals = [sum(line[key] for key in ("total_bytes", "checkpoint_bytes", "chunk_undo_bytes",
+                                            "pool_bytes"))
                   for line in self.json_lines(
             "plan", "-m", "v4-flash", "--profile", "legacy", "--ctx", f"{largest},{largest + 1}")]
         self.assertLessEqual(totals[0], memory - weights)

@@ -200,6 +200,7 @@ kvf_grid cf_grid(uint32_t width);
 extern const cf_operation cf_embed, cf_embed_stored, cf_matmul, cf_product, cf_norm, cf_rope,
     cf_unmix;
 extern const cf_operation cf_mix, cf_route, cf_experts, cf_experts_stored;
+extern const cf_operation cf_sample, cf_draw;
 extern const cf_operation cf_check, cf_pack, cf_unpack, cf_compress;
 extern const cf_operation cf_score, cf_score_plain, cf_select, cf_mask;
 extern const cf_operation cf_attend, cf_attend_forms;

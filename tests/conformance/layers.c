@@ -284,21 +284,24 @@ const cf_operation cf_experts = {"experts", CF_BITS_OR("within derived bounds"),
 
 /* ---- experts as they are stored ------------------------------------------------ */
 
-/* Of any type whose blocks fit the columns. */
-static kvf_matrix any_matrix(cf_run *run, uint32_t rows, uint32_t cols, bool calm)
+/* A type whose blocks fit the columns. */
+static kvf_weight_id fitting_type(uint64_t *random, uint32_t cols)
 {
-    kvf_weight_id type = cf_type(&run->random);
+    kvf_weight_id type = cf_type(random);
     while (cols % kvf_weight_get(type)->block_values != 0)
-        type = cf_type(&run->random);
-    return cf_matrix(run, type, rows, cols, calm);
+        type = cf_type(random);
+    return type;
 }
 
-static kvf_expert_weights stored_expert(cf_run *run, uint32_t hidden, uint32_t ffn, bool calm)
+/* Every matrix of a type of its own or, as in most files, all of `up` and `down`. */
+static kvf_expert_weights stored_expert(cf_run *run, uint32_t hidden, uint32_t ffn, bool calm,
+                                        bool mixed, kvf_weight_id up, kvf_weight_id down)
 {
+    uint64_t *random = &run->random;
     kvf_expert_weights expert;
-    expert.w1 = any_matrix(run, ffn, hidden, calm);
-    expert.w3 = any_matrix(run, ffn, hidden, calm);
-    expert.w2 = any_matrix(run, hidden, ffn, calm);
+    expert.w1 = cf_matrix(run, mixed ? fitting_type(random, hidden) : up, ffn, hidden, calm);
+    expert.w3 = cf_matrix(run, mixed ? fitting_type(random, hidden) : up, ffn, hidden, calm);
+    expert.w2 = cf_matrix(run, mixed ? fitting_type(random, ffn) : down, hidden, ffn, calm);
     return expert;
 }
 
@@ -342,11 +345,16 @@ static void run_experts_stored(cf_run *run)
     bool calm_in;
     args.in = cf_activations(run, (size_t)args.n * args.hidden, &calm_in);
     kvf_expert_weights routed[MOST_EXPERTS];
+    const bool mixed = cf_chance(&run->random, 3);
+    const kvf_weight_id up = fitting_type(&run->random, args.hidden);
+    const kvf_weight_id down = fitting_type(&run->random, args.ffn);
     for (uint32_t e = 0; e < args.n_experts; e++)
-        routed[e] = stored_expert(run, args.hidden, args.ffn, calm);
+        routed[e] = stored_expert(run, args.hidden, args.ffn, calm, mixed, up, down);
     args.routed = routed;
     if (args.shared_ffn)
-        args.shared = stored_expert(run, args.hidden, args.shared_ffn, calm);
+        args.shared =
+            stored_expert(run, args.hidden, args.shared_ffn, calm,
+                          mixed || args.shared_ffn % kvf_weight_get(down)->block_values, up, down);
     compute_experts(run, &args);
 }
 

@@ -350,6 +350,17 @@ static void mirrored_mask(kvf_device *device, const kvf_mask_args *args)
     RUN(mask);
 }
 
+static void mirrored_sample(kvf_device *device, const kvf_sample_args *args)
+{
+    kvf_mirror m = begin(device);
+    kvf_sample_args there = *args;
+    const size_t bytes = (size_t)args->n * args->vocab * sizeof(float);
+    there.out = kvf_mirror_out(&m, args->out, args->n * sizeof *args->out);
+    there.logits = kvf_mirror_in(&m, args->logits, bytes);
+    there.changed = args->changed ? kvf_mirror_scratch(&m, bytes) : NULL;
+    RUN(sample);
+}
+
 /* ---- The device -------------------------------------------------------------------------- */
 
 static size_t experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args)
@@ -389,6 +400,7 @@ kvf_device *cf_mirrored(kvf_device *inner)
                       .unmix = mirrored_unmix,
                       .route = mirrored_route,
                       .experts = mirrored_experts,
+                      .sample = mirrored_sample,
                       .check = mirrored_check,
                       .compress = mirrored_compress,
                       .pack = mirrored_pack,

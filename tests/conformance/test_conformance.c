@@ -14,13 +14,13 @@ static const cf_operation *const operations[] = {
     &cf_embed, &cf_embed_stored, &cf_matmul,       &cf_product, &cf_norm,           &cf_rope,
     &cf_mix,   &cf_unmix,        &cf_route,        &cf_experts, &cf_experts_stored, &cf_check,
     &cf_pack,  &cf_unpack,       &cf_compress,     &cf_score,   &cf_score_plain,    &cf_select,
-    &cf_mask,  &cf_attend,       &cf_attend_forms,
+    &cf_mask,  &cf_attend,       &cf_attend_forms, &cf_sample,  &cf_draw,
 };
 #define N_OPERATIONS (sizeof operations / sizeof operations[0])
 
 /* Every ISA name that a device may have; those that cannot be opened are left out. */
-static const char *const isas[] = {"scalar", "avx2",    "avx512", "avx512vnni",
-                                   "neon",   "generic", "ref",    "cpu"};
+static const char *const isas[] = {"scalar",  "avx2", "avx512", "avx512vnni", "neon",
+                                   "generic", "sm80", "ref",    "cpu"};
 #define N_ISAS (sizeof isas / sizeof isas[0])
 
 #if defined(KVF_FAR)
@@ -77,11 +77,18 @@ static const kvf_backend *backend_of(const struct group *group)
     return group->targets[0].devices[0]->backend;
 }
 
+/* By an ISA of its own, or the kernels that all GPUs run. */
+static bool is_gpu(const struct group *group)
+{
+    const char *isa = group->targets[0].isa_name;
+    return strcmp(isa, "generic") == 0 || strncmp(isa, "sm", 2) == 0;
+}
+
 static void run_case(const struct job *job, uint32_t index)
 {
     cf_run expected;
     cf_begin(&expected, job->reference, "ref", job->operation, index);
-    expected.gpu = strcmp(job->group->targets[0].isa_name, "generic") == 0;
+    expected.gpu = is_gpu(job->group);
     job->operation->run(&expected);
     for (uint32_t t = 0; t < job->group->n_targets; t++)
         compare_target(job->operation, &job->group->targets[t], &expected);
@@ -227,6 +234,20 @@ static bool machine_has(const char *backend)
     return status != KVF_UNSUPPORTED;
 }
 
+/* One without an operation does not open, which is not to be taken for a machine without it. */
+static bool all_complete(void)
+{
+    bool complete = true;
+    for (uint32_t i = 0; kvf_backend_get(i); i++) {
+        kvf_error error;
+        if (kvf_backend_check(kvf_backend_get(i), &error) == KVF_OK)
+            continue;
+        fprintf(stderr, "%s\n", error.message);
+        complete = false;
+    }
+    return complete;
+}
+
 int main(int argc, char **argv)
 {
     const char *backend = NULL;
@@ -251,6 +272,8 @@ int main(int argc, char **argv)
         }
     }
 
+    if (!all_complete())
+        return EXIT_FAILURE;
     if (may_skip && backend && !machine_has(backend))
         return SKIPPED;
     kvf_device *reference;

@@ -19,7 +19,8 @@
 #define PLAIN_OPERATIONS(X)                                                                        \
     X(embed)                                                                                       \
     X(matmul)                                                                                      \
-    X(norm) X(rope) X(mix) X(unmix) X(route) X(experts) X(unpack) X(mask)
+    X(norm)                                                                                        \
+    X(rope) X(mix) X(unmix) X(route) X(experts) X(sample) X(unpack) X(mask)
 /* Of several sessions at once. */
 #define STAGE_OPERATIONS(X) X(select) X(attend)
 #define FINDING_OPERATIONS(X) X(check) X(compress) X(pack)
@@ -72,8 +73,11 @@ typedef struct far_device {
     uint64_t n_works;   /* queued since the device was opened */
     uint64_t n_done;    /* of these, done or given up */
     uint32_t allocations_to_failure;
+    uint64_t n_given; /* allocations that were not released */
+    uint32_t operations_to_lack;
     uint64_t n_waits;
     bool exposed;
+    bool lacks; /* operations are not done until a wait has said so */
     bool lost;
 } far_device;
 
@@ -193,6 +197,7 @@ static void far_release(kvf_device *device, void *memory, size_t bytes)
     command *queued = queue(device, RUN_release);
     queued->to = memory;
     queued->bytes = bytes;
+    far_of(device)->n_given--;
 }
 
 /* ---- Memory ---------------------------------------------------------------------------- */
@@ -230,8 +235,11 @@ static void *far_alloc(kvf_device *device, size_t bytes, kvf_place place)
     if (far->allocations_to_failure && --far->allocations_to_failure == 0)
         return NULL;
     if (place == KVF_PLACE_DEVICE)
-        return alloc_device(far, bytes);
-    return posix_memalign(&memory, ALIGNMENT_BYTES, bytes) == 0 ? memory : NULL;
+        memory = alloc_device(far, bytes);
+    else if (posix_memalign(&memory, ALIGNMENT_BYTES, bytes) != 0)
+        memory = NULL;
+    far->n_given += memory != NULL;
+    return memory;
 }
 
 static void run_release(far_device *far, void *memory)
@@ -318,6 +326,15 @@ static void run_operation(kvf_device *inner, command *c)
     }
 }
 
+/* Whether the operation is done: it has the memory that it needs, as all before it had. */
+static bool has_memory(far_device *far, const command *c)
+{
+    const bool is_operation = c->id < RUN_zero;
+    if (is_operation && far->operations_to_lack && --far->operations_to_lack == 0)
+        far->lacks = true;
+    return !is_operation || !far->lacks;
+}
+
 /* Does the first n commands; memory is released in every case. */
 static void run_queue(far_device *far, size_t n)
 {
@@ -325,7 +342,7 @@ static void run_queue(far_device *far, size_t n)
     open_needed(far);
     for (size_t i = 0; i < far->n_queued; i++) {
         command *c = &far->queue[i];
-        if (i < n)
+        if (i < n && has_memory(far, c))
             run_operation(far->inner, c);
         if (c->id == RUN_release)
             run_release(far, c->to);
@@ -342,6 +359,9 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
 {
     far_device *far = far_of(device);
     far->n_waits++;
+    const char *when = getenv("KVF_FAR_LOST_WHEN");
+    if (!far->lost && when && access(when, F_OK) == 0)
+        far->waits_to_loss = 1;
     if (!far->lost && far->waits_to_loss && --far->waits_to_loss == 0) {
         run_queue(far, far->n_queued / 2);
         far->lost = true;
@@ -351,8 +371,13 @@ static kvf_status far_wait(kvf_device *device, kvf_error *error)
         far->lost = true;
     }
     run_queue(far, far->lost ? 0 : far->n_queued);
-    return far->lost ? kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)")
-                     : kvf_ok(error);
+    if (far->lost)
+        return kvf_fail(error, KVF_DEVICE_LOST, "far: the device was lost (injected)");
+    if (!far->lacks)
+        return kvf_ok(error);
+    far->lacks = false;
+    device->n_shortages++;
+    return kvf_fail(error, KVF_OUT_OF_MEMORY, "far: no memory for an operation (injected)");
 }
 
 /* ---- The device ---------------------------------------------------------------------------- */
@@ -437,6 +462,16 @@ void far_fail_alloc(kvf_device *device, uint32_t nth)
     far_of(device)->allocations_to_failure = nth;
 }
 
+void far_lack_at(kvf_device *device, uint32_t nth_operation)
+{
+    far_of(device)->operations_to_lack = nth_operation;
+}
+
+uint64_t far_given(const kvf_device *device)
+{
+    return ((const far_device *)device)->n_given;
+}
+
 uint64_t far_waits(const kvf_device *device)
 {
     return ((const far_device *)device)->n_waits;
@@ -450,6 +485,8 @@ void far_expose(kvf_device *device)
 
 const kvf_backend kvf_backend_far = {
     .name = "far",
+    /* Of small pages alone: those of rows keep a closed page of the system's behind each. */
+    .slab_bytes = 64 << 10,
     .open = far_open,
     .close = far_close,
     .alloc = far_alloc,

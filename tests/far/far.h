@@ -10,7 +10,9 @@
  *   - targets of read hold rubbish until then
  *   - argument structs and the sources of write are copied when they are given, and only then
  *
- * Only tests are linked with it: device.c once more, with KVF_FAR, so that it has a name.
+ * A device is lost, in the middle of what is queued, once the file that the environment names as
+ * KVF_FAR_LOST_WHEN is there: for tests of other processes. Only tests are linked with it: device.c
+ * once more, with KVF_FAR, so that it has a name.
  */
 #ifndef KVF_TEST_FAR_H
 #define KVF_TEST_FAR_H
@@ -30,6 +32,13 @@ void far_lose_at(kvf_device *device, uint64_t nth_work);
 uint64_t far_works(const kvf_device *device);
 /* The n-th allocation from now on fails; 0: none. */
 void far_fail_alloc(kvf_device *device, uint32_t nth);
+/*
+ * The n-th operation from now on (1: the next) finds no memory for itself: neither it is done nor
+ * any operation after it, until one wait says so; 0: none. Bytes are moved all the same.
+ */
+void far_lack_at(kvf_device *device, uint32_t nth_operation);
+/* Allocations that were not released. */
+uint64_t far_given(const kvf_device *device);
 /* Waits since the device was opened. */
 uint64_t far_waits(const kvf_device *device);
 /*

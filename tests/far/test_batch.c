@@ -70,6 +70,7 @@ static void an_item_without_memory_fails_alone(void **state)
         uint32_t n_failed = 0;
         open_sessions(parts);
         small_items(parts, N_ITEMS, items);
+        kvf_device_trim(small_device); /* no empty slab helps out */
         far_fail_alloc(small_device, nth);
         assert_int_equal(small_batch(batch, items, N_ITEMS, 300, &error), KVF_OK);
         far_fail_alloc(small_device, 0);
@@ -323,6 +324,50 @@ static void a_lost_devices_sessions_go_on_from_their_files(void **state)
     close_engine(&cpu);
 }
 
+static void look(void *user, const char *name, uint32_t layer, const void *values, uint64_t n,
+                 uint64_t width)
+{
+    ++*(uint64_t *)user;
+    (void)name, (void)layer, (void)values, (void)n, (void)width;
+}
+
+/*
+ * An operation finds no memory, and the wait that is told is one of those in the middle of the
+ * pass, for an observer: the pass fails all the same, and the next one gives what it should.
+ */
+static void a_pass_that_is_looked_at_is_not_taken_with_what_was_not_done(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[N_ITEMS] = {1, 30, 2};
+    engine cpu;
+    engine far;
+    kvf_batch_item items[N_ITEMS];
+    kvf_error error;
+    uint64_t n_seen = 0;
+    open_engine("cpu", NULL, &cpu);
+    open_engine("far", "cpu", &far);
+    far.model->observe = look;
+    far.model->observe_user = &n_seen;
+    for (uint32_t nth = 1; nth < 40; nth += 6) {
+        far_lack_at(far.device, nth);
+        assert_int_equal(step(&far, sizes, items, &error), KVF_OUT_OF_MEMORY);
+        assert_non_null(strstr(error.message, "no memory"));
+        for (int i = 0; i < N_ITEMS; i++) {
+            assert_int_equal(items[i].status, KVF_OUT_OF_MEMORY);
+            assert_int_equal(kvf_session_n_tokens(far.sessions[i]),
+                             kvf_session_n_tokens(cpu.sessions[i]));
+        }
+    }
+    assert_true(n_seen > 0);
+    require(step(&cpu, sizes, items, &error), &error);
+    require(step(&far, sizes, items, &error), &error);
+    for (int i = 0; i < N_ITEMS; i++)
+        assert_memory_equal(kvf_session_logits(cpu.sessions[i]),
+                            kvf_session_logits(far.sessions[i]), VOCAB * sizeof(float));
+    close_engine(&cpu);
+    close_engine(&far);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -331,6 +376,7 @@ int main(void)
         cmocka_unit_test(a_lost_device_fails_all_and_commits_none),
         cmocka_unit_test(logits_are_those_of_the_cpu),
         cmocka_unit_test(a_lost_devices_sessions_go_on_from_their_files),
+        cmocka_unit_test(a_pass_that_is_looked_at_is_not_taken_with_what_was_not_done),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

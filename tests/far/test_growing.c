@@ -36,6 +36,7 @@ static kvf_device *open_counted(const char *backend, const char *isa)
     counting_backend = *counted_backend;
     counting_backend.alloc = counted_alloc;
     device->backend = &counting_backend;
+    device->slab_bytes = 0; /* every page is an allocation: they are counted */
     return device;
 }
 

@@ -5,8 +5,11 @@
  */
 #include "cache/store_support.h"
 
+#include <math.h>
+
 #include "far/far.h"
 #include "model/alone.h"
+#include "model/sample.h"
 
 static kvf_device *open_far(void)
 {
@@ -353,6 +356,7 @@ static void run_short_in(action *act)
     kvf_status status = KVF_OUT_OF_MEMORY;
     uint32_t nth = 0;
     while (status == KVF_OUT_OF_MEMORY && nth < 10000) {
+        kvf_device_trim(device); /* no empty slab helps out */
         memcpy(live, device->live_bytes, sizeof live);
         far_fail_alloc(device, ++nth);
         status = act(session, path, &error);
@@ -459,6 +463,39 @@ static void a_forward_pass_waits_for_its_end_alone(void **state)
     kvf_device_close(device);
 }
 
+/* The device has the logits alone, and is lost before somebody asks: nothing is drawn from them. */
+static void logits_that_were_lost_are_not_drawn_from(void **state)
+{
+    (void)state;
+    int32_t ids[PROMPT];
+    kvf_candidate candidates[VOCAB];
+    fill_prompt(ids);
+    kvf_session *session;
+    kvf_error error;
+    kvf_device *device = open_far();
+    kvf_model *model = load_model(device, &session);
+    kvf_sampling sampling = {.changes = {.repeat_penalty = 1}, .temperature = 1};
+    kvf_batch_item item = {.session = session, .ids = ids, .n = PROMPT, .sampling = &sampling};
+    assert_int_equal(kvf_model_forward(model, batch_of(session, &error), &item, 1, &error), KVF_OK);
+    assert_true(sampling.is_sampled);
+    const uint64_t waits = far_waits(device);
+    const kvf_drawing drawing = {candidates, NULL, VOCAB};
+    uint32_t id;
+    kvf_sampler sampler = {.temperature = 1, .top_p = 1, .top_k = 40, .state = 3};
+    assert_int_equal(kvf_draw_token(&sampler, session, &sampling, &drawing, &id, &error), KVF_OK);
+    assert_int_equal(far_waits(device), waits);
+    far_lose(device, 1);
+    sampler.top_k = 0; /* of all tokens: they are in the row alone */
+    const kvf_sampler before = sampler;
+    assert_int_equal(kvf_draw_token(&sampler, session, &sampling, &drawing, &id, &error),
+                     KVF_DEVICE_LOST);
+    assert_memory_equal(&sampler, &before, sizeof before);
+    assert_true(isnan(kvf_session_logits(session)[0]));
+    kvf_session_close(session);
+    kvf_model_free(model);
+    kvf_device_close(device);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -474,6 +511,7 @@ int main(void)
         cmocka_unit_test(memory_that_runs_out_changes_nothing),
         cmocka_unit_test(a_model_gives_the_same_logits),
         cmocka_unit_test(a_forward_pass_waits_for_its_end_alone),
+        cmocka_unit_test(logits_that_were_lost_are_not_drawn_from),
     };
     return cmocka_run_group_tests(tests, snap_setup, snap_teardown);
 }

@@ -49,6 +49,7 @@ static void check_plan(const kvf_geometry *geometry, kvf_profile_id profile)
     kvf_plan plan;
     fuzz_wide cache_bytes = 0;
     fuzz_wide scratch_bytes = 0;
+    fuzz_wide table_bytes = 0;
     fuzz_wide held_bytes = 0;
     const kvf_status status =
         kvf_plan_make(geometry, &options, geometry->max_tokens, &plan, &error);
@@ -58,10 +59,12 @@ static void check_plan(const kvf_geometry *geometry, kvf_profile_id profile)
         const kvf_plan_buffer *buffer = &plan.buffers[i];
         FUZZ_REQUIRE(buffer->bytes < UINT64_C(1) << 60 && buffer->held_bytes <= buffer->bytes);
         held_bytes += buffer->held_bytes;
-        *(buffer->klass == KVF_MEMORY_CACHE ? &cache_bytes : &scratch_bytes) += buffer->bytes;
+        *(buffer->klass == KVF_MEMORY_CACHE   ? &cache_bytes
+          : buffer->klass == KVF_MEMORY_TABLE ? &table_bytes
+                                              : &scratch_bytes) += buffer->bytes;
     }
     FUZZ_REQUIRE(cache_bytes == plan.allocated_bytes && scratch_bytes == plan.scratch_bytes);
-    FUZZ_REQUIRE(held_bytes == plan.session_bytes);
+    FUZZ_REQUIRE(held_bytes == plan.session_bytes && table_bytes == plan.table_bytes);
     kvf_plan_free(&plan);
 }
 

@@ -96,7 +96,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
                          .thinking = data[0] & THINKS,
                          .bos = 256,
                          .n_ids = N_IDS,
-                         .context = 4096};
+                         .context = 4096,
+                         .n_choices = KVF_MAX_CHOICES};
     const kvf_ask_kind kind = (kvf_ask_kind)((data[0] & 15) % KINDS);
     fuzz_guarded body = fuzz_guard(data + 1, bytes - 1);
     const kvf_span text = {body.data, body.bytes};

@@ -382,7 +382,7 @@ static bool is_small(const kvf_snapshot_info *info)
         kvf_plan_make(&info->geometry, &options, info->n_tokens, &plan, &error);
     if (status != KVF_OK)
         return true; /* then it must be refused */
-    const uint64_t bytes = plan.allocated_bytes + plan.scratch_bytes;
+    const uint64_t bytes = plan.allocated_bytes + plan.table_bytes + plan.scratch_bytes;
     kvf_plan_free(&plan);
     return info->max_tokens <= max_context_tokens && bytes <= max_session_bytes;
 }

@@ -1,4 +1,4 @@
-"""Hand-made inputs of the fuzz target for requests; seeds.py writes them."""
+"""Hand-made inputs of the fuzz targets for requests; seeds.py writes them."""
 import json
 
 CHAT, COMPLETION, MESSAGES, COUNT, TOKENIZE = range(5)
@@ -44,4 +44,57 @@ def request():
         "prefill": body(MESSAGES, max_tokens=9, messages=[user, {"role": "assistant", "content": "a"}]),
         "count": body(COUNT, messages=[user], system="s"),
         "tokenize": body(TOKENIZE | THINKS, messages=[user]),
+    }
+
+
+KEYED, LOCAL, LOADING, LEAVING = 1, 2, 4, 8
+
+
+def endpoints():
+    user = {"role": "user", "content": "hello there"}
+    thinks = {"thinking": {"type": "enabled"}}
+
+    def head(line, *headers, flags=0, host="localhost:8080", body=b""):
+        lines = [line, *(["Host: " + host] if host else []), *headers, "", ""]
+        return bytes([flags]) + "\r\n".join(lines).encode() + body
+
+    def post(path, *headers, flags=0, **fields):
+        return head("POST " + path, "Content-Type: application/json", *headers, flags=flags,
+                    body=json.dumps(fields).encode())
+
+    chat, messages, text = "/v1/chat/completions", "/v1/messages", "/v1/completions"
+    return {
+        **{path.strip("/").replace("/", "_"): head("GET " + path)
+           for path in ("/health", "/metrics", "/slots", "/v1/models", "/v1/models/tiny", "/v1/models/none", "/none")},
+        "anthropic_models": head("GET /v1/models?limit=5", "anthropic-version: 2023-06-01"),
+        "head": head("HEAD /health"),
+        "method": head("BREW /v1/messages"),
+        "preflight": head("OPTIONS " + chat, "Origin: https://chat.example", flags=KEYED),
+        "loading": post(chat, flags=LOADING, messages=[user]),
+        "loading_health": head("GET /health", flags=LOADING),
+        "no_host": head("GET /health", host=None),
+        "local": head("GET /slots", flags=LOCAL, host="anything"),
+        "address": head("GET /v1/models", host="[::1]:80"),
+        "other_host": head("GET /v1/models", host="evil.example"),
+        "allowed_host": head("GET /v1/models", host="KVFOLD.example."),
+        "own_origin": head("GET /v1/models", "Origin: http://localhost:8080"),
+        "other_origin": head("GET /v1/models", "Origin: https://evil.example"),
+        "key": head("GET /v1/models", "Authorization: Bearer  one-key", flags=KEYED),
+        "api_key": head("GET /v1/models", "x-api-key: other", flags=KEYED),
+        "wrong_key": post(messages, "x-api-key: one-keyone-key", flags=KEYED),
+        "type": head("POST " + chat, "Content-Type: text/plain", body=b"{}"),
+        "chat": post(chat, messages=[user], n=2, logprobs=True, top_logprobs=4, stop=["e t"], seed=3),
+        "chat_stream": post(chat, messages=[user], stream=True, stream_options={"include_usage": True}, n=2, **thinks),
+        "chat_leaving": post(chat, flags=LEAVING, messages=[user], stream=True),
+        "text": post(text, prompt="once upon", logprobs=3, max_tokens=6),
+        "text_stream": post(text, prompt=[1, 2, 195, 169], logprobs=5, stream=True, n=3),
+        "messages": post(messages, max_tokens=9, messages=[user], **thinks),
+        "messages_stream": post(messages, max_tokens=99, messages=[user], stream=True, stop_sequences=["llo"]),
+        "refused": post(chat, messages=[{"role": "user", "content": "twelve chars"[:11]}], stream=True),
+        "count": post(messages + "/count_tokens", messages=[user]),
+        "tokenize": post("/tokenize", content="a\u00e9<think>", add_special=True, parse_special=True),
+        "tokenize_messages": post("/tokenize", messages=[user]),
+        "detokenize": post("/detokenize", tokens=[104, 105, 255, 260, 319]),
+        "detokenize_wrong": post("/detokenize", tokens=[320]),
+        "temperature": post(messages, max_tokens=1, messages=[user], temperature=7),
     }

@@ -19,7 +19,7 @@ import make_fixture
 import tiny_gguf
 import v4
 from chat_seeds import answer, chat_texts, conversation, messages
-from request_seeds import request
+from request_seeds import endpoints, request
 PART = b"\xff"  # between parts of an input: see fuzz_config.c, fuzz_shards.c
 
 
@@ -612,7 +612,7 @@ def tokenizer_json():
 def main():
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "corpus"
     for make in (safetensors, shards, config, tokenizer, tokenizer_json, units, gguf, snapshot,
-                 messages, chat_texts, answer, conversation, request):
+                 messages, chat_texts, answer, conversation, request, endpoints):
         folder = target / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make().items():

@@ -9,8 +9,9 @@
  *   [ids 1 2 3]     ids as they are
  *   [wait MS]       before the first token; [each MS] before each
  *   [queue MS]      before it leaves the queue
- *   [end WHAT]      eos (default), failed, timed_out, context, shutdown; or what submit says:
- *                   busy, large, invalid, stopping, memory
+ *   [end WHAT]      eos (default), failed, timed_out, context, shutdown; lost: failed, and from
+ *                   then on the device is lost; or what submit says: busy, large, invalid,
+ *                   stopping, memory
  *   [cached N]      of the prompt
  * Each job has a thread; a job that is cancelled ends as the real one does.
  */
@@ -31,6 +32,8 @@ enum { USER = 258, ASSISTANT = 259, THINK = 260, END_THINK = 261, TEXT_BYTES = 4
 struct kvf_scheduler {
     struct kvf_replays *replays;
     atomic_bool stops;
+    uint32_t parallel;
+    atomic_bool is_lost;
     atomic_uint running;
     atomic_ullong n_jobs, n_cancelled;
 };
@@ -54,6 +57,7 @@ kvf_status kvf_scheduler_open(kvf_engine *engine, const kvf_scheduler_options *o
     *scheduler = opened;
     if (!opened)
         return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory");
+    opened->parallel = options->parallel;
     return kvf_replays_open(options->replay_max_bytes ? options->replay_max_bytes : 1 << 20,
                             &opened->replays, error);
 }
@@ -80,6 +84,14 @@ void kvf_scheduler_close(kvf_scheduler *scheduler)
     free(scheduler);
 }
 
+bool kvf_scheduler_is_lost(kvf_scheduler *scheduler, kvf_error *why)
+{
+    *why = (kvf_error){.status = KVF_OK};
+    if (scheduler->is_lost)
+        kvf_fail(why, KVF_DEVICE_LOST, "the device was lost");
+    return scheduler->is_lost;
+}
+
 struct kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler)
 {
     return scheduler->replays;
@@ -87,7 +99,7 @@ struct kvf_replays *kvf_scheduler_replays(kvf_scheduler *scheduler)
 
 void kvf_scheduler_read_report(kvf_scheduler *scheduler, kvf_scheduler_report *report)
 {
-    *report = (kvf_scheduler_report){.parallel = 16,
+    *report = (kvf_scheduler_report){.parallel = scheduler->parallel,
                                      .queue = 64,
                                      .n_running = atomic_load(&scheduler->running),
                                      .n_jobs = atomic_load(&scheduler->n_jobs),
@@ -199,7 +211,10 @@ static kvf_job_end answer(kvf_job *job, uint32_t choice, uint64_t *n)
                 return end;
     if (!command(job, "end", value))
         return KVF_JOB_EOS;
+    if (strcmp(value, "lost") == 0)
+        job->scheduler->is_lost = true;
     return strcmp(value, "failed") == 0      ? KVF_JOB_FAILED
+           : strcmp(value, "lost") == 0      ? KVF_JOB_FAILED
            : strcmp(value, "context") == 0   ? KVF_JOB_CONTEXT_FULL
            : strcmp(value, "shutdown") == 0  ? KVF_JOB_SHUTDOWN
            : strcmp(value, "timed_out") == 0 ? KVF_JOB_TIMED_OUT
@@ -247,7 +262,7 @@ static kvf_submitted refused(const kvf_job *job)
                 {"stopping", KVF_SUBMIT_STOPPING},
                 {"memory", KVF_SUBMIT_NO_MEMORY}};
     char value[TEXT_BYTES];
-    if (job->scheduler->stops)
+    if (job->scheduler->stops || job->scheduler->is_lost)
         return KVF_SUBMIT_STOPPING;
     for (size_t i = 0; i < sizeof ends / sizeof *ends && command(job, "end", value); i++)
         if (strcmp(value, ends[i].name) == 0)

@@ -2,9 +2,9 @@
  * The server with the scripted scheduler (fake_scheduler.c) and short waits:
  *   server_probe MODEL [OPTION VALUE]..
  *     --port N (0), --unix PATH, --host NAME, --key KEY, --allow-host NAME, --cors ORIGIN, --alias
- *     NAME, --think 0|1, --trace FILE, --stir SECONDS, --head SECONDS, --body SECONDS, --grace
- *     SECONDS, --idle SECONDS, --connections N, --load SECONDS (so long, or until something is
- *     written to it, it says that it loads)
+ *     NAME, --parallel N (64), --think 0|1, --trace FILE, --stir SECONDS, --head SECONDS,
+ *     --body SECONDS, --grace SECONDS, --idle SECONDS, --connections N, --load SECONDS (so long, or
+ *     until something is written to it, it says that it loads)
  * Prints where it listens, and "ready". Ends when standard input does.
  */
 #include "engine/conversation.h"
@@ -22,6 +22,7 @@ enum { MAX_VALUES = 8 };
 typedef struct probe {
     kvf_server_options options;
     const char *keys[MAX_VALUES], *hosts[MAX_VALUES], *origins[MAX_VALUES], *aliases[MAX_VALUES];
+    kvf_scheduler_options scheduler;
     double load_seconds;
     FILE *trace;
 } probe;
@@ -57,6 +58,8 @@ static void take_option(probe *p, const char *name, const char *value)
         p->origins[o->access.n_origins++] = value;
     else if (strcmp(name, "--alias") == 0)
         p->aliases[o->n_aliases++] = value;
+    else if (strcmp(name, "--parallel") == 0)
+        p->scheduler.parallel = (uint32_t)atoi(value);
     else if (strcmp(name, "--think") == 0)
         o->thinking = atoi(value);
     else if (strcmp(name, "--trace") == 0)
@@ -106,9 +109,9 @@ static void load(probe *p, kvf_server *server, kvf_engine *engine)
 
 int main(int argc, char **argv)
 {
-    probe p = {.options = {.access = {.host = "127.0.0.1"}, .say = say_line}};
+    probe p = {.options = {.access = {.host = "127.0.0.1"}, .say = say_line},
+               .scheduler = {.parallel = KVF_MAX_CHOICES}};
     kvf_server_options *o = &p.options;
-    const kvf_scheduler_options options = {.parallel = 16};
     const kvf_draw_defaults defaults = {.top_p = 1};
     kvf_server *server = NULL;
     kvf_scheduler *scheduler = NULL;
@@ -131,7 +134,7 @@ int main(int argc, char **argv)
     printf("%s\n", kvf_server_address(server));
     fflush(stdout);
     load(&p, server, &engine);
-    if (kvf_scheduler_open(&engine, &options, &scheduler, &error) != KVF_OK ||
+    if (kvf_scheduler_open(&engine, &p.scheduler, &scheduler, &error) != KVF_OK ||
         kvf_server_begin(server, &engine, scheduler, 65536, &defaults, &error) != KVF_OK)
         fail(&error);
     printf("ready\n");

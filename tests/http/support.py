@@ -1,6 +1,9 @@
 """What the tests of the server share: a probe that runs it, and HTTP by hand.
 
-usage: test_NAME.py --probe PATH --kvfold PATH --model DIR --downloads DIR [unittest's own arguments]
+usage: test_NAME.py --probe PATH --kvfold PATH --model DIR --downloads DIR [--rounds N] [--seconds N] [--tokens N]
+                    [unittest's own arguments]
+
+--rounds, --seconds and --tokens are how much a long test does (test_kill.py, test_load.py, test_long.py).
 
 The probe's answers stand in the prompts (fake_scheduler.c): "[say hello]".
 """
@@ -18,8 +21,10 @@ import unittest
 _parser = argparse.ArgumentParser(epilog="Other arguments are unittest's.")
 for _name in ("probe", "kvfold", "model", "downloads"):
     _parser.add_argument("--" + _name, required=True)
+for _name in ("rounds", "seconds", "tokens"):
+    _parser.add_argument("--" + _name, type=int)
 OPTIONS, _unittest_arguments = _parser.parse_known_args()
-PATIENCE_SECONDS = 60  # for anything that should take a moment
+PATIENCE_SECONDS = 150  # for anything that should take a moment, on a machine with much else to do
 
 
 def main():
@@ -59,7 +64,7 @@ class Answer:
 class Connection:
     """A socket to the server, and one request at a time on it."""
 
-    def __init__(self, address, timeout=PATIENCE_SECONDS):
+    def __init__(self, address):
         if address.startswith("/"):
             self.socket = socket.socket(socket.AF_UNIX)
             self.host = "localhost"
@@ -69,7 +74,7 @@ class Connection:
             self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
             self.host = address
             address = (host, int(port))
-        self.socket.settimeout(timeout)
+        self.socket.settimeout(PATIENCE_SECONDS)
         self.socket.connect(address)
         self.rest = b""
 
@@ -162,11 +167,11 @@ class Connection:
 class Server:
     """A process that serves, with whatever prints its address and then "ready"."""
 
-    def __init__(self, command):
+    def __init__(self, command, environment=None):
         self.last_log = ""
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.errors)
+                                        stderr=self.errors, env=environment)
         self.address = self.process.stdout.readline().decode().strip().split("http://")[-1]
         self.address = self.address.split("listening on ")[-1]
 
@@ -182,7 +187,18 @@ class Server:
         self.errors.seek(0)
         return self.errors.read().decode()
 
+    def terminate(self):
+        """Tells it to end in order; its exit status."""
+        self.process.terminate()
+        return self.end()
+
+    def kill(self):
+        """With no moment to do anything."""
+        self.process.kill()
+        self.end()
+
     def end(self):
+        """Of one that ends when its input does, or was told to; its exit status."""
         self.process.stdin.close()
         try:
             return self.process.wait(PATIENCE_SECONDS)
@@ -216,11 +232,37 @@ class Server:
         return 0.0
 
 
+def serve(folder, *arguments, environment=()):
+    """The command, with one thread, on any free port; what it keeps is in the folder."""
+    return Server([OPTIONS.kvfold, "serve", "-m", OPTIONS.model, "--port", "0", "--threads", "1", "--store", folder,
+                   *map(str, arguments)], {**os.environ, **dict(environment)})
+
+
 def probe(*arguments):
     return Server([OPTIONS.probe, OPTIONS.model, *map(str, arguments)])
 
 
-class ServerTest(unittest.TestCase):
+class ServingTest(unittest.TestCase):
+    """Servers of a test's own, which are gone at its end in any case."""
+
+    def folder(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return folder.name
+
+    def serve(self, folder, *arguments, environment=()):
+        server = serve(folder, *arguments, environment=environment)
+        self.addCleanup(server.kill)
+        return server.ready()
+
+    def until(self, condition, seconds=PATIENCE_SECONDS):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "it did not come true in time")
+            time.sleep(0.02)
+
+
+class ServerTest(ServingTest):
     """One probe for the tests of a class."""
 
     arguments = ()
@@ -249,11 +291,11 @@ class ServerTest(unittest.TestCase):
         self.assertTrue(error["type"] and error["message"])
         return error["message"]
 
-    def until(self, condition, seconds=PATIENCE_SECONDS):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, "it did not come true in time")
-            time.sleep(0.02)
+
+def bias_to_text():
+    """A logit_bias that leaves ASCII and the end: what is said is the same bytes when it is sent back."""
+    text = {10, *range(32, 127), 257}  # of models/tiny: bytes, then marks (docs/CHAT.md)
+    return {str(token): -100 for token in range(320) if token not in text}
 
 
 def chat(text, **fields):

@@ -1,6 +1,7 @@
 """Anthropic's endpoints, as their clients use them."""
 
 import json
+import os
 import unittest
 
 import support
@@ -58,7 +59,10 @@ class Whole(ServerTest):
                               ({"stop_sequences": "a"}, "stop_sequences"), ({"stop_sequences": [1]}, "stop_sequences"),
                               ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
                               ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
-                              ({"output_config": {"format": {"type": "json_schema"}}}, "format"),
+                              ({"output_config": {"format": {"type": "json_schema"}}},
+                               "output_config.format"),
+                              ({"output_config": {"effort": "max"}, "thinking": {"type": "enabled"}},
+                               "output_config.effort"),
                               ({"system": 5}, "system"), ({"system": [{"type": "image"}]}, "system")):
             with self.subTest(fields=fields):
                 answer = self.message("[say a]", **fields)
@@ -72,7 +76,9 @@ class Whole(ServerTest):
         image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
         for messages, param in (
                 (None, "messages"), ([], "messages"), ([{"role": "user"}], "messages[0].content"),
-                ([{"role": "system", "content": "a"}], "messages"), ([{"role": "user", "content": [image]}],
+                ([{"role": "system", "content": "a"}], "messages"), ([{"role": "tool", "content": "a"}], "messages"),
+                ([{"role": "user", "content": "a"}, {"role": "system", "content": [image]}], "messages[1].content"),
+                ([{"role": "user", "content": [image]}],
                                                                      "messages[0].content[0]"),
                 ([{"role": "user", "content": "a"}, {"role": "assistant", "content": [image]}], "messages[1].content[0]"),
                 ([{"role": "user", "content": []}], "messages[0].content"),
@@ -118,6 +124,29 @@ class Prompt(ServerTest):
         blocks = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "y"}]
         self.assertEqual(self.count("a", system=blocks), 5 + len("x\n\ny"))
         self.assertEqual(self.count("a", system=[]), 5)
+
+    def test_many_blocks(self):
+        n = 30000
+        blocks = [{"type": "text", "text": "x"}] * n
+        joined = 3 * n - 2
+        self.assertEqual(self.count("a", system=blocks), 5 + joined)
+        self.assertEqual(self.count([{"role": "user", "content": "a"}, {"role": "assistant", "content": blocks},
+                                     {"role": "user", "content": "a"}]), 10 + joined)
+        status = "/proc/%d/status" % self.server.process.pid
+        if os.path.exists(status):
+            with open(status, encoding="ascii") as file:
+                most_kb, = [int(line.split()[1]) for line in file if line.startswith("VmHWM")]
+            self.assertLess(most_kb, 300000)  # not all of the text before it for each block
+
+    def test_a_system_among_the_messages(self):
+        user = {"role": "user", "content": "a"}
+        for content in ("xyz", [{"type": "text", "text": "xyz", "cache_control": {"type": "ephemeral"}}]):
+            system = {"role": "system", "content": content}
+            # In the user's turn, whether that ends or goes on there; as the first, the system's own.
+            self.assertEqual(self.count([user, system]), self.count([user, {"role": "user", "content": "xyz"}]))
+            self.assertEqual(self.count([user, system, user]), self.count([user, {"role": "user", "content": "xyz"}, user]))
+            self.assertEqual(self.count([system, user]), self.count("a", system="xyz"))
+        self.assertEqual(self.count([user, {"role": "system", "content": [{"type": "text", "text": BILLING % "0"}]}]), 5)
 
     def test_billing_headers_are_dropped(self):
         blocks = [{"type": "text", "text": BILLING % "0123"}, {"type": "text", "text": "x"}]
@@ -236,6 +265,33 @@ class Recorded(ServerTest):
         self.assertEqual(answer.status, 200)
         text = "".join(piece["delta"]["text"] for piece in answer.pieces() if piece["type"] == "content_block_delta")
         self.assertEqual(text, "{\"title\": \"x\"}")
+
+    def test_first_turn(self):
+        fields = {
+            "model": "claude-opus-5-5", "max_tokens": 32000, "stream": True,
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "<system-reminder>\nx\n</system-reminder>"},
+                                             {"type": "text", "text": "[think so][say hello]"}]},
+                {"role": "system", "content": [{"type": "text", "text": "# Environment\n - Platform: linux",
+                                                "cache_control": {"type": "ephemeral"}}]}],
+            "system": [{"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.0b8; cc_entrypoint=sdk-cli;"},
+                       {"type": "text", "text": "You are an agent.", "cache_control": {"type": "ephemeral"}},
+                       {"type": "text", "text": "\nDo what is asked.", "cache_control": {"type": "ephemeral"}}],
+            "metadata": {"user_id": "{\"device_id\":\"1\",\"account_uuid\":\"\",\"session_id\":\"2\"}"},
+            "thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "medium"},
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}
+        headers = [("anthropic-version", "2023-06-01"), ("x-app", "cli"), ("User-Agent", "claude-cli/2.1.332 (external, sdk-cli)"),
+                   ("anthropic-beta", "claude-code-20250219,interleaved-thinking-2025-05-14,context-management-2025-06-27,"
+                                      "effort-2025-11-24"),
+                   ("anthropic-dangerous-direct-browser-access", "true"), ("X-Claude-Code-Session-Id", "2"),
+                   ("Accept-Encoding", "gzip, deflate, br, zstd")]
+        answer = self.server.post("/v1/messages?beta=true", {**fields, "tools": []}, headers)
+        self.assertEqual(answer.status, 200, answer.body)
+        deltas = [piece["delta"] for piece in answer.pieces() if piece["type"] == "content_block_delta"]
+        self.assertEqual("".join(delta.get("text", "") for delta in deltas), "hello")
+        self.assertNotIn("thinking_delta", [delta["type"] for delta in deltas])
+        tools = [{"name": "Bash", "description": "runs it", "input_schema": {"type": "object"}}]
+        self.refused(self.server.post("/v1/messages?beta=true", {**fields, "tools": tools}, headers), 400, "tools")
 
     def test_quota(self):
         answer = self.server.post("/v1/messages?beta=true", {

@@ -105,11 +105,26 @@ class Requests(ServerTest):
         self.assertEqual(connection.head()[0], 200)
         self.assertTrue(connection.is_closed(SOON_SECONDS))
 
+    def test_headers_that_say_two_things(self):
+        for lines, status in (("Host: localhost", 400), ("host: evil.example", 400),
+                              ("Origin: http://localhost\r\nOrigin: http://localhost", 400),
+                              ("Content-Length: 2\r\nContent-Length: 3", 400),
+                              ("Content-Length: 2\r\nTransfer-Encoding: chunked", 400),
+                              ("Transfer-Encoding: gzip", 501)):
+            with self.subTest(lines=lines):
+                connection = self.server.connect()
+                connection.send(("GET /health HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n{}" % lines).encode())
+                self.refused(connection.answer(), status)
+                connection.close()
+
     def test_what_is_no_http(self):
+        connections = []
         for data in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\r\n\r\n\r\n", b"\0" * 100):
             connection = self.server.connect()
             connection.send(data)
             connection.socket.shutdown(socket.SHUT_WR)
+            connections.append(connection)
+        for connection in connections:
             self.assertTrue(connection.is_closed(5))
             connection.close()
         self.assertEqual(self.server.get("/health").status, 200)
@@ -148,9 +163,9 @@ class Garbage(ServerTest):
 
     def test_requests(self):
         generator = random.Random(5)
-        for _ in range(8):
+        for _ in range(2):  # those that wait for the end of a time wait together
             connections = []
-            for _ in range(50):
+            for _ in range(200):
                 connection = self.server.connect()
                 data = self.changed(generator)
                 connection.send(data)
@@ -177,6 +192,9 @@ class Limits(ServerTest):
     def test_large_head(self):
         answer = self.server.get("/health", [("X-Large", "x" * 40000)])
         self.refused(answer, 431)
+        answer = self.server.get("/v1/messages", [("X-Large", "x" * 40000)])
+        self.refused(answer, 431)
+        self.assertEqual(answer.json()["type"], "error")
 
     def test_declared_body(self):
         for n in (self.MOST + 1, 10**12, 10**18):
@@ -212,20 +230,22 @@ class Limits(ServerTest):
         self.refused(self.server.post("/v1/messages", b" " * (32 << 20)), 400)
 
     def test_slow_bodies(self):
-        for pause in (None, 0.3):  # nothing comes, or a byte now and then
-            connection = self.server.connect()
-            begun = time.monotonic()
+        begun = time.monotonic()
+        silent, slow = self.server.connect(), self.server.connect()
+        for connection in (silent, slow):
             connection.request("POST", CHAT, None, [("Content-Type", "application/json"), ("Content-Length", "1000")])
-            connection.socket.settimeout(pause or 5)
-            answer = None
-            while answer is None and time.monotonic() - begun < 5:
-                try:
-                    answer = connection.answer()
-                except socket.timeout:
-                    connection.send(b" ")
-            self.refused(answer, 408)
-            self.assertLess(time.monotonic() - begun, 3)
-            connection.close()
+        slow.socket.settimeout(0.3)
+        answer = None
+        while answer is None and time.monotonic() - begun < 5:
+            try:
+                answer = slow.answer()
+            except socket.timeout:
+                slow.send(b" ")
+        for one in (answer, silent.answer()):
+            self.refused(one, 408)
+        self.assertLess(time.monotonic() - begun, 3)
+        silent.close()
+        slow.close()
 
     def test_slow_heads(self):
         connection = self.server.connect()
@@ -245,7 +265,7 @@ class Limits(ServerTest):
         self.assertTrue(connection.is_closed(3))
 
     def test_a_long_answer_is_no_slow_head(self):
-        self.assertEqual(self.chat("[wait 2500][say a]").status, 200)
+        self.assertEqual(self.chat("[wait 1500][say a]").status, 200)
 
 
 class Connections(ServerTest):
@@ -304,6 +324,23 @@ class Peers(ServerTest):
             time.sleep(0.4)
             self.check_noticed([connection for connection, _ in asked], reset)
 
+    def test_closed_while_its_body_waits_to_be_read(self):
+        before = self.cancelled()
+        jobs = self.server.metric("kvfold_jobs_total")
+        busy = [self.server.connect() for _ in range(4)]  # one thread reads all of them
+        for connection in busy:
+            connection.request("POST", "/tokenize", b'{"content": "a", "x": [' + b"1, " * 1300000 + b"1]}")
+        gone = self.server.connect()
+        gone.request("POST", CHAT, chat("[wait 9000]"))
+        time.sleep(0.1)
+        gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+        self.until(lambda: self.server.metric("kvfold_jobs_total") == jobs + 1)
+        self.until(lambda: self.cancelled() == before + 1, SOON_SECONDS)
+        for connection in busy:
+            self.assertEqual(connection.answer().status, 200)
+            connection.close()
+
     def test_closed_before_all_of_a_body(self):
         connection = self.server.connect()
         body = json.dumps(chat("[say a]")).encode()
@@ -335,11 +372,17 @@ class Peers(ServerTest):
         self.assertEqual(connection.answer().status, 200)
 
     def test_signs_of_life(self):
-        for path, ask, sign in ((CHAT, chat, b": "), ("/v1/messages", message, b"event: ping\n")):
-            for text in ("[queue 1600][say a]", "[wait 1600][say a]"):
-                answer = self.server.post(path, ask(text, stream=True))
-                self.assertGreaterEqual(answer.body.count(sign), 2)
-                self.assertEqual(answer.body.count(b'"a"'), 1)
+        asked = self.ask_all(["[queue 1600][say a]", "[wait 1600][say a]"])
+        answers = [connection.answer() for connection, streams in asked if streams]
+        for answer in answers:
+            is_message = b"message_start" in answer.body
+            self.assertGreaterEqual(answer.body.count(b"event: ping\n" if is_message else b": still"), 2)
+            self.assertEqual(answer.body.count(b'"a"'), 1)
+        self.assertEqual(len(answers), 4)
+        for connection, streams in asked:
+            if not streams:
+                self.assertEqual(connection.answer().status, 200)
+            connection.close()
 
     def test_heads_come_before_the_prompt_is_read(self):
         connection = self.server.connect()
@@ -350,11 +393,15 @@ class Peers(ServerTest):
         self.check_noticed([connection])
 
     def test_an_error_behind_a_sign_of_life_is_an_event(self):
-        answer = self.server.post(CHAT, chat("[queue 1200][end timed_out]", stream=True))
-        self.assertEqual(answer.status, 200)
-        self.assertEqual(answer.pieces()[-1]["error"]["code"], "rate_limit_exceeded")
-        answer = self.server.post("/v1/messages", message("[queue 1200][end timed_out]", stream=True))
-        self.assertEqual(answer.events()[-1][0], "error")
+        asked = self.ask_all(["[queue 1200][end timed_out]"])
+        chat_whole, chat_stream, message_whole, message_stream = [connection.answer() for connection, _ in asked]
+        self.assertEqual((chat_stream.status, message_stream.status), (200, 200))
+        self.assertEqual(chat_stream.pieces()[-1]["error"]["code"], "rate_limit_exceeded")
+        self.assertEqual(message_stream.events()[-1][0], "error")
+        self.refused(chat_whole, 429)
+        self.refused(message_whole, 429)
+        for connection, _ in asked:
+            connection.close()
 
     def test_who_reads_nothing_is_given_up(self):
         connection = Connection.__new__(Connection)
@@ -432,9 +479,26 @@ class Access(ServerTest):
         self.assertEqual(answer.headers["access-control-allow-origin"], "https://chat.example")
 
 
+class Lost(ServerTest):
+    """The device is: test_lost.py has the real thing."""
+
+    def test_health_says_it(self):
+        self.assertEqual(self.server.get("/health").status, 200)
+        self.refused(self.chat("[end lost]"), 500)
+        for method in ("GET", "HEAD"):
+            self.assertEqual(self.server.ask(method, "/health").status, 503)
+        health = self.server.get("/health").json()
+        self.assertEqual((health["status"], health["model"]), ("failed", "tiny"))
+        self.assertIn("lost", health["error"])
+        answer = self.message("[say a]")
+        self.assertEqual((answer.status, answer.json()["error"]["type"]), (503, "overloaded_error"))
+        self.assertIn("retry-after", answer.headers)
+        self.assertEqual(self.server.get("/v1/models").status, 200)
+
+
 class Starting(unittest.TestCase):
     def test_loading(self):
-        server = probe("--load", 2)
+        server = probe("--load", 1)
         try:
             answer = server.get("/health")
             while answer.json().get("stage") == "starting":

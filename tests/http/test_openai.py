@@ -57,8 +57,12 @@ class Whole(ServerTest):
         self.assertEqual(usage["completion_tokens_details"]["reasoning_tokens"], 5)
 
     def test_an_effort_that_needs_a_text_is_refused(self):
-        self.refused(self.chat("[say a]", reasoning_effort="max"), 400, "reasoning_effort")
-        self.refused(self.chat("[say a]", reasoning_effort="huge"), 400, "reasoning_effort")
+        for level in ("max", "huge"):
+            for fields, param in (({"reasoning_effort": level}, "reasoning_effort"), ({"think": level}, "think"),
+                                  ({"reasoning": {"effort": level}}, "reasoning.effort"),
+                                  ({"chat_template_kwargs": {"reasoning_effort": level}},
+                                   "chat_template_kwargs.reasoning_effort")):
+                self.refused(self.chat("[say a]", **fields), 400, param)
 
     def test_stops(self):
         for stop, content in (("lo", "hel"), (["x", "l"], "he"), (["zz"], "hello"), ("", "hello"), ([], "hello"),
@@ -145,7 +149,7 @@ class Whole(ServerTest):
 
     def test_fields_that_change_nothing_by_their_value(self):
         answer = self.chat("[say a]", tools=[], tool_choice="none", response_format={"type": "text"}, modalities=["text"],
-                           best_of=1, typical_p=1.0, echo=False, functions=None, grammar="", logit_bias={},
+                           best_of=1, typical_p=1.0, n_predict=-1, top_n_sigma=-1, echo=False, functions=None, grammar="", logit_bias={},
                            stop=None, seed=None, n=None, temperature=None, max_tokens=None, stream=None)
         self.assertEqual(answer.status, 200)
 
@@ -155,7 +159,8 @@ class Whole(ServerTest):
                              ("modalities", ["text", "audio"]), ("audio", {"voice": "a"}), ("best_of", 2),
                              ("mirostat", 1), ("typical_p", 0.9), ("grammar", "root ::= a"), ("ignore_eos", True),
                              ("guided_json", {}), ("verbosity", "low"), ("web_search_options", {"a": 1}),
-                             ("stop_token_ids", [1])):
+                             ("stop_token_ids", [1]), ("n_predict", 5), ("include_stop_str_in_output", True),
+                             ("top_n_sigma", 1.5)):
             with self.subTest(field=field):
                 if not value:
                     continue
@@ -170,7 +175,9 @@ class Whole(ServerTest):
                              ("repeat_penalty", 0), ("seed", "a"), ("seed", 1.5), ("seed", 2**70), ("stream", 1),
                              ("stop", 5), ("stop", [5]), ("stop", ["a"] * 17), ("stop", "a\0b"), ("stop", "a" * 1025),
                              ("logit_bias", []), ("logit_bias", {"a": 1}), ("logit_bias", {"320": 1}),
-                             ("logit_bias", {"-1": 1}), ("logit_bias", {"5": 101}), ("logit_bias", {"5": "x"}),
+                             ("logit_bias", {"-1": 1}), ("logit_bias", {"5": 101}),
+                             ("logit_bias", {"5x": 1}), ("logit_bias", {"5.0": 1}), ("logit_bias", {"": 1}),
+                             ("logit_bias", {" 5": 1}), ("logit_bias", {"18446744073709551621": 1}), ("logit_bias", {"5": "x"}),
                              ("logprobs", 1), ("think", 5), ("thinking", {"type": "maybe"}), ("thinking", 1),
                              ("model", 5)):
             with self.subTest(field=field, value=value):
@@ -224,6 +231,15 @@ class Whole(ServerTest):
         answer = self.chat("[queue 50][end timed_out]", stream=True)
         self.assertEqual(answer.status, 429)
         self.assertIn("retry-after", answer.headers)
+
+
+class Few(ServerTest):
+    arguments = ("--parallel", 3)
+
+    def test_no_more_choices_than_run_at_once(self):
+        self.assertEqual(len(self.chat("[say a]", n=3).json()["choices"]), 3)
+        for n in (4, 64):
+            self.assertIn("from 1 to 3", self.refused(self.chat("[say a]", n=n), 400, "n"))
 
 
 class Stream(ServerTest):

@@ -7,6 +7,11 @@
 
 #include "backend/gpu/gpu.h"
 #include "emulator.h"
+#include "model/sample.h"
+
+#include <unistd.h>
+
+#define PROMPT 17 /* 4 rows of the layers that pool 4 tokens */
 
 static kvf_emulator_counters before; /* the test */
 
@@ -26,6 +31,7 @@ static int nothing_is_left(void **state)
     assert_int_equal(now->live_objects, before.live_objects);
     assert_int_equal(now->live_buffers, before.live_buffers);
     assert_int_equal(now->live_bytes, before.live_bytes);
+    assert_int_equal(now->mapped_bytes, before.mapped_bytes);
     return 0;
 }
 
@@ -200,7 +206,7 @@ static void a_session_that_does_not_fit_names_the_context_that_would(void **stat
     kvf_device_close(device);
 }
 
-static void a_model_that_does_not_fit_says_which_tensor(void **state)
+static void a_model_that_does_not_fit_says_why(void **state)
 {
     (void)state;
     kvf_emulator_set_working_set_bytes(1 << 20);
@@ -208,8 +214,126 @@ static void a_model_that_does_not_fit_says_which_tensor(void **state)
     kvf_model *model;
     kvf_error error;
     assert_int_equal(kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error), KVF_OUT_OF_MEMORY);
-    assert_says(&error, "tensor");
+    assert_says(&error, "of the weights do not fit");
     kvf_device_close(device);
+
+    kvf_emulator_reset();
+    kvf_emulator_set_buffer_bytes(1 << 18);
+    device = must_open();
+    assert_int_equal(kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error), KVF_OUT_OF_MEMORY);
+    assert_says(&error, "in one piece; a buffer of Emulated GPU has at most 262144");
+    assert_int_equal(device->mapped_bytes, 0);
+    kvf_device_close(device);
+
+    kvf_emulator_reset();
+    device = must_open();
+    bool refused = false; /* buffers for vectors come before, some of which can do with less */
+    for (uint32_t nth = 1; nth < 100 && !refused; nth++) {
+        kvf_emulator_fail_buffer(nth);
+        if (kvf_model_load(device, KVF_TEST_MODEL, 64, &model, &error) == KVF_OK)
+            kvf_model_free(model);
+        else
+            refused = strstr(error.message, "does not take") != NULL;
+        assert_int_equal(device->mapped_bytes, 0);
+    }
+    assert_true(refused);
+    kvf_device_close(device);
+}
+
+#define FEW 12 /* tokens of a chunk, whose activations fit a small buffer */
+
+/* Logits of a prompt, in chunks of a few. */
+static void feed_prompt(engine *e, float logits[PROMPT * VOCAB])
+{
+    int32_t ids[PROMPT];
+    kvf_session *session = session_open(e, KVF_PROFILE_FOLD, false, 64, FEW);
+    for (int i = 0; i < PROMPT; i++)
+        ids[i] = 97 + i % 26;
+    feed(e, session, ids, PROMPT, FEW, logits);
+    kvf_session_close(session);
+}
+
+/* No byte of a matrix is copied: what the device gives is for vectors and tables alone. */
+static void weights_are_read_where_they_are_mapped(void **state)
+{
+    (void)state;
+    static float whole[PROMPT * VOCAB];
+    static float parts[PROMPT * VOCAB];
+    engine e = engine_open("emulated", FEW);
+    const kvf_tensor_file *file;
+    uint64_t matrix_bytes = 0;
+    for (uint32_t i = 0; (file = kvf_tensor_set_file(e.model->files, i)); i++)
+        matrix_bytes += file->map.bytes;
+    const uint64_t copied = kvf_model_weight_bytes(&e.model->config, true);
+    const uint64_t n_buffers = kvf_emulator_get_counters()->live_buffers;
+    assert_int_equal(e.device->live_bytes[KVF_MEMORY_WEIGHT], copied);
+    assert_int_equal(e.device->mapped_bytes, kvf_emulator_get_counters()->mapped_bytes);
+    assert_true(e.device->mapped_bytes + copied > matrix_bytes - matrix_bytes / 64);
+    assert_true(e.device->mapped_bytes < matrix_bytes + matrix_bytes / 64);
+    feed_prompt(&e, whole);
+    engine_close(&e);
+    assert_int_equal(kvf_emulator_get_counters()->mapped_bytes, 0);
+
+    /*
+     * By buffers that are smaller than a file: tensors on both sides of each border. The largest
+     * matrix has 1 MiB, and need not begin with a page. What operations need is larger.
+     */
+    kvf_error error;
+    e.device = must_open();
+    kvf_gpu_limits *limits = &((kvf_gpu_device *)e.device)->limits;
+    const uint64_t buffer_bytes = limits->buffer_bytes;
+    limits->buffer_bytes = (1 << 20) + (uint64_t)sysconf(_SC_PAGESIZE);
+    require(kvf_model_load(e.device, KVF_TEST_MODEL, FEW, &e.model, &error), &error);
+    limits->buffer_bytes = buffer_bytes;
+    assert_true(kvf_emulator_get_counters()->live_buffers > n_buffers + 16);
+    assert_int_equal(e.device->live_bytes[KVF_MEMORY_WEIGHT], copied);
+    feed_prompt(&e, parts);
+    assert_memory_equal(parts, whole, sizeof whole);
+    engine_close(&e);
+    assert_int_equal(kvf_emulator_get_counters()->mapped_bytes, 0);
+}
+
+/* What is not one shared mapping of a file, or no whole pages, Apple's driver would refuse. */
+static void memory_that_cannot_be_mapped_is_refused(void **state)
+{
+    (void)state;
+    kvf_error error;
+    kvf_device *device = must_open();
+    kvf_gpu *gpu = ((kvf_gpu_device *)device)->gpu;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    kvf_gpu_buffer buffer;
+    kvf_file file;
+    require(kvf_file_map(KVF_TEST_GOLDENS, &file, &error), &error);
+    const uint8_t *bytes = file.data;
+    assert_true(file.bytes > 3 * page);
+    assert_false(kvf_gpu_driver_emulated.map_buffer(gpu, bytes, page, &buffer)); /* private */
+    require(kvf_file_share(KVF_TEST_GOLDENS, &file, &error), &error);
+    assert_false(kvf_gpu_driver_emulated.map_buffer(gpu, bytes + 64, page, &buffer));
+    assert_false(kvf_gpu_driver_emulated.map_buffer(gpu, bytes, page + 64, &buffer));
+    assert_false(kvf_gpu_driver_emulated.map_buffer(
+        gpu, bytes, (file.bytes + page - 1) / page * page + page, &buffer));
+    assert_true(kvf_gpu_driver_emulated.map_buffer(gpu, bytes + page, 2 * page, &buffer));
+    assert_null(buffer.contents);
+    /* The same bytes at another address, which no host's pointer is. */
+    assert_memory_equal((const void *)(uintptr_t)buffer.gpu_address, bytes + page, 2 * page);
+    assert_true(buffer.gpu_address != (uintptr_t)(bytes + page));
+    kvf_gpu_driver_emulated.release_buffer(gpu, &buffer);
+    kvf_file_unmap(&file);
+    kvf_device_close(device);
+}
+
+/* The context that is named is that beside the weights, and it is what opens. */
+static void mapped_weights_count_as_used(void **state)
+{
+    (void)state;
+    kvf_emulator_set_working_set_bytes(3ull << 30);
+    engine e = engine_open("emulated", 64);
+    const uint64_t left = kvf_device_memory_bytes(e.device) - kvf_device_used_bytes(e.device);
+    char text[64];
+    snprintf(text, sizeof text, "the device has %llu left of", (unsigned long long)left);
+    assert_true(e.device->mapped_bytes > 20u << 20);
+    check_named_context(open_session, e.device, KVF_PROFILE_LEGACY, text);
+    engine_close(&e);
 }
 
 #define N_SMALL 150
@@ -236,20 +360,49 @@ static void small_allocations_share_the_pages_of_the_gpu(void **state)
         for (int b = 0; b < SMALL_BYTES; b++)
             assert_int_equal(bytes[b], i);
     }
-    /* Of 64 blocks, and one for bytes on their way. */
-    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 3 + 1);
+    /* Of 64 blocks; one for bytes on their way was there before. */
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 3);
     /* A freed block is used again; a size of its own gets a region of its own. */
     kvf_device_release(device, KVF_MEMORY_CACHE, small[7], SMALL_BYTES);
     small[7] = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, SMALL_BYTES);
     void *other = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 1024);
     void *large = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, 8 * 16384);
-    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 5 + 1);
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers - n_before, 5);
     kvf_device_release(device, KVF_MEMORY_CACHE, other, 1024);
     kvf_device_release(device, KVF_MEMORY_CACHE, large, 8 * 16384);
     for (int i = N_SMALL - 1; i >= 0; i--)
         kvf_device_release(device, KVF_MEMORY_CACHE, small[i], SMALL_BYTES);
     device->backend->wait(device, NULL); /* before that, work may use what was released */
-    assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_before + 1);
+    assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_before);
+    kvf_device_close(device);
+}
+
+/* All of the GPU's memory but a little is given: bytes go there and back in small pieces. */
+static void bytes_get_on_their_way_without_memory(void **state)
+{
+    (void)state;
+    const size_t bytes = 1 << 20;
+    kvf_emulator_set_buffer_bytes(bytes);
+    kvf_emulator_set_working_set_bytes(bytes + (1 << 15));
+    kvf_device *device = must_open();
+    kvf_error error;
+    uint8_t *there = kvf_device_alloc(device, KVF_MEMORY_CACHE, KVF_PLACE_DEVICE, bytes);
+    uint8_t *sent = malloc(bytes);
+    uint8_t *back = calloc(1, bytes);
+    assert_true(there && sent && back);
+    for (size_t i = 0; i < bytes; i++)
+        sent[i] = (uint8_t)(i % 251);
+    device->backend->write(device, there, sent, bytes);
+    device->backend->copy(device, there, there + bytes / 2, 1000);
+    device->backend->zero(device, there + 1000, 24);
+    device->backend->read(device, back, there, bytes);
+    require(device->backend->wait(device, &error), &error);
+    memcpy(sent, sent + bytes / 2, 1000);
+    memset(sent + 1000, 0, 24);
+    assert_memory_equal(sent, back, bytes);
+    free(sent);
+    free(back);
+    kvf_device_release(device, KVF_MEMORY_CACHE, there, bytes);
     kvf_device_close(device);
 }
 
@@ -318,8 +471,6 @@ static void an_operation_that_fails_leaves_the_hosts_memory_and_says_why(void **
 
 /* ---- A model's session -------------------------------------------------------------------- */
 
-#define PROMPT 17 /* 4 rows of the layers that pool 4 tokens */
-
 /*
  * A chunk of so many tokens whose only wait fails: nothing of it is committed, the ids that are
  * the host's are as they were, and the device stays lost.
@@ -357,7 +508,22 @@ static void a_lost_device_leaves_the_session_as_it_was(void **state)
 
 /* ---- The queue --------------------------------------------------------------------------- */
 
-/* One wait a chunk, whether it has a token or many, and once it is under way no new buffers. */
+/* Of the 30 likeliest: what the pass brought is enough. */
+static void draw_few(const kvf_sampling *sampling, kvf_session *session)
+{
+    kvf_candidate candidates[VOCAB];
+    kvf_sampler sampler = {.temperature = sampling->temperature, .top_p = 0.9f, .top_k = 30};
+    const kvf_drawing drawing = {candidates, NULL, VOCAB};
+    kvf_error error;
+    uint32_t id;
+    assert_true(sampling->is_sampled);
+    require(kvf_draw_token(&sampler, session, sampling, &drawing, &id, &error), &error);
+}
+
+/*
+ * One wait a chunk and a token that is drawn after it, whether it has a token or many, and once it
+ * is under way no new buffers.
+ */
 static void a_chunk_waits_once_and_allocates_nothing_but_pages(void **state)
 {
     (void)state;
@@ -369,10 +535,18 @@ static void a_chunk_waits_once_and_allocates_nothing_but_pages(void **state)
     for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
         kvf_session *session = session_open(&e, (kvf_profile_id)profile, false, 256, 64);
         uint64_t n_buffers = 0;
+        kvf_sampling sampling = {.changes = {.repeat_penalty = 1}, .temperature = 0.7f};
         for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
             kvf_error error;
             const uint64_t waits = kvf_emulator_get_counters()->waits;
-            require(forward_alone(e.model, session, ids, chunks[i], NULL, &error), &error);
+            kvf_batch_item item = {.session = session,
+                                   .ids = ids,
+                                   .n = chunks[i],
+                                   .sampling = profile % 2 ? &sampling : NULL};
+            kvf_batch *batch = batch_of(session, &error);
+            require(kvf_model_forward(e.model, batch, &item, 1, &error), &error);
+            if (item.sampling)
+                draw_few(&sampling, session);
             assert_int_equal(kvf_emulator_get_counters()->waits - waits, 1);
             if (i > 0 && chunks[i] == 1 && chunks[i - 1] == 1) /* the pages have room */
                 assert_int_equal(kvf_emulator_get_counters()->live_buffers, n_buffers);
@@ -393,8 +567,12 @@ int main(void)
         CASE(an_isa_of_another_backend_is_refused),
         CASE(an_allocation_beyond_the_limits_is_refused),
         CASE(a_session_that_does_not_fit_names_the_context_that_would),
-        CASE(a_model_that_does_not_fit_says_which_tensor),
+        CASE(a_model_that_does_not_fit_says_why),
+        CASE(weights_are_read_where_they_are_mapped),
+        CASE(memory_that_cannot_be_mapped_is_refused),
+        CASE(mapped_weights_count_as_used),
         CASE(small_allocations_share_the_pages_of_the_gpu),
+        CASE(bytes_get_on_their_way_without_memory),
         CASE(an_operation_that_fails_leaves_the_hosts_memory_and_says_why),
         CASE(a_lost_device_leaves_the_session_as_it_was),
         CASE(a_chunk_waits_once_and_allocates_nothing_but_pages),

@@ -55,8 +55,9 @@ static struct {
     bool reverse;
     uint32_t host_threads;
     char violation[512];
+    const char *isas[KVF_GPU_MAX_ISAS];
 } state = {{},    16ull << 30, 8ull << 30, 0, max_threadgroup_bytes, max_threads, {}, false,
-           false, 0,           ""};
+           false, 0,           "", {}};
 
 /* Every kernel object has a pointer in this section; its ends are the linker's. */
 extern "C" const kvf_emulated_library *const __start_kvf_emulated[] __attribute__((weak));
@@ -67,7 +68,8 @@ extern "C" const kvf_emulated_library *const __stop_kvf_emulated[] __attribute__
 extern "C" void kvf_emulator_reset(void)
 {
     kvf_emulator_counters *c = &state.counters;
-    *c = {0, 0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->live_objects};
+    *c = {0, 0, 0, 0, 0, 0, c->live_buffers, c->live_bytes, c->live_bytes, c->mapped_bytes,
+          c->live_objects};
     state.working_set_bytes = 16ull << 30;
     state.buffer_bytes = 8ull << 30;
     state.page_bytes = 0;
@@ -78,6 +80,7 @@ extern "C" void kvf_emulator_reset(void)
     state.host_threads = 0;
     state.violation[0] = '\0';
     touches_reset();
+    kvf_emulator_set_isas(nullptr, 0);
 }
 extern "C" void kvf_emulator_set_working_set_bytes(uint64_t bytes)
 {
@@ -98,6 +101,11 @@ extern "C" void kvf_emulator_set_threadgroup_bytes(uint32_t bytes)
 extern "C" void kvf_emulator_set_threadgroup_threads(uint32_t threads)
 {
     state.threadgroup_threads = threads < max_threads ? threads : max_threads;
+}
+extern "C" void kvf_emulator_set_isas(const char *const *isas, uint32_t n)
+{
+    for (uint32_t i = 0; i < KVF_GPU_MAX_ISAS; i++)
+        state.isas[i] = i < n ? isas[i] : nullptr;
 }
 extern "C" void kvf_emulator_fail_open(uint32_t n)
 {
@@ -173,8 +181,10 @@ static kvf_status  emulated_open(kvf_gpu **gpu, kvf_error *error)
     g->limits.working_set_bytes = state.working_set_bytes;
     g->limits.buffer_bytes = state.buffer_bytes;
     g->limits.page_bytes = state.page_bytes;
+    g->limits.map_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
     g->limits.threadgroup_bytes = state.threadgroup_bytes;
     g->limits.threadgroup_threads = state.threadgroup_threads;
+    memcpy(g->limits.isas, state.isas, sizeof(state.isas));
     g->last = &g->first;
     state.counters.live_objects++;
     *gpu = g;
@@ -290,12 +300,34 @@ static bool  emulated_make_buffer(kvf_gpu *gpu, size_t bytes, bool shared,
     return true;
 }
 
+/* Refuses what Apple's does: parts of pages, what is not of one mapping, or a private one. */
+static bool  emulated_map_buffer(kvf_gpu *gpu, const void *pages, size_t bytes,
+                                kvf_gpu_buffer *buffer)
+{
+    *buffer = {};
+    if (comes_due(&state.fail.buffer) || bytes == 0 || bytes > gpu->limits.buffer_bytes ||
+        bytes % gpu->limits.map_bytes != 0 ||
+        reinterpret_cast<uintptr_t>(pages) % gpu->limits.map_bytes != 0)
+        return false;
+    allocation *a = memory_map(pages, bytes);
+    if (!a)
+        return false;
+    buffer->handle = a;
+    buffer->gpu_address = reinterpret_cast<uintptr_t>(memory().gpu + a->offset);
+    buffer->bytes = bytes;
+    a->of_host = true;
+    state.counters.live_buffers++;
+    state.counters.mapped_bytes += bytes;
+    return true;
+}
+
 static void  emulated_release_buffer(kvf_gpu *, kvf_gpu_buffer *buffer)
 {
     if (!buffer->handle)
         return;
+    const bool of_host = static_cast<allocation *>(buffer->handle)->of_host;
     state.counters.live_buffers--;
-    state.counters.live_bytes -= buffer->bytes;
+    (of_host ? state.counters.mapped_bytes : state.counters.live_bytes) -= buffer->bytes;
     touches_remove_buffer(static_cast<allocation *>(buffer->handle));
     memory_release(static_cast<allocation *>(buffer->handle));
     *buffer = {};
@@ -517,7 +549,8 @@ static kvf_status  emulated_wait(kvf_gpu *gpu, kvf_error *error)
 
 extern "C" {
 extern const kvf_gpu_driver kvf_gpu_driver_emulated;
-const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
+const kvf_gpu_driver kvf_gpu_driver_emulated = {nullptr,
+                                                emulated_open,
                                                 emulated_close,
                                                 emulated_limits,
                                                 emulated_compile,
@@ -527,5 +560,6 @@ const kvf_gpu_driver kvf_gpu_driver_emulated = {emulated_open,
                                                 emulated_make_buffer,
                                                 emulated_release_buffer,
                                                 emulated_run,
-                                                emulated_wait};
+                                                emulated_wait,
+                                                emulated_map_buffer};
 }

@@ -26,6 +26,7 @@ typedef struct kvf_emulator_counters {
     uint64_t live_buffers;
     uint64_t live_bytes;
     uint64_t peak_bytes;
+    uint64_t mapped_bytes; /* of the host's memory, in live buffers over it; in no number above */
     uint64_t live_objects; /* gpus, libraries and pipelines */
 } kvf_emulator_counters;
 
@@ -38,6 +39,8 @@ void kvf_emulator_set_buffer_bytes(uint64_t bytes);
 void kvf_emulator_set_page_bytes(uint32_t bytes); /* 0, the default: buffers are as asked */
 void kvf_emulator_set_threadgroup_bytes(uint32_t bytes);
 void kvf_emulator_set_threadgroup_threads(uint32_t threads);
+/* Beside generic, the best first; kept by address. Default: none, which NULL stands for. */
+void kvf_emulator_set_isas(const char *const *isas, uint32_t n);
 
 /*
  * The n-th next call (1: the next one) fails; 0: none does.

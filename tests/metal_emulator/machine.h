@@ -24,6 +24,7 @@ struct allocation {
     uint64_t offset; /* in both views */
     uint64_t bytes;
     bool live;
+    bool of_host;       /* pages of the host's memory, to be read alone */
     allocation *before; /* all there ever were */
 };
 
@@ -38,6 +39,8 @@ bool memory_open();
 const memory_views &memory();
 /* NULL where it cannot be had. Addresses are never used twice. */
 allocation *memory_allocate(uint64_t bytes);
+/* The same pages as a shared mapping's, to be read; NULL where they are no such pages. */
+allocation *memory_map(const void *pages, uint64_t bytes);
 void memory_release(allocation *allocation);
 /* The allocation whose pages, or guard pages behind, hold a GPU address; else NULL. */
 allocation *memory_find(uintptr_t gpu_address);

@@ -7,6 +7,7 @@
 #include "machine.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -83,7 +84,46 @@ static uint64_t page_bytes(const allocation *a)
     return round_up(a->bytes ? a->bytes : 1, (uint64_t)sysconf(_SC_PAGESIZE));
 }
 
-static allocation *allocate(uint64_t bytes)
+/* Pages of the emulated GPU's own. */
+static bool make_pages(const allocation *a)
+{
+    const uint64_t mapped = page_bytes(a);
+    if (ftruncate(state.file, (off_t)(a->offset + mapped)) == 0 &&
+        map_pages(state.views.gpu, a->offset, mapped) &&
+        map_pages(state.views.host, a->offset, mapped))
+        return true;
+    unmap_pages(state.views.gpu, a->offset, mapped);
+    return false;
+}
+
+/* Whether all of it lies in one mapping, which is shared and not written to. */
+static bool is_one_mapping(const void *pages, uint64_t bytes)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    const uint64_t first = reinterpret_cast<uintptr_t>(pages);
+    char line[512];
+    bool found = false;
+    while (maps && !found && fgets(line, sizeof(line), maps)) {
+        unsigned long start, end;
+        char rights[8];
+        found = sscanf(line, "%lx-%lx %7s", &start, &end, rights) == 3 && start <= first &&
+                first + bytes <= end && strcmp(rights, "r--s") == 0;
+    }
+    if (maps)
+        fclose(maps);
+    return found;
+}
+
+/* A second mapping of the same pages. */
+static bool show_pages(const allocation *a, const void *pages)
+{
+    return is_one_mapping(pages, page_bytes(a)) &&
+           mremap(const_cast<void *>(pages), 0, page_bytes(a), MREMAP_MAYMOVE | MREMAP_FIXED,
+                  state.views.gpu + a->offset) != MAP_FAILED;
+}
+
+/* pages: of the host; NULL: own ones. */
+static allocation *allocate(uint64_t bytes, const void *pages)
 {
     /* At least half a unit behind every buffer is guard. */
     const uint64_t units = round_up(bytes + unit_bytes / 2 + 1, unit_bytes) / unit_bytes;
@@ -94,11 +134,7 @@ static allocation *allocate(uint64_t bytes)
         return nullptr;
     a->offset = state.used;
     a->bytes = bytes;
-    const uint64_t mapped = page_bytes(a);
-    if (ftruncate(state.file, (off_t)(a->offset + mapped)) != 0 ||
-        !map_pages(state.views.gpu, a->offset, mapped) ||
-        !map_pages(state.views.host, a->offset, mapped)) {
-        unmap_pages(state.views.gpu, a->offset, mapped);
+    if (!(pages ? show_pages(a, pages) : make_pages(a))) {
         free(a);
         return nullptr;
     }
@@ -114,7 +150,15 @@ static allocation *allocate(uint64_t bytes)
 allocation *memory_allocate(uint64_t bytes)
 {
     pthread_mutex_lock(&state.lock);
-    allocation *a = allocate(bytes);
+    allocation *a = allocate(bytes, nullptr);
+    pthread_mutex_unlock(&state.lock);
+    return a;
+}
+
+allocation *memory_map(const void *pages, uint64_t bytes)
+{
+    pthread_mutex_lock(&state.lock);
+    allocation *a = allocate(bytes, pages);
     pthread_mutex_unlock(&state.lock);
     return a;
 }

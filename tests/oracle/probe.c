@@ -245,7 +245,8 @@ typedef struct wire_buffer {
 
 /*
  * fields geometry, options, n_tokens; blob layers -> fields session_bytes,
- * allocated_bytes, snapshot_bytes, scratch_bytes; blob wire_buffer[n_buffers].
+ * allocated_bytes, snapshot_bytes, scratch_bytes, table_bytes, pool_bytes; blob
+ * wire_buffer[n_buffers].
  */
 static void answer_plan(exchange *x)
 {
@@ -265,6 +266,8 @@ static void answer_plan(exchange *x)
     put_field(x, plan.allocated_bytes);
     put_field(x, plan.snapshot_bytes);
     put_field(x, plan.scratch_bytes);
+    put_field(x, plan.table_bytes);
+    put_field(x, plan.pool_bytes);
     wire_buffer *buffers = own(x, product(plan.n_buffers, sizeof *buffers));
     for (uint32_t i = 0; i < plan.n_buffers; i++) {
         const kvf_plan_buffer *from = &plan.buffers[i];

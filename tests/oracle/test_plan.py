@@ -19,7 +19,7 @@ TABLE = {  # section 8: legacy, tiled, packed, fold
     1048576: (14456595852, 8651679116, 6157378956, 3705090444),
 }
 FLASH_TOKENS = 1048576
-CACHE_CLASS, SCRATCH_CLASS = 0, 1
+CACHE_CLASS, SCRATCH_CLASS, TABLE_CLASS = 0, 1, 5
 BUFFER = struct.Struct("<48s12sI7Q")
 FLASH = None
 TOKENS = sorted({0, 1, 2, 3, 4, 5, 7, 8, 126, 127, 128, 129, 131, 132, 255, 256, 257, 511, 512, 8191, 8192,
@@ -53,6 +53,38 @@ def cache_rows_bytes(profile, layers, window_tokens, n_tokens, size):
     return total
 
 
+def table_bytes(layers, window_tokens, max_tokens, chunk):
+    """8 bytes for every page there can be: of a window, from the oldest row that a chunk's first token sees
+    to its last token's; of the others, those of the whole context. No table is empty."""
+    chunk = max(min(chunk, max_tokens), 1)
+    window = max(-(-(first + chunk) // 64) - (first - window_tokens) // 64
+                 for first in range(window_tokens, window_tokens + 64))
+    total = 0
+    for kind, ratio in layers:
+        pages = max(len(range(0, max_tokens // ratio, 64)) if ratio else 0, 1)
+        total += 8 * (window + {LAYER_WINDOW: 0, LAYER_HCA: 1, LAYER_CSA: 2}[kind] * pages)
+    return total
+
+
+SLAB_BYTES = 1 << 20
+
+
+def pool_bytes(profile, layers):
+    """docs/MEMORY.md, Slabs: of each size of page all but one of those that fit into a slab. The last
+    sizes are of states (9.3) and of what checkpoints keep of them: the first halves of a window."""
+    rows, index, window = PROFILE_FORMATS[profile]
+    sizes = {oracle.page_bytes(window, 512, 64)}
+    halves = 0
+    for kind, ratio in layers:
+        parts = 2 if kind == LAYER_CSA else 1
+        if kind != LAYER_WINDOW:
+            sizes |= {oracle.page_bytes(rows, 512, 64), ratio * parts * 2 * parts * 512 * 4}
+        if kind == LAYER_CSA:
+            sizes |= {oracle.page_bytes(index, 128, 64), ratio * parts * 2 * parts * 128 * 4}
+            halves += ratio * 2 * (512 + 128) * 4
+    return sum((SLAB_BYTES // size - 1) * size for size in sizes | {halves} if 0 < size <= SLAB_BYTES // 8)
+
+
 def compressor_state_bytes(layers):
     """Section 9.3: a ring of slots, each kv and gate of parts * width values."""
     total = 0
@@ -73,7 +105,8 @@ FLASH_LAYERS = [(LAYER_WINDOW, 0)] * 2 + [(LAYER_CSA, 4), (LAYER_HCA, 128)] * 20
 
 class Plan:
     def __init__(self, response):
-        self.session_bytes, self.allocated_bytes, self.snapshot_bytes, self.scratch_bytes = response.fields
+        (self.session_bytes, self.allocated_bytes, self.snapshot_bytes, self.scratch_bytes,
+         self.table_bytes, self.pool_bytes) = response.fields
         self.buffers = []
         for name, dtype, klass, n_dims, *rest in BUFFER.iter_unpack(response.blobs[0]):
             shape, (bytes_, held_bytes) = rest[:4][:n_dims], rest[4:]
@@ -119,6 +152,10 @@ class Flash(LibraryTest):
             self.assertEqual(sum(b[4] for b in cache), plan.allocated_bytes, what)
             self.assertEqual(sum(b[4] for b in scratch), plan.scratch_bytes, what)
             self.assertEqual({b[5] for b in scratch} - {0}, set(), what)
+            tables = [b for b in plan.buffers if b[2] == TABLE_CLASS]
+            self.assertEqual([(b[0], b[1], b[3], b[4], b[5]) for b in tables],
+                             [("tables", "u64", [plan.table_bytes // 8], plan.table_bytes, 0)], what)
+            self.assertEqual(len(cache) + len(scratch) + 1, len(plan.buffers))
 
     def test_snapshot_bytes_are_those_of_section_10(self):
         for profile, n_tokens, plan in self.plans():
@@ -144,6 +181,32 @@ class Flash(LibraryTest):
                     _, dtype, klass, _, bytes_, held_bytes = buffers["layer.%d.%s" % (layer, name)]
                     want = (names[id_], CACHE_CLASS, allocated(id_, width, numbers), held(id_, width, numbers))
                     self.assertEqual((dtype, klass, bytes_, held_bytes), want, name)
+
+    def test_tables_have_an_address_for_every_page_of_the_context(self):
+        # docs/MEMORY.md: 43 windows of 67 pages, 2 * 21 of 4096, 20 of 128.
+        self.assertEqual(table_bytes(FLASH_LAYERS, 128, FLASH_TOKENS, 4096), 1419784)
+        for probe in self.targets():
+            for max_tokens in (0, 1, 3, 4, 255, 256, 257, 4096, 8193, FLASH_TOKENS):
+                for window_tokens in (64, 128):
+                    for chunk in (1, 2, 64, 65, 66, 4096):
+                        response = ask_plan(probe, FOLD, 0, FLASH_LAYERS, max_tokens=max_tokens, chunk=chunk,
+                                            window_tokens=window_tokens)
+                        self.check_status(response, OK)
+                        self.assertEqual(Plan(response).table_bytes,
+                                         table_bytes(FLASH_LAYERS, window_tokens, max_tokens, chunk),
+                                         "%d tokens, chunks of %d" % (max_tokens, chunk))
+
+    def test_slabs_have_less_than_one_slab_of_each_size_free(self):
+        csa, hca = LAYER_CSA, LAYER_HCA
+        mixed = [(LAYER_WINDOW, 0), (csa, 4), (hca, 128), (csa, 4), (hca, 16), (csa, 8)]
+        for probe in self.targets():
+            for profile in PROFILE_FORMATS:
+                for layers in (FLASH, FLASH_LAYERS[:2], [(csa, 4)], [(hca, 128)], [(csa, 1), (hca, 32)], mixed):
+                    for n_tokens in (0, 1000):
+                        response = ask_plan(probe, profile, n_tokens, layers, max_tokens=4096)
+                        self.check_status(response, OK)
+                        self.assertEqual(Plan(response).pool_bytes, pool_bytes(profile, layers or FLASH_LAYERS),
+                                         "%d %s" % (profile, layers))
 
     def test_padding_is_what_the_pages_add(self):
         for profile, n_tokens, plan in self.plans():

@@ -71,4 +71,14 @@ uint32_t answer_alone(const int32_t *prompt, size_t n, const kvf_draw *draw, uin
 void assert_as_alone(const asked *one, uint32_t choice, const int32_t *prompt, size_t n,
                      kvf_draw draw, uint32_t most);
 
+/* Asks into *one, which it clears, waits, and asserts that it answered as alone. */
+void ask_as_alone(served *server, asked *one, const int32_t *prompt, size_t n, kvf_draw draw,
+                  uint32_t most);
+/* Tokens of its prompt that were read. */
+uint64_t read_again(const asked *one);
+/* Appends to text[n] the answer and a next turn of n_turn tokens; the new length. */
+size_t append_turn(int32_t *text, size_t n, const asked *one, size_t n_turn, uint64_t seed);
+/* The scheduler's, as it is now. */
+kvf_scheduler_report report_of(served *server);
+
 #endif

@@ -8,44 +8,22 @@
 
 #include <cmocka.h>
 
-enum { LONG = 520, SPACING = 256, TURN = 40, ANSWER = 12 };
-
-static uint64_t read_again(const asked *one)
-{
-    return one->choices[0].usage.n_prompt - one->choices[0].usage.n_cached;
-}
-
-/* Asks, waits, and sees that it answered as alone. */
-static void ask_as_alone(served *server, asked *one, const int32_t *prompt, size_t n, kvf_draw draw)
-{
-    memset(one, 0, sizeof *one);
-    ask(server, one, prompt, n, (kvf_job_options){.max_tokens = ANSWER, .draw = draw});
-    wait_for(one);
-    assert_as_alone(one, 0, prompt, n, draw, ANSWER);
-}
-
-static size_t append(int32_t *text, size_t n, const asked *one, uint64_t seed)
-{
-    memcpy(text + n, one->choices[0].ids, one->choices[0].n * sizeof *text);
-    n += one->choices[0].n;
-    make_prompt(text + n, TURN, seed);
-    return n + TURN;
-}
+enum { LONG = 520, SHORT = 290, SPACING = 256, TURN = 40, ANSWER = 12 };
 
 static void test_a_conversation_goes_on_where_it_was(void **state)
 {
     (void)state;
-    int32_t text[LONG + 4 * (TURN + ANSWER)];
+    int32_t text[SHORT + 4 * (TURN + ANSWER)];
     served server;
     asked *one = calloc(1, sizeof *one);
-    size_t n = LONG;
+    size_t n = SHORT;
     make_prompt(text, n, 1);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
-    ask_as_alone(&server, one, text, n, sampled(1));
-    assert_int_equal(read_again(one), LONG);
+    ask_as_alone(&server, one, text, n, sampled(1), ANSWER);
+    assert_int_equal(read_again(one), SHORT);
     for (uint64_t turn = 2; turn < 5; turn++) {
-        n = append(text, n, one, turn);
-        ask_as_alone(&server, one, text, n, turn % 2 ? greedy() : sampled(turn));
+        n = append_turn(text, n, one, TURN, turn);
+        ask_as_alone(&server, one, text, n, turn % 2 ? greedy() : sampled(turn), ANSWER);
         /* The turn, and the last token of the answer, which was given and not appended. */
         assert_true(read_again(one) <= TURN + 1);
     }
@@ -62,23 +40,23 @@ static void test_an_edited_text_is_taken_up_at_a_checkpoint(void **state)
     asked *one = calloc(1, sizeof *one);
     make_prompt(text, LONG, 1);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
-    ask_as_alone(&server, one, text, LONG, greedy());
-    ask_as_alone(&server, one, text, LONG, sampled(5));
+    ask_as_alone(&server, one, text, LONG, greedy(), ANSWER);
+    ask_as_alone(&server, one, text, LONG, sampled(5), ANSWER);
     assert_true(read_again(one) < 128);
     make_prompt(text + LONG - 6, 6, 2);
-    ask_as_alone(&server, one, text, LONG, greedy());
+    ask_as_alone(&server, one, text, LONG, greedy(), ANSWER);
     assert_true(read_again(one) < 128 + 6);
     make_prompt(text + 400, LONG - 400, 3);
-    ask_as_alone(&server, one, text, LONG, greedy());
+    ask_as_alone(&server, one, text, LONG, greedy(), ANSWER);
     assert_int_equal(read_again(one), LONG - SPACING);
     /* Texts part there, so a checkpoint was taken: the next that does finds it. */
     make_prompt(text + 400, LONG - 400, 4);
-    ask_as_alone(&server, one, text, LONG, greedy());
+    ask_as_alone(&server, one, text, LONG, greedy(), ANSWER);
     assert_int_equal(read_again(one), LONG - 400 / 128 * 128);
-    ask_as_alone(&server, one, text, 300, greedy());
+    ask_as_alone(&server, one, text, 300, greedy(), ANSWER);
     assert_int_equal(read_again(one), 300 - SPACING);
     text[0] ^= 1;
-    ask_as_alone(&server, one, text, 200, greedy());
+    ask_as_alone(&server, one, text, 200, greedy(), ANSWER);
     assert_int_equal(read_again(one), 200);
     serve_end(&server);
     free(one);
@@ -102,7 +80,7 @@ static void test_what_was_read_before_a_cancel_stays(void **state)
     assert_int_equal(one->choices[0].end, KVF_JOB_CANCELLED);
     const uint64_t read = one->n_read;
     assert_true(read >= 200);
-    ask_as_alone(&server, one, text, LONG, greedy());
+    ask_as_alone(&server, one, text, LONG, greedy(), ANSWER);
     assert_int_equal(one->choices[0].usage.n_cached, read);
     serve_end(&server);
     free(one);
@@ -112,18 +90,18 @@ static void test_what_was_read_before_a_cancel_stays(void **state)
 static void test_what_runs_is_gone_on_from(void **state)
 {
     (void)state;
-    int32_t text[LONG];
+    int32_t text[SHORT];
     served server;
     asked *jobs = calloc(2, sizeof *jobs);
-    make_prompt(text, LONG, 7);
+    make_prompt(text, SHORT, 7);
     serve(&server, &(kvf_scheduler_options){.spacing_tokens = SPACING});
     jobs[0].slow_seconds = 0.005;
-    ask(&server, &jobs[0], text, LONG, (kvf_job_options){.max_tokens = 60});
+    ask(&server, &jobs[0], text, SHORT, (kvf_job_options){.max_tokens = 60});
     wait_for_tokens(&jobs[0], 3);
-    ask_as_alone(&server, &jobs[1], text, LONG, sampled(3));
+    ask_as_alone(&server, &jobs[1], text, SHORT, sampled(3), ANSWER);
     assert_true(read_again(&jobs[1]) < 128);
     wait_for(&jobs[0]);
-    assert_as_alone(&jobs[0], 0, text, LONG, greedy(), 60);
+    assert_as_alone(&jobs[0], 0, text, SHORT, greedy(), 60);
     serve_end(&server);
     free(jobs);
 }
@@ -136,7 +114,6 @@ static void test_what_another_reads_is_waited_for(void **state)
     int32_t(*texts)[EACH] = calloc(JOBS, sizeof *texts);
     asked *jobs = calloc(JOBS, sizeof *jobs);
     served server;
-    kvf_scheduler_report report;
     serve(&server, &(kvf_scheduler_options){.parallel = 8});
     for (uint32_t i = 0; i < JOBS; i++) {
         make_prompt(texts[i], SHARED, 1);
@@ -147,8 +124,7 @@ static void test_what_another_reads_is_waited_for(void **state)
         wait_for(&jobs[i]);
         assert_as_alone(&jobs[i], 0, texts[i], EACH, greedy(), 10);
     }
-    kvf_scheduler_read_report(server.scheduler, &report);
-    assert_true(report.read_tokens <= EACH + (JOBS - 1) * (EACH - SHARED + 128));
+    assert_true(report_of(&server).read_tokens <= EACH + (JOBS - 1) * (EACH - SHARED + 128));
     serve_end(&server);
     free(jobs);
     free(texts);
@@ -182,18 +158,17 @@ static void test_the_least_useful_leaves_before_anybody_waits(void **state)
     int32_t text[EACH];
     served server;
     asked *one = calloc(1, sizeof *one);
-    kvf_scheduler_report report;
     const uint64_t memory = 10u << 20;
     serve(&server, &(kvf_scheduler_options){.context_tokens = 2048, .memory_bytes = memory});
     for (uint64_t i = 0; i < TEXTS; i++) {
         make_prompt(text, EACH, 50 + i);
-        ask_as_alone(&server, one, text, EACH, greedy());
-        kvf_scheduler_read_report(server.scheduler, &report);
-        assert_true(report.most_bytes <= memory);
+        ask_as_alone(&server, one, text, EACH, greedy(), ANSWER);
+        assert_true(report_of(&server).most_bytes <= memory);
     }
+    const kvf_scheduler_report report = report_of(&server);
     assert_true(report.n_evicted > 0);
     assert_true(report.n_held > 0);
-    ask_as_alone(&server, one, text, EACH, greedy());
+    ask_as_alone(&server, one, text, EACH, greedy(), ANSWER);
     assert_true(read_again(one) < 128);
     serve_end(&server);
     free(one);
@@ -207,7 +182,6 @@ static void test_nothing_is_closed_in_vain(void **state)
     int32_t text[3][EACH];
     served server;
     asked *jobs = calloc(3, sizeof *jobs);
-    kvf_scheduler_report report;
     serve(&server, &(kvf_scheduler_options){.memory_bytes = 8u << 20});
     for (uint64_t i = 0; i < 3; i++)
         make_prompt(text[i], EACH, i);
@@ -218,7 +192,7 @@ static void test_nothing_is_closed_in_vain(void **state)
     wait_for_tokens(&jobs[1], 1);
     ask(&server, &jobs[2], text[2], EACH, (kvf_job_options){.max_tokens = 2000});
     wait_for_tokens(&jobs[1], 20);
-    kvf_scheduler_read_report(server.scheduler, &report);
+    const kvf_scheduler_report report = report_of(&server);
     assert_int_equal(report.n_queued, 1);
     assert_int_equal(report.n_held, 1);
     assert_int_equal(report.n_evicted, 0);
@@ -239,7 +213,6 @@ static void test_memory_is_never_more_than_planned(void **state)
     int32_t(*texts)[EACH] = calloc(JOBS, sizeof *texts);
     asked *jobs = calloc(JOBS, sizeof *jobs);
     served server;
-    kvf_scheduler_report report;
     const uint64_t memory = 14u << 20;
     serve(&server, &(kvf_scheduler_options){.context_tokens = 1024,
                                             .memory_bytes = memory,
@@ -258,7 +231,7 @@ static void test_memory_is_never_more_than_planned(void **state)
         for (uint32_t choice = 0; choice < 1 + i % 2; choice++)
             assert_as_alone(&jobs[i], choice, texts[i], EACH, sampled(i), 20);
     }
-    kvf_scheduler_read_report(server.scheduler, &report);
+    const kvf_scheduler_report report = report_of(&server);
     assert_true(report.most_bytes <= memory);
     assert_true(report.most_bytes > memory / 4); /* it was needed */
     assert_true(report.n_evicted > 0 && report.cached_tokens > 0);

@@ -45,6 +45,20 @@ static void add(kvf_replays *replays, kvf_replay_key key, int32_t id)
     kvf_replays_add(replays, &key, &id, 1);
 }
 
+/* A conversation of a thousand turns asks a thousand times: what is before each is not all read. */
+static void test_what_is_before_is_read_only_where_it_may_be_the_same(void **state)
+{
+    (void)state;
+    const int32_t a[] = {1, 2, 3};
+    const int32_t *nowhere = NULL;
+    kvf_replays *replays = open_replays(1 << 20);
+    add(replays, key_of(a, 3, KVF_REPLAY_CONTENT, "yes", NULL), 10);
+    assert_found(replays, key_of(nowhere, 1000, KVF_REPLAY_CONTENT, "no", NULL), 0);
+    assert_found(replays, key_of(nowhere, 1000, KVF_REPLAY_CONTENT, "yes", NULL), 0);
+    assert_found(replays, key_of(nowhere, 3, KVF_REPLAY_REASONING, "yes", NULL), 0);
+    kvf_replays_close(replays);
+}
+
 static void test_a_text_is_found_behind_what_it_followed(void **state)
 {
     (void)state;
@@ -306,6 +320,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_text_is_found_behind_what_it_followed),
+        cmocka_unit_test(test_what_is_before_is_read_only_where_it_may_be_the_same),
         cmocka_unit_test(test_of_several_the_one_whose_prefix_continues),
         cmocka_unit_test(test_the_latest_of_equal_keys_is_found),
         cmocka_unit_test(test_bounded_and_what_was_used_stays),

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-enum { PROMPT = 300 / SHORTER, MANY = SHORTER > 1 ? 4 : 16 };
+enum { PROMPT = 160 / SHORTER, MANY = SHORTER > 1 ? 4 : 16 };
 
 static void test_one_job_answers_as_alone(void **state)
 {
@@ -34,14 +34,14 @@ static void test_one_job_answers_as_alone(void **state)
 static void test_many_at_once_answer_as_each_alone(void **state)
 {
     (void)state;
-    enum { LONGEST = (40 + 60 * MANY) / SHORTER };
+    enum { LONGEST = (40 + 25 * MANY) / SHORTER };
     int32_t(*prompts)[LONGEST] = calloc(MANY, sizeof *prompts);
     asked *jobs = calloc(MANY, sizeof *jobs);
     served server;
     serve(&server, &(kvf_scheduler_options){.parallel = MANY});
     for (uint32_t i = 0; i < MANY; i++) {
         make_prompt(prompts[i], LONGEST, 100 + i);
-        ask(&server, &jobs[i], prompts[i], (40 + 60 * i) / SHORTER,
+        ask(&server, &jobs[i], prompts[i], (40 + 25 * i) / SHORTER,
             (kvf_job_options){.max_tokens = 30 / SHORTER + i,
                               .key = i % 3,
                               .draw = i % 2 ? sampled(i) : greedy()});
@@ -55,7 +55,7 @@ static void test_many_at_once_answer_as_each_alone(void **state)
             assert_int_equal(jobs[i].choices[0].end, KVF_JOB_CANCELLED);
             continue;
         }
-        assert_as_alone(&jobs[i], 0, prompts[i], (40 + 60 * i) / SHORTER,
+        assert_as_alone(&jobs[i], 0, prompts[i], (40 + 25 * i) / SHORTER,
                         i % 2 ? sampled(i) : greedy(), 30 / SHORTER + i);
     }
     serve_end(&server);
@@ -68,7 +68,6 @@ static void test_choices_are_drawn_from_one_prompt(void **state)
     (void)state;
     int32_t prompt[PROMPT];
     served server;
-    kvf_scheduler_report report;
     asked *job = calloc(1, sizeof *job);
     make_prompt(prompt, PROMPT, 3);
     serve(&server, &(kvf_scheduler_options){.parallel = 5});
@@ -77,8 +76,7 @@ static void test_choices_are_drawn_from_one_prompt(void **state)
     wait_for(job);
     for (uint32_t i = 0; i < 5; i++)
         assert_as_alone(job, i, prompt, PROMPT, sampled(70), 33 / SHORTER);
-    kvf_scheduler_read_report(server.scheduler, &report);
-    assert_int_equal(report.read_tokens, PROMPT);
+    assert_int_equal(report_of(&server).read_tokens, PROMPT);
     serve_end(&server);
     free(job);
 }
@@ -177,7 +175,7 @@ static void test_what_can_never_be_served_is_refused_at_once(void **state)
         kvf_submitted submitted;
     } cases[] = {
         {0, {0}, KVF_SUBMIT_INVALID},
-        {PROMPT, {.max_tokens = 390}, KVF_SUBMIT_TOO_LARGE},
+        {PROMPT, {.max_tokens = 400 - PROMPT + 1}, KVF_SUBMIT_TOO_LARGE},
         {PROMPT, {.max_tokens = UINT64_MAX}, KVF_SUBMIT_TOO_LARGE},
         {10, {.n_choices = 5}, KVF_SUBMIT_INVALID},
         {10, {.n_choices = UINT32_MAX}, KVF_SUBMIT_INVALID},

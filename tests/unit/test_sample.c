@@ -271,26 +271,33 @@ static void test_penalties_and_bias(void **state)
 {
     (void)state;
     const float logits[] = {2, -2, 4, 0, 1};
-    const uint8_t seen[] = {1, 1, 0, 0, 0};
-    const uint32_t counts[] = {0, 1, 3, 0, 0};
+    const kvf_token_use uses[] = {{2, 3}, {0, 0}, {5, 1}, {1, 1}};
+    const uint32_t allowed[] = {0xf7, 0};
     const kvf_bias bias[] = {{3, 5}, {4, -INFINITY}, {3, 1}, {-1, 9}, {5, 9}};
-    const kvf_logit_changes changes = {.bias = bias,
-                                       .n_bias = 5,
-                                       .repeat_penalty = 2,
-                                       .presence_penalty = 0.5f,
-                                       .frequency_penalty = 0.25f,
-                                       .seen = seen,
-                                       .counts = counts};
-    const float expected[] = {1, -4 - 0.75f, 4 - 1.25f, 6, -INFINITY};
+    kvf_logit_changes changes = {.bias = bias,
+                                 .n_bias = 5,
+                                 .repeat_penalty = 2,
+                                 .presence_penalty = 0.5f,
+                                 .frequency_penalty = 0.25f,
+                                 .uses = uses,
+                                 .n_uses = 4};
+    const float expected[] = {1, -4 - 0.75f, 2 - 1.25f, 6, -INFINITY};
     float changed[5];
     kvf_change_logits(&changes, logits, 5, changed);
     for (int i = 0; i < 5; i++)
         assert_true(changed[i] <= expected[i] && changed[i] >= expected[i]);
+    changes.allowed = allowed; /* after all else */
+    kvf_change_logits(&changes, logits, 5, changed);
+    for (int i = 0; i < 5; i++)
+        assert_true(i == 3 ? changed[i] <= -INFINITY
+                           : changed[i] <= expected[i] && changed[i] >= expected[i]);
     assert_false(kvf_logit_changes_none(&changes));
     assert_true(kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1}));
     assert_false(kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1.1f}));
     assert_false(
         kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1, .presence_penalty = -1}));
+    assert_false(
+        kvf_logit_changes_none(&(kvf_logit_changes){.repeat_penalty = 1, .allowed = allowed}));
 }
 
 /* p = 1/8, 1/2, 1/4, 1/8. */

@@ -31,22 +31,25 @@ void kvf_gpu_matmul(kvf_device *device, const kvf_matmul_args *args)
                                       .out_stride = args->out_stride,
                                       .n = args->n,
                                       .rows = args->weight.rows / parts,
-                                      .cols = args->weight.cols};
-    const bool one = args->n == 1;
-    kvf_gpu_call call = {.kernel = one ? KVF_KERNEL_matmul_one : KVF_KERNEL_matmul_few,
-                         .variant = kvf_gpu_variant_of(args->weight.type),
-                         .groups = {kvf_gpu_pieces(k.n, one ? 1 : KVF_VECTOR_MANY_TOKENS),
-                                    kvf_gpu_pieces(k.rows, KVF_VECTOR_ROWS), parts},
-                         .threads = KVF_VECTOR_THREADS,
-                         KVF_GPU_ARGUMENTS(k),
-                         .threadgroup_bytes = {KVF_VECTOR_BYTES}};
-    if (args->n >= KVF_TILE_LEAST_TOKENS) {
-        call.kernel = KVF_KERNEL_matmul_tile;
-        call.groups[0] = kvf_gpu_pieces(k.n, KVF_TILE_TOKENS);
-        call.groups[1] = kvf_gpu_pieces(k.rows, KVF_TILE_ROWS);
-        call.threads = KVF_TILE_THREADS;
-        call.threadgroup_bytes[0] = KVF_TILE_BYTES;
+                                      .cols = args->weight.cols,
+                                      .old_weight = kvf_gpu_is_old(gpu, args->weight.data) &&
+                                                    kvf_gpu_is_old(gpu, args->weight.scales)};
+    const kvf_gpu_variant variant = kvf_gpu_variant_of(args->weight.type);
+    kvf_gpu_kernel kernel = KVF_KERNEL_matmul_tile;
+    kvf_gpu_shape shape = {KVF_TILE_TOKENS, KVF_TILE_ROWS, KVF_TILE_THREADS, KVF_TILE_BYTES};
+    if (args->n < KVF_TILE_LEAST_TOKENS) {
+        kernel = args->n == 1 ? KVF_KERNEL_matmul_one : KVF_KERNEL_matmul_few;
+        shape = (kvf_gpu_shape){args->n == 1 ? 1 : KVF_VECTOR_MANY_TOKENS, KVF_VECTOR_ROWS,
+                                KVF_VECTOR_THREADS, KVF_VECTOR_BYTES};
     }
+    shape = kvf_gpu_shape_of(gpu, kernel, variant, shape);
+    const kvf_gpu_call call = {
+        .kernel = kernel,
+        .variant = variant,
+        .groups = {kvf_gpu_pieces(k.n, shape.tokens), kvf_gpu_pieces(k.rows, shape.rows), parts},
+        .threads = shape.threads,
+        KVF_GPU_ARGUMENTS(k),
+        .threadgroup_bytes = {shape.threadgroup_bytes}};
     kvf_gpu_run(gpu, &call);
 }
 

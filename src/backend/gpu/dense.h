@@ -16,6 +16,8 @@
 #include <stdint.h>
 #endif
 
+#include "shared/sampled.h"
+
 enum {
     KVF_SIMD_WIDTH = 32,
 
@@ -53,9 +55,11 @@ enum {
     KVF_MIX_COMB = KVF_MIX_PRE + KVF_MIX_MAX_STREAMS,
     KVF_MIX_BYTES = (KVF_MIX_COMB + KVF_MIX_MAX_STREAMS * KVF_MIX_MAX_STREAMS) * 4,
 
-    KVF_ARGMAX_THREADS = 256,
-    KVF_ARGMAX_BYTES = KVF_ARGMAX_THREADS / KVF_SIMD_WIDTH * 8,
-    KVF_ARGMAX_GROUP_VALUES = 4096 /* logits a threadgroup looks at */
+    /* Logits a threadgroup of sample's first pass looks at; its simdgroups' 4 words each; a list.
+     */
+    KVF_SAMPLE_PART_VALUES = 4096,
+    KVF_SAMPLE_WORK_BYTES = 16 * 4 * 4,
+    KVF_SAMPLE_LIST_BYTES = 2 * KVF_SAMPLED_MOST * 4
 };
 
 /* A kvf_matrix at GPU addresses; its planes may begin anywhere. */
@@ -80,7 +84,7 @@ typedef struct kvf_matmul_kernel_args {
     uint32_t n;
     uint32_t rows;
     uint32_t cols;
-    uint32_t unused;
+    uint32_t old_weight; /* nothing that may still run writes to the weight */
 } kvf_matmul_kernel_args;
 
 typedef struct kvf_embed_kernel_args {
@@ -196,13 +200,44 @@ typedef struct kvf_experts_kernel_args {
     uint32_t unused;
 } kvf_experts_kernel_args;
 
-typedef struct kvf_argmax_kernel_args {
-    uint64_t logits;
-    uint64_t found;
-    uint64_t answer;
-    uint32_t n;
+/* What changes a row of logits, and how it will be drawn from. */
+typedef struct kvf_sample_kernel_row {
+    uint64_t uses;    /* kvf_token_use [n_uses] */
+    uint64_t bias;    /* kvf_bias [n_bias] */
+    uint64_t allowed; /* a bit a token; 0: all are */
+    uint32_t n_uses;
+    uint32_t n_bias;
+    float repeat_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    float temperature;
+    uint32_t has_changes;
     uint32_t unused;
-} kvf_argmax_kernel_args;
+} kvf_sample_kernel_row;
+
+/* What a part of a row has; sums are of its own highest values. */
+typedef struct kvf_sample_part {
+    uint32_t n_drawable;
+    uint32_t first_bad;
+    float highest_given;
+    float highest;
+    float given_sum;
+    float mass;
+} kvf_sample_part;
+
+/* Slots are [n][n_parts]. */
+typedef struct kvf_sample_kernel_args {
+    uint64_t logits;
+    uint64_t changed; /* [n][vocab]; 0: no row has changes */
+    uint64_t rows;    /* kvf_sample_kernel_row [n] */
+    uint64_t parts;   /* kvf_sample_part, a slot each */
+    uint64_t orders;  /* KVF_SAMPLED_MOST of a slot's highest logits, by ascending id .. */
+    uint64_t ids;     /* .. and whose they are */
+    uint64_t counts;  /* how many of them there are */
+    uint64_t out;     /* kvf_sampled [n] */
+    uint32_t vocab;
+    uint32_t n_parts;
+} kvf_sample_kernel_args;
 
 static_assert(sizeof(kvf_kernel_matrix) == 32, "the same in C and Metal");
 static_assert(sizeof(kvf_matmul_kernel_args) == 80, "the same in C and Metal");
@@ -215,9 +250,12 @@ static_assert(sizeof(kvf_route_kernel_args) == 64, "the same in C and Metal");
 static_assert(sizeof(kvf_expert_entry) == 96, "the same in C and Metal");
 static_assert(sizeof(kvf_expert_block) == 16, "the same in C and Metal");
 static_assert(sizeof(kvf_experts_kernel_args) == 128, "the same in C and Metal");
-static_assert(sizeof(kvf_argmax_kernel_args) == 32, "the same in C and Metal");
+static_assert(sizeof(kvf_sample_kernel_row) == 56, "the same in C and Metal");
+static_assert(sizeof(kvf_sample_part) == 24, "the same in C and Metal");
+static_assert(sizeof(kvf_sample_kernel_args) == 72, "the same in C and Metal");
+static_assert(sizeof(kvf_sampled) == 32 + 12 * KVF_SAMPLED_MOST, "the same in C and Metal");
 static_assert(KVF_TILE_TOKENS * KVF_TILE_OUT_STRIDE * 4 <= KVF_TILE_BYTES, "out fits");
 static_assert(KVF_TILE_BYTES % 16 == 0 && KVF_VECTOR_BYTES % 16 == 0, "driver.h asks for it");
-static_assert(KVF_MIX_BYTES % 16 == 0 && KVF_ARGMAX_BYTES % 16 == 0, "driver.h asks for it");
+static_assert(KVF_MIX_BYTES % 16 == 0 && KVF_SAMPLE_WORK_BYTES % 16 == 0, "driver.h asks for it");
 
 #endif

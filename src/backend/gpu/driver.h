@@ -16,13 +16,21 @@ typedef struct kvf_gpu kvf_gpu;
 typedef struct kvf_gpu_library kvf_gpu_library;
 typedef struct kvf_gpu_pipeline kvf_gpu_pipeline;
 
+#define KVF_GPU_MAX_ISAS 3
+
 typedef struct kvf_gpu_limits {
     char name[64];              /* "Apple M3 Ultra", or the emulator's name */
     uint64_t working_set_bytes; /* what should be allocated at most, in all */
     uint64_t buffer_bytes;      /* the largest buffer */
     uint32_t page_bytes;        /* a buffer takes a multiple of it; 0 or 1: as it is */
+    uint32_t map_bytes;         /* pages of map_buffer; 0: there is no such function */
     uint32_t threadgroup_bytes; /* threadgroup memory a threadgroup */
     uint32_t threadgroup_threads;
+    /*
+     * The ISAs that this GPU runs beside generic, the best first, NULL past the last. One that
+     * lacks a kernel takes it from those after it, and at last from the generic ones.
+     */
+    const char *isas[KVF_GPU_MAX_ISAS + 1];
 } kvf_gpu_limits;
 
 typedef struct kvf_gpu_buffer {
@@ -49,7 +57,31 @@ typedef struct kvf_gpu_dispatch {
     uint32_t threadgroup_bytes[KVF_GPU_MAX_THREADGROUP_ARRAYS]; /* multiples of 16 */
 } kvf_gpu_dispatch;
 
+/* What a threadgroup of a kernel is, and does. */
+typedef struct kvf_gpu_shape {
+    uint32_t tokens; /* of the grid's x a threadgroup */
+    uint32_t rows;   /* of the grid's y */
+    uint32_t threads;
+    uint32_t threadgroup_bytes;
+} kvf_gpu_shape;
+
+/*
+ * A kernel that runs in the place of the generic one of the same name, where its ISA is chosen:
+ * the same arguments and results. Those of products.metal may have a shape of their own.
+ */
+typedef struct kvf_gpu_override {
+    const char *isa;     /* one of limits.isas; NULL ends a table */
+    const char *kernel;  /* "kvf_matmul_one" */
+    const char *variant; /* the type of weights that it is for: "q8_0"; NULL: the kernel has none */
+    const char *library; /* what `compile` is given as name */
+    const char *source;  /* and as source; "" where kernels are compiled before */
+    kvf_gpu_shape shape; /* {0}: the generic one's */
+} kvf_gpu_override;
+
 typedef struct kvf_gpu_driver {
+    /* The kernels of its own, of all ISAs; NULL: there are none. */
+    const kvf_gpu_override *overrides;
+
     /* KVF_UNSUPPORTED where there is no GPU, or one without the features the kernels use. */
     kvf_status (*open)(kvf_gpu **gpu, kvf_error *error);
     /* Everything made of it must have been released. */
@@ -77,6 +109,13 @@ typedef struct kvf_gpu_driver {
     void (*run)(kvf_gpu *gpu, const kvf_gpu_dispatch *dispatch);
     /* Runs what was encoded to its end. KVF_DEVICE_LOST if the GPU failed, with its message. */
     kvf_status (*wait)(kvf_gpu *gpu, kvf_error *error);
+
+    /*
+     * A buffer over pages of the host's memory, without a copy: of one mapping of a file that is
+     * shared (MAP_SHARED), read-only, and stays until release_buffer. Address and bytes are
+     * multiples of limits.map_bytes. `contents` is NULL. False where the system refuses it.
+     */
+    bool (*map_buffer)(kvf_gpu *gpu, const void *pages, size_t bytes, kvf_gpu_buffer *buffer);
 } kvf_gpu_driver;
 
 #endif

@@ -176,50 +176,43 @@ size_t kvf_gpu_experts_workspace_bytes(const kvf_device *device, const kvf_exper
 
 /* ---- Passes ------------------------------------------------------------------------------ */
 
-static kvf_gpu_call experts_call(kvf_gpu_kernel kernel, kvf_gpu_variant variant, uint32_t groups_x,
-                                 uint32_t groups_y, const kvf_experts_kernel_args *k)
+/* A dispatch over n places (choices, tokens or blocks of them) and so many rows. */
+static void run_shaped(kvf_gpu_device *gpu, kvf_gpu_kernel kernel, kvf_gpu_variant variant,
+                       kvf_gpu_shape generic, uint32_t n, uint32_t rows,
+                       const kvf_experts_kernel_args *k)
 {
-    return (kvf_gpu_call){.kernel = kernel,
-                          .variant = variant,
-                          .groups = {groups_x, groups_y, 1},
-                          .threads = KVF_VECTOR_THREADS,
-                          .arguments = k,
-                          .argument_bytes = sizeof *k};
+    const kvf_gpu_shape shape = kvf_gpu_shape_of(gpu, kernel, variant, generic);
+    kvf_gpu_run(gpu, &(kvf_gpu_call){.kernel = kernel,
+                                     .variant = variant,
+                                     .groups = {kvf_gpu_pieces(n, shape.tokens),
+                                                kvf_gpu_pieces(rows, shape.rows), 1},
+                                     .threads = shape.threads,
+                                     .arguments = k,
+                                     .argument_bytes = sizeof *k,
+                                     .threadgroup_bytes = {shape.threadgroup_bytes}});
 }
 
 static void run_vectors(kvf_gpu_device *gpu, const kvf_experts_kernel_args *k, kvf_gpu_variant up,
                         kvf_gpu_variant down)
 {
-    kvf_gpu_call call = experts_call(KVF_KERNEL_experts_gate_up_vector, up, k->n * k->top_k,
-                                     kvf_gpu_pieces(k->ffn, KVF_VECTOR_ROWS), k);
-    call.threadgroup_bytes[0] = KVF_VECTOR_BYTES;
-    kvf_gpu_run(gpu, &call);
-    call = experts_call(KVF_KERNEL_experts_down_vector, down, k->n,
-                        kvf_gpu_pieces(k->hidden, KVF_VECTOR_ROWS), k);
-    call.threadgroup_bytes[0] = KVF_VECTOR_BYTES;
-    kvf_gpu_run(gpu, &call);
+    const kvf_gpu_shape generic = {1, KVF_VECTOR_ROWS, KVF_VECTOR_THREADS, KVF_VECTOR_BYTES};
+    run_shaped(gpu, KVF_KERNEL_experts_gate_up_vector, up, generic, k->n * k->top_k, k->ffn, k);
+    run_shaped(gpu, KVF_KERNEL_experts_down_vector, down, generic, k->n, k->hidden, k);
 }
 
 static void run_tiles(kvf_gpu_device *gpu, const kvf_experts_kernel_args *k, kvf_gpu_variant up,
                       kvf_gpu_variant down)
 {
-    kvf_gpu_call call;
-    if (!k->shared) {
-        call = experts_call(KVF_KERNEL_experts_group, KVF_GPU_VARIANT_any, 1, 1, k);
-        call.threads = KVF_GROUPING_THREADS;
-        kvf_gpu_run(gpu, &call);
-    }
-    call = experts_call(KVF_KERNEL_experts_gate_up_tile, up, k->n_blocks,
-                        kvf_gpu_pieces(k->ffn, KVF_EXPERT_TILE_FFN), k);
-    call.threadgroup_bytes[0] = KVF_TILE_BYTES;
-    kvf_gpu_run(gpu, &call);
-    call = experts_call(KVF_KERNEL_experts_down_tile, down, k->n_blocks,
-                        kvf_gpu_pieces(k->hidden, KVF_TILE_ROWS), k);
-    call.threadgroup_bytes[0] = KVF_TILE_BYTES;
-    kvf_gpu_run(gpu, &call);
-    call = experts_call(KVF_KERNEL_experts_combine, KVF_GPU_VARIANT_any, k->n,
-                        kvf_gpu_pieces(k->hidden, KVF_ELEMENT_THREADS), k);
-    kvf_gpu_run(gpu, &call);
+    const kvf_gpu_variant any = KVF_GPU_VARIANT_any;
+    const kvf_gpu_shape group = {1, 1, KVF_GROUPING_THREADS, 0};
+    const kvf_gpu_shape gate_up = {1, KVF_EXPERT_TILE_FFN, KVF_TILE_THREADS, KVF_TILE_BYTES};
+    const kvf_gpu_shape rows = {1, KVF_TILE_ROWS, KVF_TILE_THREADS, KVF_TILE_BYTES};
+    const kvf_gpu_shape values = {1, KVF_ELEMENT_THREADS, KVF_ELEMENT_THREADS, 0};
+    if (!k->shared)
+        run_shaped(gpu, KVF_KERNEL_experts_group, any, group, 1, 1, k);
+    run_shaped(gpu, KVF_KERNEL_experts_gate_up_tile, up, gate_up, k->n_blocks, k->ffn, k);
+    run_shaped(gpu, KVF_KERNEL_experts_down_tile, down, rows, k->n_blocks, k->hidden, k);
+    run_shaped(gpu, KVF_KERNEL_experts_combine, any, values, k->n, k->hidden, k);
 }
 
 /* Tokens first .. + n of the call; their routed experts, then the shared one. */

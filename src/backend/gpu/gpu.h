@@ -61,6 +61,7 @@ typedef struct kvf_gpu_region {
     uintptr_t given;      /* what alloc returns for its first byte */
     size_t block_bytes;   /* 0: as a whole */
     uint64_t free_blocks; /* a bit each */
+    uint64_t n_waits;     /* of the device, when bytes were last brought there */
 } kvf_gpu_region;
 
 /* Regions of one place, by ascending address. */
@@ -70,6 +71,12 @@ typedef struct kvf_gpu_regions {
     uint32_t capacity;
     kvf_gpu_region *last_blocks[16]; /* by size: where a block was free last; NULL: look */
 } kvf_gpu_regions;
+
+/* Memory of the host that kernels read where it lies. */
+typedef struct kvf_gpu_mapping {
+    uintptr_t start; /* the host's address of its first byte */
+    kvf_gpu_buffer buffer;
+} kvf_gpu_mapping;
 
 /* What was asked for with `read`: done by wait. */
 typedef struct kvf_gpu_fetch {
@@ -110,16 +117,26 @@ typedef struct kvf_gpu_expert_table {
     kvf_gpu_variant down[2];
 } kvf_gpu_expert_table;
 
+/* What runs as a kernel. */
+typedef struct kvf_gpu_ready {
+    kvf_gpu_pipeline *pipeline;       /* NULL: not compiled yet */
+    const kvf_gpu_override *override; /* what runs in its place; NULL: the generic one does */
+    kvf_gpu_library *library;         /* the override's; NULL: in `libraries` */
+} kvf_gpu_ready;
+
 typedef struct kvf_gpu_device {
     kvf_device base; /* first: the table's functions get its address */
     const kvf_gpu_driver *driver;
     kvf_gpu *gpu;
     kvf_gpu_limits limits;
     kvf_gpu_library *libraries[KVF_GPU_FILE_COUNT][KVF_GPU_VARIANT_COUNT];
-    kvf_gpu_pipeline *pipelines[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
+    kvf_gpu_ready kernels[KVF_KERNEL_COUNT][KVF_GPU_VARIANT_COUNT];
     kvf_gpu_regions regions[2]; /* by kvf_place */
-    uint64_t region_bytes;      /* of regions: at most base.memory_bytes */
+    uint64_t region_bytes;      /* of regions and mappings: at most base.memory_bytes */
     uint64_t allocated_bytes;   /* staging and scratch too: at most the working set */
+    kvf_gpu_mapping *mappings;  /* by ascending address */
+    uint32_t n_mappings;
+    uint32_t mappings_capacity;
     kvf_gpu_staging staging;
     kvf_gpu_releases releases;
     kvf_gpu_buffer scratch; /* arrays of one operation; the next one uses it again */
@@ -130,8 +147,10 @@ typedef struct kvf_gpu_device {
     kvf_gpu_expert_table *tables;
     uint32_t n_tables;
     uint32_t tables_capacity;
-    bool is_busy;   /* something was encoded since the last wait */
-    kvf_error lost; /* not KVF_OK: what ended this device, or what the next wait will tell */
+    uint64_t n_waits; /* done, and one more */
+    bool is_busy;     /* something was encoded since the last wait */
+    kvf_error lost;   /* not KVF_OK: what ended this device */
+    kvf_error lacks;  /* not KVF_OK: what memory an operation could not have; the next wait tells */
 } kvf_gpu_device;
 
 static inline kvf_gpu_device *kvf_gpu_of(kvf_device *device)
@@ -147,6 +166,9 @@ void kvf_gpu_close_device(kvf_device *device);
 /* The pipeline of a kernel; compiled when it is first asked for. NULL: the device is lost. */
 const kvf_gpu_pipeline *kvf_gpu_pipeline_of(kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
                                             kvf_gpu_variant variant);
+/* The shape of what runs as this kernel: the override's, or else `generic`. */
+kvf_gpu_shape kvf_gpu_shape_of(const kvf_gpu_device *gpu, kvf_gpu_kernel kernel,
+                               kvf_gpu_variant variant, kvf_gpu_shape generic);
 
 /* ---- Memory: memory.c ------------------------------------------------------------ */
 
@@ -163,10 +185,26 @@ void kvf_gpu_end_releases(kvf_gpu_device *gpu);
 void kvf_gpu_close_memory(kvf_gpu_device *gpu);
 
 /*
- * The kernels' address of memory that alloc gave; NULL: 0. Any other pointer is a mistake of
- * the caller, and ends the device.
+ * mapped.c: the table's map and unmap, for drivers with map_buffer, and where an address of the
+ * host lies for kernels; 0: it is not mapped.
+ */
+kvf_status kvf_gpu_map(kvf_device *device, const kvf_host_part *parts, size_t n, kvf_error *error);
+void kvf_gpu_unmap(kvf_device *device, const void *memory, size_t bytes);
+uint64_t kvf_gpu_mapped_at(const kvf_gpu_device *gpu, uintptr_t address);
+void kvf_gpu_close_mapped(kvf_gpu_device *gpu);
+
+/*
+ * The kernels' address of memory that alloc gave, or that is mapped; NULL: 0. Any other pointer is
+ * a mistake of the caller, and ends the device.
  */
 uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory);
+
+/*
+ * Whether nothing that is encoded since the last wait brings bytes to where this memory is: zero,
+ * write or copy, which say so by kvf_gpu_note. Operations do not write weights. NULL: yes.
+ */
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory);
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory);
 
 /* Bytes for the running operation, aligned to 256, undefined: one piece an operation. */
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes);
@@ -196,6 +234,12 @@ typedef struct kvf_gpu_call {
 /* Encodes one dispatch; the argument struct is copied. */
 void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call);
 
+/*
+ * Memory that host and GPU share, until the next wait, which may come here; the address is the
+ * GPU's. NULL: the device is lost, or there is none.
+ */
+void *kvf_gpu_stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address);
+
 void kvf_gpu_zero(kvf_device *device, void *to, size_t bytes);
 void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t bytes);
 void kvf_gpu_read(kvf_device *device, void *to_host, const void *from, size_t bytes);
@@ -203,9 +247,14 @@ void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes);
 kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error);
 /* Until all that was encoded is done; errors stay for the caller's wait. */
 kvf_status kvf_gpu_flush(kvf_gpu_device *gpu);
+/* What bytes need on their way where no more memory can be had. */
+kvf_status kvf_gpu_open_queue(kvf_gpu_device *gpu, kvf_error *error);
 void kvf_gpu_close_queue(kvf_gpu_device *gpu);
 
-/* Nothing is encoded from now on; the first error stays. */
+/*
+ * Nothing is encoded from now on; the first error stays. KVF_OUT_OF_MEMORY: no operation is, until
+ * a wait has told it.
+ */
 void kvf_gpu_lose(kvf_gpu_device *gpu, kvf_status status, const char *what);
 
 /* ---- Arguments ------------------------------------------------------------------------ */
@@ -264,6 +313,9 @@ void kvf_gpu_experts(kvf_device *device, const kvf_experts_args *args);
 size_t kvf_gpu_experts_workspace_bytes(const kvf_device *device, const kvf_experts_args *args);
 void kvf_gpu_close_experts(kvf_gpu_device *gpu);
 
+/* sample.c */
+void kvf_gpu_sample(kvf_device *device, const kvf_sample_args *args);
+
 /* pack.c */
 void kvf_gpu_check(kvf_device *device, const kvf_check_args *args, const kvf_findings *found,
                    uint32_t n);
@@ -297,17 +349,20 @@ void kvf_gpu_attend(kvf_device *device, const kvf_attend_args *args, uint32_t n)
 void kvf_gpu_run_compact(kvf_gpu_device *gpu, const kvf_attend_kernel_args *args, uint32_t n);
 size_t kvf_gpu_attend_workspace_bytes(uint32_t n_threads, const kvf_attend_args *args);
 
-/* What the backends have in common: all but name and open. */
+/*
+ * What the backends have in common: all but name and open. A slab is two of the largest pages that
+ * a driver gives, 2 MiB, and eight of V4-Flash's largest states.
+ */
 #define KVF_GPU_OPERATIONS                                                                         \
-    .takes_stored_weights = true, .close = kvf_gpu_close_device, .alloc = kvf_gpu_alloc,           \
-    .release = kvf_gpu_release, .zero = kvf_gpu_zero, .write = kvf_gpu_write,                      \
-    .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,                              \
+    .takes_stored_weights = true, .slab_bytes = (size_t)4 << 20, .close = kvf_gpu_close_device,    \
+    .alloc = kvf_gpu_alloc, .release = kvf_gpu_release, .zero = kvf_gpu_zero,                      \
+    .write = kvf_gpu_write, .read = kvf_gpu_read, .copy = kvf_gpu_copy, .wait = kvf_gpu_wait,      \
     .is_device_memory = kvf_gpu_is_device_memory, .embed = kvf_gpu_embed,                          \
     .matmul = kvf_gpu_matmul, .norm = kvf_gpu_norm, .rope = kvf_gpu_rope, .mix = kvf_gpu_mix,      \
     .unmix = kvf_gpu_unmix, .route = kvf_gpu_route, .experts = kvf_gpu_experts,                    \
-    .check = kvf_gpu_check, .compress = kvf_gpu_compress, .pack = kvf_gpu_pack,                    \
-    .unpack = kvf_gpu_unpack, .select = kvf_gpu_select, .score = kvf_gpu_score,                    \
-    .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                                                \
+    .sample = kvf_gpu_sample, .check = kvf_gpu_check, .compress = kvf_gpu_compress,                \
+    .pack = kvf_gpu_pack, .unpack = kvf_gpu_unpack, .select = kvf_gpu_select,                      \
+    .score = kvf_gpu_score, .mask = kvf_gpu_mask, .attend = kvf_gpu_attend,                        \
     .experts_workspace_bytes = kvf_gpu_experts_workspace_bytes,                                    \
     .select_workspace_bytes = kvf_gpu_select_workspace_bytes,                                      \
     .attend_workspace_bytes = kvf_gpu_attend_workspace_bytes

@@ -9,6 +9,8 @@
 
 #define ALIGNMENT_BYTES 256
 #define SCRATCH_LEAST_BYTES (1u << 20)
+/* A kernel may load all of so many aligned bytes where it needs some of them. */
+#define LOAD_BYTES 16
 
 #define BLOCKS 64    /* of a region, a bit each in free_blocks */
 #define PAGE_WASTE 8 /* a buffer of its own may leave an eighth of its bytes unused */
@@ -111,6 +113,7 @@ static kvf_gpu_region *add_region(kvf_gpu_device *gpu, kvf_place place, size_t b
         return NULL;
     }
     gpu->region_bytes += region->buffer.bytes;
+    region->n_waits = gpu->n_waits;
     region->given = place == KVF_PLACE_STAGING
                         ? (uintptr_t)region->buffer.contents
                         : (uintptr_t)(region->buffer.gpu_address | KVF_DEVICE_BIT);
@@ -182,7 +185,9 @@ static bool wastes_pages(const kvf_gpu_device *gpu, size_t bytes)
 void *kvf_gpu_alloc(kvf_device *device, size_t bytes, kvf_place place)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
-    bytes = bytes ? bytes : 1;
+    if (bytes > SIZE_MAX - LOAD_BYTES)
+        return NULL;
+    bytes = bytes ? (bytes + LOAD_BYTES - 1) / LOAD_BYTES * LOAD_BYTES : LOAD_BYTES;
     if (wastes_pages(gpu, bytes)) {
         const uintptr_t block = alloc_block(
             gpu, place, (bytes + ALIGNMENT_BYTES - 1) / ALIGNMENT_BYTES * ALIGNMENT_BYTES);
@@ -262,16 +267,38 @@ uint64_t kvf_gpu_at(kvf_gpu_device *gpu, const void *memory)
     const kvf_gpu_region *region = find_region(&gpu->regions[KVF_PLACE_STAGING], address, &at);
     if (region)
         return region->buffer.gpu_address + (address - region->given);
+    const uint64_t mapped = kvf_gpu_mapped_at(gpu, address);
+    if (mapped)
+        return mapped;
     kvf_gpu_lose(gpu, KVF_INVALID_ARGUMENT,
                  "an operation was given memory that the device did not give");
     return 0;
+}
+
+static kvf_gpu_region *region_of(kvf_gpu_device *gpu, const void *memory)
+{
+    uint32_t at;
+    return find_region(&gpu->regions[place_of(memory)], (uintptr_t)memory, &at);
+}
+
+bool kvf_gpu_is_old(kvf_gpu_device *gpu, const void *memory)
+{
+    const kvf_gpu_region *region = memory ? region_of(gpu, memory) : NULL;
+    return !memory || (region && region->n_waits < gpu->n_waits);
+}
+
+void kvf_gpu_note(kvf_gpu_device *gpu, const void *memory)
+{
+    kvf_gpu_region *region = region_of(gpu, memory);
+    if (region)
+        region->n_waits = gpu->n_waits;
 }
 
 /* ---- Scratch --------------------------------------------------------------------------- */
 
 uint64_t kvf_gpu_scratch(kvf_gpu_device *gpu, size_t bytes)
 {
-    if (gpu->lost.status != KVF_OK)
+    if (gpu->lost.status != KVF_OK || gpu->lacks.status != KVF_OK)
         return 0;
     if (bytes <= gpu->scratch.bytes)
         return gpu->scratch.gpu_address;
@@ -319,7 +346,7 @@ static bool make_found(kvf_gpu_device *gpu, uint32_t n, kvf_gpu_buffer *made)
 uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n)
 {
     kvf_gpu_buffer larger;
-    if (gpu->lost.status != KVF_OK)
+    if (gpu->lost.status != KVF_OK || gpu->lacks.status != KVF_OK)
         return 0;
     if (n <= gpu->n_found)
         return gpu->found.gpu_address;
@@ -337,6 +364,7 @@ uint64_t kvf_gpu_found(kvf_gpu_device *gpu, uint32_t n)
 void kvf_gpu_close_memory(kvf_gpu_device *gpu)
 {
     kvf_gpu_end_releases(gpu);
+    kvf_gpu_close_mapped(gpu);
     for (int place = 0; place < 2; place++) {
         kvf_gpu_regions *regions = &gpu->regions[place];
         while (regions->n > 0)

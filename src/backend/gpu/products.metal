@@ -14,8 +14,8 @@
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 
+#include "backend/gpu/choices.h"
 #include "backend/gpu/dense.h"
-#include "backend/gpu/dense_math.h"
 #include "backend/gpu/products.h"
 #include "backend/gpu/weights.h"
 
@@ -149,36 +149,10 @@ kernel void kvf_matmul_tile(constant kvf_matmul_kernel_args &args [[buffer(0)]],
 
 /* ---- Experts: what both forms share ---------------------------------------------------- */
 
-/* silu(min(gate, limit)) * clamp(up, -limit, limit) */
-static inline float activate(float gate, float up, float limit)
-{
-    if (limit != 0.0f) {
-        gate = limit < gate ? limit : gate; /* fmin would swallow a NaN */
-        up = limit < up ? limit : up;
-        up = -limit > up ? -limit : up;
-    }
-    return gate * kvf_sigmoid(gate) * up;
-}
-
 static inline kvf_weight_row expert_row(device const kvf_kernel_matrix &matrix, uint row, uint cols)
 {
     return kvf_find_weights(matrix.data, matrix.scales, matrix.row_bytes, matrix.scale_stride,
                             matrix.type, row, cols);
-}
-
-/* The expert of a choice. */
-static inline device const kvf_expert_entry &
-expert_entry(constant kvf_experts_kernel_args &args, uint choice)
-{
-    device const kvf_expert_entry *table =
-        reinterpret_cast<device const kvf_expert_entry *>(args.table);
-    device const int *experts = reinterpret_cast<device const int *>(args.experts);
-    return table[args.shared ? args.n_experts : uint(experts[choice])];
-}
-
-static inline float choice_weight(constant kvf_experts_kernel_args &args, ulong choice)
-{
-    return args.shared ? 1.0f : reinterpret_cast<device const float *>(args.weights)[choice];
 }
 
 /* ---- Experts by vectors ------------------------------------------------------------------ */
@@ -191,7 +165,7 @@ kernel void kvf_experts_gate_up_vector(constant kvf_experts_kernel_args &args [[
                                        uint simd [[simdgroup_index_in_threadgroup]])
 {
     const uint row = group.y * KVF_VECTOR_ROWS;
-    device const kvf_expert_entry &expert = expert_entry(args, group.x);
+    device const kvf_expert_entry &expert = kvf_chosen_expert(args, group.x);
     kvf_weight_rows<2 * KVF_VECTOR_ROWS> weights;
     kvf_input_rows<1> input;
     kvf_dot_sums<2 * KVF_VECTOR_ROWS, 1> sums;
@@ -211,7 +185,7 @@ kernel void kvf_experts_gate_up_vector(constant kvf_experts_kernel_args &args [[
     const float gate = kvf_total_dot<2 * KVF_VECTOR_ROWS, 1>(shared, lane, 0);
     const float up = kvf_total_dot<2 * KVF_VECTOR_ROWS, 1>(shared, KVF_VECTOR_ROWS + lane, 0);
     device float *act = reinterpret_cast<device float *>(args.act);
-    act[ulong(group.x) * args.ffn + row + lane] = activate(gate, up, args.limit);
+    act[ulong(group.x) * args.ffn + row + lane] = kvf_activate(gate, up, args.limit);
 }
 
 /*
@@ -231,8 +205,8 @@ kernel void kvf_experts_down_vector(constant kvf_experts_kernel_args &args [[buf
     kvf_clear_dots(totals);
     for (uint slot = 0; slot < args.top_k; slot++) {
         const uint choice = group.x * args.top_k + slot;
-        device const kvf_expert_entry &expert = expert_entry(args, choice);
-        const float weight = choice_weight(args, choice);
+        device const kvf_expert_entry &expert = kvf_chosen_expert(args, choice);
+        const float weight = kvf_choice_weight(args, choice);
         kvf_weight_rows<KVF_VECTOR_ROWS> weights;
         kvf_input_rows<1> input;
         kvf_dot_sums<KVF_VECTOR_ROWS, 1> sums;
@@ -313,7 +287,7 @@ kernel void kvf_experts_gate_up_tile(constant kvf_experts_kernel_args &args [[bu
         threadgroup const float *products = shared + c * KVF_TILE_OUT_STRIDE;
         if (row + f < args.ffn)
             act[ulong(block.first + c) * args.ffn + row + f] =
-                activate(products[f], products[KVF_EXPERT_TILE_FFN + f], args.limit);
+                kvf_activate(products[f], products[KVF_EXPERT_TILE_FFN + f], args.limit);
     }
 }
 

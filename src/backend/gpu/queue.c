@@ -7,6 +7,8 @@
 
 #define STAGING_ALIGNMENT_BYTES 256
 #define STAGING_LEAST_BYTES (256u << 10)
+/* There from the start: bytes always get on their way, if need be by pieces that are waited for. */
+#define STAGING_KEPT_BYTES (8u << 10)
 /*
  * On its way at most: with more, what is queued is done first. Weights and snapshots go by
  * such pieces; a step of decoding stays far below.
@@ -15,11 +17,12 @@
 
 void kvf_gpu_lose(kvf_gpu_device *gpu, kvf_status status, const char *what)
 {
-    if (gpu->lost.status == KVF_OK)
-        kvf_fail(&gpu->lost, status, "%s: %s", gpu->limits.name, what);
+    kvf_error *error = status == KVF_OUT_OF_MEMORY ? &gpu->lacks : &gpu->lost;
+    if (error->status == KVF_OK)
+        kvf_fail(error, status, "%s: %s", gpu->limits.name, what);
 }
 
-void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call)
+static void run(kvf_gpu_device *gpu, const kvf_gpu_call *call)
 {
     if (gpu->lost.status != KVF_OK || call->groups[0] == 0 || call->groups[1] == 0 ||
         call->groups[2] == 0)
@@ -43,6 +46,12 @@ void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call)
     gpu->is_busy = true;
 }
 
+void kvf_gpu_run(kvf_gpu_device *gpu, const kvf_gpu_call *call)
+{
+    if (gpu->lacks.status == KVF_OK)
+        run(gpu, call);
+}
+
 /* ---- Staging --------------------------------------------------------------------- */
 
 /* A buffer of at least so many bytes becomes the last one. */
@@ -63,29 +72,41 @@ static bool grow_staging(kvf_gpu_device *gpu, size_t bytes)
     return true;
 }
 
-/* Shared memory until the next wait, which may come here. NULL: the device is lost. */
-static void *stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
+/*
+ * Shared memory until the next wait, which may come here: for *bytes, or for fewer where there is
+ * no more. NULL: the device is lost.
+ */
+static void *stage(kvf_gpu_device *gpu, size_t *bytes, uint64_t *address)
 {
     kvf_gpu_staging *staging = &gpu->staging;
-    if (staging->all_bytes + bytes > STAGING_MOST_BYTES)
+    if (staging->all_bytes + *bytes > STAGING_MOST_BYTES)
         kvf_gpu_flush(gpu);
-    if (gpu->lost.status != KVF_OK)
-        return NULL;
-    const size_t room = staging->n_buffers ? staging->buffers[staging->n_buffers - 1].bytes : 0;
+    const size_t room = staging->buffers[staging->n_buffers - 1].bytes;
     size_t start = (staging->used_bytes + STAGING_ALIGNMENT_BYTES - 1) / STAGING_ALIGNMENT_BYTES *
                    STAGING_ALIGNMENT_BYTES;
-    if (start > room || bytes > room - start) {
-        if (!grow_staging(gpu, bytes)) {
-            kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory for bytes on their way to the GPU");
-            return NULL;
-        }
+    if (start > room || *bytes > room - start) {
+        if (!grow_staging(gpu, *bytes))
+            kvf_gpu_flush(gpu); /* the last buffer stays, and all of it is free */
         start = 0;
     }
+    if (gpu->lost.status != KVF_OK)
+        return NULL;
     const kvf_gpu_buffer *last = &staging->buffers[staging->n_buffers - 1];
-    staging->used_bytes = start + bytes;
-    staging->all_bytes += bytes;
+    *bytes = *bytes < last->bytes - start ? *bytes : last->bytes - start;
+    staging->used_bytes = start + *bytes;
+    staging->all_bytes += *bytes;
     *address = last->gpu_address + start;
     return (uint8_t *)last->contents + start;
+}
+
+void *kvf_gpu_stage(kvf_gpu_device *gpu, size_t bytes, uint64_t *address)
+{
+    size_t had = bytes;
+    void *staged = stage(gpu, &had, address);
+    if (!staged || had == bytes)
+        return staged;
+    kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory for bytes on their way to the GPU");
+    return NULL;
 }
 
 static void end_staging(kvf_gpu_device *gpu)
@@ -99,6 +120,19 @@ static void end_staging(kvf_gpu_device *gpu)
     staging->used_bytes = 0;
     staging->all_bytes = 0;
     staging->n_fetches = 0;
+}
+
+kvf_status kvf_gpu_open_queue(kvf_gpu_device *gpu, kvf_error *error)
+{
+    kvf_gpu_staging *staging = &gpu->staging;
+    if (!kvf_gpu_reserve((void **)&staging->fetches, 0, &staging->fetches_capacity,
+                         sizeof *staging->fetches) ||
+        !kvf_gpu_reserve((void **)&staging->buffers, 0, &staging->capacity,
+                         sizeof *staging->buffers) ||
+        !kvf_gpu_make_buffer(gpu, STAGING_KEPT_BYTES, true, &staging->buffers[0]))
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory on %s", gpu->limits.name);
+    staging->n_buffers = 1;
+    return KVF_OK;
 }
 
 void kvf_gpu_close_queue(kvf_gpu_device *gpu)
@@ -119,22 +153,23 @@ static void move(kvf_gpu_device *gpu, uint64_t to, uint64_t from, size_t bytes)
     const uint32_t unit = all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
     const kvf_move_kernel_args k = {
         .to = to, .from = from, .n_units = bytes / unit, .unit_bytes = unit};
-    kvf_gpu_run(gpu,
-                &(kvf_gpu_call){.kernel = KVF_KERNEL_move,
-                                .groups = {kvf_gpu_pieces(k.n_units, KVF_ELEMENTS_THREADS), 1, 1},
-                                .threads = KVF_ELEMENTS_THREADS,
-                                KVF_GPU_ARGUMENTS(k)});
+    run(gpu, &(kvf_gpu_call){.kernel = KVF_KERNEL_move,
+                             .groups = {kvf_gpu_pieces(k.n_units, KVF_ELEMENTS_THREADS), 1, 1},
+                             .threads = KVF_ELEMENTS_THREADS,
+                             KVF_GPU_ARGUMENTS(k)});
 }
 
 void kvf_gpu_zero(kvf_device *device, void *to, size_t bytes)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
+    kvf_gpu_note(gpu, to);
     move(gpu, kvf_gpu_at(gpu, to), 0, bytes);
 }
 
 void kvf_gpu_copy(kvf_device *device, void *to, const void *from, size_t bytes)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
+    kvf_gpu_note(gpu, to);
     if (bytes)
         move(gpu, kvf_gpu_at(gpu, to), kvf_gpu_at(gpu, from), bytes);
 }
@@ -147,9 +182,10 @@ void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t b
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     const uint64_t address = kvf_gpu_at(gpu, to);
     for (size_t done = 0; done < bytes;) {
-        const size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        kvf_gpu_note(gpu, to); /* again: staging may have waited */
+        size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
         uint64_t from;
-        void *staged = stage(gpu, piece, &from);
+        void *staged = stage(gpu, &piece, &from);
         if (!staged)
             return;
         memcpy(staged, (const uint8_t *)from_host + done, piece);
@@ -158,32 +194,31 @@ void kvf_gpu_write(kvf_device *device, void *to, const void *from_host, size_t b
     }
 }
 
-static bool fetch(kvf_gpu_device *gpu, uint8_t *to_host, uint64_t from, size_t bytes)
+/* Bytes, at most so many, to the host; how many they are. 0: the device is lost. */
+static size_t fetch(kvf_gpu_device *gpu, uint8_t *to_host, uint64_t from, size_t bytes)
 {
     kvf_gpu_staging *staging = &gpu->staging;
     uint64_t to;
-    void *staged = stage(gpu, bytes, &to);
-    if (!staged)
-        return false;
     if (!kvf_gpu_reserve((void **)&staging->fetches, staging->n_fetches, &staging->fetches_capacity,
-                         sizeof *staging->fetches)) {
-        kvf_gpu_lose(gpu, KVF_OUT_OF_MEMORY, "no memory for a list of what is read");
-        return false;
-    }
+                         sizeof *staging->fetches))
+        kvf_gpu_flush(gpu); /* the list is empty then */
+    void *staged = stage(gpu, &bytes, &to);
+    if (!staged)
+        return 0;
     staging->fetches[staging->n_fetches++] = (kvf_gpu_fetch){to_host, staged, bytes};
     move(gpu, to, from, bytes);
-    return true;
+    return bytes;
 }
 
 void kvf_gpu_read(kvf_device *device, void *to_host, const void *from, size_t bytes)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     const uint64_t address = kvf_gpu_at(gpu, from);
-    for (size_t done = 0; done < bytes;) {
-        const size_t piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
-        if (!fetch(gpu, (uint8_t *)to_host + done, address + done, piece))
+    for (size_t done = 0, piece; done < bytes; done += piece) {
+        piece = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        piece = fetch(gpu, (uint8_t *)to_host + done, address + done, piece);
+        if (piece == 0)
             return;
-        done += piece;
     }
 }
 
@@ -193,6 +228,7 @@ kvf_status kvf_gpu_flush(kvf_gpu_device *gpu)
     if (gpu->is_busy && gpu->driver->wait(gpu->gpu, &failed) != KVF_OK)
         kvf_gpu_lose(gpu, failed.status, failed.message);
     gpu->is_busy = false;
+    gpu->n_waits++;
     const kvf_gpu_staging *staging = &gpu->staging;
     for (uint32_t i = 0; i < staging->n_fetches && gpu->lost.status == KVF_OK; i++)
         memcpy(staging->fetches[i].to, staging->fetches[i].from, staging->fetches[i].bytes);
@@ -202,17 +238,18 @@ kvf_status kvf_gpu_flush(kvf_gpu_device *gpu)
 }
 
 /*
- * Memory that an operation could not have is no end of the device: that operation and what came
- * after it were not done, the caller is told, and what is asked for from now on is done. None of
- * an operation was encoded when its memory could not be had, so nothing is half done.
+ * Memory that an operation could not have is no end of the device: that operation and those that
+ * came after it were not done, the caller is told, and what is asked for from now on is done. None
+ * of an operation was encoded when its memory could not be had, so nothing is half done.
  */
 kvf_status kvf_gpu_wait(kvf_device *device, kvf_error *error)
 {
     kvf_gpu_device *gpu = kvf_gpu_of(device);
     const kvf_status status = kvf_gpu_flush(gpu);
+    const kvf_error why = status == KVF_OK ? gpu->lacks : gpu->lost;
+    device->n_shortages += why.status == KVF_OUT_OF_MEMORY;
+    gpu->lacks = (kvf_error){0};
     if (error)
-        *error = gpu->lost;
-    if (status == KVF_OUT_OF_MEMORY)
-        gpu->lost = (kvf_error){0};
-    return status;
+        *error = why;
+    return why.status;
 }

@@ -4,6 +4,8 @@
  * Device memory is plain allocations, shared memory is pinned; one stream.
  */
 #include "backend/gpu/cuda/cuda.h"
+#include "backend/gpu/cuda/graphs.h"
+#include "backend/gpu/cuda/overrides.h"
 
 #include <cuda_runtime.h>
 
@@ -34,6 +36,7 @@ struct kvf_gpu_pipeline {
     const kvf_cuda_kernel *kernel;
     const char *library;
     unsigned max_threads;
+    bool begins_early;
 };
 
 struct timed {
@@ -44,6 +47,8 @@ struct timed {
 struct kvf_gpu {
     kvf_gpu_limits limits;
     cudaStream_t stream;
+    kvf_cuda_graphs *graphs;
+    bool captures;       /* launches go to the stream, which is being made a graph of */
     char complaint[256]; /* of what was not launched; "": all was */
     timed running[most_timed];
     unsigned n_running;
@@ -54,6 +59,8 @@ static struct {
     unsigned n;
     kvf_cuda_times of[most_kernels];
 } times;
+static bool overlaps = true;
+static kvf_gpu *opened_last; /* what graphs are timed on; as times, for tests and tables */
 
 /* ---- Errors ------------------------------------------------------------------------------- */
 
@@ -67,6 +74,9 @@ static void complain(kvf_gpu *gpu, const char *what, const char *why)
 
 static void close_gpu(kvf_gpu *gpu)
 {
+    if (opened_last == gpu)
+        opened_last = nullptr;
+    kvf_cuda_graphs_close(gpu->graphs);
     if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
     free(gpu);
@@ -82,6 +92,9 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     if (found != cudaSuccess)
         return kvf_fail(error, KVF_UNSUPPORTED, "%s: %s", properties->name,
                         cudaGetErrorString(found));
+    gpu->graphs = kvf_cuda_graphs_open(gpu->stream);
+    if (!gpu->graphs)
+        return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for graphs");
     kvf_gpu_limits *limits = &gpu->limits;
     snprintf(limits->name, sizeof(limits->name), "%.63s", properties->name);
     limits->working_set_bytes = free_bytes > left_bytes ? free_bytes - left_bytes : 0;
@@ -90,6 +103,8 @@ static kvf_status open_stream(kvf_gpu *gpu, const cudaDeviceProp *properties, kv
     /* Metal's, so that nothing passes here that would not there. */
     limits->threadgroup_bytes = 32768;
     limits->threadgroup_threads = (uint32_t)properties->maxThreadsPerBlock;
+    if (properties->major >= 8)
+        limits->isas[0] = "sm80";
     return kvf_ok(error);
 }
 
@@ -136,7 +151,7 @@ static kvf_status open_gpu(kvf_gpu **out, kvf_error *error)
         close_gpu(gpu);
         return status;
     }
-    *out = gpu;
+    *out = opened_last = gpu;
     return KVF_OK;
 }
 
@@ -184,7 +199,8 @@ static kvf_status make_pipeline(kvf_gpu *, kvf_gpu_library *library, const char 
         *pipeline = static_cast<kvf_gpu_pipeline *>(calloc(1, sizeof(kvf_gpu_pipeline)));
         if (!*pipeline)
             return kvf_fail(error, KVF_OUT_OF_MEMORY, "no memory for kernel %s", kernel);
-        **pipeline = {k, l->name, (unsigned)attributes.maxThreadsPerBlock};
+        **pipeline = {k, l->name, (unsigned)attributes.maxThreadsPerBlock,
+                      l->begins_early && attributes.binaryVersion >= 90};
         return kvf_ok(error);
     }
     return kvf_fail(error, KVF_UNSUPPORTED, "%s has no kernel %s", l->name, kernel);
@@ -254,13 +270,21 @@ static void add_time(const kvf_gpu_pipeline *pipeline, double ms)
     of->least_ms = ms < of->least_ms ? ms : of->least_ms;
 }
 
-static void begin_timing(kvf_gpu *gpu, const kvf_gpu_pipeline *pipeline)
+/* With two events around it, while there is room for them. */
+static cudaError_t run_timed(kvf_gpu *gpu, const kvf_gpu_pipeline *pipeline,
+                             const kvf_cuda_launch *launch)
 {
-    timed *t = &gpu->running[gpu->n_running];
+    const cudaError_t before = kvf_cuda_graphs_end(gpu->graphs); /* what came before it */
+    if (before != cudaSuccess || gpu->n_running == most_timed)
+        return before != cudaSuccess ? before : kvf_cuda_launch_now(launch, gpu->stream);
+    timed *t = &gpu->running[gpu->n_running++];
     t->pipeline = pipeline;
     cudaEventCreate(&t->start);
     cudaEventCreate(&t->end);
     cudaEventRecord(t->start, gpu->stream);
+    const cudaError_t launched = kvf_cuda_launch_now(launch, gpu->stream);
+    cudaEventRecord(t->end, gpu->stream);
+    return launched;
 }
 
 static void end_timings(kvf_gpu *gpu)
@@ -273,6 +297,81 @@ static void end_timings(kvf_gpu *gpu)
         cudaEventDestroy(gpu->running[i].end);
     }
     gpu->n_running = 0;
+}
+
+extern "C" void kvf_cuda_overlap(bool on)
+{
+    overlaps = on;
+}
+
+/* Milliseconds of n calls of f, between two events; below 0: something failed. */
+template <class F> static double time_calls(kvf_gpu *gpu, unsigned n, F f)
+{
+    cudaEvent_t start = nullptr;
+    cudaEvent_t end = nullptr;
+    float ms = -1.0f;
+    bool good = cudaEventCreate(&start) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
+                cudaEventRecord(start, gpu->stream) == cudaSuccess;
+    for (unsigned i = 0; i < n && good; i++)
+        good = f() == cudaSuccess;
+    good = good && cudaEventRecord(end, gpu->stream) == cudaSuccess &&
+           cudaEventSynchronize(end) == cudaSuccess &&
+           cudaEventElapsedTime(&ms, start, end) == cudaSuccess;
+    if (start)
+        cudaEventDestroy(start);
+    if (end)
+        cudaEventDestroy(end);
+    return good ? (double)ms : -1.0;
+}
+
+extern "C" bool kvf_cuda_begin_graph(void)
+{
+    opened_last->captures =
+        kvf_cuda_graphs_end(opened_last->graphs) == cudaSuccess &&
+        cudaStreamBeginCapture(opened_last->stream, cudaStreamCaptureModeThreadLocal) ==
+            cudaSuccess;
+    return opened_last->captures;
+}
+
+extern "C" double kvf_cuda_time_graph(unsigned n)
+{
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    kvf_gpu *gpu = opened_last;
+    double ms = -1.0;
+    const bool captured = gpu->captures;
+    gpu->captures = false;
+    if (captured && n && cudaStreamEndCapture(gpu->stream, &graph) == cudaSuccess &&
+        cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess) {
+        const auto launch = [=] { return cudaGraphLaunch(exec, gpu->stream); };
+        if (time_calls(gpu, 1, launch) >= 0)
+            ms = time_calls(gpu, n, launch) / n;
+    }
+    if (exec)
+        cudaGraphExecDestroy(exec);
+    if (graph)
+        cudaGraphDestroy(graph);
+    return ms;
+}
+
+extern "C" double kvf_cuda_copy_rate(size_t bytes)
+{
+    const unsigned repeats = 10;
+    kvf_gpu *gpu = opened_last;
+    void *from = nullptr;
+    void *to = nullptr;
+    double ms = -1.0;
+    if (gpu && cudaMalloc(&from, bytes) == cudaSuccess && cudaMalloc(&to, bytes) == cudaSuccess &&
+        cudaMemsetAsync(from, 0x5a, bytes, gpu->stream) == cudaSuccess) {
+        const auto copy = [=] {
+            return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, gpu->stream);
+        };
+        if (time_calls(gpu, 1, copy) >= 0)
+            ms = time_calls(gpu, repeats, copy) / repeats;
+    }
+    cudaFree(from);
+    cudaFree(to);
+    return ms > 0 ? 2.0 * (double)bytes / 1e6 / ms : -1.0;
 }
 
 /* ---- Dispatches ------------------------------------------------------------------------------ */
@@ -300,22 +399,27 @@ static void run(kvf_gpu *gpu, const kvf_gpu_dispatch *d)
         call.offsets[i] = shared_bytes;
         shared_bytes += d->threadgroup_bytes[i];
     }
-    const bool is_timed = times.on && gpu->n_running < most_timed;
-    if (is_timed)
-        begin_timing(gpu, d->pipeline);
-    void *parameters[] = {const_cast<void *>(d->arguments), &call}; /* the launch copies them */
-    const cudaError_t launched = cudaLaunchKernel(
-        k->entry, dim3(d->groups[0], d->groups[1], d->groups[2]),
-        dim3(d->threads[0], d->threads[1], d->threads[2]), parameters, shared_bytes, gpu->stream);
-    if (is_timed)
-        cudaEventRecord(gpu->running[gpu->n_running++].end, gpu->stream);
+    const kvf_cuda_launch launch = {k,
+                                    dim3(d->groups[0], d->groups[1], d->groups[2]),
+                                    dim3(d->threads[0], d->threads[1], d->threads[2]),
+                                    shared_bytes,
+                                    call,
+                                    d->arguments,
+                                    d->pipeline->begins_early && overlaps};
+    const cudaError_t launched = times.on        ? run_timed(gpu, d->pipeline, &launch)
+                                 : gpu->captures ? kvf_cuda_launch_now(&launch, gpu->stream)
+                                                 : kvf_cuda_graphs_run(gpu->graphs, &launch);
     if (launched != cudaSuccess)
         complain(gpu, k->name, cudaGetErrorString(launched));
 }
 
 static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 {
-    const cudaError_t ended = cudaStreamSynchronize(gpu->stream);
+    cudaError_t ended = kvf_cuda_graphs_end(gpu->graphs);
+    if (ended == cudaSuccess)
+        ended = cudaStreamSynchronize(gpu->stream);
+    if (ended == cudaSuccess)
+        kvf_cuda_graphs_done(gpu->graphs);
     end_timings(gpu);
     if (ended != cudaSuccess)
         complain(gpu, "the GPU stopped", cudaGetErrorString(ended));
@@ -325,5 +429,5 @@ static kvf_status wait(kvf_gpu *gpu, kvf_error *error)
 }
 
 extern "C" const kvf_gpu_driver kvf_gpu_driver_cuda = {
-    open_gpu,    close_gpu,      limits_of, compile, release_library, make_pipeline, release_pipeline,
-    make_buffer, release_buffer, run,       wait};
+    kvf_cuda_overrides, open_gpu,    close_gpu,      limits_of, compile, release_library, make_pipeline, release_pipeline,
+    make_buffer, release_buffer, run,       wait,    nullptr};

@@ -83,6 +83,7 @@ static kvf_status open_device(kvf_gpu *gpu, kvf_error *error)
     gpu->limits.working_set_bytes = gpu->device.recommendedMaxWorkingSetSize;
     gpu->limits.buffer_bytes = gpu->device.maxBufferLength;
     gpu->limits.page_bytes = PAGE_BYTES;
+    gpu->limits.map_bytes = PAGE_BYTES;
     gpu->limits.threadgroup_bytes = (uint32_t)gpu->device.maxThreadgroupMemoryLength;
     gpu->limits.threadgroup_threads = (uint32_t)gpu->device.maxThreadsPerThreadgroup.width;
     return open_queue(gpu, error);
@@ -178,18 +179,39 @@ static void release_pipeline(kvf_gpu *gpu, kvf_gpu_pipeline *pipeline)
 
 /* ---- Buffers ------------------------------------------------------------------------- */
 
-static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer)
+/* What was made becomes resident; nil: false. */
+static bool add_buffer(kvf_gpu *gpu, id<MTLBuffer> made, bool shared, size_t bytes,
+                       kvf_gpu_buffer *buffer)
 {
-    const NSUInteger length = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    id<MTLBuffer> made = nil;
-    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes)
-        made = [gpu->device newBufferWithLength:length options:MTLResourceStorageModeShared];
     if (!made)
         return false;
     [gpu->residents addAllocation:made];
     [gpu->residents commit];
     *buffer = (kvf_gpu_buffer){made, shared ? made.contents : NULL, made.gpuAddress, bytes};
     return true;
+}
+
+static bool make_buffer(kvf_gpu *gpu, size_t bytes, bool shared, kvf_gpu_buffer *buffer)
+{
+    const NSUInteger length = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    id<MTLBuffer> made = nil;
+    if (bytes > 0 && bytes <= gpu->limits.buffer_bytes)
+        made = [gpu->device newBufferWithLength:length options:MTLResourceStorageModeShared];
+    return add_buffer(gpu, made, shared, bytes, buffer);
+}
+
+/*
+ * Apple wants whole pages of one region of the virtual memory, which a mapped file is; of a private
+ * mapping they would be this process's own.
+ */
+static bool map_buffer(kvf_gpu *gpu, const void *pages, size_t bytes, kvf_gpu_buffer *buffer)
+{
+    return add_buffer(gpu,
+                      [gpu->device newBufferWithBytesNoCopy:(void *)(uintptr_t)pages
+                                                     length:bytes
+                                                    options:MTLResourceStorageModeShared
+                                                deallocator:nil],
+                      false, bytes, buffer);
 }
 
 static void release_buffer(kvf_gpu *gpu, kvf_gpu_buffer *buffer)
@@ -286,4 +308,5 @@ const kvf_gpu_driver kvf_gpu_driver_metal = {.open = open_gpu,
                                              .make_buffer = make_buffer,
                                              .release_buffer = release_buffer,
                                              .run = run,
-                                             .wait = wait};
+                                             .wait = wait,
+                                             .map_buffer = map_buffer};

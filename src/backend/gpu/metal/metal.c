@@ -8,4 +8,8 @@ static kvf_status open_metal(const kvf_device_options *options, kvf_device **dev
     return kvf_gpu_open_device(&kvf_backend_metal, &kvf_gpu_driver_metal, options, device, error);
 }
 
-const kvf_backend kvf_backend_metal = {.name = "metal", .open = open_metal, KVF_GPU_OPERATIONS};
+const kvf_backend kvf_backend_metal = {.name = "metal",
+                                       .open = open_metal,
+                                       .map = kvf_gpu_map,
+                                       .unmap = kvf_gpu_unmap,
+                                       KVF_GPU_OPERATIONS};

@@ -19,6 +19,7 @@ struct kvf_cuda_library {
     const char *name;
     const kvf_cuda_kernel *kernels;
     unsigned n_kernels;
+    unsigned begins_early; /* its kernels wait for those before them by themselves */
 };
 
 /* All there are; the last is null. gpu_kernels.py --cuda-list writes it. */
