@@ -46,10 +46,9 @@ static void a_pass_is_one_wait_and_the_host_stays_away(void **state)
     require(kvf_batch_open(e.device, &e.model->config.geometry, &options, &batch, &error), &error);
     for (int i = 0; i < MOST_SESSIONS; i++)
         sessions[i] = session_open(&e, options.profile, false, 128, 16);
-    for (size_t step = 0; step < sizeof steps / sizeof steps[0]; step++) {
+    for (size_t step = 0; step < sizeof steps / sizeof steps[0]; step++)
         pass(&e, batch, sessions, steps[step], MOST_SESSIONS);
-        pass(&e, batch, sessions, steps[step], 1);
-    }
+    pass(&e, batch, sessions, steps[1], 1);
     for (int i = 0; i < MOST_SESSIONS; i++)
         kvf_session_close(sessions[i]);
     kvf_batch_close(batch);
