@@ -518,7 +518,9 @@ static void what_a_device_promises_it_has(void **state)
             small_feed(others[j], 64, (uint32_t)j);
     kvf_session_close(others[1]);
     kvf_session_close(others[3]);
-    assert_true(small_device->live_bytes[KVF_MEMORY_POOL] > 0);
+    /* But where all pages are too large for slabs: of far, even those of index rows. */
+    if (slab_bytes_of(64 * 128 * sizeof(float)) > 0)
+        assert_true(small_device->live_bytes[KVF_MEMORY_POOL] > 0);
     fill_what_fits(&beside);
     kvf_session_close(others[0]);
     kvf_session_close(others[2]);

@@ -26,7 +26,12 @@ IDS = golden_ids("p13001")[:options.tokens if options.slow else 400]
 SINGLE = 600 if options.slow else 160  # of them one by one
 N_GREEDY = 32
 MODEL_PY = os.path.join(os.path.dirname(os.path.abspath(llamacpp.__file__)), "llamacpp_model.py")
-MEAN_BOUND = 3e-4  # nats; 1e-4 measured; a tie of two index scores costs 3e-2 at its position
+MEAN_BOUND = 3e-4  # nats; 0.9e-4 to 2.4e-4 measured at 13,001 ids
+# A tie of two index scores selects another row: 6 to 51 of 13,000 positions, up to 0.8 nats each with weights
+# of 2 bits, whose mean with them is 3.4e-4.
+FAR = 1e-2
+FAR_SHARE = 0.005
+WHOLE_MEAN_BOUND = 4e-4
 ARGMAX_BOUND = 0.995
 TIE = 0.01  # two logits that a last bit may put in another order
 
@@ -69,9 +74,15 @@ class Llamacpp(ScoreTest):
         apart = [abs(nats(a, token) - nats(b, token)) for (a, b), token in zip(text, IDS[1:])]
         same = sum(likeliest(a) == likeliest(b) for a, b in text) / len(text)
         mean = math.fsum(apart) / len(apart)
-        print("%s: mean |difference of NLL| %.1e, largest %.1e, argmax equal %.2f%%"
-              % (what, mean, max(apart), 100 * same), file=sys.stderr)
-        self.assertLessEqual(mean, MEAN_BOUND, what)
+        far = [one for one in apart if one > FAR]
+        near = (math.fsum(apart) - math.fsum(far)) / (len(apart) - len(far))
+        nll = math.fsum(nats(b, token) for (_, b), token in zip(text, IDS[1:])) / len(apart)
+        print("%s: NLL %.3f, mean |difference| %.1e, largest %.1e, argmax equal %.2f%%; %d beyond %g, "
+              "the mean of the others %.1e" % (what, nll, mean, max(apart), 100 * same, len(far), FAR, near),
+              file=sys.stderr)
+        self.assertLessEqual(near, MEAN_BOUND, what)
+        self.assertLessEqual(mean, WHOLE_MEAN_BOUND, what)
+        self.assertLessEqual(len(far), max(1, FAR_SHARE * len(apart)), what)
         self.assertGreaterEqual(same, ARGMAX_BOUND, what)
         # kvfold was given llama.cpp's ids: up to the first difference its own are the same.
         for (a, _), token in zip(rows[len(IDS) - 1:], greedy):
