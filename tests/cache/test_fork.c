@@ -210,6 +210,35 @@ static void a_fork_inside_a_chunk_is_refused(void **state)
     kvf_session_close(fork);
 }
 
+/* Pages that only a dropped chunk needed stay with their session. */
+static void a_fork_after_a_dropped_chunk_shares_none_of_its_pages(void **state)
+{
+    (void)state;
+    static const uint32_t chunks[] = {200, 55,  3,
+                                      300, 300, 40}; /* the fourth begins a page of rows */
+    int32_t tokens[SMALL_CHUNK];
+    for (uint32_t i = 0; i < SMALL_CHUNK; i++)
+        tokens[i] = small_token(258 + i, 9);
+    for (int profile = 0; profile < KVF_PROFILE_COUNT; profile++) {
+        kvf_session *forks[2] = {alone((kvf_profile_id)profile, chunks, 3, 0)};
+        kvf_error error;
+        assert_int_equal(kvf_session_begin(forks[0], tokens, SMALL_CHUNK, &error), KVF_OK);
+        kvf_session_drop(forks[0]);
+        assert_int_equal(kvf_session_fork(forks[0], &forks[1], &error), KVF_OK);
+        for (int step = 3; step < 6; step++)
+            for (uint32_t i = 0; i < 2; i++)
+                small_feed(forks[i], chunks[step], i);
+        for (uint32_t i = 0; i < 2; i++) {
+            kvf_session *clean = alone((kvf_profile_id)profile, chunks, 6, i);
+            assert_same_session(clean, forks[i]);
+            kvf_session_close(clean);
+        }
+        kvf_session_close(forks[0]);
+        kvf_session_close(forks[1]);
+        assert_int_equal(small_device->live_bytes[KVF_MEMORY_CACHE], 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +246,7 @@ int main(void)
         cmocka_unit_test(what_one_writes_no_other_sees),
         cmocka_unit_test(forks_are_closed_in_any_order),
         cmocka_unit_test(a_fork_inside_a_chunk_is_refused),
+        cmocka_unit_test(a_fork_after_a_dropped_chunk_shares_none_of_its_pages),
     };
     return cmocka_run_group_tests(tests, small_setup, small_teardown);
 }
