@@ -60,10 +60,10 @@ class VerifyTest(CliTest):
             self.assertGreater(min(line["prefill_tps"], line["decode_tps"]), 0)
 
     def test_the_table_and_csv_report_the_same_and_name_the_isa(self):
-        arguments = ["verify", "-m", MODEL, "--ctx", "64", "--profile", "fold", "--isa", "scalar"]
+        arguments = ["verify", "-m", MODEL, "--ctx", "12", "--decode", "4", "--profile", "fold", "--isa", "scalar"]
         text = self.good(*arguments).stdout.decode()
         self.assertIn("cpu/scalar", text)
-        self.assertIn("Equal: all 40,960 logits compared have the same bits", text)
+        self.assertIn("Equal: all 5,120 logits compared have the same bits", text)
         self.assertNotIn("tiled", text)
         rows = self.csv_lines(*arguments)
         self.assertEqual([row["profile"] for row in rows], ["legacy", "fold"])
