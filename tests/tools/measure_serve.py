@@ -58,6 +58,9 @@ def threads(pid):
 
 def spread(name, values, unit="ms", scale=1e3):
     values = sorted(value * scale for value in values)
+    if not values:
+        print("%-34s nothing came" % name)
+        return
     print("%-34s median %8.2f, p90 %8.2f, most %8.2f %s" %
           (name, statistics.median(values), values[len(values) * 9 // 10], values[-1], unit))
 
