@@ -9,9 +9,13 @@ import collections
 import json
 import os
 import random
+import sys
 import time
 import unittest
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import speed
 import support
 from support import OPTIONS
 
@@ -145,17 +149,6 @@ class Clients:
             writer.close()
 
 
-def threads(pid):
-    """Seconds of processor time of each thread, by its number."""
-    tick = os.sysconf("SC_CLK_TCK")
-    found = {}
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/stat" % (pid, task), encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        found[task] = (int(fields[11]) + int(fields[12])) / tick
-    return found
-
-
 def memory_mb(pid):
     with open("/proc/%d/statm" % pid, encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
@@ -175,9 +168,9 @@ class Load(support.ServingTest):
         random.seed(7)
         server = self.serve(self.folder(), "--queue", 256, "--memory", "%dM" % SESSIONS_MB, "--ctx", 8192)
         clients = Clients(server.address, server.process.pid)
-        before = threads(server.process.pid)
+        before = speed.threads(server.process.pid)
         asyncio.run(clients.run())
-        used = sorted((seconds - before.get(task, 0) for task, seconds in threads(server.process.pid).items()),
+        used = sorted((seconds - before.get(task, 0) for task, seconds in speed.threads(server.process.pid).items()),
                       reverse=True)
         print("done:", dict(clients.counts))
         print("processor seconds of the threads:", " ".join("%.2f" % one for one in used))

@@ -13,13 +13,14 @@ Prints, on a server that has nothing else to do:
 import argparse
 import asyncio
 import json
-import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import speed
 
 N_FIRST = 50
 
@@ -45,17 +46,6 @@ async def stream(port, prompt, tokens, seed=0):
     return first, times
 
 
-def threads(pid):
-    """Seconds of processor time of each thread, by its id."""
-    tick = os.sysconf("SC_CLK_TCK")
-    found = {}
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/stat" % (pid, task), encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        found[task] = (int(fields[11]) + int(fields[12])) / tick
-    return found
-
-
 def spread(name, values, unit="ms", scale=1e3):
     values = sorted(value * scale for value in values)
     if not values:
@@ -75,10 +65,10 @@ async def first_bytes(port):
 
 
 async def many(port, n, options, pid):
-    before, start = threads(pid), time.perf_counter()
+    before, start = speed.threads(pid), time.perf_counter()
     answers = await asyncio.gather(*(stream(port, "Once there was a %d" % i, options.tokens, i) for i in range(n)))
     took = time.perf_counter() - start
-    used = sorted((seconds - before.get(task, 0) for task, seconds in threads(pid).items()), reverse=True)
+    used = sorted((seconds - before.get(task, 0) for task, seconds in speed.threads(pid).items()), reverse=True)
     engine = sum(used[:options.threads])  # its workers are as busy as it is
     print("%2d at once: %7.1f tokens/s, all but the engine's threads %4.1f%% of these" %
           (n, sum(len(times) for _, times in answers) / took, 100 * sum(used[options.threads:]) / engine))

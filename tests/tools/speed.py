@@ -1,4 +1,4 @@
-"""Speed of whole runs: what the comparisons of this folder share.
+"""Speed of whole runs, and processor time: what the measurements of this folder share.
 
 Runs that are compared take turns, in one order and then in the other, and only medians of such a series
 are: a machine that others use changes its speed within minutes.
@@ -95,3 +95,14 @@ def add_arguments(parser):
                         help="of each (%(default)s)")
     parser.add_argument("--limit", type=float, default=900, metavar="SECONDS",
                         help="a run that takes longer is ended (%(default)s)")
+
+
+def threads(pid):
+    """Seconds of processor time of each thread, by its id."""
+    tick = os.sysconf("SC_CLK_TCK")
+    found = {}
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, task), encoding="ascii") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        found[task] = (int(fields[11]) + int(fields[12])) / tick
+    return found
